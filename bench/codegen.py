@@ -13,6 +13,7 @@ and hands it over where it would compile it.
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
+    **{name: GPUTarget("hip", name, 64) for name in ("gfx90a", "gfx942", "gfx950")},
     # Consumer cards: less shared memory, otherwise as the above.
     **{f"sm_{number}": GPUTarget("cuda", number, 32) for number in (86, 89, 120)},
 }
@@ -49,6 +50,8 @@ LAYOUTS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format
 GRIDS = ((7, 7), (8, 8), (10, 10), (14, 14))
 SIZES = {"fp32": 4, "bf16": 2}
 BATCH, CHANNELS, CLASSES, SEVERAL_CLASSES = 20, 2048, 2, 16
+LIMITS = 132, 50 * 2**20
+"""Multiprocessors and bytes of cache of an H100, by which a batch of 20 is read in 8 splits."""
 
 # The limits: the widest access, two programs of eight warps to a multiprocessor of up to two
 # classes and one of more, and the shared memory of sm_86 and sm_120.
@@ -153,15 +156,23 @@ def capture(target: str, call: Callable[[], object]) -> list[Launch]:
         launches.append(Launch(name, source, options))
         return True  # "do not compile": then nothing is launched either
 
-    with knobs.runtime.scope(), mock.patch.object(driver, "_active", _NoDevice(target)):
+    card = mock.patch.object(triton_cam, "_limits", return_value=LIMITS)
+    with knobs.runtime.scope(), card, mock.patch.object(driver, "_active", _NoDevice(target)):
         knobs.runtime.jit_cache_hook = keep
         call()
     return launches
 
 
+def compiled(target: str, launch: Launch, compile: Callable[..., Any] = triton.compile) -> Any:
+    """Compile a launch."""
+    with mock.patch.object(driver, "_active", _NoDevice(target)):  # the kernels ask what it is
+        return compile(launch.source, target=TARGETS[target], options=launch.options)
+
+
 def inspect(target: str, launch: Launch) -> MachineCode:
     """Compile a launch and read its machine code."""
-    return compile_for(TARGETS[target], launch.source, launch.options)
+    code: MachineCode = compiled(target, launch, compile_for)
+    return code
 
 
 def steps(
@@ -190,11 +201,11 @@ def steps(
         return triton_focus_head.focus_head_forward(*tensors, *settings, True)
 
     def head_backward(weight: Tensor, contrast: bool = False) -> object:
-        of_classes, of_channels = empty(BATCH, len(weight)), empty(BATCH, CHANNELS)
-        small = cams.flatten(1), of_classes, of_channels, of_channels, target, weight
+        classes = len(weight)
+        saved = empty(BATCH, triton_focus_head.columns(math.prod(grid), classes) + 2 * CHANNELS)
         like = list(features.shape), dtype, layout == torch.channels_last
         return triton_focus_head.focus_head_backward(
-            *small, scale, of_classes, scale, contrast, False, *like, True, True, True
+            saved, weight, scale, empty(BATCH, classes), contrast, False, *like, True, True, True
         )
 
     heads: dict[str, Callable[[], object]] = {}
@@ -209,7 +220,6 @@ def steps(
         "cam_entropy backward": lambda: triton_cam.cam_entropy_backward(
             *arguments[:3], cams, scale, cams, empty(BATCH), True, True
         ),
-        "focus_head of more classes": lambda: triton_cam.read(features, empty(BATCH, 1, CHANNELS)),
         "class_activation": lambda: triton_cam.class_activation(
             features, weight, None, target[:, None], scale
         ),

@@ -46,7 +46,7 @@ class MachineCode:
     widths: dict[tuple[str, str], dict[int, int]]
 
 
-def compile_for(target: GPUTarget, source: Any, options: dict[str, Any]) -> MachineCode:
+def compile_for(source: Any, target: GPUTarget, options: dict[str, Any]) -> MachineCode:
     """Return the machine code of an ``ASTSource``.
 
     Raises:

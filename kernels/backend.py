@@ -53,7 +53,7 @@ class use_backend:
     """
 
     def __init__(self, name: str) -> None:
-        self._chosen, self._before = _known(name, "backend "), _choice
+        self._chosen, self._before = _known(name), _choice
         self.__enter__()
 
     def __enter__(self) -> Self:
@@ -66,9 +66,9 @@ class use_backend:
         _choice = self._before
 
 
-def _known(name: str, where: str) -> Choice:
+def _known(name: str, of: str = "backend ") -> Choice:
     if name not in ("auto", *get_args(BackendName)):
-        raise ValueError(f"{where}{name!r} is not one of auto, triton, eager, reference")
+        raise ValueError(f"{of}{name!r} is not one of auto, triton, eager, reference")
     return cast(Choice, name)
 
 
@@ -79,14 +79,15 @@ def backend_for(features: Tensor) -> Backend:
         RuntimeError: if "triton" was asked for and cannot run here.
         ValueError: FOCUS_BACKEND names no backend.
     """
-    choice = _choice or _known(os.environ.get("FOCUS_BACKEND", "auto"), "FOCUS_BACKEND=")
+    choice = _choice or os.environ.get("FOCUS_BACKEND", "auto")
     cells = features.shape[2] * features.shape[3] if features.dim() == 4 else 0
     arguments = choice, features.device.type, features.dtype, cells > MAX_CELLS
     # A graph holds the choice of when it was traced; Dynamo does not trace into caches.
     return (_resolve if torch.compiler.is_compiling() else _remembered)(*arguments)
 
 
-def _resolve(choice: Choice, device: str, dtype: torch.dtype, large: bool) -> Backend:
+def _resolve(choice: str, device: str, dtype: torch.dtype, large: bool) -> Backend:
+    choice = _known(choice, "FOCUS_BACKEND=")
     if choice in ("eager", "reference"):
         return Backend(choice, "asked for")
     obstacle = _obstacle(device, dtype, large)

@@ -19,6 +19,7 @@ from focus.kernels.types import CamClass, FocusLevel, HeadArguments, Number, Red
 SMALLEST = torch.finfo(torch.float32).tiny
 """The smallest temperature: what is below is 0 in float32, or may be taken as 0 by a GPU."""
 
+LOSS_WEIGHTS = ("classification_weight", "focus_weight", "saliency_weight")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _MAPS = (*_FLOATS, torch.bool)
 _WORDS: dict[tuple[torch.dtype, ...], str] = {
@@ -30,10 +31,33 @@ _WORDS: dict[tuple[torch.dtype, ...], str] = {
 _passed: set[Hashable] = set()
 
 
+def number(name: str, value: Number) -> Number:
+    """Return a setting as a float, unless it is one or a tensor.
+
+    Triton takes no number of numpy, and compiles a kernel for an int that it has for the float.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if not isinstance(value, Real):  # type: ignore[unreachable]
+        raise TypeError(f"{name} must be a number or a tensor, got {value!r}")
+    return float(value)  # type: ignore[unreachable]
+
+
+def temperature_of(value: Number) -> Number:
+    """Return a temperature as :func:`number` does; check a float, and of a tensor nothing.
+
+    To look at a tensor would wait for its device.
+    """
+    value = number("temperature", value)
+    if not isinstance(value, Tensor) and not value >= SMALLEST:
+        small = ", too small for float32" if value > 0 else ""
+        raise ValueError(f"temperature must be above 0, got {value}{small}")
+    return value
+
+
 def check_cam_entropy(features: Tensor, weight: Tensor, index: Tensor, temperature: Number) -> None:
     """Check the arguments of :func:`focus.kernels.cam_entropy`, but for the range of classes."""
     _once(_cam_entropy, features, weight, index, temperature)
-    _check_temperature(temperature)
 
 
 def check_class_activation(
@@ -45,7 +69,6 @@ def check_class_activation(
 ) -> Tensor:
     """Check the arguments of :func:`focus.kernels.class_activation`; return classes ``[B,k]``."""
     _once(_features_and_bias, features, weight, bias, temperature)
-    _check_temperature(temperature)
     batch, device = features.shape[0], weight.device  # len() would tie an exported graph to it
     if isinstance(classes, Tensor):
         if classes.dim() != 2 or classes.shape[0] != batch:
@@ -70,7 +93,6 @@ def check_class_activation(
 def check_focus_head(given: HeadArguments) -> None:
     """Check the arguments of :func:`focus.kernels.focus_head`, but for the range of classes."""
     _once(_focus_head, *given)
-    _check_temperature(given.temperature)
     smoothing, aim = given.label_smoothing, given.entropy_target
     if not isinstance(smoothing, Tensor) and not 0 <= smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {smoothing}")
@@ -94,22 +116,17 @@ def _once(check: Callable[..., None], *arguments: Any) -> None:
     if torch.compiler.is_compiling():
         check(*arguments)
         return
-    key = (
-        check,
-        *[
-            (x.shape, x.dtype, x.device)
-            if isinstance(x, Tensor)
-            else x
-            if isinstance(x, str)
-            else type(x)
-            for x in arguments
-        ],
-    )
-    if key not in _passed:
+    key: list[Any] = [check]
+    for x in arguments:
+        if isinstance(x, Tensor):
+            key += (x.shape, x.dtype, x.device)
+        else:
+            key.append(x if isinstance(x, str) else type(x))
+    if (passed := tuple(key)) not in _passed:
         check(*arguments)
         if len(_passed) >= 1024:
             _passed.clear()
-        _passed.add(key)
+        _passed.add(passed)
 
 
 def _cam_entropy(features: Tensor, weight: Tensor, index: Tensor, temperature: Number) -> None:
@@ -140,7 +157,7 @@ def _features_and_bias(
         of_sample = isinstance(bias, Tensor) and bias.dim() == 2
         shape = (features.shape[0], len(weight)) if of_sample else (len(weight),)
         _check_tensor("bias", bias, shape, features, _FLOATS)
-    _check_number("temperature", temperature, features)
+    _check_element("temperature", temperature, features)
 
 
 def _focus_head(*arguments: Any) -> None:
@@ -165,18 +182,17 @@ def _focus_head(*arguments: Any) -> None:
         ("saliency", (batch, *grid), _MAPS),
         ("saliency_mask", (batch,), (torch.bool,)),
         ("class_weight", (classes,), None),
-        ("grad_scale", (), None),
     ):
         if getattr(given, name) is not None:
             _check_tensor(name, getattr(given, name), shape, features, dtypes)
     if given.saliency is None and given.saliency_mask is not None:
         raise ValueError("saliency_mask says which samples have a map, but saliency is None")
-    for name in given._fields[8:13]:
-        _check_number(name, getattr(given, name), features)
+    for name in (*LOSS_WEIGHTS, "label_smoothing"):
+        _check_element(name, getattr(given, name), features)
     if isinstance(aim, Tensor) and aim.dim():
         _check_tensor("entropy_target", aim, (batch,), features)
-    elif aim is not None:
-        _check_number("entropy_target", aim, features)
+    else:
+        _check_element("entropy_target", aim, features)
 
 
 def _check_tensor(
@@ -196,21 +212,12 @@ def _check_tensor(
         raise TypeError(f"{name} must be {_WORDS[dtypes]}, got {tensor.dtype}")
 
 
-def _check_number(name: str, value: Number, features: Tensor) -> None:
-    if not isinstance(value, Tensor):
-        if not isinstance(value, Real):  # type: ignore[unreachable]
-            raise TypeError(f"{name} must be a number or a tensor, got {value!r}")
-    elif value.numel() != 1:
-        raise ValueError(f"{name} must be a number or a tensor of one, got {list(value.shape)}")
-    else:
+def _check_element(name: str, value: Number | None, features: Tensor) -> None:
+    """Check a setting that is a tensor."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"{name} must be a number or a tensor of one, got {list(value.shape)}")
         _check_tensor(name, value, tuple(value.shape), features)
-
-
-def _check_temperature(value: Number) -> None:
-    """Check a float; of a tensor nothing, since looking would wait for its device."""
-    if not isinstance(value, Tensor) and not value >= SMALLEST:
-        small = ", too small for float32" if value > 0 else ""
-        raise ValueError(f"temperature must be above 0, got {value}{small}")
 
 
 def _check_bounds(name: str, low: int, high: int, classes: int) -> None:

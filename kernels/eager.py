@@ -7,7 +7,7 @@ bits takes. Of their gradient, which has rank two, no more is made than its own 
     dV[b,c] = sum_p dz[b,p] F[b,c,p]    dF[b,c,p] = V[b,c] dz[b,p] + df[b,c] / P
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,8 +18,6 @@ from focus.kernels.types import (
     empty_features,
     refuse_second_derivative,
 )
-
-Read = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 PART_ELEMENTS = 2**18
 """Elements of features that are worked on together."""
@@ -37,23 +35,23 @@ def read(features: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(pooled), torch.cat(cams)
 
 
-def pool_and_project(features: Tensor, vectors: Tensor, read: Read = read) -> tuple[Tensor, Tensor]:
-    """Do as :func:`focus.kernels.reference.pool_and_project`.
+def pool_and_project(features: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Do as :func:`focus.kernels.reference.pool_and_project`, for one vector a sample.
 
-    Once differentiable, for one vector a sample. read: makes the results, without gradient.
+    Once differentiable.
     """
-    out: tuple[Tensor, Tensor] = _PoolAndProject.apply(features, vectors, read)  # type: ignore[no-untyped-call]
+    out: tuple[Tensor, Tensor] = _PoolAndProject.apply(features, vectors)  # type: ignore[no-untyped-call]
     return out
 
 
 class _PoolAndProject(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, vectors: Tensor, read: Read) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, features: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(features, vectors)
         return read(features, vectors)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         refuse_second_derivative()
         (features, vectors), (grad_pooled, grad_cams) = ctx.saved_tensors, grads
         grad_features = grad_vectors = None
@@ -72,7 +70,7 @@ class _PoolAndProject(torch.autograd.Function):
             grad_vectors = torch.cat(
                 [torch.bmm(g, x.to(g.dtype).transpose(1, 2)) for x, g in parts]
             )
-        return grad_features, grad_vectors, None
+        return grad_features, grad_vectors
 
 
 def _parts(features: Tensor, *beside: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -5,7 +5,7 @@ the reference, whose reading of the features has an eager form (:mod:`focus.kern
 """
 
 from collections.abc import Sequence
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ def cam_entropy(
             device, kernels make that sample NaN, and in torch calls (float64, in ``focus_head``
             more than 16 classes) torch's own assertion ends the program.
     """
+    temperature = checks.temperature_of(temperature)
     checks.check_cam_entropy(features, weight, index, temperature)
     backend = _backend(features, 1)
     if backend == "triton":
@@ -80,6 +81,7 @@ def class_activation(
         ValueError, TypeError, IndexError: as :func:`cam_entropy`; class numbers of a sequence are
             checked on every device.
     """
+    temperature = checks.temperature_of(temperature)
     index = checks.check_class_activation(features, weight, bias, classes, temperature)
     backend = "reference" if torch.compiler.is_compiling() else _backend(features, len(weight))
     arguments = features, weight, bias, index, temperature
@@ -89,8 +91,7 @@ def class_activation(
             return out
         if isinstance(classes, Tensor):
             checks.check_range("classes", classes, len(weight))
-        read = _reader("reference" if backend == "reference" else "eager")
-        return reference.class_activation(*arguments, read)
+        return reference.class_activation(*arguments, _reader(backend))
 
 
 def focus_head(
@@ -111,7 +112,6 @@ def focus_head(
     label_smoothing: Number = 0.0,
     class_weight: Tensor | None = None,
     reduction: Reduction = "mean",
-    grad_scale: Tensor | None = None,
 ) -> FocusHeadOutput:
     """Pool, classify, and return cross-entropy, focus and saliency terms with all gradients.
 
@@ -147,9 +147,6 @@ def focus_head(
         reduction: "mean", "sum" or "none". "mean" divides by B, also with ``class_weight``, where
             torch divides by the sum of the weights: a plain mean over samples, of which
             accumulated or data-parallel sums are exact. B = 0 gives 0.
-        grad_scale: 0-d tensor; multiplies the gradients of features, weight and bias before they
-            are rounded to their types, not the loss: backward gives
-            ``grad_scale * upstream * d loss``.
 
     Returns:
         :class:`FocusHeadOutput`. ``loss`` and ``logits`` carry gradient. float32; float64 for
@@ -160,17 +157,33 @@ def focus_head(
         IndexError: a target outside [0, K), for CPU tensors; on a GPU as :func:`cam_entropy`.
         RuntimeError: a second derivative is asked for, which only the reference has.
     """
+    number = checks.number
     given = HeadArguments(
-        features, weight, bias, target, saliency, saliency_mask, entropy_target, class_weight,
-        classification_weight, focus_weight, saliency_weight, temperature, label_smoothing,
-        focus_level, cam_class, reduction, grad_scale,
-    )  # fmt: skip
+        features=features,
+        weight=weight,
+        bias=bias,
+        target=target,
+        saliency=saliency,
+        saliency_mask=saliency_mask,
+        entropy_target=None if entropy_target is None else number("entropy_target", entropy_target),
+        class_weight=class_weight,
+        classification_weight=number("classification_weight", classification_weight),
+        focus_weight=number("focus_weight", focus_weight),
+        saliency_weight=number("saliency_weight", saliency_weight),
+        temperature=checks.temperature_of(temperature),
+        label_smoothing=number("label_smoothing", label_smoothing),
+        focus_level=focus_level,
+        cam_class=cam_class,
+        reduction=reduction,
+    )
     checks.check_focus_head(given)
     backend = _backend(features, len(weight))
     if backend == "triton":
         need_weight = weight.requires_grad and torch.is_grad_enabled()
-        loss, logits, cam, terms = operators.FocusHead.apply(*given, need_weight)  # type: ignore[no-untyped-call]
-        return FocusHeadOutput(loss, logits, cam, *terms.unbind())
+        apply: Any = operators.FocusHead.apply
+        loss, logits, cam, terms = apply(features, weight, bias, given, need_weight)
+        entropy, classification, focus, saliency, _ = terms.unbind()
+        return FocusHeadOutput(loss, logits, cam, entropy, classification, focus, saliency)
     if target.dim() == 1:
         checks.check_range("target", target, len(weight))
     return reference.focus_head(given, _reader(backend))
@@ -182,16 +195,11 @@ def _backend(features: Tensor, classes: int) -> str:
     A graph of torch.compile holds the kernels, or the definition itself, which is then fused.
     """
     name = backend_for(features).name
-    held = classes <= rows_held(features.shape[2] * features.shape[3])
-    if torch.compiler.is_compiling() and not (name == "triton" and held):
-        return "reference"
-    return name if held or name != "triton" else "triton and torch"
+    if name == "triton" and classes > rows_held(features.shape[2] * features.shape[3]):
+        name = "eager"
+    return "reference" if torch.compiler.is_compiling() and name == "eager" else name
 
 
 def _reader(backend: str) -> reference.PoolAndProject:
     """Return what reads the features for the reference's calls."""
-    if backend == "reference":
-        return reference.pool_and_project
-    if backend == "eager":
-        return eager.pool_and_project
-    return partial(eager.pool_and_project, read=operators.launcher("read"))
+    return eager.pool_and_project if backend == "eager" else reference.pool_and_project

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from focus.kernels.types import (
+    HeadArguments,
     Number,
     channels_last,
     refuse_second_derivative,
@@ -56,85 +57,90 @@ class CamEntropy(torch.autograd.Function):
         return cam, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
         needs = ctx.needs_input_grad[:2]
-        found = _call("cam_entropy_backward", *ctx.saved_tensors, ctx.temperature, *grads, *needs)
-        return *_needed(found, needs), None, None
+        small = *ctx.saved_tensors, ctx.temperature, *upstream
+        found = _call("cam_entropy_backward", *small, *needs)
+        grads = [grad if need else None for grad, need in zip(found, needs, strict=True)]
+        return *grads, None, None
 
 
 class FocusHead(torch.autograd.Function):
-    """Loss, logits, CAMs ``[B,H,W]`` and terms ``[4,B]`` of HeadArguments.
+    """Loss, logits, CAMs ``[B,H,W]`` and terms ``[5,B]``.
 
-    A last argument says whether the classifier has a gradient.
+    The three that have a gradient stand beside the HeadArguments.
     """
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        features, weight, bias, *_, cam_class, _, grad_scale, need_weight = arguments
-        # Gradients are scaled by backward alone.
-        found = _call("focus_head_forward", *arguments[:-2], need_weight)
-        loss, logits, cam, terms, classes, *small = found
-        ctx.save_for_backward(*small, classes, weight, bias, grad_scale)
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        given: HeadArguments,
+        need_weight: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        given = given._replace(features=features, weight=weight, bias=bias)
+        loss, logits, cam, terms, saved = _call("focus_head_forward", *given, need_weight)
+        ctx.save_for_backward(saved, weight, bias)
         ctx.like = features.shape, features.dtype, channels_last(features)
-        ctx.contrast = cam_class == "contrast"
-        ctx.bias_of_sample = bias is not None and bias.dim() == 2
+        ctx.contrast = given.cam_class == "contrast"
         ctx.set_materialize_grads(False)  # zeros for the constants would be launches
         ctx.mark_non_differentiable(cam, terms)
         return loss, logits, cam, terms
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, upstream: Tensor | None, upstream_logits: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        *small, bias, grad_scale = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:3]
-        found = _call(
-            "focus_head_backward", *small, *grads[:2], grad_scale, ctx.contrast,
-            ctx.bias_of_sample, *ctx.like, *needs,
-        )  # fmt: skip
-        grad_features, grad_weight, grad_bias = _needed(found, needs)
-        if grad_bias is not None:
-            grad_bias = grad_bias.to(bias.dtype)
-        others = [None] * (len(ctx.needs_input_grad) - 3)
-        return grad_features, grad_weight, grad_bias, *others
-
-
-def _needed(grads: tuple[Tensor, ...], needs: tuple[bool, ...]) -> list[Tensor | None]:
-    return [grad if need else None for grad, need in zip(grads, needs, strict=True)]
+        saved, weight, bias = ctx.saved_tensors
+        needs, of_sample = ctx.needs_input_grad[:3], bias is not None and bias.dim() == 2
+        small = saved, weight, upstream, upstream_logits, ctx.contrast, of_sample
+        found = _call("focus_head_backward", *small, *ctx.like, *needs)
+        grads = [grad if need else None for grad, need in zip(found, needs, strict=True)]
+        if grads[2] is not None:
+            grads[2] = grads[2].to(bias.dtype)
+        return *grads, None, None
 
 
 _library = torch.library.Library("focus", "DEF")
 
 
-def _register(schema: str) -> None:
+def _register(schema: str, **options: Any) -> None:
     """Make a launcher an operator; given tensors without data, it makes results and no launch."""
     name = schema.partition("(")[0]
+
+    def call(*given: Any) -> Any:
+        return launcher(name)(*given, **options)
+
     _library.define(schema, tags=torch.Tag.pt2_compliant_tag)
-    _library.impl(name, lambda *given: launcher(name)(*given), "CompositeExplicitAutograd")
-    torch.library.register_fake(
-        f"focus::{name}", lambda *given: launcher(name)(*given), lib=_library
-    )
+    _library.impl(name, call, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"focus::{name}", call, lib=_library)
 
 
 _register(
     "cam_entropy_forward(Tensor features, Tensor weight, Tensor index, Tensor temperature)"
-    " -> (Tensor, Tensor)"
+    " -> (Tensor, Tensor)",
+    in_graph=True,
 )
 _register(
     "cam_entropy_backward(Tensor features, Tensor weight, Tensor index, Tensor cam,"
     " Tensor temperature, Tensor? grad_cam, Tensor? grad_entropy, bool need_features,"
-    " bool need_weight) -> (Tensor, Tensor)"
+    " bool need_weight) -> (Tensor, Tensor)",
+    in_graph=True,
 )
 _register(
     "focus_head_forward(Tensor features, Tensor weight, Tensor? bias, Tensor target,"
     " Tensor? saliency, Tensor? saliency_mask, Tensor? entropy_target, Tensor? class_weight,"
     " Tensor classification_weight, Tensor focus_weight, Tensor saliency_weight,"
     " Tensor temperature, Tensor label_smoothing, str focus_level, str cam_class, str reduction,"
-    " bool need_weight) -> (" + ", ".join(["Tensor"] * 9) + ")"
+    " bool need_weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    in_graph=True,
 )
 _register(
-    "focus_head_backward(Tensor grad_cam, Tensor grad_logits, Tensor pooled, Tensor projected,"
-    " Tensor classes, Tensor weight, Tensor? upstream, Tensor? upstream_logits,"
-    " Tensor? grad_scale, bool contrast, bool bias_of_sample, SymInt[] shape, ScalarType dtype,"
-    " bool last, bool need_features, bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)"
+    "focus_head_backward(Tensor saved, Tensor weight, Tensor? upstream, Tensor? upstream_logits,"
+    " bool contrast, bool bias_of_sample, SymInt[] shape, ScalarType dtype, bool last,"
+    " bool need_features, bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)"
 )

@@ -70,18 +70,6 @@ class _Entropy(torch.autograd.Function):
         return grads[0][..., None] * slope
 
 
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, scale: Tensor) -> Tensor:
-        ctx.save_for_backward(scale)
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (scale,) = ctx.saved_tensors
-        return grads[0] * scale.to(grads[0].dtype), None
-
-
 def class_vectors(weight: Tensor, index: Tensor, contrast: bool) -> Tensor:
     """Return ``V [B,C]``: the row of each class, minus the mean of the others if ``contrast``."""
     rows = weight[index]
@@ -180,9 +168,10 @@ def focus_head(
     given: HeadArguments, pool_and_project: PoolAndProject = pool_and_project
 ) -> FocusHeadOutput:
     """Return the whole head; see :func:`focus.kernels.focus_head`."""
-    constants = (x.detach() if isinstance(x, Tensor) else x for x in given[3:])
-    given = HeadArguments(*given[:3], *constants)  # type: ignore[arg-type]
     features, bias = given.features, given.bias
+    others = {k: v for k, v in given._asdict().items() if k not in ("features", "weight", "bias")}
+    constants: Any = {k: v.detach() for k, v in others.items() if isinstance(v, Tensor)}
+    given = given._replace(**constants)
     dtype = accumulation_dtype(features)
     weight = given.weight.to(dtype)
     if given.cam_class == "predicted":
@@ -193,8 +182,6 @@ def focus_head(
     vectors = class_vectors(weight, by.argmax(1), given.cam_class == "contrast")
     pooled, cams = pool_and_project(features, vectors[:, None])
     logits, cam = linear(pooled, weight, bias), cams[:, 0]
-    if given.grad_scale is not None:
-        logits, cam = (_ScaleGradient.apply(x, given.grad_scale) for x in (logits, cam))  # type: ignore[no-untyped-call]
     total, *terms = losses(cam, logits, given)
     cam = cam.detach().unflatten(1, features.shape[2:])
     loss = reduce(total, given.reduction)

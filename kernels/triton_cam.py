@@ -25,6 +25,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from focus.kernels.backend import MAX_CLASSES
+from focus.kernels.launch import Constants, launch
 from focus.kernels.types import (
     Number,
     channels_last,
@@ -37,6 +38,12 @@ TILE = 8192
 """Elements of a tile: 32 for each of 256 threads."""
 RESIDENT = 2
 """Programs that run on a multiprocessor at the same time, by their registers."""
+MIN_PRODUCT = 16
+"""Channels that tensor cores sum at least."""
+BLOCK_B = 32
+"""Samples that are added up at once for the gradient of the classifier."""
+NOT_SPECIALIZED = ("batch", "splits")
+"""Sizes for each of which, 1 or a multiple of 16 or neither, Triton would compile a kernel."""
 
 
 @triton.jit
@@ -55,12 +62,23 @@ def tile_pointers(x_ptr, c, p, channels, P: tl.constexpr, LAST: tl.constexpr):
     return x_ptr + (c[:, None] * P + p[None, :]), mask
 
 
+@triton.constexpr_function
+def _barrier_leaves_stores():
+    """Whether a wave may pass a barrier before its stores have arrived: on CDNA."""
+    target = tl.target_info.current_target()
+    return target is not None and target.backend == "hip" and target.arch.startswith("gfx9")
+
+
 @triton.jit
 def arrives_last(ticket_ptr, count):
     """Count this program in; return whether it is the last of ``count``. Its counter starts anew.
 
-    Everything that the others have stored is then visible, if it is read past the first cache.
+    Everything that the others have stored is then visible, if it is read past the first cache. The
+    atomic orders the stores of its own wave; the others' have arrived before the barrier.
     """
+    if _barrier_leaves_stores():
+        wait: tl.constexpr = "s_waitcnt vmcnt(0)\nv_mov_b32 $0, $1"
+        count = tl.inline_asm_elementwise(wait, "=v,v", [count], tl.int32, is_pure=False, pack=1)
     tl.debug_barrier()
     last = tl.atomic_add(ticket_ptr, 1, sem="acq_rel") == count - 1
     if last:
@@ -83,64 +101,90 @@ def entropy_and_slope(z, inside, temperature, INVERSE_LOG: tl.constexpr):
 
 
 @triton.jit
-def class_maps(
-    x_ptr, w_ptr, pooled_ptr, partial_ptr, ticket_ptr, channels, P: tl.constexpr,
-    LAST: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr, BLOCK_C: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """Maps [BLOCK_K, BLOCK_P] of a sample by ROWS rows of w, if this program is the last to arrive.
+def third(x, n):
+    """The n-th of three numbers of 8 bits each, as bfloat16 has, that add up to x; others are 0."""
+    high = (x.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    rest = x - high
+    middle = (rest.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+    return tl.where(n == 0, high, tl.where(n == 1, middle, tl.where(n == 2, rest - middle, 0)))
 
-    A program reads the channels of its split. pooled [B,C] is written if it is there.
+
+@triton.jit
+def class_maps(
+    x_ptr, w_ptr, pooled_ptr, partial_ptr, ticket_ptr, b, split, splits, channels,
+    P: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr, PRODUCTS: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Maps [BLOCK_K, BLOCK_P] of sample b by ROWS rows of w, if this program is the last to arrive.
+
+    A program reads the channels of its split. x and pooled [C], which is written if it is there,
+    are the sample's; partial is there if there are several splits.
     """
-    split, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     r, p = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
-    per_split = tl.cdiv(tl.cdiv(channels, BLOCK_C), SPLITS) * BLOCK_C
-    maps = tl.zeros((BLOCK_K, BLOCK_P), tl.float32)
-    for c0 in range(split * per_split, tl.minimum((split + 1) * per_split, channels), BLOCK_C):
+    per_split = tl.cdiv(tl.cdiv(channels, BLOCK_C), splits) * BLOCK_C
+    first, end = split * per_split, tl.minimum((split + 1) * per_split, channels)
+    STAGES: tl.constexpr = 1 if PRODUCTS is None else 3  # loads F asynchronously, ahead
+    PARTS: tl.constexpr = 1 if PRODUCTS is None else max(16 // BLOCK_K, 4)
+    part, column = tl.arange(0, PARTS), tl.arange(0, 16)
+    maps = tl.zeros((PARTS * BLOCK_K, BLOCK_P), tl.float32)
+    for c0 in tl.range(first, end, BLOCK_C, num_stages=STAGES):
         c = c0 + tl.arange(0, BLOCK_C)
         pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
-        x = tl.load(pointers, mask, 0).to(tl.float32)
-        for i in tl.static_range(ROWS):
-            w = tl.load(w_ptr + i * channels + c, c < channels, 0).to(tl.float32)
-            maps += tl.where((r == i)[:, None], tl.sum(w[:, None] * x, 0)[None, :], 0)
+        x = tl.load(pointers, mask, 0)
+        if PRODUCTS is None:
+            x = x.to(tl.float32)
+            for i in tl.static_range(ROWS):
+                w = tl.load(w_ptr + i * channels + c, c < channels, 0).to(tl.float32)
+                maps += tl.where((r == i)[:, None], tl.sum(w[:, None] * x, 0)[None, :], 0)
+            f = tl.sum(x, 1)
+        else:
+            w_mask = (r < ROWS)[:, None] & (c < channels)[None, :]
+            w = tl.load(w_ptr + r[:, None] * channels + c[None, :], w_mask, 0).to(tl.float32)
+            w = third(w[None, :, :], part[:, None, None]).to(PRODUCTS)
+            w = tl.reshape(w, (PARTS * BLOCK_K, BLOCK_C))
+            # Added, it would be summed on in the tensor cores, which cut off instead of rounding.
+            maps -= tl.dot(w, x.to(PRODUCTS), input_precision="ieee")
+            ones = tl.where((column == 0)[None, :] & (p >= 0)[:, None], 1.0, 0.0).to(PRODUCTS)
+            f = tl.dot(x.to(PRODUCTS), ones, input_precision="ieee")
+            f = tl.sum(tl.where((column == 0)[None, :], f, 0), 1)
         if pooled_ptr is not None:
-            tl.store(pooled_ptr + b * channels + c, tl.sum(x, 1) / P, c < channels)
+            tl.store(pooled_ptr + c, f / P, c < channels)
+    if PRODUCTS is not None:
+        maps = -tl.sum(tl.reshape(maps, (PARTS, BLOCK_K, BLOCK_P)), 0)
     last = True
-    if SPLITS > 1:
-        place = partial_ptr + (b * SPLITS * ROWS + r)[:, None] * P + p[None, :]
+    if partial_ptr is not None:
+        place = partial_ptr + (b * splits * ROWS + r)[:, None] * P + p[None, :]
         keep = (r < ROWS)[:, None] & (p < P)[None, :]
         tl.store(place + split * ROWS * P, maps, keep)
-        last = arrives_last(ticket_ptr + b, SPLITS)
+        last = arrives_last(ticket_ptr + b, splits)
         if last:
             maps = tl.zeros((BLOCK_K, BLOCK_P), tl.float32)
-            for other in range(SPLITS):
+            for other in range(splits):
                 maps += tl.load(place + other * ROWS * P, keep, 0, cache_modifier=".cg")
     return maps, last
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _cams(
-    cam_ptr, entropy_ptr, logits_ptr, pooled_ptr, x_ptr, w_ptr, bias_ptr, index_ptr, partial_ptr,
-    ticket_ptr, temperature, stride_xb, stride_bias, stride_ib, stride_ik, channels, classes,
-    wanted, INVERSE_LOG: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr,
-    SPLITS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+    cam_ptr, entropy_ptr, logits_ptr, x_ptr, w_ptr, bias_ptr, index_ptr, partial_ptr, ticket_ptr,
+    temperature, stride_xb, stride_bias, stride_ib, stride_ik, splits, channels, classes, wanted,
+    INVERSE_LOG: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, ROWS: tl.constexpr,
+    PRODUCTS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Program (split, b): CAMs [B,wanted,P] of classes index [B,wanted], and their entropies.
+    """Program (b, split): CAMs [B,wanted,P] of classes index [B,wanted], and their entropies.
 
     With logits, all ROWS classes have a map, and the logits are its mean. Else there is one map, of
-    the class index[b], or without an index of a vector w[b] of the sample's own.
+    the class index[b].
     """
-    b = tl.program_id(1).to(tl.int64)
+    split, b = tl.program_id(0) % splits, (tl.program_id(0) // splits).to(tl.int64)
     r, p = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
     row = tl.full((), 0, tl.int64)
     if logits_ptr is None:
-        row = b
-        if index_ptr is not None:
-            row = tl.load(index_ptr + b * stride_ib)
-            row = tl.where((row >= 0) & (row < classes), row, 0)
+        row = tl.load(index_ptr + b * stride_ib)
+        row = tl.where((row >= 0) & (row < classes), row, 0)
     maps, last = class_maps(
-        x_ptr + b * stride_xb, w_ptr + row * channels, pooled_ptr, partial_ptr, ticket_ptr,
-        channels, P, LAST, ROWS, SPLITS, BLOCK_C, BLOCK_P, BLOCK_K,
+        x_ptr + b * stride_xb, w_ptr + row * channels, None, partial_ptr, ticket_ptr, b, split,
+        splits, channels, P, LAST, ROWS, PRODUCTS, BLOCK_C, BLOCK_P, BLOCK_K,
     )  # fmt: skip
     if last:
         if logits_ptr is not None:
@@ -149,9 +193,7 @@ def _cams(
                 logits += tl.load(bias_ptr + b * stride_bias + r, r < ROWS, 0).to(tl.float32)
             tl.store(logits_ptr + b * classes + r, logits, r < ROWS)
         for i in range(wanted):
-            y = tl.full((), 0, tl.int64)
-            if index_ptr is not None:
-                y = tl.load(index_ptr + b * stride_ib + i * stride_ik)
+            y = tl.load(index_ptr + b * stride_ib + i * stride_ik)
             z = tl.sum(tl.where((r == (0 if logits_ptr is None else y))[:, None], maps, 0), 0)
             z = tl.where((y >= 0) & (y < classes), z, float("nan"))  # one that does not exist shows
             tl.store(cam_ptr + (b * wanted + i) * P + p, z, p < P)
@@ -159,15 +201,16 @@ def _cams(
             tl.store(entropy_ptr + b * wanted + i, h)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def _cams_backward(
     dx_ptr, dw_ptr, x_ptr, w_ptr, index_ptr, cam_ptr, up_cam_ptr, up_entropy_ptr, partial_ptr,
     ticket_ptr, temperature, stride_xb, batch, channels, classes, INVERSE_LOG: tl.constexpr,
-    P: tl.constexpr, LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    BLOCK_B: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Program (block of channels, b): dF; u = sum_p g F. The last of a block makes its dW of u."""
-    block, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    """Program (b, block of channels): dF; u = sum_p g F. The last of a block makes its dW of u."""
+    blocks = tl.cdiv(channels, BLOCK_C)
+    block, b = tl.program_id(0) % blocks, (tl.program_id(0) // blocks).to(tl.int64)
     c, p = block * BLOCK_C + tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_P)
     inside = p < P
     g = tl.zeros((BLOCK_P,), tl.float32)
@@ -194,10 +237,15 @@ def _cams_backward(
             for k0 in range(0, classes, BLOCK_K):
                 k = k0 + tl.arange(0, BLOCK_K)
                 sums = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
-                for i in range(batch):
-                    place = partial_ptr + tl.full((), i, tl.int64) * channels + c
-                    of_one = tl.load(place, c < channels, 0, cache_modifier=".cg")
-                    sums += tl.where((k == tl.load(index_ptr + i))[:, None], of_one[None, :], 0)
+                for start in range(0, batch, BLOCK_B):
+                    i = (start + tl.arange(0, BLOCK_B)).to(tl.int64)
+                    of_class = tl.load(index_ptr + i, i < batch, -1)
+                    place = partial_ptr + i[:, None] * channels + c[None, :]
+                    there = (i < batch)[:, None] & (c < channels)[None, :]
+                    rows = tl.load(place, there, 0, cache_modifier=".cg")
+                    for j in range(BLOCK_K):
+                        of_k = tl.sum(tl.where((of_class == k0 + j)[:, None], rows, 0), 0)
+                        sums += tl.where((k == k0 + j)[:, None], of_k[None, :], 0)
                 tl.store(
                     dw_ptr + k[:, None] * channels + c[None, :],
                     sums.to(dw_ptr.dtype.element_ty),
@@ -226,33 +274,42 @@ def dense_samples(features: Tensor) -> Tensor:
     return features.contiguous(memory_format=layout)
 
 
+def products(features: Tensor, kernel: Any) -> Any:
+    """Return the type whose products tensor cores sum: bfloat16, and None of other features.
+
+    The interpreter multiplies bit patterns of bfloat16: there it is float32.
+    """
+    if features.dtype != torch.bfloat16:
+        return None
+    return tl.bfloat16 if isinstance(kernel, triton.JITFunction) else tl.float32
+
+
 @functools.cache
-def constants(channels: int, cells: int, rows: int, last: bool) -> tuple[dict[str, Any], int]:
+def constants(
+    channels: int, cells: int, rows: int, last: bool, **more: Any
+) -> tuple[Constants, int]:
     """Return the constants of a launch, and the number of its blocks of channels.
 
-    rows: of the classifier whose maps, or weights, a program holds.
+    rows: of the classifier whose maps, or weights, a program holds; more: constants of one kernel.
     """
     block_p = max(next_power_of_2(cells), 16)
     elements = TILE if last or rows <= 4 else TILE // 2  # many maps of rows read by the element
     block_c = max(min(elements // block_p, next_power_of_2(channels)), 4)
-    found = {
-        "P": cells,
-        "LAST": last,
-        "BLOCK_C": block_c,
-        "BLOCK_P": block_p,
-        "BLOCK_K": max(next_power_of_2(rows), 2),
-        "num_warps": 8,
+    if block_c < MIN_PRODUCT and "PRODUCTS" in more:
+        more["PRODUCTS"] = None
+    found = Constants(
+        P=cells,
+        LAST=last,
+        BLOCK_C=block_c,
+        BLOCK_P=block_p,
+        BLOCK_K=max(next_power_of_2(rows), 2),
+        num_warps=8,
         # Products are rounded before they are summed: fused into a sum over threads, each thread
         # would round another of them, and hold another sum.
-        "enable_fp_fusion": False,
-    }
+        enable_fp_fusion=False,
+        **more,
+    )
     return found, -(-channels // block_c)
-
-
-def constants_of(features: Tensor, rows: int) -> tuple[dict[str, Any], int]:
-    """Return :func:`constants` of features that :func:`dense_samples` has passed."""
-    _, channels, height, width = features.shape
-    return constants(channels, height * width, rows, channels_last(features))
 
 
 @functools.cache
@@ -291,61 +348,69 @@ def _tickets(device: torch.device, stream: int, capacity: int) -> Tensor:
     return torch.zeros(capacity, dtype=torch.int32, device=device)
 
 
-def tickets(features: Tensor, count: int) -> Tensor:
-    """Return counters of arrivals, all 0 between launches; launches that overlap share none."""
+def tickets(features: Tensor, count: int, in_graph: bool) -> Tensor:
+    """Return counters of arrivals, all 0; launches that overlap share none.
+
+    They are 0 again after a launch, and kept for the next on the stream. Not so in a graph, which
+    may be replayed on another stream, and whose pool of memory nothing may stay in; nor on a CPU,
+    where an interpreted launch may be interrupted.
+    """
     device, capacity = features.device, next_power_of_2(count)
-    if not features.is_cuda:
-        return _tickets(device, 0, capacity)
-    if torch.cuda.is_current_stream_capturing():  # a graph may be replayed on another stream
+    stream = 0
+    if features.is_cuda:
+        in_graph = in_graph or torch.cuda.is_current_stream_capturing()
+        stream = torch.cuda.current_stream(device).cuda_stream
+    if in_graph or device.type == "cpu":
         return torch.zeros(capacity, dtype=torch.int32, device=device)
-    return _tickets(device, torch.cuda.current_stream(device).cuda_stream, capacity)
+    return _tickets(device, stream, capacity)
 
 
 def _launch(
     features: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    index: Tensor | None,
+    index: Tensor,
     temperature: Number,
     *,
     logits: bool = False,
-    pooled: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return CAMs ``[B,k,H,W]``, entropies ``[B,k]``, logits and pooled features.
+    in_graph: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return CAMs ``[B,k,H,W]``, entropies ``[B,k]`` and logits, empty where not asked for.
 
-    index: ``[B,k]``, or ``[B]`` without the axis k; None: k is 1, and weight has a vector for each
-    sample. What is not asked for is empty.
+    index: ``[B,k]``, or ``[B]`` without the axis k.
     """
     (batch, channels, height, width), classes = features.shape, len(weight)
-    shape = (batch, 1) if index is None else tuple(index.shape)
     new = functools.partial(torch.empty, dtype=torch.float32, device=features.device)
-    cams, entropies = new((*shape, height, width)), new(shape)
+    cams, entropies = new((*index.shape, height, width)), new(tuple(index.shape))
     all_logits = new((batch, classes) if logits else 0)
-    all_pooled = new((batch, channels) if pooled else 0)
     if isinstance(features, FakeTensor) or not batch:
-        return cams, entropies, all_logits, all_pooled
-    features, rows = dense_samples(features), classes if logits else 1
-    settings, blocks = constants_of(features, rows)
+        return cams, entropies, all_logits
+    features, rows, cells = dense_samples(features), classes if logits else 1, height * width
+    settings, blocks = constants(
+        channels,
+        cells,
+        rows,
+        channels_last(features),
+        ROWS=rows,
+        INVERSE_LOG=inverse_log(cells),
+        PRODUCTS=products(features, _cams),
+    )
     shares = splits_of(features, blocks)
-    with torch.cuda.device_of(features):
-        _cams[(shares, batch)](
-            cams, entropies, all_logits if logits else None, all_pooled if pooled else None,
-            features, dense(weight), dense(bias), index,
-            new((batch, shares, rows, height * width)) if shares > 1 else None,
-            tickets(features, batch), temperature, features.stride(0), bias_stride(bias),
-            *((0, 0) if index is None else (*index.stride(), 0)[:2]), channels, classes,
-            math.prod(shape[1:]),
-            INVERSE_LOG=inverse_log(height * width), ROWS=rows, SPLITS=shares, **settings,
-        )  # fmt: skip
-    return cams, entropies, all_logits, all_pooled
+    arguments = (
+        cams, entropies, all_logits if logits else None, features, dense(weight), dense(bias),
+        index, new((batch, shares, rows, cells)) if shares > 1 else None,
+        tickets(features, batch, in_graph), temperature, features.stride(0), bias_stride(bias),
+        *(*index.stride(), 0)[:2], shares, channels, classes, math.prod(index.shape[1:]),
+    )  # fmt: skip
+    launch(_cams, batch * shares, arguments, settings, features.device)
+    return cams, entropies, all_logits
 
 
 def cam_entropy_forward(
-    features: Tensor, weight: Tensor, index: Tensor, temperature: Number
+    features: Tensor, weight: Tensor, index: Tensor, temperature: Number, in_graph: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return raw CAMs ``[B,H,W]`` and entropies ``[B]``."""
-    cams, entropies, *_ = _launch(features, weight, None, index, temperature)
-    return cams, entropies
+    return _launch(features, weight, None, index, temperature, in_graph=in_graph)[:2]
 
 
 def cam_entropy_backward(
@@ -358,24 +423,32 @@ def cam_entropy_backward(
     grad_entropy: Tensor | None,
     need_features: bool,
     need_weight: bool,
+    in_graph: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return gradients of features and weight; one that is not needed is empty."""
-    batch, channels, height, width = features.shape
+    (batch, channels, height, width), classes = features.shape, len(weight)
     shape, last = features.shape if need_features else (0, 0, 0, 0), channels_last(features)
     grad_features = empty_features(shape, features.dtype, last, features.device)
     grad_weight = weight.new_empty(weight.shape if need_weight else 0)
     if isinstance(features, FakeTensor) or not batch:
         return grad_features, grad_weight.zero_()
-    features = dense_samples(features)
-    settings, blocks = constants_of(features, min(len(weight), MAX_CLASSES))
+    features, cells = dense_samples(features), height * width
+    settings, blocks = constants(
+        channels,
+        cells,
+        min(classes, MAX_CLASSES),
+        last,
+        BLOCK_B=BLOCK_B,
+        INVERSE_LOG=inverse_log(cells),
+    )
     partial = weight.new_empty((batch, channels) if need_weight else 0, dtype=torch.float32)
-    with torch.cuda.device_of(features):
-        _cams_backward[(blocks, batch)](
-            grad_features if need_features else None, grad_weight if need_weight else None,
-            features, dense(weight), dense(index), cam, dense(grad_cam), dense(grad_entropy),
-            partial, tickets(features, blocks), temperature, features.stride(0), batch, channels,
-            len(weight), INVERSE_LOG=inverse_log(height * width), **settings,
-        )  # fmt: skip
+    arguments = (
+        grad_features if need_features else None, grad_weight if need_weight else None, features,
+        dense(weight), dense(index), cam, dense(grad_cam), dense(grad_entropy), partial,
+        tickets(features, blocks, in_graph), temperature, features.stride(0), batch, channels,
+        classes,
+    )  # fmt: skip
+    launch(_cams_backward, batch * blocks, arguments, settings, features.device)
     return grad_features, grad_weight
 
 
@@ -383,11 +456,5 @@ def class_activation(
     features: Tensor, weight: Tensor, bias: Tensor | None, classes: Tensor, temperature: Number
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits ``[B,K]``, raw CAMs ``[B,k,H,W]`` and entropies ``[B,k]``."""
-    cams, entropies, logits, _ = _launch(features, weight, bias, classes, temperature, logits=True)
+    cams, entropies, logits = _launch(features, weight, bias, classes, temperature, logits=True)
     return logits, cams, entropies
-
-
-def read(features: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Do as :func:`focus.kernels.eager.read`, for one vector a sample, by one launch."""
-    cams, _, _, pooled = _launch(features, vectors[:, 0], None, None, 1.0, pooled=True)
-    return pooled, cams.flatten(2)

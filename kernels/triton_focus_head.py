@@ -32,24 +32,13 @@ import triton.language as tl
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from focus.kernels.triton_cam import (
-    arrives_last,
-    bias_stride,
-    class_maps,
-    constants,
-    constants_of,
-    dense,
-    dense_samples,
-    entropy_and_slope,
-    number,
-    splits_of,
-    tickets,
-    tile_pointers,
-)
+from focus.kernels import triton_cam as cam
+from focus.kernels.launch import launch
 from focus.kernels.types import (
     FLAT_STEPS,
     HeadArguments,
     HeadForward,
+    channels_last,
     empty_features,
     flat_floor,
     inverse_log,
@@ -144,26 +133,43 @@ def _saliency(z, human, inside, P: tl.constexpr, FLAT: tl.constexpr, FLOOR: tl.c
     return tl.sum(error * error, 0) / P, tl.where(flat, 0, slope / (2 * span))
 
 
+def columns(cells: int, classes: int) -> int:
+    """Return the columns of g [P], d [K] and y, up to a multiple of 64 bytes, where u begins."""
+    return (cells + classes + 16) // 16 * 16
+
+
+_COLUMNS = triton.constexpr_function(columns)
+
+
 @triton.jit
+def _saved(saved_ptr, b, stride_saved, channels, P: tl.constexpr, K: tl.constexpr):
+    """Where of sample b there are g [P], d [K], y, u [C] and f [C]."""
+    g_ptr = saved_ptr + b * stride_saved
+    u_ptr = g_ptr + _COLUMNS(P, K)
+    return g_ptr, g_ptr + P, g_ptr + P + K, u_ptr, u_ptr + channels
+
+
+@triton.jit(do_not_specialize=cam.NOT_SPECIALIZED)
 def _head(
-    loss_ptr, logits_ptr, cam_ptr, terms_ptr, classes_ptr, grad_cam_ptr, grad_logits_ptr,
-    pooled_ptr, projected_ptr, x_ptr, w_ptr, bias_ptr, target_ptr, saliency_ptr, mask_ptr,
-    entropy_target, class_weight_ptr, weight_ce, weight_focus, weight_saliency, temperature,
-    smoothing, partial_ptr, totals_ptr, ticket_ptr, stride_xb, stride_bias, stride_h, batch,
-    channels, K: tl.constexpr, INVERSE_LOG: tl.constexpr, LEVEL: tl.constexpr,
-    CAM_CLASS: tl.constexpr, REDUCTION: tl.constexpr, SOFT: tl.constexpr, SPLITS: tl.constexpr,
-    FLAT: tl.constexpr, FLOOR: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+    loss_ptr, logits_ptr, cam_ptr, terms_ptr, saved_ptr, x_ptr, w_ptr, bias_ptr, target_ptr,
+    saliency_ptr, mask_ptr, entropy_target, class_weight_ptr, weight_ce, weight_focus,
+    weight_saliency, temperature, smoothing, partial_ptr, ticket_ptr, stride_saved, stride_xb,
+    stride_bias, stride_h, splits, batch, channels, K: tl.constexpr, INVERSE_LOG: tl.constexpr,
+    LEVEL: tl.constexpr, CAM_CLASS: tl.constexpr, REDUCTION: tl.constexpr, SOFT: tl.constexpr,
+    NEED_WEIGHT: tl.constexpr, PRODUCTS: tl.constexpr, FLAT: tl.constexpr, FLOOR: tl.constexpr,
+    P: tl.constexpr,
+    LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Program (split, b): all of a sample, but for the channels of other splits."""
-    b = tl.program_id(1).to(tl.int64)
+    """Program (b, split): all of a sample, but for the channels of other splits."""
+    split, b = tl.program_id(0) % splits, (tl.program_id(0) // splits).to(tl.int64)
     k, p = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
     real, inside = k < K, p < P
     x_ptr += b * stride_xb
+    g_ptr, d_ptr, y_ptr, u_ptr, f_ptr = _saved(saved_ptr, b, stride_saved, channels, P, K)
     # F for the first time: class maps, and the pooled features.
-    maps, last = class_maps(
-        x_ptr, w_ptr, pooled_ptr, partial_ptr, ticket_ptr + 1, channels, P, LAST, K, SPLITS,
-        BLOCK_C, BLOCK_P, BLOCK_K,
+    maps, last = cam.class_maps(
+        x_ptr, w_ptr, f_ptr if NEED_WEIGHT else None, partial_ptr, ticket_ptr + 1, b, split,
+        splits, channels, P, LAST, K, PRODUCTS, BLOCK_C, BLOCK_P, BLOCK_K,
     )  # fmt: skip
     if last:
         # Logits, the shares of the classes in the target, and the CAM.
@@ -184,12 +190,12 @@ def _head(
         z = tl.where(exists, z, float("nan"))  # a target that does not exist shows
 
         # The terms of the loss, and their gradients by z and by the logits.
-        share = (1 - number(smoothing, 0)) * share + number(smoothing, 0) / K
+        share = (1 - cam.number(smoothing, 0)) * share + cam.number(smoothing, 0) / K
         if class_weight_ptr is not None:
             share *= tl.load(class_weight_ptr + k, real, 0).to(tl.float32)
         ce, d = _cross_entropy(logits, tl.where(real, share, 0), k == t, real)
         ce, d = tl.where(exists, ce, float("nan")), tl.where(exists, d, float("nan"))
-        h, slope = entropy_and_slope(z, inside, number(temperature, 0), INVERSE_LOG)
+        h, slope = cam.entropy_and_slope(z, inside, cam.number(temperature, 0), INVERSE_LOG)
         human = tl.zeros((BLOCK_P,), tl.float32)
         present = True
         if saliency_ptr is not None:
@@ -199,91 +205,101 @@ def _head(
                 cells = tl.where(present, P, 0)
             human = tl.load(saliency_ptr + b * P + p, p < cells, 0).to(tl.float32)
         if entropy_target is not None:
-            excess = h - number(entropy_target, b * stride_h)
+            excess = h - cam.number(entropy_target, b * stride_h)
         else:
             own, has_mass = _map_entropy(human, INVERSE_LOG)
             excess = tl.where(has_mass, h - own, 0)
         focus, sign = _focus(h, excess, LEVEL)
-        g = number(weight_focus, 0) * sign * slope
+        g = cam.number(weight_focus, 0) * sign * slope
         saliency = tl.full((), 0, tl.float32)
         if saliency_ptr is not None:
             saliency, slope = _saliency(z, human, inside, P, FLAT, FLOOR)
             if mask_ptr is not None:
                 saliency, slope = tl.where(present, saliency, 0), tl.where(present, slope, 0)
-            g += number(weight_saliency, 0) * slope
+            g += cam.number(weight_saliency, 0) * slope
         of_one = 1.0 / batch if REDUCTION == "mean" else 1.0
         g *= of_one
-        total = number(weight_ce, 0) * ce + number(weight_focus, 0) * focus
-        total += number(weight_saliency, 0) * saliency
+        total = cam.number(weight_ce, 0) * ce + cam.number(weight_focus, 0) * focus
+        total += cam.number(weight_saliency, 0) * saliency
         tl.store(logits_ptr + b * K + k, logits, real)
         tl.store(cam_ptr + b * P + p, z, inside)
         tl.store(terms_ptr + b, h)
         tl.store(terms_ptr + batch + b, ce)
         tl.store(terms_ptr + 2 * batch + b, focus)
         tl.store(terms_ptr + 3 * batch + b, saliency)
-        tl.store(classes_ptr + b, y)
-        tl.store(grad_cam_ptr + b * P + p, g, inside)
-        tl.store(grad_logits_ptr + b * K + k, of_one * number(weight_ce, 0) * d, real)
-        tl.store(totals_ptr + b, total)
+        tl.store(terms_ptr + 4 * batch + b, total)
+        if REDUCTION == "none":
+            tl.store(loss_ptr + b, total)
+        tl.store(g_ptr + p, g, inside)
+        tl.store(d_ptr + k, of_one * cam.number(weight_ce, 0) * d, real)
+        rest = tl.arange(0, 16)  # y, and zeros up to u
+        y_and_zeros = tl.where(rest == 0, y.to(tl.float32), 0)
+        tl.store(y_ptr + rest, y_and_zeros, rest < _COLUMNS(P, K) - P - K)
 
         # F for the second time, from the cache: u.
-        if projected_ptr is not None:
-            for c0 in range(0, channels, BLOCK_C):
+        if NEED_WEIGHT:
+            STAGES: tl.constexpr = 1 if PRODUCTS is None else 3
+            column = tl.arange(0, 16)
+            for c0 in tl.range(0, channels, BLOCK_C, num_stages=STAGES):
                 c = c0 + tl.arange(0, BLOCK_C)
-                pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
-                x = tl.load(pointers, mask, 0).to(tl.float32)
-                u = tl.sum(x * g[None, :], 1)
-                tl.store(projected_ptr + b * channels + c, u, c < channels)
+                pointers, mask = cam.tile_pointers(x_ptr, c, p, channels, P, LAST)
+                x = tl.load(pointers, mask, 0)
+                if PRODUCTS is None:
+                    u = tl.sum(x.to(tl.float32) * g[None, :], 1)
+                else:
+                    thirds = cam.third(g[:, None], column[None, :]).to(PRODUCTS)
+                    u = tl.dot(x.to(PRODUCTS), thirds, input_precision="ieee")
+                    u = tl.sum(tl.where((column < 3)[None, :], u, 0), 1)
+                tl.store(u_ptr + c, u, c < channels)
 
         # The last sample adds up the losses, in their order.
         if REDUCTION != "none":  # noqa: SIM102  # a constant decides what is compiled
-            if arrives_last(ticket_ptr, batch):
+            if cam.arrives_last(ticket_ptr, batch):
                 sums = tl.zeros((64,), tl.float32)
                 for start in range(0, batch, 64):
                     i = start + tl.arange(0, 64)
-                    sums += tl.load(totals_ptr + i, i < batch, 0, cache_modifier=".cg")
+                    sums += tl.load(terms_ptr + 4 * batch + i, i < batch, 0, cache_modifier=".cg")
                 tl.store(loss_ptr, tl.sum(sums, 0) / (batch if REDUCTION == "mean" else 1))
 
 
 @triton.jit
 def _grad_features(
-    dx_ptr, w_ptr, d_ptr, classes_ptr, grad_cam_ptr, up_ptr, up_logits_ptr, scale, stride_up,
-    stride_eb, stride_ek, channels, b, block, K: tl.constexpr, CONTRAST: tl.constexpr,
-    P: tl.constexpr, LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    dx_ptr, w_ptr, saved_ptr, up_ptr, up_logits_ptr, stride_saved, stride_up, stride_eb, stride_ek,
+    channels, pid, K: tl.constexpr, CONTRAST: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """dF of sample b and a block of channels."""
+    """dF of a sample and a block of channels."""
+    blocks = tl.cdiv(channels, BLOCK_C)
+    block, b = pid % blocks, (pid // blocks).to(tl.int64)
+    g_ptr, d_ptr, y_ptr, _, _ = _saved(saved_ptr, b, stride_saved, channels, P, K)
     c, k, p = block * BLOCK_C + tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
     w_pointers = w_ptr + k[:, None] * channels + c[None, :]
     w = tl.load(w_pointers, (k < K)[:, None] & (c < channels)[None, :], 0).to(tl.float32)
     e = tl.zeros((BLOCK_K,), tl.float32)
     dx = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
     if up_ptr is not None:
-        s = scale * tl.load(up_ptr + b * stride_up).to(tl.float32)
-        e += s * tl.load(d_ptr + b * K + k, k < K, 0)
-        a = s * _direction(k, tl.load(classes_ptr + b), K, CONTRAST)
-        g = tl.load(grad_cam_ptr + b * P + p, p < P, 0)
+        s = tl.load(up_ptr + b * stride_up).to(tl.float32)
+        e += s * tl.load(d_ptr + k, k < K, 0)
+        a = s * _direction(k, tl.load(y_ptr), K, CONTRAST)
+        g = tl.load(g_ptr + p, p < P, 0)
         dx += _combine(a, w)[:, None] * g[None, :]
     if up_logits_ptr is not None:
-        e += scale * tl.load(up_logits_ptr + b * stride_eb + k * stride_ek, k < K, 0)
+        e += tl.load(up_logits_ptr + b * stride_eb + k * stride_ek, k < K, 0)
     dx += tl.sum(e[:, None] * w, 0)[:, None] / P
-    pointers, mask = tile_pointers(dx_ptr + b * channels * P, c, p, channels, P, LAST)
+    pointers, mask = cam.tile_pointers(dx_ptr + b * channels * P, c, p, channels, P, LAST)
     tl.store(pointers, dx.to(dx_ptr.dtype.element_ty), mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=cam.NOT_SPECIALIZED)
 def _head_backward(
-    dx_ptr, dw_ptr, db_ptr, w_ptr, d_ptr, classes_ptr, grad_cam_ptr, pooled_ptr, projected_ptr,
-    up_ptr, up_logits_ptr, grad_scale_ptr, stride_up, stride_eb, stride_ek, batch, channels,
-    weight_programs, K: tl.constexpr, CONTRAST: tl.constexpr, BIAS_OF_SAMPLE: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_W: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr,
-    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+    dx_ptr, dw_ptr, db_ptr, w_ptr, saved_ptr, up_ptr, up_logits_ptr, stride_saved, stride_up,
+    stride_eb, stride_ek, batch, channels, weight_programs, K: tl.constexpr,
+    CONTRAST: tl.constexpr, BIAS_OF_SAMPLE: tl.constexpr, BLOCK_B: tl.constexpr,
+    BLOCK_W: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The first programs make dW and db, which takes them longest; the others dF."""
     pid, k = tl.program_id(0), tl.arange(0, BLOCK_K)
-    scale = 1.0
-    if grad_scale_ptr is not None:
-        scale = tl.load(grad_scale_ptr).to(tl.float32)
     if pid < weight_programs:
         # dW of a block of channels over the whole batch; with the first block, db.
         c = pid * BLOCK_W + tl.arange(0, BLOCK_W)
@@ -292,23 +308,23 @@ def _head_backward(
         for start in range(0, batch, BLOCK_B):
             b = (start + tl.arange(0, BLOCK_B)).to(tl.int64)
             row = b < batch
+            _, d_ptr, y_ptr, u_ptr, f_ptr = _saved(saved_ptr, b, stride_saved, channels, P, K)
             s = tl.zeros((BLOCK_B,), tl.float32)
             if up_ptr is not None:
-                s += scale * tl.load(up_ptr + b * stride_up, row, 0).to(tl.float32)
-            y = tl.load(classes_ptr + b, row, -1)
+                s += tl.load(up_ptr + b * stride_up, row, 0).to(tl.float32)
+            y = tl.load(y_ptr, row, -1)
             u = tl.zeros((BLOCK_B, BLOCK_W), tl.float32)
             f = tl.zeros((BLOCK_B, BLOCK_W), tl.float32)
             if dw_ptr is not None:
-                place = b[:, None] * channels + c[None, :]
                 mask = row[:, None] & (c < channels)[None, :]
-                u = tl.load(projected_ptr + place, mask, 0)
-                f = tl.load(pooled_ptr + place, mask, 0)
+                u = tl.load(u_ptr[:, None] + c[None, :], mask, 0)
+                f = tl.load(f_ptr[:, None] + c[None, :], mask, 0)
             for i in range(K):
                 e = tl.zeros((BLOCK_B,), tl.float32)
                 if up_ptr is not None:
-                    e += s * tl.load(d_ptr + b * K + i, row, 0)
+                    e += s * tl.load(d_ptr + i, row, 0)
                 if up_logits_ptr is not None:
-                    e += scale * tl.load(up_logits_ptr + b * stride_eb + i * stride_ek, row, 0)
+                    e += tl.load(up_logits_ptr + b * stride_eb + i * stride_ek, row, 0)
                 a = tl.where(y == i, s, -s / (K - 1) if CONTRAST else 0.0)[:, None]
                 of_class = tl.sum(tl.where(a != 0, a * u, 0) + e[:, None] * f, 0)
                 sums += tl.where((k == i)[:, None], of_class[None, :], 0)
@@ -322,78 +338,62 @@ def _head_backward(
         if db_ptr is not None and not BIAS_OF_SAMPLE and pid == 0:
             tl.store(db_ptr + k, sums_of_e.to(db_ptr.dtype.element_ty), k < K)
     elif dx_ptr is not None:
-        blocks = tl.cdiv(channels, BLOCK_C)
-        sample, block = (pid - weight_programs) // blocks, (pid - weight_programs) % blocks
         _grad_features(
-            dx_ptr, w_ptr, d_ptr, classes_ptr, grad_cam_ptr, up_ptr, up_logits_ptr, scale,
-            stride_up, stride_eb, stride_ek, channels, sample.to(tl.int64), block, K, CONTRAST,
-            P, LAST, BLOCK_C, BLOCK_P, BLOCK_K,
+            dx_ptr, w_ptr, saved_ptr, up_ptr, up_logits_ptr, stride_saved, stride_up, stride_eb,
+            stride_ek, channels, pid - weight_programs, K, CONTRAST, P, LAST, BLOCK_C, BLOCK_P,
+            BLOCK_K,
         )  # fmt: skip
 
 
-def focus_head_forward(*arguments: Any) -> HeadForward:
+def focus_head_forward(*arguments: Any, in_graph: bool = False) -> HeadForward:
     """Return the loss, its terms, and what the backward needs, by one launch.
 
-    arguments: those of HeadArguments but for grad_scale, then whether the classifier has a
-    gradient.
+    arguments: those of HeadArguments, then whether the classifier has a gradient.
     """
     *values, need_weight = arguments
-    given = HeadArguments(*values)
-    features, weight, target, reduction = (
-        given.features,
-        given.weight,
-        given.target,
-        given.reduction,
-    )
+    given, dense = HeadArguments(*values), cam.dense
+    features, weight, reduction = given.features, given.weight, given.reduction
     (batch, channels, height, width), classes = features.shape, len(weight)
     cells = height * width
     new = functools.partial(torch.empty, dtype=torch.float32, device=features.device)
-    totals = new(batch)
-    loss = totals if reduction == "none" else new(())
     out = HeadForward(
-        loss=loss,
+        loss=new(batch if reduction == "none" else ()),
         logits=new((batch, classes)),
         cam=new((batch, height, width)),
-        terms=new((4, batch)),
-        classes=torch.empty(batch, dtype=torch.int64, device=features.device),
-        grad_cam=new((batch, cells)),
-        grad_logits=new((batch, classes)),
-        pooled=new((batch, channels) if need_weight else 0),
-        projected=new((batch, channels) if need_weight else 0),
+        terms=new((5, batch)),
+        saved=new((batch, columns(cells, classes) + 2 * channels * need_weight)),
     )
     if isinstance(features, FakeTensor) or not batch:
-        return out if reduction == "none" else out._replace(loss=loss.zero_())
-    features = dense_samples(features)
-    settings, blocks = constants_of(features, classes)
-    shares = splits_of(features, blocks)
+        return out if reduction == "none" else out._replace(loss=out.loss.zero_())
+    features = cam.dense_samples(features)
+    settings, blocks = cam.constants(
+        channels, cells, classes, channels_last(features), K=classes,
+        INVERSE_LOG=inverse_log(cells), LEVEL=given.focus_level, CAM_CLASS=given.cam_class,
+        REDUCTION=reduction, SOFT=given.target.dim() == 2, NEED_WEIGHT=need_weight,
+        PRODUCTS=cam.products(features, _head), FLAT=FLAT, FLOOR=FLOOR,
+    )  # fmt: skip
+    shares = cam.splits_of(features, blocks)
     aim, stride_h = given.entropy_target, 0
     if isinstance(aim, Tensor) and aim.dim():
         aim, stride_h = aim.contiguous(), 1
-    with torch.cuda.device_of(features):
-        _head[(shares, batch)](
-            *out[:7], *(out[7:] if need_weight else (None, None)), features, dense(weight),
-            dense(given.bias), dense(target), dense(given.saliency), dense(given.saliency_mask),
-            aim, dense(given.class_weight), given.classification_weight, given.focus_weight,
-            given.saliency_weight, given.temperature, given.label_smoothing,
-            new((batch, shares, classes, cells)) if shares > 1 else None, totals,
-            tickets(features, 1 + batch), features.stride(0), bias_stride(given.bias), stride_h,
-            batch, channels, K=classes, INVERSE_LOG=inverse_log(cells), LEVEL=given.focus_level,
-            CAM_CLASS=given.cam_class, REDUCTION=reduction, SOFT=target.dim() == 2, SPLITS=shares,
-            FLAT=FLAT, FLOOR=FLOOR, **settings,
-        )  # fmt: skip
+    launched = (
+        out.loss, out.logits, out.cam, out.terms, out.saved, features, dense(weight),
+        dense(given.bias), dense(given.target), dense(given.saliency), dense(given.saliency_mask),
+        aim, dense(given.class_weight), given.classification_weight, given.focus_weight,
+        given.saliency_weight, given.temperature, given.label_smoothing,
+        new((batch, shares, classes, cells)) if shares > 1 else None,
+        cam.tickets(features, 1 + batch, in_graph), out.saved.stride(0), features.stride(0),
+        cam.bias_stride(given.bias), stride_h, shares, batch, channels,
+    )  # fmt: skip
+    launch(_head, batch * shares, launched, settings, features.device)
     return out
 
 
 def focus_head_backward(
-    grad_cam: Tensor,
-    grad_logits: Tensor,
-    pooled: Tensor,
-    projected: Tensor,
-    classes: Tensor,
+    saved: Tensor,
     weight: Tensor,
     upstream: Tensor | None,
     upstream_logits: Tensor | None,
-    grad_scale: Tensor | None,
     contrast: bool,
     bias_of_sample: bool,
     shape: list[int],
@@ -408,23 +408,26 @@ def focus_head_backward(
     upstream: scalar or ``[B]``, of the loss; upstream_logits ``[B,K]``; bias_of_sample: the bias is
     ``[B,K]``; shape, dtype, last: of the features.
     """
-    (batch, cells), (count, channels) = grad_cam.shape, weight.shape
-    grad_features = empty_features(shape if need_features else [0] * 4, dtype, last, weight.device)
+    (batch, channels, height, width), count, device = shape, len(weight), weight.device
+    cells = height * width
+    grad_features = empty_features(shape if need_features else [0] * 4, dtype, last, device)
     grad_weight = weight.new_empty(weight.shape if need_weight else 0)
-    of_bias = grad_logits.shape if bias_of_sample else count
-    grad_bias = grad_logits.new_empty(of_bias if need_bias else 0)
+    of_bias = (batch, count) if bias_of_sample else count
+    grad_bias = saved.new_empty(of_bias if need_bias else 0)
     if isinstance(weight, FakeTensor) or not batch:
         return grad_features, grad_weight.zero_(), grad_bias.zero_()
-    settings, blocks = constants(channels, cells, count, last)
+    settings, blocks = cam.constants(
+        channels, cells, count, last, K=count, CONTRAST=contrast, BIAS_OF_SAMPLE=bias_of_sample,
+        BLOCK_B=cam.BLOCK_B, BLOCK_W=BLOCK_W,
+    )  # fmt: skip
     weight_programs = -(-channels // BLOCK_W) if need_weight else int(need_bias)
-    with torch.cuda.device_of(weight):
-        _head_backward[(weight_programs + batch * blocks * need_features,)](
-            grad_features if need_features else None, grad_weight if need_weight else None,
-            grad_bias if need_bias else None, dense(weight), grad_logits, classes, grad_cam, pooled,
-            projected, upstream, upstream_logits, grad_scale,
-            upstream.stride(0) if upstream is not None and upstream.dim() else 0,
-            *((0, 0) if upstream_logits is None else upstream_logits.stride()), batch, channels,
-            weight_programs, K=count, CONTRAST=contrast, BIAS_OF_SAMPLE=bias_of_sample, BLOCK_B=32,
-            BLOCK_W=BLOCK_W, **settings,
-        )  # fmt: skip
+    arguments = (
+        grad_features if need_features else None, grad_weight if need_weight else None,
+        grad_bias if need_bias else None, cam.dense(weight), saved, upstream, upstream_logits,
+        saved.stride(0), upstream.stride(0) if upstream is not None and upstream.dim() else 0,
+        *((0, 0) if upstream_logits is None else upstream_logits.stride()), batch, channels,
+        weight_programs,
+    )  # fmt: skip
+    programs = weight_programs + batch * blocks * need_features
+    launch(_head_backward, programs, arguments, settings, device)
     return grad_features, grad_weight, grad_bias

@@ -65,14 +65,10 @@ class HeadArguments(NamedTuple):
     focus_level: FocusLevel
     cam_class: CamClass
     reduction: Reduction
-    grad_scale: Tensor | None = None
 
 
 class HeadForward(NamedTuple):
-    """Results of the head's forward, and the small tensors that its backward needs.
-
-    g = dloss/dz and d = dloss/dlogits are of the loss, reduced as it is.
-    """
+    """Results of the head's forward, and what its backward needs."""
 
     loss: Tensor
     """Scalar, or ``[B]``."""
@@ -81,17 +77,11 @@ class HeadForward(NamedTuple):
     cam: Tensor
     """z ``[B,H,W]``."""
     terms: Tensor
-    """``[4,B]``: entropy, classification, focus, saliency."""
-    classes: Tensor
-    """Class y ``[B]`` of each CAM."""
-    grad_cam: Tensor
-    """g ``[B,HW]``."""
-    grad_logits: Tensor
-    """d ``[B,K]``."""
-    pooled: Tensor
-    """f ``[B,C]``, the mean of F over the cells; empty where no gradient of W is wanted."""
-    projected: Tensor
-    """u ``[B,C]``, the sum of F over the cells weighted by g; likewise."""
+    """``[5,B]``: entropy, classification, focus, saliency, and their weighted sum."""
+    saved: Tensor
+    """``[B,S]``, of each sample g = dloss/dz ``[P]``, d = dloss/dlogits ``[K]`` and the CAM's class
+    y; where the classifier has a gradient, u = sum_p g F ``[C]`` and f = mean_p F ``[C]``. The loss
+    is reduced as it is."""
 
 
 def accumulation_dtype(features: Tensor) -> torch.dtype:
@@ -108,8 +98,10 @@ def empty_features(
     shape: Sequence[int], dtype: torch.dtype, last: bool, device: torch.device
 ) -> Tensor:
     """Return unwritten features ``[B,C,H,W]``, dense, with the channels last if ``last``."""
-    layout = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(shape, dtype=dtype, device=device, memory_format=layout)
+    _, channels, height, width = shape
+    cells = height * width
+    strides = (1, width * channels, channels) if last else (cells, width, 1)
+    return torch.empty_strided(shape, (channels * cells, *strides), dtype=dtype, device=device)
 
 
 def inverse_log(cells: int) -> float:

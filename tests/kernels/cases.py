@@ -331,7 +331,6 @@ def run_on_meta(
                 *leaves,
                 inputs.index,
                 reduction=reduction,
-                grad_scale=one,
                 class_weight=torch.empty(len(inputs.weight), device="meta"),
                 **options,
             )

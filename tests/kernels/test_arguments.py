@@ -49,8 +49,6 @@ OF_FOCUS_HEAD: Wrong = [
     ({"target": T[:1]}, ValueError, r"target must be \[2\], got \[1\]"),
     ({"target": T[:, None].float()}, ValueError, r"target must be \[2, 5\], got \[2, 1\]"),
     ({"target": T.float()}, TypeError, "target must be int64, got torch.float32"),
-    ({"grad_scale": 2.0}, TypeError, "grad_scale must be a tensor, got float"),
-    ({"grad_scale": T}, ValueError, r"grad_scale must be \[\], got \[2\]"),
     ({"saliency": torch.ones(2, 1, 4, 4)}, ValueError, r"saliency must be \[2, 4, 4\], got"),
     ({"saliency": S.byte()}, TypeError, r"saliency must be floating point in \[0, 1\], or bool"),
     ({"saliency": S.to(torch.float8_e5m2)}, TypeError, "or bool, got torch.float8_e5m2"),

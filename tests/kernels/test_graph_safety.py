@@ -116,7 +116,7 @@ def test_nothing_around_the_operators_waits() -> None:
     for case in pairwise(OPTIONS, bool):
         inputs, options = cases.meta_case(case)
         options |= {"label_smoothing": 0.1, "class_weight": torch.empty(3, device="meta")}
-        options |= {"reduction": "none", "grad_scale": torch.empty((), device="meta")}
+        options |= {"reduction": "none"}
         leaves = [t.requires_grad_() for t in (inputs.features, inputs.weight, inputs.bias)]
         with watched():
             loss = focus_head(*leaves, inputs.index, **options).loss
@@ -260,8 +260,8 @@ def test_no_scale_and_no_frozen_side_costs_a_pass_over_the_features(form: Form) 
     found = []
     for upstream, options in (
         (None, {}),
-        (scale, {"grad_scale": scale}),
-        (each, {"reduction": "none", "grad_scale": scale}),
+        (scale, {}),
+        (each, {"reduction": "none"}),
     ):
         leaves = [t.detach().requires_grad_() for t in list(vars(inputs).values())[:3]]
         with form.active():

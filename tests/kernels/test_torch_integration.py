@@ -73,7 +73,7 @@ def opcheck(form: Form, change: Case) -> None:
     with form.active():
         cam, entropy = ops.cam_entropy_forward(features, weight, index, scale)
         out = HeadForward(*ops.focus_head_forward(*head, True))
-        small = (*out[5:], out.classes, weight, scale, out.logits, None, False, False, *like)
+        small = (out.saved, weight, scale, out.logits, False, False, *like)
         calls: list[tuple[Any, tuple[Any, ...]]] = [
             (ops.cam_entropy_forward.default, (features, weight, index, scale)),
             *((ops.focus_head_forward.default, (*head, needed)) for needed in (True, False)),
