@@ -67,6 +67,12 @@ COMMANDS: Commands = {
         "    focus export --model-dir runs/NAME/model --onnx detector.onnx",
     ),
     "data": DATA_COMMANDS,
+    "annotate": Command(
+        "focus.config.annotate:AnnotateConfig",
+        "focus.annotate.command:annotate",
+        "Show faces to people in a browser, who say which are real and mark why: human maps.\n\n"
+        "    focus annotate faces/ --output human_maps/",
+    ),
     "experiment": Command(
         "focus.config.experiment:ExperimentConfig",
         "focus.experiment.__main__:experiment",

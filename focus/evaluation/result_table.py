@@ -1,5 +1,6 @@
 """Put results into words: the table of a program, error rates, differences of models."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -198,6 +199,36 @@ def _of_100(rate: float) -> str:
     if count == 0 < rate:
         return "fewer than 1"
     return "more than 99" if count == 100 and rate < 1 else str(count)
+
+
+def people_lines(results: Results) -> list[str]:
+    """Return what people and detector are wrong about on the images that people answered, too."""
+    people = results.get("people") or {}
+    lines = []
+    for test_set in (name for name in SET_TITLES if name in people):
+        entries = people[test_set]
+        for name, entry in sorted(entries.items(), key=lambda item: -item[1]["people"]["apcer"]):
+            lines.append(_beside(f"synthetic faces of {name}", "missed", "apcer", entry))
+            if (sides := entry.get("model")) and sides["auc"] is not None:
+                both = [_cell(entry[who], ("auc",), True) for who in ("people", "model")]
+                lines[-1] += f"; AUC {both[0]}, of the detector {both[1]}"
+            elif entry["people"]["auc"] is not None:
+                lines[-1] += f"; AUC {_cell(entry['people'], ('auc',), True)}"
+        reals = {json.dumps([e["people"]["bpcer"], e["n_real"]]): e for e in entries.values()}
+        for entry in reals.values():
+            if entry["n_real"]:
+                lines.append(_beside("real faces", "called synthetic", "bpcer", entry))
+    return lines
+
+
+def _beside(faces: str, wrong: str, rate: str, entry: Mapping[str, Any]) -> str:
+    count = entry["n_synthetic" if rate == "apcer" else "n_real"]
+    told = []
+    for who, own in (("people", entry["people"]), ("the detector", entry.get("model"))):
+        if own:
+            low, high = map(_of_100, own["intervals"][rate])
+            told.append(f"{who} {wrong * (not told)} {_of_100(own[rate])} ({low} to {high})")
+    return f"Of 100 {faces} {', '.join(' '.join(part.split()) for part in told)} [{count} faces]"
 
 
 Model = tuple[str, Scores, Results]
