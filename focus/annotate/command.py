@@ -7,9 +7,9 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,21 +40,22 @@ def annotate(config: AnnotateConfig) -> None:
             "The page needs the packages starlette and uvicorn: install them by pip install "
             "'focus-faces[annotate]'."
         )
-    faces = _faces(config)
+    data = checked_data(config)
+    # By their digests, which say nothing of the labels.
+    faces = [face for _, face in sorted({digest_of(face): face for face in data}.items())]
     output.mkdir(parents=True, exist_ok=True)
     with sole_writer(output):
         folder = AnswerFolder(output, faces, practice(faces, config.practice, config.seed))
         if not config.maps:
             _serve(config, faces, folder)
-        print(*write_maps(folder, faces, config), sep="\n")
+        print(*write_maps(folder, faces, data, config), sep="\n")
 
 
-def _faces(config: AnnotateConfig) -> list[Sample]:
-    """Return each face once, by its digest, which says nothing of the label."""
+def checked_data(config: AnnotateConfig) -> Manifest:
+    """Return the images that can be decoded, with their digests and without maps."""
     given, _ = read_given(config, allow_unlabelled=True)
     bare = (replace(face, human_map=None, mask_path=None) for face in given)
-    checked, _ = check_images(Manifest(bare, given.source), max_bad=1.0)
-    return [face for _, face in sorted({digest_of(face): face for face in checked}.items())]
+    return check_images(Manifest(bare, given.source), max_bad=1.0)[0]
 
 
 def _serve(config: AnnotateConfig, faces: Sequence[Sample], folder: AnswerFolder) -> None:
@@ -65,8 +66,7 @@ def _serve(config: AnnotateConfig, faces: Sequence[Sample], folder: AnswerFolder
     token = "" if is_local else secrets.token_urlsafe(16)
     with bind(config.host, config.port) as listening:
         margins = _margins(config, faces) if config.model_dir else None
-        order: dict[str, Any] = {"every": config.repeat_every, "seed": config.seed}
-        desk = Desk(faces, folder, **order, margins=margins)
+        desk = Desk(faces, folder, config.repeat_every, config.seed, margins)
         name = socket.gethostname() if config.host in ("0.0.0.0", "::") else config.host
         port = listening.getsockname()[1]
         address = f"http://{f'[{name}]' if ':' in name else name}:{port}/{token and f'{token}/'}"
@@ -80,12 +80,11 @@ def _serve(config: AnnotateConfig, faces: Sequence[Sample], folder: AnswerFolder
 
 def _open(address: str) -> None:
     """Open the page; a browser in the terminal is none."""
-    try:
+    opened = False
+    with suppress(webbrowser.Error):
         browser = webbrowser.get()
         in_terminal = type(browser) is webbrowser.GenericBrowser and "BROWSER" not in os.environ
         opened = not in_terminal and browser.open(address)
-    except webbrowser.Error:
-        opened = False
     if not opened:
         print("no browser could be opened: open the address yourself", flush=True)
 
@@ -94,9 +93,8 @@ def _margins(config: AnnotateConfig, faces: Sequence[Sample]) -> Keys:
     """Return [N], how far a detector's score of each face is on the right side, or on one."""
     from focus.evaluation.inference import score_images
     from focus.model.detector import Detector
-    from focus.runtime.launch import device_named
 
-    detector = Detector.from_pretrained(str(config.model_dir)).to(device_named(config.device))
+    detector = Detector.from_pretrained(str(config.model_dir))
     scores = score_images(detector, Manifest(faces), batch_size=16)
     above = scores.score - detector.set_threshold().value
     return np.where(scores.label < 0, np.abs(above), np.where(scores.label == 1, above, -above))

@@ -35,10 +35,9 @@ class Desk:
         self,
         faces: Sequence[Sample],
         folder: AnswerFolder,
-        *,
         every: int,
         seed: int,
-        margins: Keys | None = None,
+        margins: Keys | None,
     ) -> None:
         self.faces, self.gone = faces, set[int]()
         self._folder, self._every, self._seed, self._margins = folder, every, seed, margins
@@ -46,7 +45,7 @@ class Desk:
         self._keys, self._tabs = dict[str, Keys](), Counter[str]()
         self._held = dict[str, tuple[str, list[_Question]]]()
         self._lock = threading.Lock()
-        self._said = defaultdict[int | None, set[str]](set)
+        self._said = defaultdict[int, set[str]](set)
         for answer in (answer for given in folder.given.values() for answer in given):
             self._note(answer)
 
@@ -118,31 +117,31 @@ class Desk:
 
     def _note(self, answer: Answer) -> None:
         if answer.round == "main":
-            self._said[self._numbers.get(answer.image)].add(answer.answer)
+            self._said[self._numbers.get(answer.image, -1)].add(answer.answer)
 
     def _left(self, annotator: str) -> NDArray[np.int64]:
         """Return the faces of the main round that are left, in order."""
         if annotator not in self._keys:
             self._keys[annotator] = balanced(self.faces, self._seed, annotator)
-        disputed = [n for n, said in self._said.items() if n is not None and len(said) > 1]
+        disputed = [number for number, said in self._said.items() if len(said) > 1]
         order = np.argsort(hard_first(self._keys[annotator], self._margins, disputed))
         main = (a.image for a in self._folder.given.get(annotator, []) if a.round == "main")
-        closed = {self._numbers.get(image) for image in main} | self.gone
-        return order[~np.isin(order, [*(closed - {None}), *self._folder.practice])]
+        closed = {self._numbers.get(image, -1) for image in main} | self.gone
+        return order[~np.isin(order, [*closed, *self._folder.practice])]
 
     def _coming(self, annotator: str, left: NDArray[np.int64]) -> Iterator[_Question]:
         """Yield what the annotator is still to be asked, as the answers are now."""
         given = self._folder.given.get(annotator, [])
-        done = {(self._numbers.get(answer.image), answer.round) for answer in given}
-        main = [self._numbers.get(answer.image) for answer in given if answer.round == "main"]
+        done = {(self._numbers.get(answer.image, -1), answer.round) for answer in given}
+        main = [self._numbers.get(answer.image, -1) for answer in given if answer.round == "main"]
         asked = [(number, "practice") for number in self._folder.practice]
         again, count = 0, len(main)
-        for number in [*left.tolist(), None]:
+        for number in [*left.tolist(), -1]:  # of the data no more
             while self._every and again < count // self._every:
                 at = repeated(self._seed, annotator, again, self._every)
-                asked += [(main[at], "repeat")] if at < len(main) and main[at] is not None else []
+                asked += [(main[at], "repeat")] if at < len(main) else []
                 again += 1
-            asked += [] if number is None else [(number, "main")]
+            asked.append((number, "main"))
             count += 1
-            yield from (q for q in asked if q not in done and q[0] not in self.gone)
+            yield from (q for q in asked if q not in done and q[0] not in {-1, *self.gone})
             asked = []

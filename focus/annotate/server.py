@@ -8,12 +8,11 @@ and leaves as a PNG without metadata, whatever its file holds.
 import asyncio
 import base64
 import io
-import json
 import logging
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
 from typing import Any
@@ -96,12 +95,12 @@ class Server(uvicorn.Server):
             *(Route(f"/{name}", self._file) for name in _FILES),
             Route("/face/{number:int}", self._face),
             Route("/tab/{tab}", self._tab),
-            Route("/ask", self._ask, methods=["POST"]),
-            Route("/answer", self._answer, methods=["POST"]),
+            self._post("/ask", self._state),
+            self._post("/answer", self._taken),
         ]
         app = Starlette(
             routes=[Mount(f"/{token}" if token else "", routes=routes)],
-            exception_handlers={ValueError: _refused, OSError: _refused},
+            exception_handlers=dict.fromkeys((ValueError, TypeError, OSError), _refused),
             max_body_size=MAX_BODY,
         )
         options: dict[str, Any] = {"log_level": "error", "access_log": False, "lifespan": "off"}
@@ -159,42 +158,39 @@ class Server(uvicorn.Server):
 
         return StreamingResponse(held(), media_type="text/event-stream")
 
-    async def _ask(self, request: Request) -> Response:
-        given = _parsed(await request.body())
-        if not (self.annotator or given.get("annotator")):
-            return JSONResponse({"annotator": None})
-        return JSONResponse(await run_in_threadpool(self._state, given))
+    def _post(self, path: str, work: Callable[[dict[str, Any]], dict[str, Any]]) -> Route:
+        async def answered(request: Request) -> Response:
+            given = dict(await request.json())
+            return JSONResponse(await run_in_threadpool(work, given))
 
-    async def _answer(self, request: Request) -> Response:
-        given = _parsed(await request.body())
-        return JSONResponse(await run_in_threadpool(self._taken, given))
+        return Route(path, answered, methods=["POST"])
+
+    def _state(self, given: dict[str, Any]) -> dict[str, Any]:
+        if not (self.annotator or given.get("annotator")):
+            return {"annotator": None}
+        state = self.desk.ask(self._name(given), str(given.get("tab", ""))[:64])
+        return state | {"fixed": self.annotator is not None}
 
     def _name(self, given: dict[str, Any]) -> str:
         return self.annotator or checked_name(given.get("annotator"))
 
-    def _state(self, given: dict[str, Any]) -> dict[str, Any]:
-        state = self.desk.ask(self._name(given), str(given.get("tab", ""))[:64])
-        return state | {"fixed": self.annotator is not None}
-
     def _taken(self, given: dict[str, Any]) -> dict[str, Any]:
         """Take what the page sent; raises ValueError for what it would not send."""
-        number, seconds = given.get("number"), given.get("seconds")
-        said = {name: given.get(name) for name in ("round", "answer", "confidence")}
+        number, sure, seconds = (given.get(name) for name in ("number", "confidence", "seconds"))
         if not (
-            type(number) is int
-            and 0 <= number < len(self.desk.faces)
-            and type(seconds) in (int, float)
-            and 0 <= float(seconds) <= _DAY
-            and type(said["confidence"]) is int
-            and said["confidence"] in CONFIDENCES
-            and said["answer"] in LABEL_NAMES
-            and said["round"] in ROUNDS
+            (type(number), type(sure)) == (int, int)
+            and isinstance(seconds, int | float)
+            and number in range(len(self.desk.faces))
+            and 0 <= seconds <= _DAY
+            and sure in CONFIDENCES
+            and given.get("answer") in LABEL_NAMES
+            and given.get("round") in ROUNDS
         ):
             raise ValueError("this is no answer")
         mark = self._mark(str(given.get("mark") or ""), number)
-        seconds = round(float(seconds), 2)
-        told = self.desk.take(number, mark, annotator=self._name(given), seconds=seconds, **said)
-        return told | self._state(given)
+        said = {name: given[name] for name in ("round", "answer", "confidence")}
+        said |= {"annotator": self._name(given), "seconds": round(float(seconds), 2)}
+        return self.desk.take(number, mark, **said) | self._state(given)
 
     def _mark(self, text: str, number: int) -> Image.Image | None:
         """Return the mark in a data URL of a PNG as 8-bit grey; None if nothing is drawn."""
@@ -219,17 +215,11 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]
         raise InputError(
-            f"The page cannot be served at {host}, port {port} ({error.strerror or error}): give "
-            "another --port or --host, or end the program that has it."
+            f"The page cannot be served at {host}, port {port} ({reason}): give another --port or "
+            "--host, or end the program that has it."
         ) from error
-
-
-def _parsed(body: bytes) -> dict[str, Any]:
-    given = json.loads(body)
-    if not isinstance(given, dict):
-        raise ValueError("this is no answer")
-    return given
 
 
 def _refused(_: Request, error: Exception) -> Response:

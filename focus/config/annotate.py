@@ -9,7 +9,6 @@ from focus.config.options import (
     SEED,
     Range,
     in_data,
-    in_device,
     in_machine,
     in_model,
     in_output,
@@ -59,7 +58,6 @@ class AnnotateConfig(DataConfig):
     )
     port: int = in_machine("of the page, 0 for any that is free", 8765, within=_PORT)
     browser: bool = in_machine("open the page in the browser", True)
-    device: str | None = in_device()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,7 +20,7 @@ from focus.errors import InputError
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import units
-from focus.metrics.intervals import mean_auc_interval, rate_interval
+from focus.metrics.intervals import Compared, mean_auc_interval, rate_interval
 from focus.metrics.ranking import auc
 
 ANSWERS = "answers"
@@ -64,20 +64,25 @@ class Answer:
         return 0.5 + (2 * self.label - 1) * self.confidence / (2 * len(CONFIDENCES))
 
 
-def read_answers(folder: Path) -> list[Answer]:
+def read_answers(folder: str | Path | None) -> list[Answer]:
     """Return all answers in a folder of ``focus annotate``, by annotator in the order given.
 
-    Raises InputError for a row that is none.
+    None if no folder is given. Raises InputError for a folder of another kind, and for a row that
+    is no answer.
     """
+    if folder is None:
+        return []
+    if not (place := Path(folder) / ANSWERS).is_dir():
+        raise InputError(f"There is no folder {place}: give one that focus annotate has written.")
     found = []
-    for path in sorted((folder / ANSWERS).glob("*.csv")):
+    for path in sorted(place.glob("*.csv")):
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             for number, row in enumerate(csv.DictReader(file), start=1):
                 try:
-                    answer = Answer(**{f.name: f.type(row[f.name]) for f in fields(Answer)})  # type: ignore[operator,arg-type]
-                    if answer.version != ANSWER_VERSION or answer.confidence not in CONFIDENCES:
-                        raise ValueError("version or confidence is not known")
-                    _ = answer.label
+                    answer = Answer(**{f.name: f.type(row[f.name]) for f in fields(Answer)})  # type: ignore[operator]
+                    known = answer.version == ANSWER_VERSION and answer.answer in LABEL_NAMES
+                    if not (known and answer.confidence in CONFIDENCES and answer.round in ROUNDS):
+                        raise ValueError("a cell has a value that is not known")
                 except (KeyError, ValueError, TypeError) as error:
                     raise InputError(
                         f"{path}, row {number}: no answer ({error}); fix or remove the row."
@@ -115,17 +120,26 @@ def beside(
         "n_images": len({digests[row] for row in people}),
         "n_answers": len(counted),
     }
+    compared = defaultdict[tuple[str, str], list[Compared]](list)
     for comparison in match(scores, training_generators):
-        sides = [[int(row) for row in rows if row in people] for rows in _sides(comparison)]
+        both = (comparison.real, comparison.fake)
+        sides = [[row for row in rows.tolist() if row in people] for rows in both]
         if not sides[SYNTHETIC]:
             continue
         entry: dict[str, Any] = {"n_real": len(sides[REAL]), "n_synthetic": len(sides[SYNTHETIC])}
-        entry["people"] = _figures(sides, people, own, 0.5)
+        rated = {"people": (people, 0.5)}
         if threshold is not None:
-            model = {row: scores.score[[row]] for row in people}
-            entry["model"] = _figures(sides, model, own, threshold)
-        generators = found.setdefault(comparison.test_set, {})
-        generators[comparison.generator or UNNAMED] = entry
+            rated["model"] = {row: scores.score[[row]] for row in people}, threshold
+        for who, (each, limit) in rated.items():
+            entry[who], rated_sides = _figures(sides, each, own, limit)
+            if sides[REAL]:
+                compared[comparison.test_set, who].append(rated_sides)
+        own_set = found.setdefault(comparison.test_set, {"mean": {}, "generators": {}})
+        own_set["generators"][comparison.generator or UNNAMED] = entry
+    for (test_set, who), pairs in compared.items():
+        aucs = [value for real, fake, *_ in pairs if (value := auc(real, fake)) is not None]
+        mean = {"auc": float(np.mean(aucs)), "intervals": {"auc": mean_auc_interval(pairs)}}
+        found[test_set]["mean"][who] = mean
     return found
 
 
@@ -160,24 +174,21 @@ def by_annotator(
     return found
 
 
-def _sides(comparison: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return comparison.real, comparison.fake
-
-
 def _figures(
     sides: Sequence[Sequence[int]],
     rated: dict[int, Rated],
     unit: NDArray[np.int64],
     threshold: float,
-) -> dict[str, Any]:
-    """Return AUC, accuracy and the two error rates with their intervals; None if not defined.
+) -> tuple[dict[str, Any], Compared]:
+    """Return AUC, accuracy and error rates with their intervals, None if not defined; the scores.
 
     sides: rows of the real images and of the fakes. rated: the scores of each row. unit: of each.
     """
     values = [np.concatenate([np.zeros(0), *(rated[row] for row in rows)]) for rows in sides]
     owners = [np.repeat(unit[list(rows)], [len(rated[row]) for row in rows]) for rows in sides]
+    compared = (values[REAL], values[SYNTHETIC], owners[REAL], owners[SYNTHETIC])
     found: dict[str, Any] = {"auc": auc(*values)}
-    ends: dict[str, Any] = {"auc": mean_auc_interval([(*values, *owners)])}  # type: ignore[arg-type]
+    ends: dict[str, Any] = {"auc": mean_auc_interval([compared])}
     shares = [[float(np.mean(rated[row] > threshold)) for row in rows] for rows in sides]
     alarms, misses = shares[REAL], [1 - share for share in shares[SYNTHETIC]]
     rates = {
@@ -190,4 +201,4 @@ def _figures(
         # A mean of shares varies no more than one of zeros and ones.
         count = len(set(unit[list(rows)].tolist()))
         ends[name] = rate_interval(count * float(np.mean(each)), count) if each else None
-    return {**found, "intervals": {k: list(v) for k, v in ends.items() if v}}
+    return {**found, "intervals": ends}, compared

@@ -8,7 +8,7 @@ eyes and mouths in any face.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -33,15 +33,15 @@ def alike(one: Array, other: Array) -> tuple[float, float]:
 
 
 def between_annotators(
-    marks: Array, faces: Sequence[int], annotators: Sequence[str], classes: Sequence[Any]
-) -> dict[int, Floats]:
+    marks: Array, faces: Sequence[Any], annotators: Sequence[str], classes: Sequence[Any]
+) -> dict[Any, Floats]:
     """Return [2, 2] for each face that several marked: both measures, and their chance level.
 
     marks [N, S, S]; of each its face, annotator and class. Chance is NaN where no other annotator
     marked another face of the class.
     """
     ready = [_prepared(mark) for mark in marks]
-    rows, of_class = dict[int, list[int]](), dict[Any, list[int]]()
+    rows, of_class = dict[Any, list[int]](), dict[Any, list[int]]()
     for row, (face, kind) in enumerate(zip(faces, classes, strict=True)):
         rows.setdefault(face, []).append(row)
         of_class.setdefault(kind, []).append(row)
@@ -49,7 +49,8 @@ def between_annotators(
 
     def mean(pairs: list[tuple[int, int]]) -> Floats:
         each = [(ready[a][0] @ ready[b][0], _iou(ready[a][1], ready[b][1])) for a, b in pairs]
-        return np.asarray(np.mean(each, axis=0) if each else [math.nan] * 2, dtype=np.float64)
+        values = np.array(each, dtype=np.float64).reshape(-1, 2)
+        return np.asarray(values.mean(axis=0)) if each else np.full(2, math.nan)
 
     for face, own in rows.items():
         pairs = list(combinations(own, 2))
@@ -60,10 +61,10 @@ def between_annotators(
     return found
 
 
-def overall(found: dict[int, Floats], classes: Sequence[Any]) -> dict[str, Any]:
+def overall(found: Mapping[Any, Floats], classes: Any) -> dict[str, Any]:
     """Return both measures over all faces, by chance, and the difference, with 95 % intervals.
 
-    classes: of each face. Faces are resampled, as many of each class as there are.
+    classes: by face. Faces are resampled, as many of each class as there are.
     """
     faces = [face for face, values in found.items() if not np.isnan(values).any()]
     told: dict[str, Any] = {"n_images": len(faces)}

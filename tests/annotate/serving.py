@@ -49,9 +49,9 @@ class Served:
             request.add_header("Host", host)
         try:
             with urllib.request.urlopen(request, timeout=20) as response:
-                return response.status, response.read().decode("latin-1")
+                return response.status, response.read().decode(errors="replace")
         except urllib.error.HTTPError as error:
-            return error.code, error.read().decode("latin-1")
+            return error.code, error.read().decode(errors="replace")
 
     def state(self, annotator: str = "anna", tab: str = "") -> dict[str, Any]:
         """Return what the page is told at its start."""

@@ -1,9 +1,9 @@
 """The page in a browser: Debian's Chromium, headless, through Playwright."""
 
-import json
 import random
+import re
 import shutil
-import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,6 @@ class Annotator:
             self.page.wait_for_selector("#told:not([hidden])")
             self.page.keyboard.press("Enter")
         self.ready()
-
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +188,9 @@ def test_thirty_faces_a_reload_and_a_kill(
     assert anna.complaints == []
     assert {url.split("/")[2] for url in anna.requests} == {f"127.0.0.1:{port}"}
     found = rows(output)
-    counts = {part: sum(row["round"] == part for row in found) for part in ("practice", "main", "repeat")}
+    counts = {
+        part: sum(row["round"] == part for row in found) for part in ("practice", "main", "repeat")
+    }
     assert counts == {"practice": 6, "main": 30, "repeat": 3}
     assert len({(row["image"], row["round"]) for row in found}) == 39
     assert [int(row["shown"]) for row in found] == list(range(1, 40))
@@ -202,14 +203,239 @@ def test_thirty_faces_a_reload_and_a_kill(
         assert own.shape == (SIDE, SIDE)
         area = own >= 128
         assert (area & expected).sum() / (area | expected).sum() >= 0.9, path
+    seconds = np.median([float(row["seconds"]) for row in found])
     print(f"between two faces: median {np.median(waits):.0f} ms, most {max(waits):.0f} ms")
+    print(f"a face: median {seconds:.1f} s")
     monkeypatch.chdir(tmp_path)
     run = ["--recipe", "quick", "--epochs", "1", "--image-size", "64", "--threads", "1"]
     focus(["train", "--data", str(faces), "--human-maps", str(output), *run, "--name", "maps"])
-    assert (tmp_path / "runs" / "maps" / "model" / "model.safetensors").is_file()
+    focus(["evaluate", "--run", "runs/maps", "--people", str(output), "--threads", "1"])
+    report = (tmp_path / "runs" / "maps" / "evaluation" / "report.html").read_text()
+    assert re.search(r"Of 100 synthetic faces of GAN people missed 0 \(0 to \d+\), the", report)
 
 
 def digests(faces: Path) -> dict[str, str]:
     from focus.data.known_images import content_hash
 
     return {content_hash(str(path)): str(path) for path in faces.rglob("*.png")}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A page for all tests that follow, each with annotators of its own."""
+    folder = tmp_path_factory.mktemp("shared")
+    data = write_faces(folder / "fa<b>ces", each=4, side=256)
+    with serving(data, "--output", folder / "out", "--practice", 2) as served:
+        yield served
+
+
+def folder_of(served: Served) -> Path:
+    words: Any = served.process.args
+    return Path(words[words.index("--output") + 1])
+
+
+def marked(annotator: Annotator, x: float, y: float) -> bool:
+    """Return whether a pixel of the face is marked."""
+    pixel: list[int] = annotator.page.evaluate(
+        "([x, y]) => [...PEN.getImageData(x, y, 1, 1).data]", [x, y]
+    )
+    return pixel[3] > 127
+
+
+def test_strokes_are_erased_undone_and_done_again(browser: Any, shared: Served) -> None:
+    anna = Annotator(browser, shared.address, "strokes")
+    page = anna.page
+    anna.stroke((60, 60), (180, 60))
+    anna.stroke((60, 160), (180, 160))
+    assert marked(anna, 120, 60)
+    assert marked(anna, 120, 160)
+    assert not marked(anna, 120, 110)
+    page.click("button:has-text('Eraser')")
+    anna.stroke((120, 40), (120, 180))
+    assert not marked(anna, 120, 60)
+    assert marked(anna, 70, 60)
+    page.click("button:has-text('Undo')")
+    assert marked(anna, 120, 60)
+    page.keyboard.press("z")
+    assert not marked(anna, 120, 160)
+    page.click("button:has-text('Redo')")
+    page.keyboard.press("Control+Shift+Z")
+    assert not marked(anna, 120, 160)
+    assert marked(anna, 70, 160)
+    # Where the view is moved and enlarged, a stroke is where it is seen.
+    page.keyboard.press("b")
+    page.click("#size")
+    page.locator("#stage").hover()
+    page.mouse.wheel(0, -300)
+    page.wait_for_selector("#zoom:not(:text('100 %'))")
+    page.mouse.move(640, 450)
+    anna.stroke((128, 110), (130, 112))
+    assert marked(anna, 129, 111)
+    page.click("button:has-text('Undo')")
+    width = page.evaluate("brush()")
+    page.keyboard.press("[")
+    assert page.evaluate("brush()") < width
+    assert anna.complaints == []
+    anna.context.close()
+
+
+def test_by_keyboard_alone(browser: Any, shared: Served) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.goto(shared.address)
+    page.wait_for_selector("#start:not([hidden])")
+    page.keyboard.type("keys")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#work[aria-busy=false]")
+    assert page.evaluate("document.activeElement.id") == "stage"
+    page.keyboard.press("Enter")
+    assert "Say first whether it is real" in page.inner_text("#said")
+    page.keyboard.press("r")
+    page.keyboard.press("Enter")
+    assert "Say how sure you are" in page.inner_text("#said")
+    page.keyboard.press("+")
+    assert page.inner_text("#zoom") == "150 %"
+    place = page.evaluate("[VIEW.x, VIEW.y]")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    x, y = page.evaluate("[VIEW.x, VIEW.y]")
+    assert (x, y) == (place[0] - 40, place[1] - 40)
+    page.keyboard.press("0")
+    assert page.inner_text("#zoom") == "100 %"
+    # Enter on another button is that button's: nobody answers what was not meant.
+    page.keyboard.press("3")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent").startswith("Real")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.get_attribute("[data-answer=synthetic]", "aria-pressed") == "true"
+    assert page.locator("#told").is_hidden()
+    reached = set()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.textContent.trim().split(' ')[0]"))
+    assert {"Real", "Brush", "Eraser", "Guessing", "Next", "Keys", "+"} <= reached
+    page.focus("#stage")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#told:not([hidden])")
+    assert re.match(r"(Right|Wrong): this face is (real|synthetic)\.", page.inner_text("#told"))
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#practice:has-text('Practice 2 of 2')")
+    context.close()
+
+
+def test_fingers_and_a_pen(browser: Any, shared: Served) -> None:
+    anna = Annotator(browser, shared.address, "touch", width=390, height=844)
+    page, device = anna.page, anna.context.new_cdp_session(anna.page)
+    box = page.locator("#stage").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": a, "y": b, "id": n} for n, (a, b) in enumerate(places)]
+        device.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", (x - 50, y))
+    touch("touchMove", (x, y + 20))
+    touch("touchEnd")
+    assert page.evaluate("work.strokes.length") == 1
+    # Two fingers: no stroke of the first one stays, and the face is enlarged under them.
+    touch("touchStart", (x - 30, y))
+    touch("touchStart", (x - 30, y), (x + 30, y))
+    touch("touchMove", (x - 60, y), (x + 60, y))
+    touch("touchEnd")
+    assert page.evaluate("work.strokes.length") == 1
+    assert page.inner_text("#zoom") == "200 %"
+    assert page.evaluate("scrollY") == 0, "the page stays where it is"
+
+    def pen(kind: str, at: tuple[float, float], button: str = "left") -> None:
+        about = {"type": kind, "x": at[0], "y": at[1], "button": button, "pointerType": "pen"}
+        device.send("Input.dispatchMouseEvent", about | {"buttons": 1, "clickCount": 1})
+
+    pen("mousePressed", (x, y))
+    pen("mouseMoved", (x + 40, y + 40))
+    pen("mouseReleased", (x + 40, y + 40))
+    assert page.evaluate("work.strokes.length") == 2
+    # A hand that rests on the screen while a pen draws marks nothing.
+    touch("touchStart", (x - 50, y))
+    touch("touchMove", (x, y + 20))
+    touch("touchEnd")
+    assert page.evaluate("work.strokes.length") == 2
+    assert anna.complaints == []
+    anna.context.close()
+
+
+def test_two_annotators_and_two_tabs_at_once(browser: Any, shared: Served) -> None:
+    """Everybody answers in turn; nothing is asked twice, lost, or answered by both tabs."""
+    one = Annotator(browser, shared.address, "twin")
+    other = Annotator(browser, shared.address, "Zoë & Co")
+    second = Annotator.__new__(Annotator)
+    second.context, second.complaints = one.context, []
+    second.page = second.open(shared.address)
+    second.ready()
+    assert second.question() != one.question()
+    people = [one, second, other]
+    while any(person.question() for person in people):
+        for person in people:
+            if person.question():
+                person.stroke((50, 50), (100, 90))
+                person.answer("r")
+    found = [row for row in rows(folder_of(shared)) if row["annotator"] in ("twin", "Zoë & Co")]
+    counts = Counter((row["annotator"], row["round"]) for row in found)
+    assert counts == {
+        ("twin", "practice"): 2,
+        ("twin", "main"): 10,
+        ("Zoë & Co", "practice"): 2,
+        ("Zoë & Co", "main"): 10,
+    }
+    assert len({(row["annotator"], row["image"]) for row in found}) == 24
+    assert all((folder_of(shared) / row["mark"]).is_file() for row in found)
+    # Under another name the same browser goes on elsewhere.
+    one.page.click("text=not you?")
+    one.page.wait_for_selector("#start:not([hidden])")
+    one.page.fill("[name=annotator]", "<img src=x onerror=alert(1)>")
+    one.page.click("button:text('Begin')")
+    one.page.wait_for_selector("#refused:has-text('A name begins with a letter')")
+    assert one.page.locator("#start img").count() == 0
+    assert [person.complaints for person in people] == [[], [], []]
+    for person in (one, other):
+        person.context.close()
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(390, "dark"), (768, "light"), (1280, "dark"), (1920, "light")]
+)
+def test_nothing_is_cut_off_and_everybody_can_use_it(
+    browser: Any, shared: Served, width: int, scheme: str
+) -> None:
+    """At each width, on each of its screens: no overflow, what axe-core asks for, large buttons."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
+    )
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+
+    def check() -> None:
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        found = axe.Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        small = """[...document.querySelectorAll('button:not(.link), input, summary')].filter(e =>
+            e.checkVisibility() && e.offsetHeight < 24 && e.type !== 'range')
+            .map(e => e.outerHTML)"""
+        assert page.evaluate(small) == []
+
+    page.goto(shared.address)
+    page.wait_for_selector("#start:not([hidden])")
+    check()
+    page.fill("[name=annotator]", f"look {width}")
+    page.click("button:text('Begin')")
+    page.wait_for_selector("#work[aria-busy=false]")
+    page.click("summary")
+    check()
+    page.keyboard.press("s")
+    page.keyboard.press("1")
+    check()
+    page.focus("#stage")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#told:not([hidden])")
+    check()
+    context.close()
