@@ -178,7 +178,8 @@ class Server(uvicorn.Server):
         """Take what the page sent; raises ValueError for what it would not send."""
         number, sure, seconds = (given.get(name) for name in ("number", "confidence", "seconds"))
         if not (
-            (type(number), type(sure)) == (int, int)
+            type(number) is int
+            and type(sure) is int
             and isinstance(seconds, int | float)
             and number in range(len(self.desk.faces))
             and 0 <= seconds <= _DAY

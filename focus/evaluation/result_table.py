@@ -211,7 +211,7 @@ def _of_100(rate: float) -> str:
     return "more than 99" if count == 100 and rate < 1 else str(count)
 
 
-def people_lines(results: Results) -> list[str]:
+def people_lines(results: Mapping[str, Any]) -> list[str]:
     """Return what people and detector are wrong about on the images that people answered, too."""
     people, lines = results.get("people") or {}, list[str]()
     for test_set in (name for name in SET_TITLES if name in people):

@@ -129,6 +129,7 @@ def test_practice_tells_the_label_and_nothing_else_does(data: Path, tmp_path: Pa
         ({"number": True}, 400),
         ({"confidence": 4}, 400),
         ({"confidence": [1]}, 400),
+        ({"confidence": 2.0}, 400),
         ({"answer": "maybe"}, 400),
         ({"seconds": -1}, 400),
         ({"seconds": 1e999}, 400),
