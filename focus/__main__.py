@@ -72,6 +72,12 @@ COMMANDS: Commands = {
         "focus.data.caches:cache",
         "Show what is kept on the disk between runs, and clear it.",
     ),
+    "annotate": Command(
+        "focus.config.annotate:AnnotateConfig",
+        "focus.annotate.command:annotate",
+        "Show faces to people in a browser, who say which are real and mark why: human maps.\n\n"
+        "    focus annotate faces/ --output human_maps/",
+    ),
     "experiment": Command(
         "focus.config.experiment:ExperimentConfig",
         "focus.experiment.__main__:experiment",

@@ -21,6 +21,7 @@ from focus.data.check.command import check
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.perturbations import STRENGTHS
 from focus.evaluation import faithfulness, other_detectors, robustness
+from focus.evaluation.people import ANSWER_VERSION, Answer
 from focus.evaluation.provenance import provenance
 from focus.evaluation.results import VERSION as RESULTS_VERSION
 from focus.evaluation.results import summarise
@@ -66,6 +67,7 @@ def test_columns_of_csvs(tmp_path: Path) -> None:
     for name in ("Manifest", "robustness.csv", "faithfulness.csv"):
         (head,) = (tmp_path / name).read_text().splitlines()
         assert ",".join(listed(name, "column")) == head
+    assert listed("Annotation", "column of answers/NAME.csv") == [f.name for f in fields(Answer)]
     assert listed("scores.csv", "column") == [f.name for f in fields(Scores) if f.name != "index"]
     (row,) = re.findall(r"^\| `strength` \|(.*)\|$", section("robustness.csv"), re.MULTILINE)
     strengths = [float(number) for number in re.findall(r"\b\d[\d.]*", row)]
@@ -147,6 +149,7 @@ def test_keys_of_results(tmp_path: Path) -> None:
         "epoch",
         "validation_METRIC",
         "findings",
+        "people",  # as Annotation has it
         "severity",
         "text",
         "provenance",
@@ -228,5 +231,6 @@ def test_versions() -> None:
         "Checkpoint": CHECKPOINT_VERSION,
         "Explanations": EXPLANATIONS_VERSION,
         "ONNX": ONNX_VERSION,
+        "Annotation": ANSWER_VERSION,
     }.items():
         assert section(title).strip().startswith(f"Version {version}"), title

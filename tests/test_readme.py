@@ -32,8 +32,8 @@ DOCUMENTS = (
     *(f"docs/{p.name}" for p in CHECKOUT.glob("docs/*.md")),
 )
 PROGRAMS = ("accelerate", "focus", "make", "pip", "pytest", "python", "torchrun")
-RUN_ELSEWHERE = ("docs/experiment.md", "docs/reproduce.md")
-"""In small, by tests/experiment/test_run.py and tests/test_reproduce.py."""
+RUN_ELSEWHERE = ("docs/annotating.md", "docs/experiment.md", "docs/reproduce.md")
+"""In small, by tests/annotate, tests/experiment/test_run.py and tests/test_reproduce.py."""
 
 Words = tuple[str, ...]
 

@@ -41,7 +41,7 @@ _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "
 _SHAPES: dict[type, type] = {list: tuple, dict: dict}
 _INPUTS = (
     *("data", "data_root", "test_data", "test_real", "human_maps", "initial_checkpoint"),
-    *("run", "scores", "compare", "paths", "check_images"),
+    *("run", "scores", "people", "compare", "paths", "check_images"),
 )
 _NULL = ("", "~", "null", "Null", "NULL")
 _RECIPE = RECIPES["paper"].keys()

@@ -36,6 +36,10 @@ class EvaluateConfig(SharedConfig):
         (),
         metavar="NAME",
     )
+    people: str | None = in_data(
+        "a folder of focus annotate: people's figures beside the model's on what they answered",
+        metavar="DIR",
+    )
     threshold: str | None = in_threshold()
     output: str | None = in_output(
         "folder for all files (default: evaluation in the folder of --run, else "
@@ -68,7 +72,8 @@ class EvaluateConfig(SharedConfig):
         if len(sources) != 1:
             got = " and ".join(sources) or "none of them"
             raise InputError(f"Give one of --run, --model-dir, --scores and --compare, got {got}.")
-        of_models = ("data", "test_data", "test_real", "robustness", "equalise", "faithfulness")
+        measured = ("robustness", "equalise", "faithfulness")
+        of_models = ("data", "test_data", "test_real", "people", *measured)
         given = [flag(name) for name in of_models if getattr(self, name)]
         if given and (self.scores or self.compare):
             raise InputError(f"{sources[0]} scores no image: give it without {given[0]}.")

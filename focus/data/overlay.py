@@ -1,6 +1,7 @@
 """Draw where a network or a person looked over an image."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -13,6 +14,8 @@ from focus.data.images import load_image, load_map
 from focus.data.manifest import Sample
 from focus.data.maps import human_map
 from focus.metrics.cams import stretched
+from focus.plotting import shortened
+from focus.runtime.files import atomic_write
 
 COLOUR_MAP = "inferno"
 """Perceptually uniform: equal steps of the CAM look equal."""
@@ -80,6 +83,29 @@ def strip(sample: Sample, cam: NDArray[np.floating[Any]], side: int) -> Image.Im
         looked = [outlined(own, load_map(sample.mask_path)) for own in looked]
     people = [] if sample.human_map is None else [overlay(face, human_map(sample.human_map))]
     return Image.fromarray(np.hstack([np.asarray(part) for part in (face, *looked, *people)]))
+
+
+def face_sheet(
+    faces: Sequence[tuple[Sample, str]], path: Path, side: int = 160, columns: int = 4
+) -> None:
+    """Write a PNG of faces, each beside itself with its human map over it, and its caption below.
+
+    faces: with their captions; of none nothing stays. side: of a picture, in pixels.
+    """
+    path.unlink(missing_ok=True)
+    if not faces:
+        return
+    gap, font = side // 12, ImageFont.load_default(side // 12)
+    wide, high, columns = 2 * side + gap, side + 3 * gap, min(columns, len(faces))
+    size = columns * wide + gap, -(-len(faces) // columns) * high + gap
+    sheet = Image.new("RGB", size, "white")
+    pen, captions = ImageDraw.Draw(sheet), shortened((text for _, text in faces), 44)
+    for at, (face, text) in enumerate(faces):
+        left, top = gap + at % columns * wide, gap + at // columns * high
+        sheet.paste(strip(face, np.zeros((0, 1, 1)), side), (left, top))
+        pen.text((left, top + side + 2), captions[text], "#1a1a1a", font)
+    with atomic_write(path) as aside:
+        sheet.save(aside, format="PNG")
 
 
 def outlined(image: Image.Image, mask: NDArray[np.floating[Any]]) -> Image.Image:

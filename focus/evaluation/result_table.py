@@ -1,5 +1,6 @@
 """Put results into words: the table of a program, error rates, differences of models."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from focus.evaluation.estimates import DECISION
 from focus.evaluation.protocol import match
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
+from focus.metrics.annotators import MEASURES
 from focus.metrics.bootstrap import units
 from focus.metrics.intervals import mean_auc_difference
 from focus.plotting import shortened
@@ -28,6 +30,7 @@ _AUC = {
     "closed_balanced": "closed-balanced AUC",
     "open": "open-set AUC",
 }
+_ON_PEOPLES = {"people": "  people, on those they saw", "model": "  detector, on the same"}
 _NOTES = {
     "at *": "* the threshold that decides",
     "-": "- not defined: needs synthetic images, for the AUC real ones, for peaks masks",
@@ -62,6 +65,10 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
         counts = {r[test_set]["n_generators"] for r in everything if test_set in r}
         mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
         rows.append(Row(f"{_AUC[test_set]}, {mean}", (test_set, "mean", "auc")))
+        for who, words in _ON_PEOPLES.items():
+            keys: tuple[str, ...] = ("people", test_set, "mean", who, "auc")
+            if any(at(r, keys) is not None for r in everything):
+                rows.append(Row(words, keys))
         if any(at(r, ("groups", test_set, "generators")) for r in everything):
             rows.append(Row(f"{_AUC[test_set]} by group", ("groups", test_set, "mean", "auc")))
     shares = {results["open"]["pooled"]["prevalence"] for results in everything}
@@ -115,7 +122,11 @@ def _fewer(rows: list[Row], first: Results, most: int) -> list[Row]:
         row
         for row in rows
         if not row.generator
-        and (row.keys[-2:] == ("mean", "auc") or (row.keys[0] == "open" and row.keys[-1] in _SHORT))
+        and (
+            row.keys[-2:] == ("mean", "auc")
+            or row.keys[0] == "people"
+            or (row.keys[0] == "open" and row.keys[-1] in _SHORT)
+        )
     ]
     generators = [row for row in rows if row.generator]
     generators.sort(key=lambda row: at(first, row.keys) or 0.0)
@@ -198,6 +209,53 @@ def _of_100(rate: float) -> str:
     if count == 0 < rate:
         return "fewer than 1"
     return "more than 99" if count == 100 and rate < 1 else str(count)
+
+
+def people_lines(results: Mapping[str, Any]) -> list[str]:
+    """Return what people and detector are wrong about on the images that people answered, too."""
+    people, lines = results.get("people") or {}, list[str]()
+    for test_set in (name for name in SET_TITLES if name in people):
+        entries = people[test_set]["generators"]
+        for name, entry in sorted(entries.items(), key=lambda item: -item[1]["people"]["apcer"]):
+            lines.append(_beside(f"synthetic faces of {name}", "missed", "apcer", entry))
+        reals = {json.dumps([e["people"]["bpcer"], e["n_real"]]): e for e in entries.values()}
+        for entry in reals.values():
+            if entry["n_real"]:
+                lines.append(_beside("real faces", "called synthetic", "bpcer", entry))
+    return lines
+
+
+def _beside(faces: str, wrong: str, rate: str, entry: Mapping[str, Any]) -> str:
+    count = entry["n_synthetic" if rate == "apcer" else "n_real"]
+    told = list[str]()
+    for who, own in (("people", entry["people"]), ("the detector", entry.get("model"))):
+        if own:
+            low, high = map(_of_100, own["intervals"][rate])
+            told.append(f"{who} {wrong * (not told)} {_of_100(own[rate])} ({low} to {high})")
+    return f"Of 100 {faces} {', '.join(' '.join(part.split()) for part in told)} [{count} faces]"
+
+
+def annotation_lines(told: Mapping[str, Any]) -> list[str]:
+    """Return what people.json of ``focus annotate`` says: answers, annotators, agreement."""
+    lines = [
+        f"{told['n_answered']} of {told['n_faces']} faces answered, {told['n_maps']} have a map "
+        f"(--who {told['who']}, --min-annotators {told['min_annotators']})"
+    ]
+    for name, own in told["annotators"].items():
+        words = f"{name}: {own['n_answers']} faces"
+        words += f", {own['seconds']:.1f} s each" if own["n_answers"] else ""
+        words += "" if own["accuracy"] is None else f", {own['accuracy']:.0%} right"
+        if own["n_repeats"]:
+            words += f", {own['repeat_same_answer']:.0%} of {own['n_repeats']} repeats as before"
+        lines.append(words)
+    agreed = told["agreement"]
+    for measure in (name for name in MEASURES if name in agreed):
+        own, chance = agreed[measure], agreed[f"{measure}_chance"]
+        ends = "[{:.2f}, {:.2f}]".format(*own["interval"]) if own["interval"] else ""
+        words = f"agreement of places, {measure}: {own['value']:.2f} {ends}"
+        words += f", with other faces of the class {chance['value']:.2f}"
+        lines.append(f"{words} ({agreed['n_images']} faces that several marked)")
+    return lines + people_lines(told)
 
 
 Model = tuple[str, Scores, Results]

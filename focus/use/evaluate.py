@@ -12,7 +12,7 @@ from focus.config.train import TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
 from focus.data.image_cache import ImageCache
-from focus.data.known_images import KnownImages, is_run, known_to, record_of
+from focus.data.known_images import CONTENT, KnownImages, is_run, known_to, record_of
 from focus.data.manifest import Manifest, Sample, absolute
 from focus.data.maps import source_findings
 from focus.data.perturbations import ROBUSTNESS
@@ -22,8 +22,9 @@ from focus.errors import InputError
 from focus.evaluation import faithfulness, other_detectors, robustness
 from focus.evaluation.findings import add_findings, recorded
 from focus.evaluation.inference import score_images
+from focus.evaluation.people import Answer, beside, read_answers
 from focus.evaluation.provenance import provenance
-from focus.evaluation.result_table import SHOWN_ROWS, format_table
+from focus.evaluation.result_table import SHOWN_ROWS, format_table, people_lines
 from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.scores import Scores
 from focus.findings import Finding
@@ -61,6 +62,7 @@ def evaluate(config: EvaluateConfig) -> None:
     manifest, bad, found = run_on_main_first(
         accelerator, lambda: _images(config, model, output, decoded, progress=main)
     )
+    answers = run_on_all(accelerator, lambda: read_answers(config.people))
     names = [*ROBUSTNESS] * config.robustness + ["equalise"] * config.equalise
     if names:
         robustness.check_labels(manifest)
@@ -75,7 +77,8 @@ def evaluate(config: EvaluateConfig) -> None:
     if main:
         # At once: what follows may take hours, or find an image that the network cannot score.
         about = provenance(detector.config.model, manifest, trained)
-        results, findings, written = _write(output, detector, manifest, bad, scores, about, found)
+        told = about, found, answers
+        results, findings, written = _write(output, detector, manifest, bad, scores, *told)
     lines = []
     perturbed: list[robustness.PerturbedAUC] = []
     if names:
@@ -239,10 +242,11 @@ def _write(
     scores: Scores,
     about: dict[str, Any],
     found: list[Finding],
+    answers: list[Answer],
 ) -> tuple[Results | None, list[Finding], list[Path]]:
     """Write scores, results and overlays; remove what an earlier evaluation left.
 
-    about: where the results come from. found: what is known of the images.
+    about: where the results come from. found: what is known of the images. answers: of people.
     Returns the results, None if no image has a label, all findings, and the files written.
     """
     results: Results | None = None
@@ -252,7 +256,12 @@ def _write(
             scores, *trained, detector.points, threshold=detector.threshold, progress=True
         )
         results["provenance"] = about
-    found = [*found, *source_findings(manifest)]
+        if answers:
+            digests = [manifest[row].extra[CONTENT] for row in scores.index]
+            decides = detector.threshold.value
+            results["people"] = beside(scores, digests, answers, trained[0], decides)
+    told = [Finding("note", line) for line in people_lines(results or {})]
+    found = [*found, *source_findings(manifest), *told]
     findings = add_findings(results, scores, detector.points, found)
     written = [*write_results(output, scores, results), output / "overlays.png"]
     contact_sheet(detector, manifest, written[-1])

@@ -9,6 +9,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from focus.__main__ import main as focus
+from focus.config.annotate import AnnotateConfig
 from focus.config.command_line import load_config, parse
 from focus.config.data import CheckConfig, CropConfig, DemoConfig, ManipulateConfig, MapsConfig
 from focus.config.evaluate import EvaluateConfig
@@ -37,11 +38,13 @@ FLAGS = {
         recipe report-to resume saliency-schedule saliency-weight sampling sched seed sheet-epochs
         step-epochs step-gamma sync-bn target-from-maps temperature tune views warmup
         weight-decay""",
-    EvaluateConfig: f"""{SHARED} batch-size compare equalise faithfulness model-dir output
+    EvaluateConfig: f"""{SHARED} batch-size compare equalise faithfulness model-dir output people
         robustness run scores threshold training-generators""",
     ExplainConfig: f"""{USE}
         as-video batch-size device faces frames max-pixels output overlay-size paths threshold""",
     ExportConfig: f"{USE} check-images onnx",
+    AnnotateConfig: f"""{DATA} annotator browser host maps min-annotators model-dir output port
+        practice repeat-every seed who""",
     CropConfig: f"{DATA} faces margin output resume",
     DemoConfig: "debug folder",
     ManipulateConfig: f"{DATA} image-size output resume seed",

@@ -20,7 +20,7 @@ from focus.data.manifest import (
 )
 from focus.data.readers import cyborg, folders, parquet, tables
 from focus.data.readers.files import IMAGE_EXTENSIONS
-from focus.data.readers.human_maps import MapOwners, find_maps, with_maps
+from focus.data.readers.human_maps import MapOwners, find_maps, maps_in, with_maps
 from focus.data.readers.label_conflicts import warn_of_label_conflicts
 from focus.data.readers.rows import Portion, from_rows
 from focus.errors import InputError, shown
@@ -84,7 +84,7 @@ def read_path(
     if place.is_absolute() and not root.is_dir():
         raise InputError(f"The image root {root} is no folder: give another --data-root.")
     inside = partial(place_inside, root=str(root), outside=config.allow_outside_root)
-    maps = absolute(config.human_maps) if config.human_maps else None
+    maps = maps_in(absolute(config.human_maps)) if config.human_maps else None
     layout = config.layout or _layout_of(path, columns)
     found: tables.Columns | None = None
     most = config.max_images

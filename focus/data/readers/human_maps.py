@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 
 MAP_FOLDERS = ("human_maps", "heatmaps")
 """Where human maps are looked for; the second is CYBORG's."""
+ANNOTATION, MADE_MAPS = "annotation.json", "maps"
+"""What a folder of ``focus annotate`` is known by, and where its maps are in it."""
 MapOwners = dict[Path, dict[str, str]]
 """By folder of maps, or COCO file: the image that each map belongs to."""
 
@@ -25,7 +27,12 @@ MapOwners = dict[Path, dict[str, str]]
 def find_maps(*places: Path) -> Path | None:
     """Return the first folder ``human_maps``, or ``heatmaps``, in one of the places."""
     folders = (place / name for place in places for name in MAP_FOLDERS)
-    return next((folder for folder in folders if folder.is_dir()), None)
+    return next((maps_in(folder) for folder in folders if folder.is_dir()), None)
+
+
+def maps_in(folder: Path) -> Path:
+    """Return the folder of maps in one of ``focus annotate``; any other is that itself."""
+    return folder / MADE_MAPS if (folder / ANNOTATION).is_file() else folder
 
 
 def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -> Manifest:
@@ -83,7 +90,7 @@ def report_unmatched(owners: MapOwners, required: str | None) -> None:
     Raises InputError if no image has a map of the folder that is required.
     """
     for folder, owned in owners.items():
-        if required and folder == absolute(required) and not owned:
+        if required and folder == maps_in(absolute(required)) and not owned:
             raise InputError(f"No human map in {folder} has the name of an image: give it one.")
         if odd := unmatched_maps(folder, owned):
             _log.warning(

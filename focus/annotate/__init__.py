@@ -1,0 +1,1 @@
+"""Maps made by people: a page on which annotators decide and mark, its answers, and their maps."""

@@ -1,0 +1,100 @@
+"""The command ``annotate``: serve the page, then write the maps of what was answered."""
+
+import importlib.util
+import os
+import secrets
+import socket
+import threading
+import webbrowser
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from focus.annotate.answers import AnswerFolder, digest_of
+from focus.annotate.maps import write_maps
+from focus.annotate.order import Keys, practice
+from focus.config.annotate import AnnotateConfig
+from focus.data.bad_files import check_images
+from focus.data.manifest import Manifest, Sample
+from focus.data.readers import read_given, refuse_inside
+from focus.data.readers.human_maps import MAP_FOLDERS
+from focus.errors import InputError
+from focus.runtime.files import check_writable, sole_writer
+
+
+def annotate(config: AnnotateConfig) -> None:
+    """Let people answer and mark the faces in a browser until a signal; then write the maps.
+
+    Raises InputError for data without faces, an output of other data or of another process, and an
+    address that cannot be had.
+    """
+    output = Path(config.output)
+    check_writable(output)
+    if not {*output.absolute().parts} & {*MAP_FOLDERS}:  # whose pictures are no images
+        refuse_inside(output, config.data)
+    if not config.maps and importlib.util.find_spec("uvicorn") is None:
+        raise InputError(
+            "The page needs the packages starlette and uvicorn: install them by pip install "
+            "'focus-faces[annotate]'."
+        )
+    data = checked_data(config)
+    # By their digests, which say nothing of the labels.
+    faces = [face for _, face in sorted({digest_of(face): face for face in data}.items())]
+    output.mkdir(parents=True, exist_ok=True)
+    with sole_writer(output):
+        folder = AnswerFolder(output, faces, practice(faces, config.practice, config.seed))
+        if not config.maps:
+            _serve(config, faces, folder)
+        print(*write_maps(folder, faces, data, config), sep="\n")
+
+
+def checked_data(config: AnnotateConfig) -> Manifest:
+    """Return the images that can be decoded, with their digests and without maps."""
+    given, _ = read_given(config, allow_unlabelled=True)
+    bare = (replace(face, human_map=None, mask_path=None) for face in given)
+    return check_images(Manifest(bare, given.source), max_bad=1.0)[0]
+
+
+def _serve(config: AnnotateConfig, faces: Sequence[Sample], folder: AnswerFolder) -> None:
+    from focus.annotate.desk import Desk
+    from focus.annotate.server import LOCAL, Server, bind
+
+    is_local = config.host in LOCAL
+    token = "" if is_local else secrets.token_urlsafe(16)
+    with bind(config.host, config.port) as listening:
+        margins = _margins(config, faces) if config.model_dir else None
+        desk = Desk(faces, folder, config.repeat_every, config.seed, margins)
+        name = socket.gethostname() if config.host in ("0.0.0.0", "::") else config.host
+        port = listening.getsockname()[1]
+        address = f"http://{f'[{name}]' if ':' in name else name}:{port}/{token and f'{token}/'}"
+        count = len(folder.practice)
+        print(f"{len(faces) - count} faces to annotate, {count} to practise before")
+        print(f"open {address} in a browser; Ctrl-C ends, and writes the maps", flush=True)
+        if config.browser and is_local:
+            threading.Thread(target=_open, args=[address], daemon=True).start()
+        Server(desk, token, config.annotator).run(sockets=[listening])
+
+
+def _open(address: str) -> None:
+    """Open the page; a browser in the terminal is none."""
+    opened = False
+    with suppress(webbrowser.Error):
+        browser = webbrowser.get()
+        in_terminal = type(browser) is webbrowser.GenericBrowser and "BROWSER" not in os.environ
+        opened = not in_terminal and browser.open(address)
+    if not opened:
+        print("no browser could be opened: open the address yourself", flush=True)
+
+
+def _margins(config: AnnotateConfig, faces: Sequence[Sample]) -> Keys:
+    """Return [N], how far a detector's score of each face is on the right side, or on one."""
+    from focus.evaluation.inference import score_images
+    from focus.model.detector import Detector
+
+    detector = Detector.from_pretrained(str(config.model_dir))
+    scores = score_images(detector, Manifest(faces), batch_size=16)
+    above = scores.score - detector.set_threshold().value
+    return np.where(scores.label < 0, np.abs(above), np.where(scores.label == 1, above, -above))

@@ -1,0 +1,147 @@
+"""Hand out faces to annotators, and take each answer once."""
+
+import statistics
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from focus.annotate.answers import AnswerFolder, digest_of
+from focus.annotate.order import Keys, balanced, hard_first, repeated
+from focus.data.manifest import LABEL_NAMES, Sample
+from focus.evaluation.people import Answer
+
+_RECENT = 20  # answers that the pace is of
+_Question = tuple[int, str]
+"""The number of a face, and the round that it is asked in."""
+
+
+class Desk:
+    """Faces that are to be annotated, and who has answered which.
+
+    faces: in an order that says nothing of their labels. every: answers after which one is asked
+    again. margins [N]: of a detector, for the order. A tab of a browser holds the face that it
+    shows and the next one, which no other tab of the annotator gets.
+    """
+
+    def __init__(
+        self,
+        faces: Sequence[Sample],
+        folder: AnswerFolder,
+        every: int,
+        seed: int,
+        margins: Keys | None,
+    ) -> None:
+        self.faces, self.gone = faces, set[int]()
+        self._folder, self._every, self._seed, self._margins = folder, every, seed, margins
+        self._numbers = {digest_of(face): number for number, face in enumerate(faces)}
+        self._keys, self._tabs = dict[str, Keys](), Counter[str]()
+        self._held = dict[str, tuple[str, list[_Question]]]()
+        self._lock = threading.Lock()
+        self._said = defaultdict[int, set[str]](set)
+        for answer in (answer for given in folder.given.values() for answer in given):
+            self._note(answer)
+
+    @contextmanager
+    def tab(self, name: str) -> Iterator[None]:
+        """Know of a tab; at the end give back what it holds, unless it was opened again."""
+        self._tabs[name] += 1
+        try:
+            yield
+        finally:
+            self._tabs[name] -= 1
+            if not self._tabs[name]:
+                self._held.pop(name, None)
+
+    def ask(self, annotator: str, tab: str) -> dict[str, Any]:
+        """Return the question that is next for a tab, the face after it, and how far one is.
+
+        Without a question ``elsewhere`` says whether other tabs hold the last ones.
+        """
+        with self._lock:
+            held = {(who, q) for name, (who, own) in self._held.items() if name != tab for q in own}
+            left, given = self._left(annotator), self._folder.given.get(annotator, [])
+            coming = (q for q in self._coming(annotator, left) if (annotator, q) not in held)
+            free = list(islice(coming, 2))
+            if tab:
+                self._held[tab] = annotator, free
+        seconds = [answer.seconds for answer in given if answer.round == "main"]
+        practised = sum(answer.round == "practice" for answer in given)
+        question = None
+        if free:
+            number, part = free[0]
+            question = {"number": number, "id": digest_of(self.faces[number]), "round": part}
+        return {
+            "annotator": annotator,
+            "done": len(seconds),
+            "left": len(left),
+            "pace": statistics.median(seconds[-_RECENT:]) if seconds else None,
+            "practice": [practised, len(self._folder.practice)],
+            "elsewhere": any(who == annotator for who, _ in held),
+            "question": question,
+            "after": free[1][0] if free[1:] else None,
+        }
+
+    def take(self, number: int, mark: Image.Image | None, **said: Any) -> dict[str, Any]:
+        """Write an answer to the disk; return whether it counts, and the label after practice.
+
+        The first answer to a question counts. said: annotator, round, answer, confidence, seconds.
+        Raises ValueError for a face that is not asked for so, OSError where the disk is full.
+        """
+        face, part = self.faces[number], said["round"]
+        digest, is_practice = digest_of(face), number in self._folder.practice
+        with self._lock:
+            given = self._folder.given.get(said["annotator"], [])
+            done = {(answer.image, answer.round) for answer in given}
+            if is_practice != (part == "practice") or (
+                part == "repeat" and (digest, "main") not in done
+            ):
+                raise ValueError("this face is not asked for")
+            if counts := (digest, part) not in done:
+                answer = Answer(
+                    **{"image": digest, "path": face.path, "shown": len(given) + 1, **said},
+                    mark=self._folder.mark_of(said["annotator"], digest, part) if mark else "",
+                    time=datetime.now(UTC).isoformat(timespec="seconds"),
+                )
+                self._folder.add(answer, mark)
+                self._note(answer)
+        label = LABEL_NAMES[face.label or 0] if is_practice else None
+        return {"counts": counts, "label": label}
+
+    def _note(self, answer: Answer) -> None:
+        if answer.round == "main":
+            self._said[self._numbers.get(answer.image, -1)].add(answer.answer)
+
+    def _left(self, annotator: str) -> NDArray[np.int64]:
+        """Return the faces of the main round that are left, in order."""
+        if annotator not in self._keys:
+            self._keys[annotator] = balanced(self.faces, self._seed, annotator)
+        disputed = [number for number, said in self._said.items() if len(said) > 1]
+        order = np.argsort(hard_first(self._keys[annotator], self._margins, disputed))
+        main = (a.image for a in self._folder.given.get(annotator, []) if a.round == "main")
+        closed = {self._numbers.get(image, -1) for image in main} | self.gone
+        return order[~np.isin(order, [*closed, *self._folder.practice])]
+
+    def _coming(self, annotator: str, left: NDArray[np.int64]) -> Iterator[_Question]:
+        """Yield what the annotator is still to be asked, as the answers are now."""
+        given = self._folder.given.get(annotator, [])
+        done = {(self._numbers.get(answer.image, -1), answer.round) for answer in given}
+        main = [self._numbers.get(answer.image, -1) for answer in given if answer.round == "main"]
+        asked = [(number, "practice") for number in self._folder.practice]
+        again, count = 0, len(main)
+        for number in [*left.tolist(), -1]:  # of the data no more
+            while self._every and again < count // self._every:
+                at = repeated(self._seed, annotator, again, self._every)
+                asked += [(main[at], "repeat")] if at < len(main) else []
+                again += 1
+            asked.append((number, "main"))
+            count += 1
+            yield from (q for q in asked if q not in done and q[0] not in {-1, *self.gone})
+            asked = []

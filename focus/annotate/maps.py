@@ -1,0 +1,137 @@
+"""Make maps of the marks, and say how well, and how far alike, people answered.
+
+``docs/formats.md`` describes the files.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from focus.annotate.answers import AnswerFolder, digest_of
+from focus.config.annotate import AnnotateConfig
+from focus.data.images import load_map
+from focus.data.known_images import MANIFEST
+from focus.data.manifest import LABEL_NAMES, Manifest, Sample, absolute
+from focus.data.maps import Map, resized
+from focus.data.overlay import face_sheet
+from focus.data.readers.human_maps import MADE_MAPS
+from focus.evaluation.people import Answer, beside, by_annotator
+from focus.evaluation.result_table import annotation_lines
+from focus.evaluation.scores import Scores
+from focus.metrics.annotators import MEASURES, between_annotators, overall
+from focus.runtime.files import atomic_write
+from focus.runtime.progress import progress_bar
+
+PEOPLE, SHEET, VERSION = "people.json", "contact_sheet.png", 1
+_GRID = (64, 64)  # on which marks are compared
+_MOST = 40  # faces in the sheet
+
+
+def write_maps(
+    folder: AnswerFolder, faces: Sequence[Sample], data: Manifest, config: AnnotateConfig
+) -> list[str]:
+    """Write all that is made of the answers into their folder; return it in words, line by line.
+
+    data: all rows, of which ``faces`` has one for each file.
+    """
+    place, said = absolute(folder.folder), defaultdict[str, list[Answer]](list)
+    answers = [answer for given in folder.given.values() for answer in given]
+    for answer in answers:
+        if answer.round == "main":
+            said[answer.image].append(answer)
+    names, labels = _names(faces, config), {digest_of(face): face.label for face in faces}
+    made, marks, owners = dict[str, str](), list[Map](), list[Answer]()
+    for image, name in progress_bar(names.items(), desc="maps", unit="face", delay=3):
+        right = (a for a in said.get(image, []) if a.label == labels[image] or config.who == "all")
+        owners += (counted := [answer for answer in right if answer.mark])
+        drawn = [load_map(place / answer.mark) for answer in counted]
+        marks += [resized(mark, _GRID) for mark in drawn]
+        if len(drawn) >= config.min_annotators:
+            made[image] = str(place / MADE_MAPS / name)
+            _write_mean(drawn, Path(made[image]))
+    for path in {*map(str, (place / MADE_MAPS).rglob("*.png"))} - {*made.values()}:
+        Path(path).unlink()
+    about = zip(*((a.image, a.annotator, labels[a.image]) for a in owners), strict=True)
+    found = between_annotators(np.array(marks), *about) if owners else {}
+    told: dict[str, Any] = {
+        "version": VERSION,
+        "who": config.who,
+        "min_annotators": config.min_annotators,
+        "n_faces": len(faces),
+        "n_answered": len(said.keys() & names),
+        "n_maps": len(made),
+        "annotators": by_annotator(answers, labels),
+        "agreement": overall(found, labels),
+        "people": _people([face for face in data if face.label is not None], answers),
+    }
+    with atomic_write(place / PEOPLE) as aside:
+        aside.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    mapped = sorted((_with_figures(face, made, said, found) for face in data), key=_agreed)
+    Manifest(mapped).to_csv(place / MANIFEST)
+    shown = {face.human_map: (face, _caption(face)) for face in mapped if face.human_map}
+    face_sheet(list(shown.values())[:_MOST], place / SHEET)
+    return [*annotation_lines(told), f"written: {folder.folder}, for --human-maps of train.py"]
+
+
+def _names(faces: Sequence[Sample], config: AnnotateConfig) -> dict[str, str]:
+    """Return digest -> map below the folder of maps, where ``--human-maps`` looks for it."""
+    given = [absolute(path) for path in config.data if Path(path).exists()]
+    roots = [path if path.is_dir() else path.parent for path in given]
+    names = dict[str, str]()
+    for face in faces:
+        path = Path(face.path)
+        folders = [absolute(config.data_root)] if config.data_root else roots
+        root = next((root for root in folders if path.is_relative_to(root)), path.parent)
+        name = f"{path.relative_to(root).with_suffix('')}.png"
+        # Of two with one name, only the manifest finds the second one's map.
+        digest = digest_of(face)
+        names[digest] = f"{digest}.png" if name in names.values() else name
+    return names
+
+
+def _write_mean(marks: Sequence[Map], path: Path) -> None:
+    height, width = marks[0].shape
+    mean = np.mean([resized(mark, (width, height)) for mark in marks], axis=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, flushed=False) as aside:
+        Image.fromarray((255 * mean).round().astype(np.uint8)).save(aside, format="PNG")
+
+
+def _people(known: Sequence[Sample], answers: Sequence[Answer]) -> dict[str, Any]:
+    texts = ("path", "label", "generator", "family", "test_set", "group")
+    columns = {name: [getattr(face, name) for face in known] for name in texts}
+    scores = Scores.without_cams(**columns, score=np.full(len(known), math.nan))
+    return beside(scores, [digest_of(face) for face in known], answers)
+
+
+def _with_figures(face: Sample, made: Mapping[str, str], said: Any, found: Any) -> Sample:
+    """Return a face with its map, and what people said of it in more columns."""
+    digest, given = digest_of(face), said.get(digest_of(face), [])
+    extra = {"answers": str(len(given)), "marks": str(sum(bool(a.mark) for a in given))}
+    if given:
+        extra["people_score"] = f"{np.mean([answer.score for answer in given]):.4f}"
+        extra["said_synthetic"] = f"{np.mean([answer.label for answer in given]):.4f}"
+    if digest in found:
+        alike = zip(MEASURES, found[digest][0], strict=True)
+        extra |= {name: f"{value:.4f}" for name, value in alike}
+    return replace(face, human_map=made.get(digest), extra={**face.extra, **extra})
+
+
+def _agreed(face: Sample) -> tuple[bool, float, float]:
+    """Return by what to sort, so that faces come first on which people disagree."""
+    split = abs(float(face.extra.get("said_synthetic", 2)) - 0.5)
+    return face.extra["answers"] == "0", split, float(face.extra.get(MEASURES[0], 2))
+
+
+def _caption(face: Sample) -> str:
+    count = int(face.extra["answers"])
+    said = round(float(face.extra["said_synthetic"]) * count)
+    kind = face.generator or ("unlabelled" if face.label is None else LABEL_NAMES[face.label])
+    return f"{kind}: {said} of {count} say synthetic"

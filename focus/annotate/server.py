@@ -1,0 +1,231 @@
+"""Serve the page and its faces, and let in nobody else.
+
+Starlette, which routes requests and bounds what is sent, on uvicorn: two small packages that are
+widely used and well kept. Every request passes :class:`Guard`. A face is asked for by its number
+and leaves as a PNG without metadata, whatever its file holds.
+"""
+
+import asyncio
+import base64
+import io
+import logging
+import secrets
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import resources
+from typing import Any
+
+import uvicorn
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from focus.annotate.answers import checked_name
+from focus.annotate.desk import Desk
+from focus.data.images import load_image
+from focus.data.manifest import LABEL_NAMES
+from focus.errors import ImageError, InputError
+from focus.evaluation.people import CONFIDENCES, ROUNDS
+from focus.runtime.signals import SIGNALS
+
+LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
+SIDE = 2048
+"""The longest side of a face on the page, and of its marks, in pixels."""
+MAX_BODY = 8 * 2**20  # bytes; the mark of a face of that size has fewer
+_DAY = 86400  # seconds
+_FILES = {"": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src "
+    "data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_log = logging.getLogger(__name__)
+
+
+class Guard:
+    """Refuses what does not come from the page at the address that was printed.
+
+    token: the first part of every path. "" where only this machine can ask: then a request must
+    have given its name, as a foreign one may be made to lead here. A POST is of the same origin.
+    """
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self.app, self.token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, with headers that keep the page to itself."""
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        app = self.app
+        if not self._allows(Request(scope)):
+            app = PlainTextResponse("Open the page at the address that was printed.", 403)
+        await app(scope, receive, send_guarded)
+
+    def _allows(self, request: Request) -> bool:
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        given = request.url.path.split("/")[1].encode()
+        if self.token and not secrets.compare_digest(given, self.token.encode()):
+            return False
+        if not self.token and not {host, host.rpartition(":")[0]} & {*LOCAL}:
+            return False
+        return request.method in ("GET", "HEAD") or origin in (f"http://{host}", f"https://{host}")
+
+
+class Server(uvicorn.Server):
+    """The page for a desk, until a signal. annotator: who answers, None where the page asks."""
+
+    def __init__(self, desk: Desk, token: str = "", annotator: str | None = None) -> None:
+        self.desk, self.annotator = desk, annotator
+        self._sizes = dict[int, tuple[int, int]]()
+        routes = [
+            *(Route(f"/{name}", self._file) for name in _FILES),
+            Route("/face/{number:int}", self._face),
+            Route("/tab/{tab}", self._tab),
+            self._post("/ask", self._state),
+            self._post("/answer", self._taken),
+        ]
+        app = Starlette(
+            routes=[Mount(f"/{token}" if token else "", routes=routes)],
+            exception_handlers=dict.fromkeys((ValueError, TypeError, OSError), _refused),
+            max_body_size=MAX_BODY,
+        )
+        options: dict[str, Any] = {"log_level": "error", "access_log": False, "lifespan": "off"}
+        options |= {"server_header": False, "ws": "none", "timeout_graceful_shutdown": 5}
+        super().__init__(uvicorn.Config(Guard(app, token), **options))
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at a signal that nobody ignores; what comes after the server still runs."""
+
+        def stop(*_: object) -> None:
+            self.should_exit = True
+
+        heeded = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+        before = [(each, signal.signal(each, stop)) for each in heeded]
+        try:
+            yield
+        finally:
+            for each, handler in before:
+                signal.signal(each, handler)
+
+    def _file(self, request: Request) -> Response:
+        name = request.url.path.rpartition("/")[2]
+        content = resources.files("focus.annotate").joinpath(name or "page.html").read_bytes()
+        if name == "page.css":  # it looks as the report does, whose style comes first
+            content = resources.files("focus.report").joinpath(name).read_bytes() + content
+        return Response(content, media_type=_FILES[name])
+
+    def _face(self, request: Request) -> Response:
+        number = request.path_params["number"]
+        if number >= len(self.desk.faces):
+            return PlainTextResponse("There is no such face.", 404)
+        file = io.BytesIO()
+        try:
+            self._shown(number).save(file, format="PNG", compress_level=1)
+        except ImageError as error:
+            _log.warning("left out: %s", error)
+            self.desk.gone.add(number)
+            return PlainTextResponse("This face cannot be shown any more.", 410)
+        return Response(file.getvalue(), media_type="image/png")
+
+    def _shown(self, number: int) -> Image.Image:
+        image = load_image(self.desk.faces[number].path)
+        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        image.info.clear()
+        self._sizes[number] = image.size
+        return image
+
+    async def _tab(self, request: Request) -> Response:
+        async def held() -> AsyncIterator[bytes]:
+            with self.desk.tab(request.path_params["tab"]):
+                yield b": open\n\n"
+                while not self.should_exit and not await request.is_disconnected():
+                    await asyncio.sleep(0.1)
+
+        return StreamingResponse(held(), media_type="text/event-stream")
+
+    def _post(self, path: str, work: Callable[[dict[str, Any]], dict[str, Any]]) -> Route:
+        async def answered(request: Request) -> Response:
+            given = dict(await request.json())
+            return JSONResponse(await run_in_threadpool(work, given))
+
+        return Route(path, answered, methods=["POST"])
+
+    def _state(self, given: dict[str, Any]) -> dict[str, Any]:
+        if not (self.annotator or given.get("annotator")):
+            return {"annotator": None}
+        state = self.desk.ask(self._name(given), str(given.get("tab", ""))[:64])
+        return state | {"fixed": self.annotator is not None}
+
+    def _name(self, given: dict[str, Any]) -> str:
+        return self.annotator or checked_name(given.get("annotator"))
+
+    def _taken(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Take what the page sent; raises ValueError for what it would not send."""
+        number, sure, seconds = (given.get(name) for name in ("number", "confidence", "seconds"))
+        if not (
+            type(number) is int
+            and type(sure) is int
+            and isinstance(seconds, int | float)
+            and number in range(len(self.desk.faces))
+            and 0 <= seconds <= _DAY
+            and sure in CONFIDENCES
+            and given.get("answer") in LABEL_NAMES
+            and given.get("round") in ROUNDS
+        ):
+            raise ValueError("this is no answer")
+        mark = self._mark(str(given.get("mark") or ""), number)
+        said = {name: given[name] for name in ("round", "answer", "confidence")}
+        said |= {"annotator": self._name(given), "seconds": round(float(seconds), 2)}
+        return self.desk.take(number, mark, **said) | self._state(given)
+
+    def _mark(self, text: str, number: int) -> Image.Image | None:
+        """Return the mark in a data URL of a PNG as 8-bit grey; None if nothing is drawn."""
+        if not text:
+            return None
+        with suppress(ImageError):  # of a face that has gone since, a mark of any size is taken
+            number in self._sizes or self._shown(number)
+        try:
+            content = base64.b64decode(text.removeprefix("data:image/png;base64,"), validate=True)
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+                if max(image.size) > SIDE or self._sizes.get(number, image.size) != image.size:
+                    raise ValueError("the mark has another size than the face")
+                grey = image.convert("RGBA").getchannel("A")  # what is drawn is opaque
+        except (OSError, SyntaxError) as error:
+            raise ValueError("the mark is no PNG") from error
+        return grey if grey.getbbox() else None
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; raises InputError for a port in use, or no such address."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]
+        raise InputError(
+            f"The page cannot be served at {host}, port {port} ({reason}): give another --port or "
+            "--host, or end the program that has it."
+        ) from error
+
+
+def _refused(_: Request, error: Exception) -> Response:
+    if not isinstance(error, OSError):
+        return PlainTextResponse(f"{error}", 400)
+    reason = error.strerror or type(error).__name__
+    _log.error("an answer cannot be written (%s): the page keeps it and tries again", reason)
+    return PlainTextResponse(f"it cannot be written ({reason}).", 507)

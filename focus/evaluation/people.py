@@ -1,0 +1,204 @@
+"""Measure how well people tell synthetic faces from real ones, and beside them a detector.
+
+The figures are of a single answer: with several annotators the rates are means over their answers,
+and the AUC ranks all answers. Intervals are by image, or by group of images, so that many answers
+about one face do not count as many faces; they are about these annotators.
+"""
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
+from focus.errors import InputError
+from focus.evaluation.protocol import UNNAMED, match
+from focus.evaluation.scores import Scores
+from focus.metrics.bootstrap import units
+from focus.metrics.intervals import Compared, mean_auc_interval, rate_interval
+from focus.metrics.ranking import auc
+
+ANSWERS = "answers"
+"""The folder of answers in one of ``focus annotate``: a CSV for each annotator."""
+ANSWER_VERSION = 1
+CONFIDENCES = (1, 2, 3)
+"""Guessing, fairly sure, sure."""
+ROUNDS = ("practice", "main", "repeat")
+Rated = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an annotator said of a face, a row of ``answers/NAME.csv``.
+
+    image: digest of the file. round: ``practice``, ``main`` or ``repeat``. seconds: with the page
+    in sight. shown: its number among the annotator's, from 1. mark: the PNG of what they marked,
+    below the folder, "" for nothing. time: when it was given, ISO 8601 in UTC.
+    """
+
+    image: str
+    path: str
+    annotator: str
+    round: str
+    answer: str
+    confidence: int
+    seconds: float
+    shown: int
+    mark: str
+    time: str
+    version: int = ANSWER_VERSION
+
+    @property
+    def label(self) -> int:
+        """0 for real, 1 for synthetic."""
+        return LABEL_NAMES.index(self.answer)
+
+    @property
+    def score(self) -> float:
+        """The probability of synthetic that answer and confidence stand for: 0, 1/6, ... 1."""
+        return 0.5 + (2 * self.label - 1) * self.confidence / (2 * len(CONFIDENCES))
+
+
+def read_answers(folder: str | Path | None) -> list[Answer]:
+    """Return all answers in a folder of ``focus annotate``, by annotator in the order given.
+
+    None if no folder is given. Raises InputError for a folder of another kind, and for a row that
+    is no answer.
+    """
+    if folder is None:
+        return []
+    if not (place := Path(folder) / ANSWERS).is_dir():
+        raise InputError(f"There is no folder {place}: give one that focus annotate has written.")
+    found = []
+    for path in sorted(place.glob("*.csv")):
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            for number, row in enumerate(csv.DictReader(file), start=1):
+                try:
+                    answer = Answer(**{f.name: f.type(row[f.name]) for f in fields(Answer)})  # type: ignore[operator]
+                    known = answer.version == ANSWER_VERSION and answer.answer in LABEL_NAMES
+                    if not (known and answer.confidence in CONFIDENCES and answer.round in ROUNDS):
+                        raise ValueError("a cell has a value that is not known")
+                except (KeyError, ValueError, TypeError) as error:
+                    raise InputError(
+                        f"{path}, row {number}: no answer ({error}); fix or remove the row."
+                    ) from error
+                found.append(answer)
+    return found
+
+
+def beside(
+    scores: Scores,
+    digests: Sequence[str],
+    answers: Iterable[Answer],
+    training_generators: Iterable[str] = (),
+    threshold: float | None = None,
+) -> dict[str, Any]:
+    """Return the figures of people, and of the detector on the images that they answered.
+
+    scores: [N], matched as for the results of ``training_generators``. digests: of their images
+    [N]. answers: those of other images, of practice and of repeats do not count. threshold: the
+    detector's; None: the scores are nobody's, and there are the figures of people alone.
+    """
+    given = defaultdict[str, list[Answer]](list)
+    for answer in answers:
+        if answer.round == "main":
+            given[answer.image].append(answer)
+    own = units(scores.group, scores.images)
+    people = {
+        row: np.array([answer.score for answer in given[digest]])
+        for row, digest in enumerate(digests)
+        if digest in given
+    }
+    counted = [answer for digest in {digests[row] for row in people} for answer in given[digest]]
+    found: dict[str, Any] = {
+        "n_annotators": len({answer.annotator for answer in counted}),
+        "n_images": len({digests[row] for row in people}),
+        "n_answers": len(counted),
+    }
+    compared = defaultdict[tuple[str, str], list[Compared]](list)
+    for comparison in match(scores, training_generators):
+        both = (comparison.real, comparison.fake)
+        sides = [[row for row in rows.tolist() if row in people] for rows in both]
+        if not sides[SYNTHETIC]:
+            continue
+        entry: dict[str, Any] = {"n_real": len(sides[REAL]), "n_synthetic": len(sides[SYNTHETIC])}
+        rated = {"people": (people, 0.5)}
+        if threshold is not None:
+            rated["model"] = {row: scores.score[[row]] for row in people}, threshold
+        for who, (each, limit) in rated.items():
+            entry[who], rated_sides = _figures(sides, each, own, limit)
+            if sides[REAL]:
+                compared[comparison.test_set, who].append(rated_sides)
+        own_set = found.setdefault(comparison.test_set, {"mean": {}, "generators": {}})
+        own_set["generators"][comparison.generator or UNNAMED] = entry
+    for (test_set, who), pairs in compared.items():
+        aucs = [value for real, fake, *_ in pairs if (value := auc(real, fake)) is not None]
+        mean = {"auc": float(np.mean(aucs)), "intervals": {"auc": mean_auc_interval(pairs)}}
+        found[test_set]["mean"][who] = mean
+    return found
+
+
+def by_annotator(
+    answers: Iterable[Answer], labels: Mapping[str, int | None]
+) -> dict[str, dict[str, Any]]:
+    """Return, by annotator, how many faces, how fast, how often right, and how consistent.
+
+    labels: by the digests of the faces.
+    """
+    said = defaultdict[str, dict[tuple[str, str], Answer]](dict)
+    for answer in answers:
+        if answer.round != "practice":
+            said[answer.annotator][answer.round, answer.image] = answer
+    found = {}
+    for name, given in said.items():
+        main = [answer for (part, _), answer in given.items() if part == "main"]
+        right = [a.label == labels[a.image] for a in main if labels.get(a.image) is not None]
+        again = [
+            answer.answer == given["main", image].answer
+            for (part, image), answer in given.items()
+            if part == "repeat"
+        ]
+        found[name] = {
+            "n_answers": len(main),
+            "n_marked": sum(bool(answer.mark) for answer in main),
+            "seconds": float(np.median([answer.seconds for answer in main])) if main else None,
+            "accuracy": float(np.mean(right)) if right else None,
+            "n_repeats": len(again),
+            "repeat_same_answer": float(np.mean(again)) if again else None,
+        }
+    return found
+
+
+def _figures(
+    sides: Sequence[Sequence[int]],
+    rated: dict[int, Rated],
+    unit: NDArray[np.int64],
+    threshold: float,
+) -> tuple[dict[str, Any], Compared]:
+    """Return AUC, accuracy and error rates with their intervals, None if not defined; the scores.
+
+    sides: rows of the real images and of the fakes. rated: the scores of each row. unit: of each.
+    """
+    values = [np.concatenate([np.zeros(0), *(rated[row] for row in rows)]) for rows in sides]
+    owners = [np.repeat(unit[list(rows)], [len(rated[row]) for row in rows]) for rows in sides]
+    compared = (values[REAL], values[SYNTHETIC], owners[REAL], owners[SYNTHETIC])
+    found: dict[str, Any] = {"auc": auc(*values)}
+    ends: dict[str, Any] = {"auc": mean_auc_interval([compared])}
+    shares = [[float(np.mean(rated[row] > threshold)) for row in rows] for rows in sides]
+    alarms, misses = shares[REAL], [1 - share for share in shares[SYNTHETIC]]
+    rates = {
+        "accuracy": ([1 - wrong for wrong in alarms + misses], [*sides[REAL], *sides[SYNTHETIC]]),
+        "bpcer": (alarms, sides[REAL]),
+        "apcer": (misses, sides[SYNTHETIC]),
+    }
+    for name, (each, rows) in rates.items():
+        found[name] = float(np.mean(each)) if each else None
+        # A mean of shares varies no more than one of zeros and ones.
+        count = len(set(unit[list(rows)].tolist()))
+        ends[name] = rate_interval(count * float(np.mean(each)), count) if each else None
+    return {**found, "intervals": ends}, compared

@@ -1,0 +1,113 @@
+"""Run ``focus annotate`` as a process and speak to it, among the tests of annotation."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def write_faces(folder: Path, each: int = 6, side: int = 64) -> Path:
+    """Write ``each`` real faces and as many of two generators, all different."""
+    draw = np.random.default_rng(0)
+    for kind in ("A/0_real", "A/1_fake", "B/1_fake"):
+        (folder / kind).mkdir(parents=True)
+        for number in range(each):
+            pixels = draw.integers(0, 256, (8, 8, 3), np.uint8)
+            picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
+            picture.save(folder / kind / f"{number}.png")
+    return folder
+
+
+@dataclass
+class Served:
+    """A running program: its process, and the address that it printed."""
+
+    process: "subprocess.Popen[str]"
+    address: str
+
+    def ask(
+        self, path: str, body: Any = None, origin: str | None = "", host: str | None = None
+    ) -> tuple[int, str]:
+        """Return status and text of a GET, or with a body of a POST, by default from the page."""
+        request = urllib.request.Request(self.address + path)
+        if body is not None:
+            request.data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            if origin is not None:
+                request.add_header("Origin", origin or "/".join(self.address.split("/")[:3]))
+        if host:
+            request.add_header("Host", host)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as response:
+                return response.status, response.read().decode(errors="replace")
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode(errors="replace")
+
+    def state(self, annotator: str = "anna", tab: str = "") -> dict[str, Any]:
+        """Return what the page is told at its start."""
+        status, text = self.ask("ask", {"annotator": annotator, "tab": tab})
+        assert status == 200, text
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    def answer(self, state: dict[str, Any], said: str = "real", **other: Any) -> tuple[int, Any]:
+        """Answer the question of a state; return the status, and the next state or the error."""
+        asked = {name: state["question"][name] for name in ("number", "round")}
+        about = {"annotator": state["annotator"], "tab": "", "mark": ""}
+        reply = {**asked, **about, "answer": said, "confidence": 2, "seconds": 1.5, **other}
+        status, text = self.ask("answer", reply)
+        return status, json.loads(text) if status == 200 else text
+
+    def stop(self, number: int = signal.SIGINT) -> str:
+        """End it by a signal; return what it printed since the address."""
+        self.process.send_signal(number)
+        return self.process.communicate(timeout=60)[0]
+
+
+def program(*words: object) -> "subprocess.Popen[str]":
+    """Start ``focus annotate``, both streams in one."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "focus", "annotate", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@contextmanager
+def serving(*words: object) -> Iterator[Served]:
+    """Serve the page within the block, at a free port unless one is given."""
+    port = [] if "--port" in words else ["--port", 0]
+    process = program(*words, "--no-browser", *port)
+    try:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.startswith("open http"):
+                yield Served(process, line.split()[1])
+                break
+        else:
+            raise AssertionError("".join(lines))
+    finally:
+        with process:  # which waits, and closes its output
+            process.kill()
+
+
+def rows(output: Path) -> list[dict[str, str]]:
+    """Return all answers on the disk."""
+    found = []
+    for path in sorted((output / "answers").glob("*.csv")):
+        with path.open(newline="") as file:
+            found += list(csv.DictReader(file))
+    return found

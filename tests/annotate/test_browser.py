@@ -1,0 +1,441 @@
+"""The page in a browser: Debian's Chromium, headless, through Playwright."""
+
+import random
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from focus.__main__ import main as focus
+from focus.data.demo import render_face
+
+from .serving import Served, rows, serving, write_faces
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)"
+    ),
+]
+SIDE = 1024
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+
+
+class Annotator:
+    """A person at the page, who answers by key and draws by mouse."""
+
+    def __init__(self, browser: Any, address: str, name: str, **screen: Any) -> None:
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900} | screen)
+        self.context.set_default_timeout(15_000)
+        self.complaints: list[str] = []
+        self.page, self.name = self.open(address), name
+        if self.page.locator("#start").is_visible():
+            self.page.fill("[name=annotator]", name)
+            self.page.click("button:text('Begin')")
+        self.ready()
+
+    def open(self, address: str) -> Any:
+        page = self.context.new_page()
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.requests: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.goto(address)
+        page.wait_for_selector("#start:not([hidden]), #work:not([hidden]), #end:not([hidden])")
+        return page
+
+    def ready(self) -> None:
+        """Wait for the next face, or for the end."""
+        self.page.wait_for_selector("#work:not([hidden], [aria-busy=true]), #end:not([hidden])")
+
+    def question(self) -> dict[str, Any] | None:
+        """Return what the page is asked now."""
+        found: dict[str, Any] | None = self.page.evaluate("question")
+        return found
+
+    def stroke(self, *points: tuple[float, float]) -> None:
+        """Draw through places of the face, in pixels of the face."""
+        box = self.page.locator("#stage").bounding_box()
+        view = self.page.evaluate("VIEW")
+        places = [
+            (box["x"] + view["x"] + x * view["scale"], box["y"] + view["y"] + y * view["scale"])
+            for x, y in points
+        ]
+        self.page.mouse.move(*places[0])
+        self.page.mouse.down()
+        for place in places[1:]:
+            self.page.mouse.move(*place, steps=5)
+        self.page.mouse.up()
+
+    def answer(self, key: str, sure: int = 3) -> None:
+        """Answer by keys alone, and go on once the next face is there; practice has a key more."""
+        practice = self.question()["round"] == "practice"  # type: ignore[index]
+        self.page.keyboard.press(key)
+        self.page.keyboard.press(str(sure))
+        self.page.keyboard.press("Enter")
+        if practice:
+            self.page.wait_for_selector("#told:not([hidden])")
+            self.page.keyboard.press("Enter")
+        self.ready()
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty drawn faces beside six to practise on, in a tree of two folders."""
+    folder = tmp_path_factory.mktemp("data") / "faces"
+    for kind, place in (("real", "0_real"), ("known-1", "1_fake")):
+        (folder / "GAN" / place).mkdir(parents=True)
+        for number in range(18):
+            face = Image.fromarray(render_face("train", kind, number).image)
+            face.resize((SIDE, SIDE)).save(folder / "GAN" / place / f"{number}.png")
+    return folder
+
+
+def drawn(points: list[tuple[float, float]], width: float) -> NDArray[np.bool_]:
+    """Return the area of a stroke by Pillow: lines with round ends and joints."""
+    image = Image.new("L", (SIDE, SIDE))
+    pen = ImageDraw.Draw(image)
+    pen.line(points, fill=255, width=round(width))
+    for x, y in points:
+        pen.circle((x, y), width / 2, fill=255)
+    return np.asarray(image) > 0
+
+
+def test_thirty_faces_a_reload_and_a_kill(
+    browser: Any, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way: from strokes to maps that are what was drawn, and a training run on them."""
+    output, draw = tmp_path / "human_maps", random.Random(0)
+    strokes: dict[str, NDArray[np.bool_]] = {}
+    waits: list[float] = []
+    words = (faces, "--output", output, "--repeat-every", 10, "--port")
+    with serving(*words, 0) as served:
+        port = served.address.split(":")[2].strip("/")
+        anna = Annotator(browser, served.address, "anna")
+
+        def one_face(between: Any = None) -> None:
+            question = anna.question()
+            assert question is not None
+            points = [(draw.uniform(100, 900), draw.uniform(100, 900)) for _ in range(3)]
+            anna.stroke(*points)
+            if question["round"] == "main":
+                path = by_digest[question["id"]]
+                strokes[path] = drawn(points, anna.page.evaluate("brush()"))
+                key = "r" if "0_real" in path else "s"
+            else:
+                key = draw.choice("rs")
+            if between:
+                between()
+            anna.answer(key, draw.choice((1, 2, 3)))
+            if question["round"] == "main" and anna.question():
+                anna.page.wait_for_timeout(300)
+                marks = "n => performance.getEntriesByName(n).at(-1).startTime"
+                begin, end = (anna.page.evaluate(marks, name) for name in ("submitted", "shown"))
+                waits.append(end - begin)
+
+        by_digest = digests(faces)
+        for _ in range(6 + 10):
+            one_face()
+
+        def reload() -> None:
+            before = anna.question()
+            anna.page.reload()
+            anna.ready()
+            assert anna.question() == before, "the started face is taken up again"
+            assert anna.page.evaluate("work.strokes.length") == 1
+
+        one_face(reload)
+        served.process.kill()
+        served.process.wait()
+        assert len(rows(output)) == 17
+        anna.stroke((200, 200), (300, 300))  # while nobody answers
+        anna.page.keyboard.press("z")
+        points = [(300.0, 300.0), (500.0, 600.0)]
+        anna.stroke(*points)
+        question = anna.question()
+        assert question is not None
+        path = by_digest[question["id"]]
+        if question["round"] == "main":
+            strokes[path] = drawn(points, anna.page.evaluate("brush()"))
+        anna.page.keyboard.press("r" if "0_real" in path else "s")
+        anna.page.keyboard.press("3")
+        anna.page.keyboard.press("Enter")
+        anna.page.wait_for_selector("text=Not saved yet")
+    with serving(*words, port) as served:
+        anna.page.wait_for_selector("#work[aria-busy=false]", timeout=20_000)
+        while anna.question():
+            one_face()
+        assert "all 30 faces" in anna.page.inner_text("#end")
+        printed = served.stop()
+    assert "30 of 36 faces answered, 30 have a map" in printed
+    assert anna.complaints == []
+    assert {url.split("/")[2] for url in anna.requests} == {f"127.0.0.1:{port}"}
+    found = rows(output)
+    counts = {
+        part: sum(row["round"] == part for row in found) for part in ("practice", "main", "repeat")
+    }
+    assert counts == {"practice": 6, "main": 30, "repeat": 3}
+    assert len({(row["image"], row["round"]) for row in found}) == 39
+    assert [int(row["shown"]) for row in found] == list(range(1, 40))
+    assert sum(path.suffix == ".png" for path in (output / "marks").rglob("*")) == 39
+    maps = sorted((output / "maps").rglob("*.png"))
+    assert len(maps) == len(strokes) == 30
+    for path in maps:
+        own = np.asarray(Image.open(path))
+        expected = strokes[str(faces / path.relative_to(output / "maps"))]
+        assert own.shape == (SIDE, SIDE)
+        area = own >= 128
+        assert (area & expected).sum() / (area | expected).sum() >= 0.9, path
+    seconds = np.median([float(row["seconds"]) for row in found])
+    print(f"between two faces: median {np.median(waits):.0f} ms, most {max(waits):.0f} ms")
+    print(f"a face: median {seconds:.1f} s")
+    monkeypatch.chdir(tmp_path)
+    run = ["--recipe", "quick", "--epochs", "1", "--image-size", "64", "--threads", "1"]
+    focus(["train", "--data", str(faces), "--human-maps", str(output), *run, "--name", "maps"])
+    focus(["evaluate", "--run", "runs/maps", "--people", str(output), "--threads", "1"])
+    report = (tmp_path / "runs" / "maps" / "evaluation" / "report.html").read_text()
+    assert re.search(r"Of 100 synthetic faces of GAN people missed 0 \(0 to \d+\), the", report)
+
+
+def digests(faces: Path) -> dict[str, str]:
+    from focus.data.known_images import content_hash
+
+    return {content_hash(str(path)): str(path) for path in faces.rglob("*.png")}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A page for all tests that follow, each with annotators of its own."""
+    folder = tmp_path_factory.mktemp("shared")
+    data = write_faces(folder / "fa<b>ces", each=4, side=256)
+    with serving(data, "--output", folder / "out", "--practice", 2) as served:
+        yield served
+
+
+def folder_of(served: Served) -> Path:
+    words: Any = served.process.args
+    return Path(words[words.index("--output") + 1])
+
+
+def marked(annotator: Annotator, x: float, y: float) -> bool:
+    """Return whether a pixel of the face is marked."""
+    pixel: list[int] = annotator.page.evaluate(
+        "([x, y]) => [...PEN.getImageData(x, y, 1, 1).data]", [x, y]
+    )
+    return pixel[3] > 127
+
+
+def test_strokes_are_erased_undone_and_done_again(browser: Any, shared: Served) -> None:
+    anna = Annotator(browser, shared.address, "strokes")
+    page = anna.page
+    anna.stroke((60, 60), (180, 60))
+    anna.stroke((60, 160), (180, 160))
+    assert marked(anna, 120, 60)
+    assert marked(anna, 120, 160)
+    assert not marked(anna, 120, 110)
+    page.click("button:has-text('Eraser')")
+    anna.stroke((120, 40), (120, 180))
+    assert not marked(anna, 120, 60)
+    assert marked(anna, 70, 60)
+    page.click("button:has-text('Undo')")
+    assert marked(anna, 120, 60)
+    page.keyboard.press("z")
+    assert not marked(anna, 120, 160)
+    page.click("button:has-text('Redo')")
+    page.keyboard.press("Control+Shift+Z")
+    assert not marked(anna, 120, 160)
+    assert marked(anna, 70, 160)
+    # Where the view is moved and enlarged, a stroke is where it is seen.
+    page.keyboard.press("b")
+    page.click("#size")
+    page.locator("#stage").hover()
+    page.mouse.wheel(0, -300)
+    page.wait_for_selector("#zoom:not(:text('100 %'))")
+    page.mouse.move(640, 450)
+    anna.stroke((128, 110), (130, 112))
+    assert marked(anna, 129, 111)
+    page.click("button:has-text('Undo')")
+    width = page.evaluate("brush()")
+    page.keyboard.press("[")
+    assert page.evaluate("brush()") < width
+    assert anna.complaints == []
+    anna.context.close()
+
+
+def test_by_keyboard_alone(browser: Any, shared: Served) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.goto(shared.address)
+    page.wait_for_selector("#start:not([hidden])")
+    page.keyboard.type("keys")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#work[aria-busy=false]")
+    assert page.evaluate("document.activeElement.id") == "stage"
+    page.keyboard.press("Enter")
+    assert "Say first whether it is real" in page.inner_text("#said")
+    page.keyboard.press("r")
+    page.keyboard.press("Enter")
+    assert "Say how sure you are" in page.inner_text("#said")
+    page.keyboard.press("+")
+    assert page.inner_text("#zoom") == "150 %"
+    place = page.evaluate("[VIEW.x, VIEW.y]")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    x, y = page.evaluate("[VIEW.x, VIEW.y]")
+    assert (x, y) == (place[0] - 40, place[1] - 40)
+    page.keyboard.press("0")
+    assert page.inner_text("#zoom") == "100 %"
+    # Enter on another button is that button's: nobody answers what was not meant.
+    page.keyboard.press("3")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent").startswith("Real")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.get_attribute("[data-answer=synthetic]", "aria-pressed") == "true"
+    assert page.locator("#told").is_hidden()
+    reached = set()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.textContent.trim().split(' ')[0]"))
+    assert {"Real", "Brush", "Eraser", "Guessing", "Next", "Keys", "+"} <= reached
+    page.focus("#stage")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#told:not([hidden])")
+    assert re.match(r"(Right|Wrong): this face is (real|synthetic)\.", page.inner_text("#told"))
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#practice:has-text('Practice 2 of 2')")
+    context.close()
+
+
+def test_fingers_and_a_pen(browser: Any, shared: Served) -> None:
+    anna = Annotator(browser, shared.address, "touch", width=390, height=844)
+    page, device = anna.page, anna.context.new_cdp_session(anna.page)
+    box = page.locator("#stage").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": a, "y": b, "id": n} for n, (a, b) in enumerate(places)]
+        device.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", (x - 50, y))
+    touch("touchMove", (x, y + 20))
+    touch("touchEnd")
+    assert page.evaluate("work.strokes.length") == 1
+    # Two fingers: no stroke of the first one stays, and the face is enlarged under them.
+    touch("touchStart", (x - 30, y))
+    touch("touchStart", (x - 30, y), (x + 30, y))
+    touch("touchMove", (x - 60, y), (x + 60, y))
+    touch("touchEnd")
+    assert page.evaluate("work.strokes.length") == 1
+    assert page.inner_text("#zoom") == "200 %"
+    assert page.evaluate("scrollY") == 0, "the page stays where it is"
+
+    def pen(kind: str, at: tuple[float, float], button: str = "left") -> None:
+        about = {"type": kind, "x": at[0], "y": at[1], "button": button, "pointerType": "pen"}
+        device.send("Input.dispatchMouseEvent", about | {"buttons": 1, "clickCount": 1})
+
+    pen("mousePressed", (x, y))
+    pen("mouseMoved", (x + 40, y + 40))
+    pen("mouseReleased", (x + 40, y + 40))
+    assert page.evaluate("work.strokes.length") == 2
+    # A hand that rests on the screen while a pen draws marks nothing.
+    touch("touchStart", (x - 50, y))
+    touch("touchMove", (x, y + 20))
+    touch("touchEnd")
+    assert page.evaluate("work.strokes.length") == 2
+    assert anna.complaints == []
+    anna.context.close()
+
+
+def test_two_annotators_and_two_tabs_at_once(browser: Any, shared: Served) -> None:
+    """Everybody answers in turn; nothing is asked twice, lost, or answered by both tabs."""
+    one = Annotator(browser, shared.address, "twin")
+    other = Annotator(browser, shared.address, "Zoë & Co")
+    second = Annotator.__new__(Annotator)
+    second.context, second.complaints = one.context, []
+    second.page = second.open(shared.address)
+    second.ready()
+    assert second.question() != one.question()
+    people = [one, second, other]
+    while any(person.question() for person in people):
+        for person in people:
+            if person.question():
+                person.stroke((50, 50), (100, 90))
+                person.answer("r")
+    found = [row for row in rows(folder_of(shared)) if row["annotator"] in ("twin", "Zoë & Co")]
+    counts = Counter((row["annotator"], row["round"]) for row in found)
+    assert counts == {
+        ("twin", "practice"): 2,
+        ("twin", "main"): 10,
+        ("Zoë & Co", "practice"): 2,
+        ("Zoë & Co", "main"): 10,
+    }
+    assert len({(row["annotator"], row["image"]) for row in found}) == 24
+    assert all((folder_of(shared) / row["mark"]).is_file() for row in found)
+    # Under another name the same browser goes on elsewhere.
+    one.page.click("text=not you?")
+    one.page.wait_for_selector("#start:not([hidden])")
+    one.page.fill("[name=annotator]", "<img src=x onerror=alert(1)>")
+    one.page.click("button:text('Begin')")
+    one.page.wait_for_selector("#refused:has-text('A name begins with a letter')")
+    assert one.page.locator("#start img").count() == 0
+    assert [person.complaints for person in people] == [[], [], []]
+    for person in (one, other):
+        person.context.close()
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(390, "dark"), (768, "light"), (1280, "dark"), (1920, "light")]
+)
+def test_nothing_is_cut_off_and_everybody_can_use_it(
+    browser: Any, shared: Served, width: int, scheme: str
+) -> None:
+    """At each width, on each of its screens: no overflow, what axe-core asks for, large buttons."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
+    )
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+
+    def check() -> None:
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        found = axe.Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        small = """[...document.querySelectorAll('button:not(.link), input, summary')].filter(e =>
+            e.checkVisibility() && e.offsetHeight < 24 && e.type !== 'range')
+            .map(e => e.outerHTML)"""
+        assert page.evaluate(small) == []
+
+    page.goto(shared.address)
+    page.wait_for_selector("#start:not([hidden])")
+    check()
+    page.fill("[name=annotator]", f"look {width}")
+    page.click("button:text('Begin')")
+    page.wait_for_selector("#work[aria-busy=false]")
+    page.click("summary")
+    check()
+    page.keyboard.press("s")
+    page.keyboard.press("1")
+    check()
+    page.focus("#stage")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#told:not([hidden])")
+    check()
+    context.close()

@@ -1,0 +1,199 @@
+"""From answers and marks to maps, and what is told of them."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focus.annotate.answers import AnswerFolder, digest_of
+from focus.annotate.command import annotate, checked_data
+from focus.config.annotate import AnnotateConfig
+from focus.config.command_line import parse
+from focus.config.data import CheckConfig
+from focus.config.train import TrainConfig
+from focus.data.check.command import check
+from focus.data.manifest import LABEL_NAMES, Manifest, Sample
+from focus.data.readers import read_given
+from focus.errors import InputError
+from focus.evaluation.people import Answer
+
+from .serving import write_faces
+
+SIDE = 64
+
+
+class Answered:
+    """Faces and answers, as by a session at the page."""
+
+    def __init__(self, tmp_path: Path, *data: str) -> None:
+        self.output = tmp_path / "human_maps"
+        self.words = [*data, "--output", str(self.output), "--maps", "--practice", "0"]
+        self.faces = list(checked_data(self.config()))
+        self.output.mkdir()
+        self.folder = AnswerFolder(self.output, self.faces, [])
+        self.shown = 0
+
+    def config(self, *words: str) -> AnnotateConfig:
+        return parse(AnnotateConfig, [*self.words, *words])
+
+    def face(self, ending: str) -> Sample:
+        (found,) = [face for face in self.faces if face.path.endswith(ending)]
+        return found
+
+    def say(self, ending: str, who: str, right: bool, box: tuple[int, ...] | None = None) -> None:
+        face = self.face(ending)
+        answer = LABEL_NAMES[face.label if right else 1 - face.label]  # type: ignore[operator]
+        self.shown += 1
+        place = self.folder.mark_of(who, digest_of(face), "main") if box else ""
+        mark = Image.new("L", (SIDE, SIDE)) if box else None
+        if mark and box:
+            mark.paste(255, box)  # type: ignore[arg-type]
+        about = (digest_of(face), face.path, who, "main", answer, 3, 4.0, self.shown, place, "")
+        self.folder.add(Answer(*about), mark)
+
+    def maps(self, *words: str) -> dict[str, Any]:
+        annotate(self.config(*words))
+        found: dict[str, Any] = json.loads((self.output / "people.json").read_text())
+        return found
+
+    def written(self) -> set[str]:
+        place = self.output / "maps"
+        return {str(path.relative_to(place)) for path in place.rglob("*.png")}
+
+
+@pytest.fixture
+def answered(tmp_path: Path) -> Answered:
+    made = Answered(tmp_path, str(write_faces(tmp_path / "faces", 4)))
+    left, right = (0, 0, 32, 64), (16, 0, 48, 64)
+    made.say("A/1_fake/0.png", "anna", True, left)
+    made.say("A/1_fake/0.png", "Ben B.", True, right)
+    made.say("A/1_fake/0.png", "cleo", False, (0, 0, 64, 64))
+    made.say("A/1_fake/1.png", "anna", False, left)
+    made.say("A/0_real/0.png", "anna", True)
+    made.say("A/0_real/1.png", "anna", True, right)
+    made.say("A/0_real/1.png", "Ben B.", False, right)
+    made.say("B/1_fake/0.png", "anna", True, left)
+    made.say("B/1_fake/0.png", "Ben B.", True, left)
+    return made
+
+
+def test_a_map_is_the_mean_of_those_who_were_right(answered: Answered) -> None:
+    told = answered.maps()
+    both, one = "A/1_fake/0.png", "A/0_real/1.png"
+    assert answered.written() == {both, one, "B/1_fake/0.png"}
+    with Image.open(answered.output / "maps" / both) as image:
+        assert (image.mode, image.size) == ("L", (SIDE, SIDE))
+        row = np.asarray(image)[10]
+    assert row[[0, 15, 16, 31, 32, 47, 48]].tolist() == [128, 128, 255, 255, 128, 128, 0]
+    assert (told["n_answered"], told["n_maps"]) == (5, 3)
+    # Of all annotators, one who marked everything and was wrong among them; then of three at least.
+    answered.maps("--who", "all")
+    assert answered.written() == {both, one, "A/1_fake/1.png", "B/1_fake/0.png"}
+    with Image.open(answered.output / "maps" / both) as image:
+        assert np.asarray(image)[10, [0, 20, 60]].tolist() == [170, 255, 85]
+    answered.maps("--who", "all", "--min-annotators", "3")
+    assert answered.written() == {both}, "those of an earlier call are gone"
+
+
+def test_what_is_told_of_people(answered: Answered) -> None:
+    told = answered.maps()
+    assert told["annotators"]["anna"]["accuracy"] == 4 / 5
+    assert told["annotators"]["Ben B."]["n_marked"] == 3
+    agreed = told["agreement"]
+    assert agreed["n_images"] == 2
+    assert agreed["iou"]["value"] == pytest.approx((1 / 3 + 1) / 2)
+    people = told["people"]["open"]["generators"]
+    assert people["B"]["people"]["apcer"] == 0
+    assert people["A"]["people"]["apcer"] == pytest.approx((1 / 3 + 1) / 2)
+    with (answered.output / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    assert rows[0]["path"].endswith("A/0_real/1.png"), "one says real, one synthetic"
+    assert rows[0]["said_synthetic"] == "0.5000"
+    assert rows[1]["path"].endswith("A/1_fake/0.png"), "two of three"
+    assert float(rows[1]["iou"]) == pytest.approx(1 / 3, abs=1e-3)
+    assert all(row["answers"] == "0" for row in rows[5:])
+    with Image.open(answered.output / "contact_sheet.png") as sheet:
+        assert sheet.width > 3 * 2 * 160
+
+
+def test_training_and_the_check_take_the_maps(answered: Answered, tmp_path: Path) -> None:
+    answered.maps()
+    folder, maps = str(tmp_path / "faces"), str(answered.output)
+    expected = {"A/1_fake/0.png", "A/0_real/1.png", "B/1_fake/0.png"}
+    for words in (
+        ["--data", folder, "--human-maps", maps],
+        ["--data", f"{maps}/manifest.csv"],
+    ):
+        found, _ = read_given(parse(TrainConfig, words))
+        mapped = {face.path: face.human_map for face in found if face.human_map}
+        assert {path.removeprefix(f"{folder}/") for path in mapped} == expected
+        for path, own in mapped.items():
+            assert own == f"{maps}/maps/{path.removeprefix(f'{folder}/')}"
+    words = [folder, "--human-maps", maps, "--no-strict", "--output", str(tmp_path / "check")]
+    check(parse(CheckConfig, words))
+    counts = json.loads((tmp_path / "check" / "check.json").read_text())["maps"]
+    assert (counts["maps"], counts["unmatched"], counts["unreadable"]) == (3, 0, 0)
+
+
+def test_beside_the_faces_the_maps_are_found(tmp_path: Path) -> None:
+    """As human_maps in the folder of faces; none of its pictures is taken for a face."""
+    data = write_faces(tmp_path, 2)
+    made = Answered(tmp_path, str(data))
+    made.say("A/0_real/1.png", "anna", True, (0, 0, 9, 9))
+    made.maps()
+    found, _ = read_given(parse(TrainConfig, ["--data", str(data)]))
+    assert len(found) == 6
+    assert [face.path for face in found if face.human_map] == [str(data / "A/0_real/1.png")]
+    made.maps()
+    with pytest.raises(InputError, match="would be taken for images"):
+        annotate(
+            parse(AnnotateConfig, [str(data), "--output", str(tmp_path / "A" / "out"), "--maps"])
+        )
+
+
+def test_of_a_table_and_of_faces_of_one_name(tmp_path: Path) -> None:
+    data = write_faces(tmp_path / "faces", 2)
+    for name in ("one", "two"):
+        lines = [f"{kind}/{n}.png,{kind[2:]}" for kind in ("A/0_real", "A/1_fake") for n in (0, 1)]
+        root = tmp_path / name
+        (root / "A").mkdir(parents=True)
+        for kind in ("0_real", "1_fake"):
+            (root / "A" / kind).mkdir()
+            for n in (0, 1):
+                pixels = np.asarray(Image.open(data / "A" / kind / f"{n}.png"))
+                Image.fromarray(pixels[::-1] if name == "two" else pixels).save(
+                    root / "A" / kind / f"{n}.png"
+                )
+        (root / "table.csv").write_text("\n".join(["path,label", *lines]))
+    tables = [str(tmp_path / name / "table.csv") for name in ("one", "two")]
+    made = Answered(tmp_path, *tables)
+    assert len(made.faces) == 8
+    for name in ("one", "two"):
+        made.say(f"{name}/A/0_real/1.png", "anna", True, (0, 0, 9, 9))
+    made.maps()
+    found = Manifest.from_csv(made.output / "manifest.csv")
+    mapped = {face.path: face.human_map for face in found if face.human_map}
+    assert len({*mapped.values()}) == len(mapped) == 2
+    own, _ = read_given(parse(TrainConfig, ["--data", tables[0], "--human-maps", str(made.output)]))
+    assert [face.path for face in own if face.human_map]
+
+
+def test_without_labels_nobody_is_right(tmp_path: Path) -> None:
+    data = tmp_path / "plain"
+    data.mkdir()
+    for path in write_faces(tmp_path / "faces", 2).rglob("0_real/*.png"):
+        path.rename(data / path.name)
+    made = Answered(tmp_path, str(data))
+    face = made.faces[0]
+    place = made.folder.mark_of("anna", digest_of(face), "main")
+    about = (digest_of(face), face.path, "anna", "main", "real", 3, 4.0, 1, place, "")
+    made.folder.add(Answer(*about), Image.new("L", (SIDE, SIDE), 255))
+    assert made.maps()["n_maps"] == 0
+    told = made.maps("--who", "all")
+    assert told["n_maps"] == 1
+    assert told["annotators"]["anna"]["accuracy"] is None

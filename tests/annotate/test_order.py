@@ -1,0 +1,129 @@
+"""Which face comes next."""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from focus.annotate.answers import AnswerFolder
+from focus.annotate.desk import Desk
+from focus.annotate.order import Keys, balanced, hard_first, practice
+from focus.data.known_images import CONTENT
+from focus.data.manifest import Sample
+
+KINDS = [("", 0)] * 300 + [("A", 1)] * 200 + [("B", 1)] * 60 + [("C", 1)] * 60
+
+
+def faces(kinds: Sequence[tuple[str, int]]) -> list[Sample]:
+    return [
+        Sample(f"/{n}.png", label=label, generator=generator, extra={CONTENT: f"{n:032x}"})
+        for n, (generator, label) in enumerate(kinds)
+    ]
+
+
+def test_every_beginning_is_balanced_and_nobody_can_tell_whose_turn_it_is() -> None:
+    """Neither the share of a kind in the data nor turns of the classes give an answer away."""
+    made = faces(KINDS)
+    order = np.argsort(balanced(made, 0, "anna")).tolist()
+    assert sorted(order) == list(range(len(made)))
+    labels = [made[row].label for row in order]
+    for count in (30, 60, 120, 180):
+        first = Counter(made[row].generator for row in order[:count])
+        assert abs(first[""] - count / 2) <= 6
+        for name in "ABC":
+            assert abs(first[name] - count / 6) <= 5, (count, first)
+    changes = np.mean([one != other for one, other in pairwise(labels[:200])])
+    assert 0.35 < changes < 0.65, "as a coin would"
+    again = np.argsort(balanced(made, 0, "anna")).tolist()
+    assert order == again
+    others = [np.argsort(balanced(made, *given)).tolist() for given in ((0, "ben"), (1, "anna"))]
+    assert order not in others
+    # Two who stop after a third have seen mostly the same faces.
+    assert len({*order[:200]} & {*others[0][:200]}) > 160
+    assert len({*order[:200]} & {*others[1][:200]}) < 130
+
+
+def test_practice_takes_both_classes_or_nothing() -> None:
+    made = faces(KINDS)
+    chosen = practice(made, 6, 0)
+    assert sorted(made[row].label or 0 for row in chosen) == [0, 0, 0, 1, 1, 1]
+    assert practice(faces([("", 0)] * 5 + [("A", 1)] * 6), 6, 0) == []
+    assert practice(faces([("", 0)] * 50), 6, 0) == []
+
+
+def test_hard_faces_come_first() -> None:
+    keys = np.array([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
+    margins = np.array([0.9, -0.3, 0.1, 0.9, -0.8, 0.9])
+    order = np.argsort(hard_first(keys, margins, disputed=[0])).tolist()
+    assert order == [4, 1, 2, 0, 5, 3], "wrong, unsure, disputed, then as before"
+    assert np.array_equal(hard_first(keys, None, [0]), keys)
+
+
+def desk(folder: Path, count: int, every: int = 0, margins: Keys | None = None) -> Desk:
+    folder.mkdir(exist_ok=True)
+    made = faces([("", 0), ("A", 1)] * (count // 2))
+    return Desk(made, AnswerFolder(folder, made, []), every, 0, margins)
+
+
+def answered(own: Desk, annotator: str = "anna", said: str = "real") -> dict[str, Any]:
+    """Answer what is asked; return the question."""
+    question: dict[str, Any] = own.ask(annotator, "")["question"]
+    about = {"annotator": annotator, "round": question["round"], "answer": said}
+    own.take(question["number"], None, **about, confidence=1, seconds=1.0)
+    return question
+
+
+def test_repeats_are_of_earlier_faces_and_each_once(tmp_path: Path) -> None:
+    own = desk(tmp_path / "out", 40, every=10)
+    after = own.ask("anna", "")["after"]
+    asked: list[dict[str, Any]] = []
+    while question := own.ask("anna", "")["question"]:
+        assert not asked or question["number"] == after, "the one that was loaded before"
+        after = own.ask("anna", "")["after"]
+        asked.append(answered(own))
+    rounds = [question["round"] for question in asked]
+    assert [at for at, name in enumerate(rounds) if name == "repeat"] == [10, 21, 32, 43]
+    repeats = [question["number"] for question in asked if question["round"] == "repeat"]
+    assert len({*repeats}) == 4
+    for at, number in zip((10, 21, 32, 43), repeats, strict=True):
+        before = [question["number"] for question in asked[:at]]
+        assert at - before.index(number) > 5
+    assert len({q["number"] for q in asked if q["round"] == "main"}) == 40
+
+
+def test_two_tabs_of_one_annotator_get_different_faces(tmp_path: Path) -> None:
+    own = desk(tmp_path / "out", 4)
+    with own.tab("one"):
+        first = own.ask("anna", "one")
+        with own.tab("two"):
+            second = own.ask("anna", "two")
+            held = {first["question"]["number"], first["after"]}
+            assert held.isdisjoint({second["question"]["number"], second["after"]})
+            # Another annotator's faces are nobody's business.
+            assert own.ask("ben", "three")["question"] is not None
+            assert own.ask("anna", "four")["question"] is None
+            assert own.ask("anna", "four")["elsewhere"]
+        assert own.ask("anna", "four")["question"] == second["question"]
+    assert own.ask("anna", "five")["question"] == first["question"]
+
+
+def test_faces_on_which_annotators_disagree_come_before_easy_ones(tmp_path: Path) -> None:
+    own = desk(tmp_path / "out", 20, margins=np.full(20, 0.9))
+    for _ in range(20):
+        answered(own, "ben", "real")
+    disputed = [answered(own, "cleo", "synthetic")["number"] for _ in range(3)]
+    answered(own, "cleo", "real")
+    first = [answered(own, "anna", "real")["number"] for _ in range(3)]
+    assert sorted(first) == sorted(disputed)
+
+
+def test_a_vanished_face_is_asked_no_more(tmp_path: Path) -> None:
+    own = desk(tmp_path / "out", 4)
+    number = own.ask("anna", "")["question"]["number"]
+    own.gone.add(number)
+    state = own.ask("anna", "")
+    assert state["left"] == 3
+    assert state["question"]["number"] != number

@@ -1,0 +1,303 @@
+"""What gets in, what does not, and that no answer is lost: against the running program."""
+
+import base64
+import io
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from .serving import Served, program, rows, serving, write_faces
+
+pytestmark = pytest.mark.slow
+
+
+def mark(side: int = 64, size: tuple[int, int] | None = None) -> str:
+    image = Image.new("RGBA", size or (side, side))
+    image.paste((25, 227, 255, 255), (8, 8, 24, 40))
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_faces(tmp_path_factory.mktemp("data") / "fa<b>ces")
+
+
+@pytest.fixture
+def served(data: Path, tmp_path: Path) -> Any:
+    with serving(data, "--output", tmp_path / "out", "--practice", 0) as running:
+        yield running
+
+
+def test_an_answer_is_on_the_disk_when_the_next_question_comes(
+    served: Served, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    status, state = served.answer(served.state(), mark=mark())
+    assert status == 200
+    (row,) = rows(out)
+    assert (row["annotator"], row["answer"], row["confidence"]) == ("anna", "real", "2")
+    assert (row["round"], row["seconds"], row["shown"], row["version"]) == ("main", "1.5", "1", "1")
+    assert row["path"].endswith(".png")
+    with Image.open(out / row["mark"]) as image:
+        assert (image.mode, image.size, image.getbbox()) == ("L", (64, 64), (8, 8, 24, 40))
+    assert state["done"] == 1
+    # Nothing drawn, no picture; and of two equal answers one counts.
+    asked = state
+    assert served.answer(asked)[1]["counts"]
+    again = served.answer(asked, "synthetic")[1]
+    assert not again["counts"]
+    assert [row["answer"] for row in rows(out)] == ["real", "real"]
+    assert len(list((out / "marks").rglob("*.png"))) == 1
+    # Killed, it goes on by the same command.
+    served.process.kill()
+    served.process.wait()
+    with serving(served_data(served), "--output", out, "--practice", 0) as other:
+        assert other.state()["done"] == 2
+        assert other.state()["question"] == again["question"]
+        assert other.state("ben")["done"] == 0
+
+
+def served_data(served: Served) -> str:
+    words: Any = served.process.args
+    return str(words[4])
+
+
+def test_many_at_once_lose_nothing(served: Served, tmp_path: Path) -> None:
+    def all_faces(name: str) -> int:
+        state, count = served.state(name, tab=name), 0
+        while state["question"]:
+            status, state = served.answer(state, tab=name, mark=mark())
+            assert status == 200, state
+            count += state["counts"]
+        return count
+
+    names = ["anna", "ben", "cleo", "Dörte O'Neil"]
+    with ThreadPoolExecutor(8) as pool:
+        counts = list(pool.map(all_faces, names * 2))
+    assert sum(counts) == 4 * 18
+    found = rows(tmp_path / "out")
+    assert len({(row["annotator"], row["image"]) for row in found}) == len(found) == 72
+    assert len(list((tmp_path / "out" / "answers").iterdir())) == 4
+    printed = served.stop()
+    assert "18 of 18 faces answered" in printed
+    assert served.process.returncode == 0
+
+
+def test_practice_tells_the_label_and_nothing_else_does(data: Path, tmp_path: Path) -> None:
+    with serving(data, "--output", tmp_path / "out", "--annotator", "eve") as served:
+        state = served.state("somebody else")
+        assert state["annotator"] == "eve"
+        texts = []
+        for at in range(6):
+            assert state["practice"] == [at, 6]
+            assert state["question"]["round"] == "practice"
+            texts.append(served.ask(f"face/{state['question']['number']}")[1])
+            state = served.answer(state)[1]
+            assert state["label"] in ("real", "synthetic")
+        after = served.answer(state)[1]
+        assert after["label"] is None
+        told = json.dumps([state | {"label": ""}, after]) + "".join(texts)
+        assert not re.search(r"1_fake|0_real|synthetic|fa<b>ces", told)
+        served.stop(signal.SIGTERM)
+        assert served.process.returncode == 0
+    practised = [row for row in rows(tmp_path / "out") if row["round"] == "practice"]
+    assert len(practised) == 6
+    about = json.loads((tmp_path / "out" / "people.json").read_text())
+    assert about["n_answered"] == 1, "practice counts nowhere"
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        ({"number": 18}, 400),
+        ({"number": -1}, 400),
+        ({"number": "../../etc/passwd"}, 400),
+        ({"number": True}, 400),
+        ({"confidence": 4}, 400),
+        ({"confidence": [1]}, 400),
+        ({"confidence": 2.0}, 400),
+        ({"answer": "maybe"}, 400),
+        ({"seconds": -1}, 400),
+        ({"seconds": 1e999}, 400),
+        ({"round": "practice"}, 400),
+        ({"round": "repeat"}, 400),
+        ({"annotator": "../../anna"}, 400),
+        ({"annotator": "<script>"}, 400),
+        ({"annotator": "a\u202eb"}, 400),
+        ({"annotator": "=HYPERLINK(1)"}, 400),
+        ({"annotator": ["anna"]}, 400),
+        ({"mark": "data:image/png;base64,AAAA"}, 400),
+        ({"mark": "no"}, 400),
+        ({"mark": mark(65)}, 400),
+        ({"mark": mark(size=(64, 9000))}, 400),
+    ],
+)
+def test_what_the_page_would_not_send(
+    reply: dict[str, Any], status: int, shared: Served, tmp_path: Path
+) -> None:
+    state = shared.state("mallory")
+    said = shared.answer(state, **reply)
+    assert said[0] == status, said
+    assert not isinstance(said[1], str) or "/" not in said[1], "no path of this machine"
+    assert shared.state("mallory") == state
+
+
+def test_what_is_sent_is_bounded(shared: Served) -> None:
+    try:
+        status = shared.ask("answer", b" " * 9_000_000)[0]
+    except urllib.error.URLError:
+        status = 413  # it has stopped to listen
+    assert status == 413
+    assert shared.ask("answer", b" " * 8_000_000)[0] == 400
+    assert shared.ask("")[0] == 200
+
+
+@pytest.fixture(scope="module")
+def shared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with serving(
+        data, "--output", tmp_path_factory.mktemp("shared") / "out", "--practice=0"
+    ) as own:
+        yield own
+
+
+def test_nobody_else_gets_in(shared: Served) -> None:
+    body = {"annotator": "anna", "tab": ""}
+    assert shared.ask("ask", body)[0] == 200
+    for origin in (None, "http://evil.example", "null", shared.address.replace("http", "ftp")):
+        assert shared.ask("ask", body, origin=origin)[0] == 403, origin
+    # A foreign name that leads to this machine.
+    assert shared.ask("", host="evil.example:80")[0] == 403
+    assert shared.ask("face/0", host="evil.example")[0] == 403
+    assert (
+        shared.ask("", host=shared.address.split("/")[2].replace("127.0.0.1", "localhost"))[0]
+        == 200
+    )
+    for path in (
+        "face/..%2f..%2fetc/passwd",
+        "face/a.png",
+        "face/-1",
+        "face/99",
+        "../pyproject.toml",
+    ):
+        assert shared.ask(path)[0] == 404, path
+    assert shared.ask("ask", b"[1]")[0] == shared.ask("ask", b"{")[0] == 400
+    assert "script-src 'self'" in page_headers(shared)["Content-Security-Policy"]
+
+
+def page_headers(served: Served) -> Any:
+    with urllib.request.urlopen(served.address) as response:
+        return response.headers
+
+
+def test_for_a_group_the_address_has_a_token(data: Path, tmp_path: Path) -> None:
+    words = (data, "--output", tmp_path / "out", "--host", "0.0.0.0")
+    tokens = []
+    for _ in range(2):
+        with serving(*words) as served:
+            where, token = re.fullmatch(r"(http://[^/]+/)([\w-]{22})/", served.address).groups()  # type: ignore[union-attr]
+            port = where.split(":")[2]
+            served.address = f"http://127.0.0.1:{port}{token}/"
+            assert served.state()["question"]
+            for wrong in ("", "x/", token[:-1] + "/", f"{token}x/", f"{token.swapcase()}/"):
+                served.address = f"http://127.0.0.1:{port}{wrong}"
+                assert served.ask("")[0] == served.ask("face/0")[0] == 403, wrong
+                assert served.ask("ask", {"annotator": "anna"})[0] == 403
+            tokens.append(token)
+    assert tokens[0] != tokens[1]
+
+
+def test_a_full_disk_loses_no_answer(data: Path, tmp_path: Path) -> None:
+    """By the limit of a file's size, which is met as a full disk is."""
+    out = tmp_path / "out"
+    with serving(data, "--output", out, "--practice", 0) as served:
+        state = served.answer(served.state())[1]
+        size = next((out / "answers").iterdir()).stat().st_size
+        unlimited = resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, (size, unlimited[1]))
+        status, text = served.answer(state)
+        assert (status, text) == (507, "it cannot be written (File too large).")
+        assert len(rows(out)) == 1
+        assert served.state() == {name: state[name] for name in served.state()}
+        resource.prlimit(served.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        assert served.answer(state)[0] == 200
+    assert len(rows(out)) == 2
+    assert not list(out.rglob("*.part"))
+
+
+def test_a_face_that_vanished(tmp_path: Path) -> None:
+    data = write_faces(tmp_path / "faces", each=1)
+    with serving(data, "--output", tmp_path / "out") as served:
+        state = served.state()
+        for path in data.rglob("*.png"):
+            path.unlink()
+        assert served.answer(state, mark=mark())[0] == 200, "it was seen before"
+        status, text = served.ask(f"face/{state['after']}")
+        assert (status, text) == (410, "This face cannot be shown any more.")
+        assert served.state()["question"]["number"] != state["after"]
+        printed = served.stop()
+    assert "left out: Cannot decode" in printed
+    assert served.process.returncode == 0
+    assert len(rows(tmp_path / "out")) == 1
+
+
+def refusal(*words: object) -> str:
+    done = program(*words, "--no-browser")
+    printed = done.communicate(timeout=60)[0]
+    assert done.returncode == 2, printed
+    (line,) = [line for line in printed.splitlines() if "error:" in line]
+    return line
+
+
+def test_bad_input_is_one_sentence(data: Path, served: Served, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    served.answer(served.state())
+    assert "Another process writes" in refusal(data, "--output", out)
+    port = served.address.split(":")[2].strip("/")
+    assert f"port {port} (Address already in use)" in refusal(
+        data, "--output", tmp_path / "other", "--port", port
+    )
+    served.stop()
+    other = write_faces(tmp_path / "others", side=32)
+    assert "are about other faces than these" in refusal(other, "--output", out)
+    assert "holds other files" in refusal(data, "--output", tmp_path / "others")
+    (tmp_path / "none").mkdir()
+    assert "none" in refusal(tmp_path / "none", "--output", tmp_path / "new")
+    assert "There are no faces" in refusal("--output", out)
+    assert len(rows(out)) == 1
+
+
+def test_a_browser_that_cannot_be_opened(data: Path, tmp_path: Path) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "focus",
+        "annotate",
+        str(data),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    environment = {**os.environ, "BROWSER": "/nowhere/browser", "PATH": "/nowhere"}
+    with subprocess.Popen(
+        [*words, "--port", "0"], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "no browser could be opened: open the address yourself\n":
+                break
+        else:
+            raise AssertionError("it did not say so")
+        process.send_signal(signal.SIGINT)

@@ -1,0 +1,126 @@
+"""People's figures, and a detector's on the same images: worked out by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from focus.data.manifest import LABEL_NAMES
+from focus.errors import InputError
+from focus.evaluation.people import Answer, beside, by_annotator, read_answers
+from focus.evaluation.result_table import format_table, people_lines
+from focus.evaluation.results import summarise
+from focus.evaluation.scores import Scores
+from focus.metrics.intervals import rate_interval
+
+
+def said(image: str, label: int, sure: int = 3, who: str = "anna", part: str = "main") -> Answer:
+    return Answer(image, f"/{image}", who, part, LABEL_NAMES[label], sure, 2.0, 1, "", "")
+
+
+def scores(groups: list[str] | None = None) -> Scores:
+    """Four real images and four fakes of each of two generators, the detector right about six."""
+    score = [0.1, 0.2, 0.3, 0.9, 0.8, 0.7, 0.1, 0.9, 0.2, 0.1, 0.8, 0.3]
+    return Scores.without_cams(
+        path=[f"/{n}" for n in range(12)],
+        label=[0] * 4 + [1] * 8,
+        generator=[""] * 4 + ["near"] * 4 + ["far"] * 4,
+        group=groups or [""] * 12,
+        score=score,
+        predicted=[value > 0.5 for value in score],
+    )
+
+
+DIGESTS = [str(n) for n in range(12)]
+ANSWERS = [
+    # Real images 0 to 3, the last one by two people, who differ.
+    *(said("0", 0), said("1", 0, 1), said("2", 1, 2), said("3", 0), said("3", 1, who="ben")),
+    # Of "near" three images; of "far" none.
+    *(said("4", 1), said("5", 0, 2), said("6", 1, 1)),
+    # These count nowhere: practice, a repeat, and an image that the detector did not score.
+    *(said("7", 0, part="practice"), said("4", 0, part="repeat"), said("99", 0)),
+]
+
+
+def test_rates_are_of_answers_and_intervals_of_images() -> None:
+    found = beside(scores(), DIGESTS, ANSWERS, [], 0.5)
+    assert (found["n_annotators"], found["n_images"], found["n_answers"]) == (2, 7, 8)
+    assert list(found["open"]["generators"]) == ["near"], "nobody saw the other one's"
+    entry = found["open"]["generators"]["near"]
+    assert (entry["n_real"], entry["n_synthetic"]) == (4, 3)
+    people, model = entry["people"], entry["model"]
+    assert people["apcer"] == pytest.approx(1 / 3)
+    assert people["bpcer"] == pytest.approx((0 + 0 + 1 + 0.5) / 4)
+    assert people["accuracy"] == pytest.approx((1 + 1 + 0 + 0.5 + 1 + 0 + 1) / 7)
+    assert people["intervals"]["bpcer"] == rate_interval(1.5, 4), "of four images, not five answers"
+    assert people["intervals"]["apcer"] == rate_interval(1, 3)
+    ratings = [0, 1 / 3, 5 / 6, 0, 1, 1, 1 / 6, 2 / 3]
+    assert people["auc"] == pytest.approx(roc_auc_score([0] * 5 + [1] * 3, ratings))
+    # The detector on the same seven images, not on all.
+    assert model["apcer"] == pytest.approx(1 / 3)
+    assert model["bpcer"] == 1 / 4
+    assert model["auc"] == pytest.approx(
+        roc_auc_score([0] * 4 + [1] * 3, [0.1, 0.2, 0.3, 0.9, 0.8, 0.7, 0.1])
+    )
+    for who in (people, model):
+        low, high = who["intervals"]["auc"]
+        assert low < who["auc"] < high
+    assert found["open"]["mean"]["people"]["auc"] == people["auc"]
+
+
+def test_images_of_one_person_are_one_in_the_intervals() -> None:
+    groups = ["p", "p", "p", "p"] + [""] * 8
+    people = beside(scores(groups), DIGESTS, ANSWERS)["open"]["generators"]["near"]["people"]
+    assert people["intervals"]["bpcer"] == rate_interval(1.5 / 4, 1)
+
+
+def test_people_stand_beside_the_detector_in_words_and_in_the_table() -> None:
+    results = summarise(scores(), [], resamples=9)
+    assert people_lines(results) == []
+    results["people"] = beside(scores(), DIGESTS, ANSWERS, [], 0.5)
+    first, second = people_lines(results)
+    assert first.startswith("Of 100 synthetic faces of near people missed 33 (1 to 91), ")
+    assert "the detector 33 (1 to 91)" in first
+    assert second.startswith("Of 100 real faces people called synthetic 38 (")
+    assert "the detector 25 (1 to 81)" in second
+    table = format_table({"run": results})
+    (people,) = [line for line in table.splitlines() if "people" in line]
+    (detector,) = [line for line in table.splitlines() if "on the same" in line]
+    own = results["people"]["open"]["mean"]
+    assert f"{own['people']['auc']:.3f}" in people
+    assert f"{own['model']['auc']:.3f}" in detector
+
+
+def test_annotators() -> None:
+    labels = {"0": 0, "1": 0, "2": 0, "4": 1, "9": None}
+    answers = [said("0", 0), said("4", 0), said("9", 1), said("0", 0, part="repeat")]
+    answers += [said("2", 1, who="ben"), said("1", 1, who="ben", part="practice")]
+    found = by_annotator(answers, labels)
+    assert found["anna"] == {
+        "n_answers": 3,
+        "n_marked": 0,
+        "seconds": 2.0,
+        "accuracy": 0.5,
+        "n_repeats": 1,
+        "repeat_same_answer": 1.0,
+    }
+    assert found["ben"]["accuracy"] == 0
+    assert found["ben"]["repeat_same_answer"] is None
+
+
+def test_answers_that_cannot_be_read(tmp_path: Path) -> None:
+    assert read_answers(None) == []
+    with pytest.raises(InputError, match="There is no folder"):
+        read_answers(tmp_path)
+    (tmp_path / "answers").mkdir()
+    head = "image,path,annotator,round,answer,confidence,seconds,shown,mark,time,version\n"
+    file = tmp_path / "answers" / "anna.csv"
+    file.write_text(head + "0,/0,anna,main,real,2,1.5,1,,2026,1\n")
+    (answer,) = read_answers(tmp_path)
+    assert answer.score == pytest.approx(0.5 - 2 / 6)
+    assert np.isclose(said("0", 1, 1).score, 2 / 3)
+    for wrong in ("maybe,2,1.5,1,,2026,1", "real,4,1.5,1,,2026,1", "real,2,1.5,1,,2026,2", "real"):
+        file.write_text(f"{head}0,/0,anna,main,{wrong}\n")
+        with pytest.raises(InputError, match=r"anna.csv, row 1: no answer"):
+            read_answers(tmp_path)
