@@ -32,6 +32,7 @@ OTHER_NAMES: dict[str, tuple[str, str]] = {
     "mixed_precision": ("amp", "bf16"),
     "channels_last": ("channels-last", ""),
     "compile": ("torchcompile", "torch_compile"),
+    "compile_mode": ("torchcompile-mode", "torch_compile_mode"),
     "grad_checkpointing": ("grad-checkpointing", "gradient_checkpointing"),
     "sync_bn": ("sync-bn", ""),
     "device": ("device", "use_cpu"),

@@ -57,6 +57,7 @@ temperature and label smoothing, which no named loss sets, and by which losses a
 DEFAULT_LOSS, WITHOUT_MAPS = "blend", "ce"
 """The loss if none is named: with human maps, and where no training image has one."""
 ClassWeight = Literal["none", "balanced"]
+CompileMode = Literal["default", "reduce-overhead"]
 EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"]
 
 
@@ -170,6 +171,9 @@ class TrainConfig(SharedConfig):
         "images at a time in validation and test", EVALUATION_BATCH, within=COUNT
     )
     compile: bool = in_machine("compile the network with torch.compile", False)
+    compile_mode: CompileMode = in_machine(
+        "of --compile; reduce-overhead replays CUDA graphs", "default"
+    )
     grad_checkpointing: bool = in_machine(
         "compute features again for the gradient instead of keeping them: less memory", False
     )

@@ -134,7 +134,7 @@ class Trainer:
         decay = config.model_ema_decay
         self.ema = ModelEmaV3(detector, decay=decay, use_warmup=True) if decay else None
         if config.compile:
-            trained.compile()  # in place: the names of the weights stay
+            trained.compile(mode=config.compile_mode)  # in place: the names of the weights stay
         optimizer = make_optimizer(config, detector)
         # Before Accelerate takes the optimiser's step for its own: else the schedule warns of it.
         self.scheduler = make_scheduler(config, optimizer, self.plan.steps)

@@ -30,7 +30,7 @@ FLAGS = {
     TrainConfig: f"""{SHARED}
         augment batch-size cached-features cam-class channels-last checkpoint-steps
         checkpoints-kept class-weight classification-weight clip-grad compare-ce
-        compile dry-run entropy-target epochs
+        compile compile-mode dry-run entropy-target epochs
         eval-batch-size eval-metric focus-level focus-schedule focus-weight
         grad-accum-steps grad-checkpointing image-size initial-checkpoint
         label-smoothing layer-decay log-steps loss lr
