@@ -10,8 +10,9 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from focus.errors import InputError
 
@@ -19,9 +20,6 @@ if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
-
-if TYPE_CHECKING:
-    from _csv import Writer as CsvWriter
 
 _LOCK = ".lock"
 
@@ -50,9 +48,8 @@ def atomic_write(path: Path, *, flushed: bool = True) -> Iterator[Path]:
         flush(path.parent)
 
 
-@contextmanager
-def atomic_csv_writer(path: str | Path) -> Iterator["CsvWriter"]:
-    """Yield the writer of a CSV that is there whole or not at all, as by :func:`atomic_write`.
+def write_csv(path: str | Path, header: Iterable[object], rows: Iterable[Iterable[object]]) -> Path:
+    """Write a CSV that is there whole or not at all, and return its path.
 
     It is UTF-8; bytes of file names that are not stay as they are. Lines end with a line feed, and
     any name comes back.
@@ -61,7 +58,8 @@ def atomic_csv_writer(path: str | Path) -> Iterator["CsvWriter"]:
         atomic_write(Path(path)) as aside,
         aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        yield csv.writer(_Lines(file))
+        csv.writer(_Lines(file)).writerows(chain([header], rows))
+    return Path(path)
 
 
 class _Lines:
