@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from focus.errors import InputError
 
@@ -20,6 +20,9 @@ if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+if TYPE_CHECKING:
+    from _csv import Writer as CsvWriter
 
 _LOCK = ".lock"
 
@@ -48,8 +51,9 @@ def atomic_write(path: Path, *, flushed: bool = True) -> Iterator[Path]:
         flush(path.parent)
 
 
-def write_csv(path: str | Path, header: Iterable[object], rows: Iterable[Iterable[object]]) -> Path:
-    """Write a CSV that is there whole or not at all, and return its path.
+@contextmanager
+def atomic_csv_writer(path: str | Path) -> Iterator["CsvWriter"]:
+    """Yield the writer of a CSV that is there whole or not at all, as by :func:`atomic_write`.
 
     It is UTF-8; bytes of file names that are not stay as they are. Lines end with a line feed, and
     any name comes back.
@@ -58,7 +62,13 @@ def write_csv(path: str | Path, header: Iterable[object], rows: Iterable[Iterabl
         atomic_write(Path(path)) as aside,
         aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        csv.writer(_Lines(file)).writerows(chain([header], rows))
+        yield csv.writer(_Lines(file))
+
+
+def write_csv(path: str | Path, header: Iterable[object], rows: Iterable[Iterable[object]]) -> Path:
+    """Write a table by :func:`atomic_csv_writer`; return its path."""
+    with atomic_csv_writer(path) as writer:
+        writer.writerows(chain([header], rows))
     return Path(path)
 
 
