@@ -27,7 +27,7 @@ from focus.data.maps import (
     looks_inverted,
 )
 from focus.errors import ImageError, InputError
-from focus.runtime.files import atomic_csv_writer
+from focus.runtime.files import write_csv
 from focus.runtime.machine import cache_dir, usable_cores
 from focus.runtime.progress import progress_bar
 
@@ -161,9 +161,7 @@ def _decoded(path: str, role: Role) -> tuple[Verdict, Image.Image | Map | None]:
 
 def write_bad_files(bad: Sequence[BadFile], path: str | Path) -> None:
     """Write ``bad_files.csv``: path, role, reason."""
-    with atomic_csv_writer(path) as writer:
-        writer.writerow(("path", "role", "reason"))
-        writer.writerows((entry.path, entry.role, entry.reason) for entry in bad)
+    write_csv(path, ("path", "role", "reason"), ((e.path, e.role, e.reason) for e in bad))
 
 
 def _files(manifest: Manifest) -> list[_File]:

@@ -1,18 +1,16 @@
 """Shapes that people drew on images, from a COCO file: ``images`` and ``annotations``."""
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import Meta, convert
+from msgspec import Meta, Struct, convert
 
-from focus.runtime.json_files import Finite
+from focus.runtime.json_files import Finite, load_json
 
 Polygon = list[Finite]
 """x, y, x, y, ... of the corners in pixels."""
@@ -46,16 +44,14 @@ def read_coco(path: str) -> dict[str, Drawing]:
     return _read(path, status.st_mtime_ns, status.st_size)
 
 
-@dataclass(frozen=True)
-class _Image:
+class _Image(Struct):
     id: int | str
     file_name: Annotated[str, Meta(pattern=r"[^/.]")]
     width: Annotated[float, Meta(ge=1, le=2**31)]
     height: Annotated[float, Meta(ge=1, le=2**31)]
 
 
-@dataclass(frozen=True)
-class _Annotation:
+class _Annotation(Struct):
     image_id: int | str
     annotator: int | str = ""
     segmentation: list[Annotated[Polygon, Meta(min_length=6)]] | dict[str, Any] | None = None
@@ -77,8 +73,7 @@ class _Annotation:
         self.polygons()  # so that an error has the annotation's place
 
 
-@dataclass(frozen=True)
-class _Content:
+class _Content(Struct):
     images: list[_Image]
     annotations: list[_Annotation]
 
@@ -86,7 +81,7 @@ class _Content:
 @lru_cache(maxsize=4)
 def _read(path: str, changed: int, n_bytes: int) -> dict[str, Drawing]:
     try:
-        content = convert(json.loads(Path(path).read_bytes()), _Content)
+        content = convert(load_json(Path(path)), _Content)
         drawings = {
             str(image.id): Drawing(image.file_name, (int(image.width), int(image.height)), {})
             for image in content.images
@@ -96,8 +91,6 @@ def _read(path: str, changed: int, n_bytes: int) -> dict[str, Drawing]:
             polygons.setdefault(str(annotation.annotator), []).extend(annotation.polygons())
     except KeyError as error:
         raise ValueError(f"an annotation is of the image {error}, which is not there") from error
-    except RecursionError as error:
-        raise ValueError(str(error)) from error
     return drawings
 
 

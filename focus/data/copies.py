@@ -13,7 +13,7 @@ from focus.data.known_images import CONTENT
 from focus.data.manifest import LABEL_NAMES, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError, shown
 from focus.findings import Finding
-from focus.runtime.files import atomic_csv_writer
+from focus.runtime.files import write_csv
 
 LEFT_OUT = "left_out.csv"
 _NAMES = {"train": "training", "validation": "validation", "test": "test"}
@@ -89,12 +89,13 @@ def left_out_findings(manifest: Manifest, left_out: Sequence[Copy]) -> list[Find
 
 def write_left_out(left_out: Sequence[Copy], folder: Path) -> None:
     """Write ``left_out.csv``, a row for each image; ``docs/formats.md`` describes it."""
-    with atomic_csv_writer(folder / LEFT_OUT) as writer:
-        writer.writerow(("path", "split", "label", "set", "original", "original_split"))
-        for copy in left_out:
-            one, other = copy.sample, copy.original
-            label = "" if one.label is None else LABEL_NAMES[one.label]
-            writer.writerow((one.path, one.split, label, _set(one), other.path, other.split))
+    rows = []
+    for copy in left_out:
+        one, other = copy.sample, copy.original
+        label = "" if one.label is None else LABEL_NAMES[one.label]
+        rows.append((one.path, one.split, label, _set(one), other.path, other.split))
+    header = ("path", "split", "label", "set", "original", "original_split")
+    write_csv(folder / LEFT_OUT, header, rows)
 
 
 def _kind(sample: Sample) -> tuple[str, str, str, str]:

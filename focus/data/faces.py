@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from focus.config.data import CropConfig
 from focus.data.manifest import Manifest
 from focus.errors import InputError
-from focus.runtime.files import atomic_csv_writer
+from focus.runtime.files import write_csv
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the upright image."""
@@ -149,10 +149,7 @@ def overlap(box: Box, other: Box) -> float:
 
 def write_no_face(rows: Iterable[tuple[str, str]], folder: Path) -> Path:
     """Write the paths of images without a face, each with the reason; return the file's path."""
-    with atomic_csv_writer(folder / NO_FACE) as writer:
-        writer.writerow(("path", "reason"))
-        writer.writerows(rows)
-    return folder / NO_FACE
+    return write_csv(folder / NO_FACE, ("path", "reason"), rows)
 
 
 def geometries(manifest: Manifest) -> Counter[str]:

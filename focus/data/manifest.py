@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, cast, get_args
 
 from focus.config.layouts import COLUMNS
 from focus.errors import InputError
-from focus.runtime.files import atomic_csv_writer
+from focus.runtime.files import write_csv
 
 REAL, SYNTHETIC = 0, 1
 LABEL_NAMES = ("real", "synthetic")
@@ -97,9 +97,8 @@ class Manifest(tuple[Sample, ...]):
         """
         folder = f"{absolute(path).parent}{os.sep}"
         extra = sorted({name for sample in self for name in sample.extra})
-        with atomic_csv_writer(path) as writer:
-            writer.writerow([*COLUMNS, *extra])
-            writer.writerows(_to_row(sample, folder, extra) for sample in self)
+        rows = (_to_row(sample, folder, extra) for sample in self)
+        write_csv(path, (*COLUMNS, *extra), rows)
 
     @classmethod
     def from_csv(cls, path: str | Path) -> "Manifest":
@@ -188,8 +187,7 @@ def csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of a CSV that are not blank, each with the number of its first line.
 
     The file is UTF-8 with or without BOM; undecodable bytes are kept as they are. A row of empty
-    cells counts as blank, as a spreadsheet leaves it behind, and so does the comment that older
-    manifests begin with. Raises InputError.
+    cells counts as blank, as a spreadsheet leaves it behind. Raises InputError.
     """
     line = 1
     try:
@@ -198,11 +196,8 @@ def csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
                 raise InputError(f"{path} is UTF-16 text: save it as UTF-8.")
         with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
             reader = csv.reader(text, strict=True)
-            begun = False
             for row in reader:
-                blank = not any(row) or (len(row) == 1 and not row[0].strip())
-                if not blank and (begun or not row[0].startswith("# focus-")):
-                    begun = True
+                if any(row) and (len(row) > 1 or row[0].strip()):
                     yield line, row
                 line = reader.line_num + 1
     except csv.Error as error:

@@ -38,7 +38,7 @@ from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import Resampler, percentiles
 from focus.metrics.intervals import Interval, rate_interval
-from focus.runtime.files import atomic_csv_writer
+from focus.runtime.files import write_csv
 from focus.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -280,17 +280,16 @@ def add(summary: dict[str, dict[str, Any]], results: Results) -> None:
 
 def write(falls: Falls, scores: Scores, folder: Path) -> Path:
     """Write ``faithfulness.csv``, a row an image, into ``folder``; return its path."""
-    path = folder / FILE
     columns = falls.columns()
     figures = zip(*(columns[n] for n in ("fall_peak", "fall_elsewhere", _SHARE)), strict=True)
-    with atomic_csv_writer(path) as writer:
-        about = ("path", "label", "generator", "test_set", "predicted")
-        writer.writerow((*about, "fall_peak", "fall_elsewhere", "peak_larger"))
-        for row, own in enumerate(figures):
-            label = "" if scores.label[row] < 0 else scores.label[row]
-            texts = (scores.path[row], label, scores.generator[row], scores.test_set[row])
-            writer.writerow((*texts, scores.predicted[row], *(f"{value:.6g}" for value in own)))
-    return path
+    about = ("path", "label", "generator", "test_set", "predicted")
+    rows = []
+    for row, own in enumerate(figures):
+        label = "" if scores.label[row] < 0 else scores.label[row]
+        texts = (scores.path[row], label, scores.generator[row], scores.test_set[row])
+        rows.append((*texts, scores.predicted[row], *(f"{value:.6g}" for value in own)))
+    header = (*about, "fall_peak", "fall_elsewhere", "peak_larger")
+    return write_csv(folder / FILE, header, rows)
 
 
 def lines(summary: dict[str, dict[str, Any]]) -> list[str]:

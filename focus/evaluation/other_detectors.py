@@ -77,7 +77,8 @@ def read(path: str | Path, columns: dict[str, str], data_root: str | None = None
     try:
         found, at = _columns(header, columns)
     except ValueError as error:
-        raise InputError(f"{unit} {line}: {error}.") from error
+        commas = ", or separate the columns by commas" * (len(header) == 1)
+        raise InputError(f"{unit} {line}: {error}{commas}.") from error
     root = None if data_root is None else str(absolute(data_root))
     place = str if root is None else partial(place_inside, root=root, outside=True)
     values: list[float] = []

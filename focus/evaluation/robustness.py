@@ -25,7 +25,7 @@ from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import units
 from focus.metrics.intervals import mean_auc_difference, mean_auc_interval
 from focus.metrics.ranking import Ranking
-from focus.runtime.files import atomic_csv_writer
+from focus.runtime.files import write_csv
 
 if TYPE_CHECKING:
     from focus.model.detector import Detector
@@ -156,13 +156,9 @@ def _aucs(
 
 def write(results: Sequence[PerturbedAUC], folder: Path) -> Path:
     """Write ``robustness.csv`` into ``folder``; return its path."""
-    path = folder / FILE
-    with atomic_csv_writer(path) as writer:
-        writer.writerow(_COLUMNS)
-        for result in results:
-            cells = (getattr(result, name) for name in _COLUMNS)
-            writer.writerow([f"{c:.6g}" if isinstance(c, float) else c for c in cells])
-    return path
+    rows = ((getattr(result, name) for name in _COLUMNS) for result in results)
+    texts = ((f"{c:.6g}" if isinstance(c, float) else c for c in row) for row in rows)
+    return write_csv(folder / FILE, _COLUMNS, texts)
 
 
 def read(path: Path) -> list[PerturbedAUC]:

@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from focus.errors import InputError
-from focus.runtime.files import atomic_csv_writer
+from focus.runtime.files import write_csv
 
 Text = NDArray[np.object_]
 Integers = NDArray[np.int64]
@@ -163,9 +162,7 @@ class Scores:
         left_out = {"index"} | {name for name in _LATER if not (getattr(self, name) >= 0).any()}
         left_out |= set() if self.has_cams else _OF_CAMS
         columns = {n: _to_text(n, own) for n, own in self.columns().items() if n not in left_out}
-        with atomic_csv_writer(path) as writer:
-            writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
+        write_csv(path, columns, zip(*columns.values(), strict=True))
 
     @staticmethod
     def from_csv(path: str | Path) -> "Scores":
@@ -174,8 +171,7 @@ class Scores:
         Raises InputError for a missing column or a cell that cannot be read.
         """
         with Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            # Older files begin with a comment.
-            reader = csv.DictReader(dropwhile(lambda line: line.startswith("# focus-"), file))
+            reader = csv.DictReader(file)
             header, rows = reader.fieldnames or [], list(reader)
         columns: dict[str, Any] = {"index": np.arange(len(rows))}
         may_lack = _LATER if "peak_row" in header else _OF_CAMS

@@ -22,7 +22,7 @@ from focus.experiment.grid import Run, Setup, headroom_runs
 from focus.experiment.report import HEADROOM_FILE, number
 from focus.experiment.run import execute, is_finished
 from focus.metrics.ranking import auc
-from focus.runtime.files import atomic_csv_writer, atomic_write
+from focus.runtime.files import atomic_write, write_csv
 
 ORACLE_AT_LEAST, CLOSED_AT_LEAST, GAIN_AT_LEAST = 0.90, 0.93, 0.08
 FIGURES = ("closed", "closed_balanced", "open", *GRADES)
@@ -54,10 +54,11 @@ def headroom(setup: Setup, images: Images, *, jobs: int, train: bool = True) -> 
         unfaked = drawn.where(lambda s: s.split != "train" or s.label == REAL)
         found.append(("FFT, known", unit, fft_row(drawn)))
         found.append(("FFT, unknown", unit, fft_row(unfaked + _unknown(unit))))
-    with atomic_csv_writer(setup.output / HEADROOM_FILE) as rows:
-        rows.writerow(("row", "draw", *FIGURES))
-        for name, unit, figures in found:
-            rows.writerow((name, unit, *(f"{figures.get(each, np.nan):.4f}" for each in FIGURES)))
+    rows = (
+        (name, unit, *(f"{figures.get(each, np.nan):.4f}" for each in FIGURES))
+        for name, unit, figures in found
+    )
+    write_csv(setup.output / HEADROOM_FILE, ("row", "draw", *FIGURES), rows)
     text = verdict(found)
     with atomic_write(setup.output / "headroom.md") as aside:
         aside.write_text(text, encoding="utf-8")

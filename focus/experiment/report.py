@@ -10,7 +10,7 @@ from focus.experiment import frozen
 from focus.experiment.collect import FIGURES, Outcome
 from focus.experiment.compare import Comparison, Table
 from focus.experiment.statistics import Interval, detectable, t_interval
-from focus.runtime.files import atomic_csv_writer, atomic_write
+from focus.runtime.files import atomic_write, write_csv
 
 REPORT, RUNS, TABLE, COMPARISONS = "report.md", "runs.csv", "table.csv", "comparisons.csv"
 HEADROOM_FILE = "headroom.csv"
@@ -48,9 +48,8 @@ def write_tables(
         ends = c.narrow.low, c.narrow.high, c.matched.mean, c.matched.low, c.matched.high
         tests = c.p, c.p_holm, c.p_same, detectable(c.found)
         compared.append((*about, *map(_plain, (*ends, *tests))))
-    for file, rows in ((RUNS, runs), (TABLE, means), (COMPARISONS, compared)):
-        with atomic_csv_writer(folder / file) as writer:
-            writer.writerows(rows)
+    for file, (header, *rows) in ((RUNS, runs), (TABLE, means), (COMPARISONS, compared)):
+        write_csv(folder / file, header, rows)
 
 
 def write_report(

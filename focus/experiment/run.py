@@ -17,7 +17,7 @@ from focus.runtime.progress import format_duration
 from focus.runtime.signals import SIGNALS
 from focus.training.run_folder import other_setting
 
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_LINUX = sys.platform == "linux"
 _PATIENCE = 60.0  # seconds to save in, before a run that is told to stop is killed
 
 
@@ -91,15 +91,11 @@ def _start(run: Run, log: Path) -> "subprocess.Popen[bytes]":
         file.flush()
         # A session of its own: the terminal's Ctrl-C would come on top of the SIGTERM of _stop,
         # and a run that gets two signals does not save.
-        tied = _end_with_parent if sys.platform == "linux" else None
+        # Linux sends a SIGTERM to a run whose experiment is gone, and was perhaps killed.
+        tied = (lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM)) if _LINUX else None
         return subprocess.Popen(
             command, stdout=file, stderr=file, start_new_session=True, preexec_fn=tied
         )
-
-
-def _end_with_parent() -> None:
-    """Have Linux send this process a SIGTERM once its parent is gone, which may be killed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _stop(processes: Iterable["subprocess.Popen[bytes]"]) -> None:

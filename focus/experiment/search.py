@@ -10,7 +10,7 @@ import yaml
 from focus.experiment.collect import read_results
 from focus.experiment.frozen import Settings
 from focus.experiment.grid import Run
-from focus.runtime.files import atomic_csv_writer, atomic_write
+from focus.runtime.files import atomic_write, write_csv
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,16 @@ def write_search(found: Sequence[Candidate], folder: Path) -> str:
     """Write ``search.csv`` and ``weights.yaml``; return the table as text."""
     chosen = choose(found)
     lines = ["| loss | settings | AUC on the generator left out | |", "|---|---|---|---|"]
-    with atomic_csv_writer(folder / "search.csv") as rows:
-        rows.writerow(("loss", "settings", "mean", "chosen", "auc_of_each_fold"))
-        for each in found:
-            text, best = settings_text(each.settings), each is chosen[each.loss]
-            folds = " ".join(f"{auc:.4f}" for auc in each.aucs)
-            rows.writerow((each.loss, text, f"{each.mean:.4f}", int(best), folds))
-            cells = f"{each.mean:.3f} ({folds}) | {'chosen' if best else ''}"
-            lines.append(f"| `{each.loss}` | {text} | {cells} |")
+    rows = []
+    for each in found:
+        text, best = settings_text(each.settings), each is chosen[each.loss]
+        folds = " ".join(f"{auc:.4f}" for auc in each.aucs)
+        rows.append((each.loss, text, f"{each.mean:.4f}", int(best), folds))
+        cells = f"{each.mean:.3f} ({folds}) | {'chosen' if best else ''}"
+        lines.append(f"| `{each.loss}` | {text} | {cells} |")
+    write_csv(
+        folder / "search.csv", ("loss", "settings", "mean", "chosen", "auc_of_each_fold"), rows
+    )
     weights = {loss: dict(c.settings) for loss, c in chosen.items()}
     with atomic_write(folder / "weights.yaml") as aside:
         aside.write_text(yaml.safe_dump(weights, sort_keys=False), encoding="utf-8")

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Self, TypedDict, cast
+from typing import Annotated, Self, TypedDict
 
 from msgspec import Meta
 
@@ -34,14 +34,6 @@ class OfTimm(TypedDict, total=False):
     pretrained_cfg: Normalisation
 
 
-class Seen(Normalisation):
-    """What training saw and how; a run keeps it, to resume without other files."""
-
-    training_generators: tuple[str, ...]
-    training_families: dict[str, str]
-    geometry: tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class DetectorConfig:
     """The content of a saved detector's ``config.json``.
@@ -69,10 +61,6 @@ class DetectorConfig:
     pool: str = "mean"
     outlier_norm: Annotated[float, Meta(ge=0)] | None = None
     weights_sha256: str = field(default="", compare=False)
-
-    def seen(self) -> Seen:
-        """Return what a run keeps."""
-        return cast("Seen", {name: getattr(self, name) for name in Seen.__annotations__})
 
     def after(
         self, generators: Iterable[str], families: Mapping[str, str], geometry: Iterable[str]

@@ -28,6 +28,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: it is no file of tensors by name, and only these.
     """
+    if not path.exists():  # which timm says on the console, too
+        raise InputError(f"There are no weights {path}: put the file there, or check the path.")
     try:
         state = load_state_dict(str(path), weights_only=True)
         return {name: value for name, value in state.items() if isinstance(value, Tensor)}

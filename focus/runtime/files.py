@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -62,6 +63,13 @@ def atomic_csv_writer(path: str | Path) -> Iterator["CsvWriter"]:
         aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         yield csv.writer(_Lines(file))
+
+
+def write_csv(path: str | Path, header: Iterable[object], rows: Iterable[Iterable[object]]) -> Path:
+    """Write a table by :func:`atomic_csv_writer`; return its path."""
+    with atomic_csv_writer(path) as writer:
+        writer.writerows(chain([header], rows))
+    return Path(path)
 
 
 class _Lines:

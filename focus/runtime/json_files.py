@@ -38,6 +38,15 @@ def write_json(path: Path, content: "DataclassInstance", version: int, **derived
         aside.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def load_json(path: Path) -> Any:
+    """Return what a file holds; raise ValueError if it is no JSON, OSError if it cannot be read."""
+    try:
+        # Not by msgspec, which takes no names of files that are not UTF-8.
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+
+
 def read_json(
     path: Path, kind: type[T], advice: str, version: int | None = None, *derived: str
 ) -> T:
@@ -51,8 +60,7 @@ def read_json(
         InputError: with ``advice``, the file cannot be read as one.
     """
     try:
-        # Not by msgspec, which takes no names of files that are not UTF-8.
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = load_json(path)
         if version is not None:
             if (found := msgspec.convert(values, Versioned).version) != version:
                 advice = "read it with the version of focus that wrote it"
@@ -61,6 +69,6 @@ def read_json(
             if unknown := min(values.keys() - known, default=""):
                 raise ValueError(f"unknown field {unknown!r}")
         return msgspec.convert(values, kind)
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         text = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{path} cannot be read ({text}): {advice}.") from error

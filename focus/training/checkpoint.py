@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from focus.errors import InputError
 from focus.runtime.files import atomic_write, flush
-from focus.runtime.json_files import Versioned
+from focus.runtime.json_files import Versioned, load_json
 from focus.runtime.machine import is_main_process
 
 CHECKPOINT_VERSION = 5
@@ -108,7 +108,7 @@ def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     for path in reversed(checkpoints(folder)):
         try:
             values = _verified(path)
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             reason = shorten(str(error), 200)
             damaged.append(f"The checkpoint {path} is damaged ({type(error).__name__}: {reason})")
             continue
@@ -208,7 +208,7 @@ def _checksum(values: Mapping[str, Any]) -> str:
 
 def _verified(path: Path) -> dict[str, Any]:
     """Return the JSON values, once all files are what was written, or are of another version."""
-    values: dict[str, Any] = json.loads((path / STATE).read_bytes())
+    values: dict[str, Any] = load_json(path / STATE)
     if msgspec.convert(values, Versioned).version != CHECKPOINT_VERSION:
         return values
     if values.pop("checksum", None) != _checksum(values):

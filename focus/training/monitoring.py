@@ -22,7 +22,7 @@ from focus.metrics.cams import commonest_peak_share
 from focus.metrics.ranking import auc
 from focus.model.detector import Detector
 from focus.report.contact_sheet import contact_sheet
-from focus.runtime.files import atomic_csv_writer
+from focus.runtime.files import write_csv
 from focus.runtime.progress import progress_bar, redrawn
 from focus.training.batches import MicroBatch
 from focus.training.run_folder import TrainState
@@ -75,9 +75,7 @@ def collapse_warning(figures: Mapping[str, float]) -> str:
 
 def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write ``summary.csv``."""
-    with atomic_csv_writer(path) as writer:
-        writer.writerow(rows[0])
-        writer.writerows(row.values() for row in rows)
+    write_csv(path, rows[0], (row.values() for row in rows))
 
 
 class RunLog:

@@ -136,8 +136,8 @@ def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) ->
     if config.grad_checkpointing:
         checkpoint_gradients(detector)
     freeze(detector, config.tune)
-    if saved is not None and saved.state.seen is not None:
-        detector.config = replace(detector.config, **saved.state.seen)
+    if saved is not None:
+        detector.config = saved.state.seen or detector.config
     return detector
 
 

@@ -19,7 +19,7 @@ from focus.config.train import ResolvedTrainConfig, write_config
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import Manifest
 from focus.errors import InputError
-from focus.model.config import CONFIG_FILE, DetectorConfig, Seen
+from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.hub import WEIGHTS_FILE
 from focus.model.operating_points import OperatingPoints
 from focus.runtime.files import atomic_write, check_writable
@@ -53,8 +53,8 @@ class TrainState:
     in_a_row: those since the last update. best: of the chosen metric on validation; best_epoch:
     counted from 1; points: its operating points. entropy_target: of the training set's maps. sums:
     of the current epoch's steps, by the names of ``SUMS``. rows: of summary.csv. processes: of the
-    launch; threads: of the CPU in each. seen: what the detector's config says of its training, of
-    the initial weights too.
+    launch; threads: of the CPU in each. seen: the detector's config, which says what training saw,
+    also that of the initial weights.
     """
 
     epoch: Natural = 0
@@ -69,7 +69,7 @@ class TrainState:
     rows: list[dict[str, float | None]] = field(default_factory=list)
     processes: _Count = 1
     threads: _Count | None = None
-    seen: Seen | None = None
+    seen: DetectorConfig | None = None
 
     @property
     def just_found_best(self) -> bool:

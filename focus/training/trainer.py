@@ -93,7 +93,7 @@ class Trainer:
         detector.config = detector.config.after(
             self.train.generators(), training_families(self.train), geometries(self.train)
         )
-        self.state.seen = detector.config.seen()
+        self.state.seen = detector.config
         self.images = TrainingImages(config, self.train, detector, accelerator, decoded)
         self.plan = self.images.plan
         self.log = RunLog(config, accelerator)

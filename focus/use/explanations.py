@@ -13,7 +13,7 @@ from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
 from focus.data.faces import write_no_face
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
 from focus.metrics.calibration import Calibration
-from focus.runtime.files import atomic_csv_writer, atomic_write
+from focus.runtime.files import atomic_write, write_csv
 
 VERSION = 2
 MANIFEST, TABLE, FRAMES = "manifest.json", "explanations.csv", "frames.csv"
@@ -90,11 +90,9 @@ def write_tables(
     written = []
     for name, rows in ((TABLE, items), (FRAMES, of_videos)):
         if rows:
-            written.append(path := folder / name)
-            with atomic_csv_writer(path) as writer:
-                writer.writerow(rows[0])
-                # str: numpy's float32 has the fewest digits that read back to the same number.
-                writer.writerows(["" if v is None else str(v) for v in r.values()] for r in rows)
+            # str: numpy's float32 has the fewest digits that read back to the same number.
+            cells = (["" if v is None else str(v) for v in row.values()] for row in rows)
+            written.append(write_csv(folder / name, rows[0], cells))
     if bad:
         written.append(folder / BAD_FILES)
         write_bad_files(bad, written[-1])

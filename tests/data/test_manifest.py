@@ -55,9 +55,7 @@ def test_paths_below_the_csv_move_with_it(tmp_path: Path) -> None:
 
 def test_a_hand_written_file_and_an_older_one_are_read(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
-    path.write_text(
-        "\ufeff# focus-manifest 1\nlabel,path,camera\n\nsynthetic,a.png,\n,b.png,phone\n", "utf-8"
-    )
+    path.write_text("\ufefflabel,path,camera\n\nsynthetic,a.png,\n,b.png,phone\n", "utf-8")
     assert list(Manifest.from_csv(path)) == [
         Sample(f"{tmp_path}/a.png", 1),
         Sample(f"{tmp_path}/b.png", None, extra={"camera": "phone"}),

@@ -255,6 +255,7 @@ BAD: dict[str, tuple[str, str]] = {
     "a short row": ("path,label,score\na,0\n", "line 2: 2 columns instead of 3"),
     "two scores": ("path,label,score\na,0,.1\na,0,.2\n", "line 3: 'a' is there before, with ano"),
     "nothing to test": ("path,label,score,split\na,0,.1,train\n", "no row with a label to test on"),
+    "semicolons": ("path;label;score\na;0;0\n", "or separate the columns by commas"),
     "an empty file": ("", "no column holds the score among"),
     "no rows": ("path,label,score\n", "No row of t.csv has a label"),
     "no text": ("\0\0", "t.csv"),

@@ -97,13 +97,11 @@ def test_a_cut_off_file_is_refused(tmp_path: Path) -> None:
         Scores.from_csv(file)
 
 
-def test_columns_added_by_others_and_an_older_programs_first_line_are_ignored(
-    tmp_path: Path,
-) -> None:
+def test_columns_added_by_others_are_ignored(tmp_path: Path) -> None:
     file = tmp_path / "scores.csv"
     table(3).to_csv(file)
     head, *rows = file.read_text().splitlines()
-    file.write_text("\n".join(["# focus-scores 2", f"{head},note", *(f"{row},x" for row in rows)]))
+    file.write_text("\n".join([f"{head},note", *(f"{row},x" for row in rows)]))
     assert_same(Scores.from_csv(file), table(3))
 
 

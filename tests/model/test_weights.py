@@ -227,7 +227,10 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(file: str, tmp_path: Pat
     assert trace.exists(), "the plant works"
 
 
-def test_what_holds_no_weights(tmp_path: Path) -> None:
+def test_what_holds_no_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InputError, match=r"There are no weights .*: put the file there"):
+        read_weights(tmp_path / "nowhere.pth")
+    assert caplog.messages == []  # as timm's, before ours
     safe = safetensors.torch.save({"a": torch.arange(100.0)})
     for name, content in (
         ("a.safetensors", b""),
@@ -236,10 +239,8 @@ def test_what_holds_no_weights(tmp_path: Path) -> None:
         ("d.pth", b"not weights\nat all"),
         ("e.pth", b""),
         ("f.pth", pickle.dumps([1, 2])),
-        ("nowhere.pth", None),
     ):
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=f"{name} could not be read as weights") as caught:
             read_weights(tmp_path / name)
         assert_one_sentence(caught.value)

@@ -8,12 +8,12 @@ import pytest
 
 from focus.errors import InputError
 from focus.runtime.files import (
-    atomic_csv_writer,
     atomic_write,
     check_empty,
     check_writable,
     locked,
     sole_writer,
+    write_csv,
 )
 
 from ..launching import in_another_process, run
@@ -42,13 +42,8 @@ def test_an_error_or_a_kill_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "summary.csv"
     path.write_text("old")
 
-    def break_off() -> None:
-        with atomic_csv_writer(path) as rows:
-            rows.writerow(["new"])
-            raise KeyError
-
     with pytest.raises(KeyError):
-        break_off()
+        write_csv(path, ["new"], ({}["no row"] for _ in range(1)))
     assert [file.name for file in tmp_path.iterdir()] == ["summary.csv"]
     code = (
         "import os, signal, sys; from pathlib import Path\n"
@@ -62,9 +57,7 @@ def test_an_error_or_a_kill_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_a_csv_keeps_names_that_are_not_utf_8_and_line_breaks(tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
-    with atomic_csv_writer(path) as writer:
-        writer.writerow(["a\udcff", "b\r", "c\r\n"])
-        assert not path.exists()
+    write_csv(path, ["a\udcff", "b\r", "c\r\n"], [])
     assert path.read_bytes() == b'a\xff,"b\r","c\r\n"\n'
 
 

@@ -26,7 +26,7 @@ from scipy import fft
 
 from focus.data.check.survey import THUMB, Look
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Split
-from focus.runtime.files import atomic_csv_writer
+from focus.runtime.files import write_csv
 from focus.runtime.progress import progress_bar
 
 PAIR: Literal["a fake and its source"] = "a fake and its source"
@@ -93,12 +93,12 @@ def find_leaks(manifest: Manifest, looks: Sequence[Look]) -> list[Leak]:
 
 def write_leaks(manifest: Manifest, leaks: Sequence[Leak], path: str | Path) -> None:
     """Write one row a leak; ``docs/formats.md`` describes it."""
-    with atomic_csv_writer(path) as writer:
-        writer.writerow(["path", "split", "other_path", "other_split", "kind", "similarity"])
-        for leak in leaks:
-            one, other = manifest[leak.row], manifest[leak.other]
-            similarity = f"{leak.similarity:.4f}"
-            writer.writerow([one.path, one.split, other.path, other.split, leak.kind, similarity])
+    rows = []
+    for leak in leaks:
+        one, other = manifest[leak.row], manifest[leak.other]
+        similarity = f"{leak.similarity:.4f}"
+        rows.append((one.path, one.split, other.path, other.split, leak.kind, similarity))
+    write_csv(path, ("path", "split", "other_path", "other_split", "kind", "similarity"), rows)
 
 
 def find_pairs(manifest: Manifest, looks: Sequence[Look]) -> list[Leak]:

@@ -15,7 +15,7 @@ from typing import Any
 from focus.config.data import DemoConfig
 from focus.data.demo.cache import demo_manifest
 from focus.data.manifest import REAL, TEST_SETS, Manifest, Sample, absolute
-from focus.runtime.files import atomic_csv_writer, check_empty
+from focus.runtime.files import check_empty, write_csv
 from focus.runtime.progress import progress_bar
 
 TRAIN = "train.csv"
@@ -64,9 +64,10 @@ def _copied(sample: Sample, folder: Path) -> Sample:
 
 def _write_cyborg(samples: Iterable[Sample], path: Path) -> None:
     """Write ``split,label,/path,generator`` without header; reals have no generator."""
-    with atomic_csv_writer(path) as rows:
-        for sample in samples:
-            split = "train" if sample.split == "train" else "test"
-            place = f"/{Path(sample.path).relative_to(path.parent).as_posix()}"
-            row = [split, "Real" if sample.label == REAL else "Synthetic", place]
-            rows.writerow([*row, sample.generator] if sample.generator else row)
+    rows = []
+    for sample in samples:
+        split = "train" if sample.split == "train" else "test"
+        place = f"/{Path(sample.path).relative_to(path.parent).as_posix()}"
+        row = [split, "Real" if sample.label == REAL else "Synthetic", place]
+        rows.append([*row, sample.generator] if sample.generator else row)
+    write_csv(path, rows[0], rows[1:])
