@@ -43,12 +43,15 @@ def legend_below(figure: "Figure", axes: "Axes", columns: int) -> None:
     columns: at most; fewer if the legend would be wider than the figure.
     """
     handles, labels = axes.get_legend_handles_labels()
+    for number, handle in enumerate(handles):
+        handle.set_gid(f"line-{number}")  # by which a page finds a line and its name
     for count in range(min(columns, len(handles)), 0, -1):
         legend = figure.legend(
             handles, labels, loc="outside lower center", ncols=count, frameon=False
         )
-        for text in legend.get_texts():
+        for number, text in enumerate(legend.get_texts()):
             text.set_parse_math(False)  # a name may hold dollar signs
+            text.set_gid(f"key-{number}")
         extent = legend.get_window_extent()
         if extent.width <= figure.bbox.width or count == 1:
             figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)

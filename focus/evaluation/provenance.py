@@ -42,7 +42,7 @@ def this_program() -> dict[str, Any]:
             **{name: version(name) for name in _PACKAGES},
         },
         "commit": commit(),
-        "command": shlex.join(sys.argv),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
 

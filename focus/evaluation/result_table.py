@@ -21,9 +21,16 @@ UNRELATED = "?"
 CHANCE = "chance level of that peak"
 """Name of what a peak in a uniformly random cell hits, below how often CAMs peak in the artefact"""
 
-SHOWN_ROWS = 12
+SHOWN_ROWS = 14
 """On a console, where the rest is in the report."""
-_SHORT = ("bpcer", "apcer_mean", "entropy", "pointing_hit")  # of the open set, on a console
+_SHORT = (
+    "eer",
+    "tpr_at_fpr_0.01",
+    "bpcer",
+    "apcer_mean",
+    "entropy",
+    "pointing_hit",
+)  # of the open set, on a console
 _WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
 _AUC = {
     "closed": "closed-set AUC",
@@ -71,6 +78,11 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
                 rows.append(Row(words, keys))
         if any(at(r, ("groups", test_set, "generators")) for r in everything):
             rows.append(Row(f"{_AUC[test_set]} by group", ("groups", test_set, "mean", "auc")))
+        if test_set == "open" and any(at(r, ("open", "generators")) for r in everything):
+            rows.append(Row("open-set EER, mean", ("open", "mean", "eer")))
+            keys = "open", "mean", "tpr_at_fpr_0.01"  # which takes many real images
+            if any(at(r, keys) is not None for r in everything):
+                rows.append(Row("open-set TPR at 1 % FPR, mean", keys))
     shares = {results["open"]["pooled"]["prevalence"] for results in everything}
     if len(shares) == 1 and (share := shares.pop()) is not None:
         keys = ("open", "pooled", "average_precision")
@@ -146,6 +158,8 @@ def format_table(results_by_name: Mapping[str, Results], *, most: int | None = N
     rows = _fewer(every, everything[0], most or len(every))
     cells = [[_cell(results, row.keys, len(names) <= 2) for results in everything] for row in rows]
     columns = zip(*cells, strict=True)
+    if any("[" in cell for line in cells for cell in line):
+        names = [f"{name} [95 % interval]" for name in names]
     widths = [max(7, *map(len, (n, *column))) for n, column in zip(names, columns, strict=True)]
     others = max((len(r.title) - len(r.generator) for r in rows if r.generator), default=0)
     room = max(_SHORTEST, _WIDTH - sum(2 + width for width in widths) - others)

@@ -167,9 +167,13 @@ class Ranking:
         return divided(np.abs(scored - fakes).sum(axis=1), mass.sum(axis=1))
 
     def calibration_bins(
-        self, *, balanced: bool = False, probabilities: tuple[Floats, Floats] | None = None
+        self,
+        *,
+        balanced: bool = False,
+        probabilities: tuple[Floats, Floats] | None = None,
+        bins: int = BINS,
     ) -> tuple[Floats, Floats, Floats]:
-        """Return [R, BINS]: mass, sum of scores and mass of fakes of each bin, by rising score.
+        """Return [R, bins]: mass, sum of scores and mass of fakes of each bin, by rising score.
 
         Tied scores share a bin, that of their first. balanced: as if there were as many real images
         as fakes. probabilities: of the real images [M] and the fakes [N] by rising score, summed up
@@ -183,7 +187,7 @@ class Ranking:
             of_real = divided(ones, self.real.total)[:, None]
             of_fake = divided(ones, self.fake.total)[:, None]
         total = of_real[:, 0] * self.real.total + of_fake[:, 0] * self.fake.total
-        bounds = total[:, None] * np.arange(1, BINS) / BINS * (1 - 1e-12)
+        bounds = total[:, None] * np.arange(1, bins) / bins * (1 - 1e-12)
 
         def reached(levels: Integers) -> Booleans:
             real = of_real * _taken(self.real.below, self._real_at[levels])

@@ -215,8 +215,8 @@ def render(
         (folder / FIGURES / f"{plot.name}.svg").write_text(svg, encoding="utf-8")
         (folder / FIGURES / f"{plot.name}.png").write_bytes(png)
         svgs[plot.name] = plots.inline(svg, plot.name)
-    script = _resource("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    scripts = [_resource(name) for name in ("figures.js", "page.js")[: 2 if images else 1]]
+    digests = (hashlib.sha256(each.encode("utf-8")).digest() for each in scripts)
     environment = Environment(
         loader=PackageLoader("focus.report", ""), autoescape=True, undefined=StrictUndefined
     )
@@ -238,8 +238,8 @@ def render(
         faces=faces,
         glossary=GLOSSARY,
         style=_resource("page.css"),
-        script=script,
-        script_hash=digest,
+        scripts=scripts,
+        allowed=" ".join(f"'sha256-{base64.b64encode(d).decode('ascii')}'" for d in digests),
     )
     with atomic_write(folder / REPORT) as aside:
         # Bytes of a file's name that are not UTF-8 become question marks.

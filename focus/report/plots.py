@@ -39,11 +39,24 @@ Style = dict[str, Any]
 """Options of a line for matplotlib."""
 
 _TRAINING = {
-    "loss": ("Loss", ("train_loss", "train_classification", "eval_log_loss")),
-    "validation": ("On validation images", ("eval_auc", "eval_balanced_accuracy")),
-    "focus": ("Entropy and peak of the CAM", ("train_entropy", "eval_entropy", "eval_peak_share")),
+    "loss": ("Loss", "loss, in nats", ("train_loss", "train_classification", "eval_log_loss")),
+    "validation": (
+        *("On validation images", "AUC, balanced accuracy"),
+        ("eval_auc", "eval_balanced_accuracy"),
+    ),
+    "focus": (
+        *("Entropy and peak of the CAM", "entropy h, share of the images"),
+        ("train_entropy", "eval_entropy", "eval_peak_share"),
+    ),
 }
-"""Figures of the training: title and columns of ``summary.csv``."""
+"""Figures of the training: title, label of the axis and columns of ``summary.csv``."""
+_IN_A_BIN = 20  # images, at least, of the reliability
+_MANY = 8  # curves of robustness, above which known generators are shown by their mean
+_UNDER = {
+    "shared": "sharing (resized and compressed, twice)",
+    "equalise": "equal storage of both classes",
+}
+"""Perturbations whose names do not say what they do."""
 _SIZE = (4.2, 3.4)  # inches, without a legend
 _REAL = "#7f7f7f"
 _LINES = ("-", "--", ":", "-.")
@@ -143,7 +156,7 @@ def of_robustness(results: Sequence[PerturbedAUC]) -> list[Plot]:
     return [
         Plot(
             f"robustness-{name}",
-            f"AUC under {name}",
+            f"AUC under {_UNDER.get(name, name)}",
             f"AUC of each generator by the strength of {name} ({UNITS[name]}), the clean AUC at "
             "the left; the figures are in robustness.csv.",
             partial(_robustness_of_generators, name, results),
@@ -171,7 +184,7 @@ def of_training(rows: Sequence[Mapping[str, float]], best_epoch: int | None) -> 
     """Return the columns of ``summary.csv`` by epoch; none where there is no row."""
     kept = f" The kept model is that of epoch {best_epoch}." if best_epoch else ""
     plots = []
-    for name, (title, columns) in _TRAINING.items():
+    for name, (title, ylabel, columns) in _TRAINING.items():
         lines = {
             column.replace("_", " ").replace("eval ", "validation "): [row[column] for row in rows]
             for column in columns
@@ -180,7 +193,7 @@ def of_training(rows: Sequence[Mapping[str, float]], best_epoch: int | None) -> 
         if lines:
             last = ", ".join(f"{label} {values[-1]:.3f}" for label, values in lines.items())
             alt = f"{title} by epoch, {len(rows)} epochs; in the last: {last}.{kept}"
-            draw = partial(_training, [row["epoch"] for row in rows], lines, best_epoch)
+            draw = partial(_training, [row["epoch"] for row in rows], lines, best_epoch, ylabel)
             plots.append(Plot(f"training-{name}", title, alt, draw))
     return plots
 
@@ -207,7 +220,7 @@ def of_runs_robustness(
         plots.append(
             Plot(
                 f"robustness-{test_set.replace('_', '-')}-{name}",
-                f"AUC under {name}, {title}, {which}",
+                f"AUC under {_UNDER.get(name, name)}, {title}, {which}",
                 f"AUC of each run by the strength of {name} ({UNITS[name]}), {title}, {mean}: "
                 f"{'; '.join(said)}.",
                 partial(_robustness, name, lines, lowest),
@@ -328,7 +341,9 @@ def _reliability(scores: Scores, comparisons: Iterable[Comparison], results: Res
         real = union((c.real for c in own), scores.images)
         fake = union((c.fake for c in own), scores.images)
         if len(real) and len(fake):
-            bins = Ranking.of(scores.score[real], scores.score[fake]).calibration_bins()
+            ranking = Ranking.of(scores.score[real], scores.score[fake])
+            count = min(BINS, max(2, (len(real) + len(fake)) // _IN_A_BIN))
+            bins = ranking.calibration_bins(bins=count)
             mass, scored, fakes = (values[0][bins[0][0] > 0] for values in bins)
             error = results[test_set]["pooled"]["ece"]
             lines[f"{title}, ECE {error:.3f}"] = scored / mass, fakes / mass
@@ -338,29 +353,38 @@ def _reliability(scores: Scores, comparisons: Iterable[Comparison], results: Res
         for (label, rates), colour in zip(lines.items(), COLOURS, strict=False):
             axes.plot(*rates, marker="o", markersize=3.5, lw=1.2, color=colour, label=label)
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        axes.set(xlabel="mean score of the bin", ylabel="share of synthetic images in the bin")
+        axes.set(xlabel="mean score of the bin", ylabel="share of synthetic images")
 
     alt = (
-        f"Share of synthetic images by the mean score, in {BINS} bins of as many images each; on "
-        f"the diagonal scores are calibrated. Expected calibration error: {'; '.join(lines)}."
+        f"Share of synthetic images by the mean score, in up to {BINS} bins of as many images; "
+        f"on the diagonal scores are calibrated. Expected calibration error: {'; '.join(lines)}."
     )
     return Plot("reliability", "Reliability", alt, draw)
 
 
 def _robustness_of_generators(name: str, results: Sequence[PerturbedAUC], axes: Axes) -> None:
-    """Draw a line for each generator and test set, and a thick one for the mean of the open set."""
+    """Draw a line for each generator and test set, and a thick one for the mean of the open set.
+
+    Of many, the generators of the open set alone, and the mean of each test set.
+    """
     found = curves(results, name)
     short = shortened(generator for _, generator in found)
     lines: list[tuple[str, Sequence[float], Style]] = []
     for (test_set, generator), aucs in found.items():
+        if len(found) > _MANY and test_set != "open":
+            continue
         number = list(short).index(generator)
-        label = f"{short[generator]} ({test_set.replace('_', ' ')})"
+        label = short[generator]
+        if len(found) <= _MANY:
+            label += f" ({test_set.replace('_', ' ')})"
         style = {"marker": MARKERS[number % len(MARKERS)], "linestyle": DASHES[test_set]}
         lines.append((label, aucs, _style(number) | style))
-    unknown = [aucs for (test_set, _), aucs in found.items() if test_set == "open"]
-    if len(unknown) > 1:
-        mean = np.mean(unknown, axis=0).tolist()
-        lines.append(("mean (open)", mean, {"color": INK, "linewidth": 2.4, "marker": ""}))
+    for test_set, dashes in DASHES.items():
+        own = [aucs for (own_set, _), aucs in found.items() if own_set == test_set]
+        if len(own) > 1 and (test_set == "open" or len(found) > _MANY):
+            mean: Style = {"color": INK, "linewidth": 2.4, "marker": "", "linestyle": dashes}
+            name_of_mean = f"mean ({test_set.replace('_', ' ')})"
+            lines.append((name_of_mean, np.mean(own, axis=0).tolist(), mean))
     lowest = min(r.auc for r in results if r.auc is not None)  # alike under all perturbations
     _robustness(name, lines, lowest, axes)
 
@@ -383,6 +407,7 @@ def _training(
     epochs: Sequence[float],
     lines: Mapping[str, Sequence[float]],
     best_epoch: int | None,
+    ylabel: str,
     axes: Axes,
 ) -> None:
     few = "o" if len(epochs) < 6 else None  # a line draws nothing of a single value
@@ -390,7 +415,7 @@ def _training(
         axes.plot(epochs, values, marker=few, ms=3.5, color=colour, lw=1.4, label=label)
     if best_epoch:
         axes.axvline(best_epoch, color=INK, alpha=0.5, lw=0.8, ls="--", label="kept model")
-    axes.set_xlabel("epoch")
+    axes.set(xlabel="epoch", ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)

@@ -134,7 +134,7 @@ class RunLog:
             epoch = f"epoch {row['epoch']}/{self.config.epochs}"
             value = f"validation {_in_words(metric)} {row[f'eval_{metric}']:.4f}"
             if redrawn():
-                self._bar.set_postfix_str(f"{epoch}, {value}")
+                self._bar.set_description_str(f"{epoch}, {value}")  # a postfix is cut off at 80
             else:
                 tqdm.write(
                     f"{epoch}  loss {row['train_loss']:.4f}  {value}  "

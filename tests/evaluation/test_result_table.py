@@ -35,6 +35,7 @@ def test_table() -> None:
         "open-set AUC, far-1 (?)                 1.000    0.000",
         "open-set AUC, far-2 (?)                 0.500        -",
         "open-set AUC, mean                      0.750    0.000",
+        "open-set EER, mean                      0.250    1.000",
         "BPCER, closed, at *                     0.500        -",
         "APCER, mean, closed, at *               1.000        -",
         "BPCER, open, at *                       0.500    0.500",
@@ -88,17 +89,18 @@ def test_a_console_shows_the_hardest_of_many_generators() -> None:
     rows = [(0, "", "", n / 20) for n in range(20)]
     rows += [(1, f"g{n:02}", "", n / 20 + 0.01) for n in range(13)]
     results = summarise(table([*rows, (1, "known", "closed", 0.9)]), ["known"])
-    shown = format_table({"one": results}, most=12).splitlines()
-    names = [line.split("  ")[0] for line in shown[2:14]]
-    assert names[:8] == [
+    shown = format_table({"one": results}, most=13).splitlines()
+    names = [line.split("  ")[0] for line in shown[2:15]]
+    assert names[:9] == [
         "closed-set AUC, mean of 1",
         *(f"open-set AUC, g{n:02} (?)" for n in range(6)),
         "open-set AUC, mean of 13",
+        "open-set EER, mean",
     ]
-    assert [name.split(",")[0] for name in names[8:]] == [
+    assert [name.split(",")[0] for name in names[9:]] == [
         *("BPCER", "APCER", "CAM entropy", "peaks in artefact")
     ]
-    assert shown[14] == "the 6 hardest of 13 unknown generators; results.json has all"
+    assert shown[15] == "the 6 hardest of 13 unknown generators; results.json has all"
     assert len(format_table({"one": results}).splitlines()) > len(shown)
 
 

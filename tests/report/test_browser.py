@@ -4,15 +4,20 @@ import csv
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from focus import report
 from focus.data.manifest import Manifest, Sample
+from focus.evaluation.findings import add_findings
+from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
+from focus.findings import Finding
 from focus.model.detector import Detector
 
 from .reports import Page as Parsed
@@ -257,6 +262,71 @@ def test_nothing_is_cut_off_and_text_can_be_read(
     found = axe.Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
     page.context.close()
+
+
+@pytest.fixture(scope="module")
+def misleading(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of thirteen generators, with an alert of each kind."""
+    folder = tmp_path_factory.mktemp("misleading")
+    torch.manual_seed(0)
+    manifest, scores, results = made(folder / "images", 30)
+    fakes = np.flatnonzero(scores.label == 1)
+    generator = scores.generator.copy()
+    generator[fakes] = [f"g-{number % 13:02d}" for number in range(len(fakes))]
+    scores = replace(scores, generator=generator)
+    results = summarise(scores, ["g-00"], resamples=0)
+    add_findings(
+        results, scores, None, [Finding("error", "Wrong."), Finding("warning", "Odd.")], files=False
+    )
+    detector = Detector(training_generators=("g-00",))
+    return report.write(folder, "a run", detector, manifest, scores, results, progress=False)
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (700, 900), (1280, 800), (1920, 1080)])
+def test_alerts_are_first_and_the_first_screen_of_a_laptop_has_all_three_answers(
+    browser: Any, misleading: Path, width: int, height: int
+) -> None:
+    page = Opened(browser, misleading, width).page
+    page.set_viewport_size({"width": width, "height": height})
+    tops = [page.locator(at).first.bounding_box()["y"] for at in (".error", ".warning", "#good")]
+    assert tops == sorted(tops)
+    assert tops[-1] < 0.8 * height
+    colour = "e => getComputedStyle(e).borderLeftColor"
+    assert page.locator(".error").evaluate(colour) != page.locator(".warning").first.evaluate(
+        colour
+    )
+    if width >= 1280:
+        for answer in ("#good", "#fails", "#looks", ".faces img"):
+            assert page.locator(answer).first.bounding_box()["y"] < height - 60, answer
+    first, second = (page.locator(".plots figure").nth(n).bounding_box() for n in (0, 1))
+    assert (first["y"] == second["y"]) == (width >= 700), "two figures a row from 700 px"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_line_is_singled_out_by_its_name(browser: Any, misleading: Path) -> None:
+    page = Opened(browser, misleading).page
+    figure = page.locator(".plot:has(#roc-open-line-3)")
+    colours = "all => all.map(e => getComputedStyle(e).stroke)"
+    lines = figure.locator('[id^="roc-open-line-"] path')
+    before = lines.evaluate_all(colours)
+    assert len(before) > 10
+    figure.locator("#roc-open-key-3").hover()
+    after = lines.evaluate_all(colours)
+    assert after[3] == before[3]
+    assert len(set(after[:3] + after[4:])) == 1, "the others are grey"
+    page.mouse.move(0, 0)
+    assert lines.evaluate_all(colours) == before
+    figure.locator("#roc-open-key-3").click()
+    page.mouse.move(0, 0)
+    assert lines.evaluate_all(colours) == after, "a click keeps it"
+
+
+def test_printed_tables_are_open(browser: Any, misleading: Path) -> None:
+    page = Opened(browser, misleading).page
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#tables table").first.is_visible()
+    assert page.locator(".findings details p").first.is_visible()
 
 
 def test_it_prints_on_few_pages(browser: Any, page_file: Path) -> None:

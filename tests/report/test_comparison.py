@@ -75,7 +75,7 @@ def test_a_column_a_run_the_differences_and_a_figure_a_generator(
     aucs = [each["open"]["generators"]["uB"]["auc"] for each in everything]
     words = f"AUC: first {aucs[0]:.3f}, second {aucs[1]:.3f}, third {aucs[2]:.3f}."
     assert re.search(f'aria-label="ROC, uB, open set, [^"]*{re.escape(words)}"', found.html)
-    assert "script" not in found.tags, "there are no images, so nothing to sort"
+    assert found.tags.count("script") == 1, "there are no images, so nothing to sort"
 
 
 def test_the_same_faces_lie_side_by_side(tmp_path: Path) -> None:
