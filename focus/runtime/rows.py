@@ -36,6 +36,8 @@ class RowStore:
         self._rows, self._index = folder / "rows.bin", folder / "index.bin"
         self._entries = np.empty(0, _ENTRY)
         self._by_name = np.empty(0, np.int64)
+        # Rows in the index when this last saw it, and the names among them that it did not sort.
+        self._seen, self._later = 0, set[bytes]()
         self._verified = torch.empty(0, dtype=torch.bool)
         self._file: tuple[int, BinaryIO] | None = None  # of which process, since forks share it
 
@@ -45,14 +47,7 @@ class RowStore:
     def find(self, names: Names) -> NDArray[np.int64]:
         """Return the row of each name, -1 where there is none; of the shape of ``names``."""
         self._look()
-        known = self._entries["name"]
-        if not len(known):
-            return np.full(names.shape, -1)
-        # The last of a name, which was written after another one had been damaged.
-        place = np.searchsorted(known, names, side="right", sorter=self._by_name) - 1
-        rows = self._by_name[place]
-        # A row without a name is one that was forgotten.
-        return np.where((known[rows] == names) & (names != b""), rows, -1)
+        return self._known(names)
 
     def read(self, row: int, out: NDArray[Any]) -> bool:
         """Read a row that :meth:`find` returned into ``out``, which is contiguous.
@@ -80,13 +75,21 @@ class RowStore:
             OSError: the disk is full or refuses; what was there before is whole.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with waiting_for(self.folder / ".lock"):
-            _, first = np.unique(names, return_index=True)
-            new = np.sort(first)[self.find(names[np.sort(first)]) < 0]
+        with waiting_for(self.folder / ".lock"), self._index.open("ab") as index:
+            end = index.tell() // _ENTRY.itemsize
+            # Others may have added some since this looked.
+            seen = min(self._seen, end)
+            count = end - seen
+            later = np.fromfile(self._index, _ENTRY, count, offset=seen * _ENTRY.itemsize)
+            self._later.update(later["name"].tolist())
+            new = []
+            for at, (name, row) in enumerate(zip(names.tolist(), self._known(names), strict=True)):
+                if row < 0 and name not in self._later:
+                    self._later.add(name)
+                    new.append(at)
             entries = np.zeros(len(new), _ENTRY)
             entries["name"] = names[new]
             entries["crc"] = [zlib.crc32(rows[at].reshape(-1).view(np.uint8)) for at in new]
-            end = len(self._entries)
             try:
                 with self._rows.open("ab") as file:
                     # What a killed program left in part goes; what was cut off leaves a gap.
@@ -96,9 +99,19 @@ class RowStore:
             except BaseException:
                 os.truncate(self._rows, end * self.row.itemsize)  # others need the room
                 raise
-            with self._index.open("ab") as index:
-                index.truncate(end * _ENTRY.itemsize)
-                index.write(entries.tobytes())
+            index.truncate(end * _ENTRY.itemsize)
+            index.write(entries.tobytes())
+            self._seen = end + len(new)
+
+    def _known(self, names: Names) -> NDArray[np.int64]:
+        """Return what :meth:`find` does, of what this saw when it last looked."""
+        known = self._entries["name"]
+        if not len(known):
+            return np.full(names.shape, -1)
+        # The last of a name, which was written after another one had been damaged.
+        rows = self._by_name[np.searchsorted(known, names, side="right", sorter=self._by_name) - 1]
+        # A row without a name is one that was forgotten.
+        return np.where((known[rows] == names) & (names != b""), rows, -1)
 
     def _look(self) -> None:
         """Read the index anew; rows that were verified stay so, unless they are others now."""
@@ -119,6 +132,7 @@ class RowStore:
         # Workers that outlive an epoch verify a row once.
         self._verified = verified.share_memory_()
         self._entries, self._by_name = entries, np.argsort(entries["name"], kind="stable")
+        self._seen, self._later = len(entries), set()
 
     def _opened(self) -> BinaryIO:
         if self._file is None or self._file[0] != os.getpid():
