@@ -5,7 +5,7 @@
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,11 +85,13 @@ def _names(faces: Sequence[Sample], config: AnnotateConfig) -> dict[str, str]:
     given = [absolute(path) for path in config.data if Path(path).exists()]
     roots = [path if path.is_dir() else path.parent for path in given]
     names = dict[str, str]()
+    shared = Counter(Path(face.path).with_suffix("") for face in faces)
     for face in faces:
         path = Path(face.path)
         folders = [absolute(config.data_root)] if config.data_root else roots
         root = next((root for root in folders if path.is_relative_to(root)), path.parent)
-        name = f"{path.relative_to(root).with_suffix('')}.png"
+        alone = shared[path.with_suffix("")] == 1
+        name = f"{path.relative_to(root).with_suffix('') if alone else path.relative_to(root)}.png"
         # Of two with one name, only the manifest finds the second one's map.
         digest = digest_of(face)
         names[digest] = f"{digest}.png" if name in names.values() else name

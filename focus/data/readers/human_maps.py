@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -39,8 +39,9 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
     """Give the samples their human maps from a folder or a COCO file.
 
     A map belongs to the image at the same path relative to ``root`` or, by its base name, to the
-    only image that has it, else to the only training image. Extensions do not count. By its base
-    name a map has one owner: the images of ``--data`` come before those of test sets.
+    only image that has it, else to the only training image. Extensions do not count, unless two
+    images differ in nothing else: the map of ``a.jpg`` beside ``a.png`` is ``a.jpg.png``. By its
+    base name a map has one owner: the images of ``--data`` come before those of test sets.
 
     owners: those so far, to which new ones are added. Raises InputError for what is neither a
     folder nor a COCO file, and for a map that may belong to several images.
@@ -50,7 +51,12 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
             f"The human maps {folder} are neither a folder nor a .json file: give other "
             "--human-maps."
         )
-    names = {sample.path: _name_below(sample.path, root) for sample in manifest}
+    plain = {sample.path: _name_below(sample.path, root) for sample in manifest}
+    count = Counter(plain.values())
+    names = {
+        path: name if not name or count[name] == 1 else f"{name}{Path(path).suffix}"
+        for path, name in plain.items()
+    }
     same_stem = defaultdict[str, dict[str, bool]](dict)  # image -> whether it is in training
     for sample in manifest:
         same_stem[Path(sample.path).stem][sample.path] = sample.split == "train"
@@ -62,6 +68,14 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
     def map_of(path: str) -> str | None:
         if (mirrored := maps.get(names[path])) is not None:
             return mirrored
+        shared = maps.get(plain[path]) if names[path] != plain[path] else None
+        if shared is not None:
+            if is_drawing(shared):  # which names the other one's extension
+                return None
+            raise InputError(
+                f"The human map {shared!r} could belong to {count[plain[path]]} images, one of "
+                f"them {path!r}: name it after its image, as {Path(path).name}.png."
+            )
         stem = Path(path).stem
         reference = maps.get(stem)
         if reference is None or any(owned.get(m, path) != path for m in _members(reference)):
@@ -104,7 +118,9 @@ def unmatched_maps(folder: Path, owned: Container[str]) -> list[str]:
     None if no map is: they are maps of other data.
     """
     is_coco = folder.suffix.lower() == ".json"
-    maps = [*_drawn_references(folder).values()] if is_coco else [*map(str, images_below(folder))]
+    maps = dict.fromkeys(
+        _drawn_references(folder).values() if is_coco else map(str, images_below(folder))
+    )
     odd = [m for m in maps if m not in owned]
     return odd if len(odd) < len(maps) else []
 
@@ -174,7 +190,8 @@ def _drawn_references(path: Path) -> dict[str, str]:
             "annotations as COCO has them, or fix the file."
         ) from error
     drawn = {number: image.name for number, image in images.items() if image.polygons}
-    return {str(Path(name).with_suffix("")): f"{path}#{number}" for number, name in drawn.items()}
+    whole = {name: f"{path}#{number}" for number, name in drawn.items()}
+    return {str(Path(name).with_suffix("")): at for name, at in whole.items()} | whole
 
 
 def _name_below(path: str | Path, root: Path) -> str:

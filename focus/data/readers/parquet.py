@@ -109,7 +109,7 @@ def store_image(content: bytes) -> str:
     digest = hashlib.sha256(content).hexdigest()
     extension = next((e for start, e in _BEGINNINGS.items() if content.startswith(start)), ".img")
     path = cache_dir().absolute() / "embedded" / digest[:2] / f"{digest}{extension}"
-    if not path.is_file() or path.stat().st_size != len(content):
+    if not path.is_file() or path.read_bytes() != content:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path, flushed=False) as aside:  # there may be a million
             aside.write_bytes(content)

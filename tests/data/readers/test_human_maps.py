@@ -51,6 +51,22 @@ def test_by_the_path_and_by_the_base_name(tmp_path: Path) -> None:
         maps_of(rows, elsewhere)
 
 
+def test_images_that_differ_in_their_extension_alone(tmp_path: Path) -> None:
+    """Else the map of one is taken for the other's, too."""
+    tree(tmp_path, "0_real/1", "1_fake/1", "human_maps/1_fake/1")
+    write({"1_fake/1.jpg": "face 2"}, tmp_path)
+    with pytest.raises(InputError, match=r"could belong to 2 .* after its image, as 1\.jpg\.png"):
+        maps_of(tmp_path)
+    (tmp_path / "human_maps/1_fake/1.png").rename(tmp_path / "human_maps/1_fake/1.jpg.png")
+    expected = {"0_real/1.png": None, "1_fake/1.png": None}
+    assert maps_of(tmp_path) == expected | {"1_fake/1.jpg": "human_maps/1_fake/1.jpg.png"}
+    image = {"id": 7, "width": 8, "height": 8, "file_name": "1_fake/1.png"}
+    drawn = {"image_id": 7, "bbox": [0, 0, 4, 4]}
+    (tmp_path / "c.json").write_text(json.dumps({"images": [image], "annotations": [drawn]}))
+    found = maps_of(tmp_path, tmp_path / "c.json")
+    assert found == expected | {"1_fake/1.png": "c.json#7", "1_fake/1.jpg": None}
+
+
 def references(folder: Path, *images: str) -> dict[str, str]:
     found = map_references(folder, {name: str(folder.parent / f"{name}.png") for name in images})
     return {name: path.removeprefix(f"{folder}/") for name, path in found.items()}
