@@ -31,6 +31,7 @@ class Normalisation(TypedDict, total=False):
 class OfTimm(TypedDict, total=False):
     """What is taken from a ``config.json`` of timm."""
 
+    architecture: str
     pretrained_cfg: Normalisation
 
 

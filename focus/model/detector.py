@@ -383,5 +383,10 @@ class Detector(nn.Module):
             )
         else:
             advice = "put back the file that belongs to the weights, or remove it"
-            given = read_json(beside, OfTimm, advice).get("pretrained_cfg", {})
-            self.config = replace(self.config, **given)
+            about = read_json(beside, OfTimm, advice)
+            if (other := about.get("architecture", model)) not in model:
+                raise InputError(
+                    f"{beside}, by which the images are normalised, is of {other!r}, not of "
+                    f"{model!r}: {advice}."
+                )
+            self.config = replace(self.config, **about.get("pretrained_cfg", {}))

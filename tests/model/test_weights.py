@@ -1,6 +1,7 @@
 """Weights from elsewhere: published files give their network's features, others are refused."""
 
 import os
+import json
 import pickle
 import warnings
 from collections.abc import Callable
@@ -157,7 +158,11 @@ def test_a_detector_to_begin_with_brings_what_it_was_trained_on(tmp_path: Path) 
 def test_mean_and_std_are_those_of_a_config_of_timm_beside_the_weights(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), path)
-    (tmp_path / "config.json").write_text('{"pretrained_cfg": {"mean": [0.1, 0.2, 0.3]}}')
+    about = {"architecture": "test_resnet", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3]}}
+    (tmp_path / "config.json").write_text(json.dumps(about | {"architecture": "test_vit"}))
+    with pytest.raises(InputError, match="is of 'test_vit', not of 'test_resnet': put back the f"):
+        Detector("test_resnet", image_size=64, initial_checkpoint=path)
+    (tmp_path / "config.json").write_text(json.dumps(about))
     detector = Detector("test_resnet", image_size=64, initial_checkpoint=path)
     assert detector.mean == (0.1, 0.2, 0.3)
     assert detector.std == timm.get_pretrained_cfg("test_resnet").std
