@@ -1,7 +1,7 @@
 """Weights from elsewhere: published files give their network's features, others are refused."""
 
-import os
 import json
+import os
 import pickle
 import warnings
 from collections.abc import Callable
