@@ -13,16 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from focus.annotate.answers import AnswerFolder, digest_of
+from focus.annotate.answers import AnswerFolder
 from focus.annotate.maps import write_maps
 from focus.annotate.order import Keys, practice
 from focus.config.annotate import AnnotateConfig
 from focus.data.bad_files import check_images
+from focus.data.known_images import digest_of
 from focus.data.manifest import Manifest, Sample
 from focus.data.readers import read_given, refuse_inside
 from focus.data.readers.human_maps import MAP_FOLDERS
 from focus.errors import InputError
 from focus.runtime.files import check_writable, sole_writer
+from focus.runtime.machine import listening_socket
+from focus.runtime.signals import StopSignals
 
 
 def annotate(config: AnnotateConfig) -> None:
@@ -37,8 +40,7 @@ def annotate(config: AnnotateConfig) -> None:
         refuse_inside(output, config.data)
     if not config.maps and importlib.util.find_spec("uvicorn") is None:
         raise InputError(
-            "The page needs the packages starlette and uvicorn: install them by pip install "
-            "'focus-faces[annotate]'."
+            "The page needs uvicorn: install it by pip install 'focus-faces[annotate]'."
         )
     data = checked_data(config)
     # By their digests, which say nothing of the labels.
@@ -47,8 +49,8 @@ def annotate(config: AnnotateConfig) -> None:
     with sole_writer(output):
         folder = AnswerFolder(output, faces, practice(faces, config.practice, config.seed))
         if not config.maps:
-            _serve(config, faces, folder)
-        print(*write_maps(folder, faces, data, config), sep="\n")
+            _serve(config, folder)
+        print(*write_maps(folder, data, config), sep="\n")
 
 
 def checked_data(config: AnnotateConfig) -> Manifest:
@@ -58,35 +60,35 @@ def checked_data(config: AnnotateConfig) -> Manifest:
     return check_images(Manifest(bare, given.source), max_bad=1.0)[0]
 
 
-def _serve(config: AnnotateConfig, faces: Sequence[Sample], folder: AnswerFolder) -> None:
+def _serve(config: AnnotateConfig, folder: AnswerFolder) -> None:
     from focus.annotate.desk import Desk
-    from focus.annotate.server import LOCAL, Server, bind
+    from focus.annotate.server import LOCAL, Server
 
     is_local = config.host in LOCAL
     token = "" if is_local else secrets.token_urlsafe(16)
-    with bind(config.host, config.port) as listening:
-        margins = _margins(config, faces) if config.model_dir else None
-        desk = Desk(faces, folder, config.repeat_every, config.seed, margins)
+    with listening_socket(config.host, config.port) as listening:
+        margins = _margins(config, folder.faces) if config.model_dir else None
+        desk = Desk(folder, config.repeat_every, config.seed, margins)
         name = socket.gethostname() if config.host in ("0.0.0.0", "::") else config.host
         port = listening.getsockname()[1]
         address = f"http://{f'[{name}]' if ':' in name else name}:{port}/{token and f'{token}/'}"
         count = len(folder.practice)
-        print(f"{len(faces) - count} faces to annotate, {count} to practise before")
+        print(f"{len(folder.faces) - count} faces to annotate, {count} to practise before")
         print(f"open {address} in a browser; Ctrl-C ends, and writes the maps", flush=True)
         if config.browser and is_local:
             threading.Thread(target=_open, args=[address], daemon=True).start()
-        Server(desk, token, config.annotator).run(sockets=[listening])
+        with StopSignals("closing the page, then writing the maps") as signals:
+            Server(desk, token, config.annotator, signals).run(sockets=[listening])
 
 
 def _open(address: str) -> None:
     """Open the page; a browser in the terminal is none."""
-    opened = False
     with suppress(webbrowser.Error):
         browser = webbrowser.get()
         in_terminal = type(browser) is webbrowser.GenericBrowser and "BROWSER" not in os.environ
-        opened = not in_terminal and browser.open(address)
-    if not opened:
-        print("no browser could be opened: open the address yourself", flush=True)
+        if not in_terminal and browser.open(address):
+            return
+    print("no browser could be opened: open the address yourself", flush=True)
 
 
 def _margins(config: AnnotateConfig, faces: Sequence[Sample]) -> Keys:

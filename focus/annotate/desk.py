@@ -2,8 +2,8 @@
 
 import statistics
 import threading
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from focus.annotate.answers import AnswerFolder, digest_of
+from focus.annotate.answers import AnswerFolder
 from focus.annotate.order import Keys, balanced, hard_first, repeated
-from focus.data.manifest import LABEL_NAMES, Sample
-from focus.evaluation.people import Answer
+from focus.data.known_images import digest_of
+from focus.data.manifest import LABEL_NAMES
+from focus.evaluation.people import Answer, by_image
 
 _RECENT = 20  # answers that the pace is of
 _Question = tuple[int, str]
@@ -26,28 +27,19 @@ _Question = tuple[int, str]
 class Desk:
     """Faces that are to be annotated, and who has answered which.
 
-    faces: in an order that says nothing of their labels. every: answers after which one is asked
-    again. margins [N]: of a detector, for the order. A tab of a browser holds the face that it
-    shows and the next one, which no other tab of the annotator gets.
+    every: answers after which one is asked again. margins [N]: of a detector, for the order. A tab
+    of a browser holds the face that it shows and the next one: no other of the annotator gets them.
     """
 
     def __init__(
-        self,
-        faces: Sequence[Sample],
-        folder: AnswerFolder,
-        every: int,
-        seed: int,
-        margins: Keys | None,
+        self, folder: AnswerFolder, every: int, seed: int, margins: Keys | None = None
     ) -> None:
-        self.faces, self.gone = faces, set[int]()
+        self.faces, self.gone = folder.faces, set[int]()
         self._folder, self._every, self._seed, self._margins = folder, every, seed, margins
-        self._numbers = {digest_of(face): number for number, face in enumerate(faces)}
+        self._numbers = {digest_of(face): number for number, face in enumerate(self.faces)}
         self._keys, self._tabs = dict[str, Keys](), Counter[str]()
         self._held = dict[str, tuple[str, list[_Question]]]()
         self._lock = threading.Lock()
-        self._said = defaultdict[int, set[str]](set)
-        for answer in (answer for given in folder.given.values() for answer in given):
-            self._note(answer)
 
     @contextmanager
     def tab(self, name: str) -> Iterator[None]:
@@ -56,9 +48,10 @@ class Desk:
         try:
             yield
         finally:
-            self._tabs[name] -= 1
-            if not self._tabs[name]:
-                self._held.pop(name, None)
+            with self._lock:
+                self._tabs[name] -= 1
+                if not self._tabs[name]:
+                    self._held.pop(name, None)
 
     def ask(self, annotator: str, tab: str) -> dict[str, Any]:
         """Return the question that is next for a tab, the face after it, and how far one is.
@@ -74,10 +67,7 @@ class Desk:
                 self._held[tab] = annotator, free
         seconds = [answer.seconds for answer in given if answer.round == "main"]
         practised = sum(answer.round == "practice" for answer in given)
-        question = None
-        if free:
-            number, part = free[0]
-            question = {"number": number, "id": digest_of(self.faces[number]), "round": part}
+        asked = [{"number": n, "id": digest_of(self.faces[n]), "round": part} for n, part in free]
         return {
             "annotator": annotator,
             "done": len(seconds),
@@ -85,8 +75,8 @@ class Desk:
             "pace": statistics.median(seconds[-_RECENT:]) if seconds else None,
             "practice": [practised, len(self._folder.practice)],
             "elsewhere": any(who == annotator for who, _ in held),
-            "question": question,
-            "after": free[1][0] if free[1:] else None,
+            "question": asked[0] if asked else None,
+            "after": asked[1] if asked[1:] else None,
         }
 
     def take(self, number: int, mark: Image.Image | None, **said: Any) -> dict[str, Any]:
@@ -100,9 +90,8 @@ class Desk:
         with self._lock:
             given = self._folder.given.get(said["annotator"], [])
             done = {(answer.image, answer.round) for answer in given}
-            if is_practice != (part == "practice") or (
-                part == "repeat" and (digest, "main") not in done
-            ):
+            too_early = part == "repeat" and (digest, "main") not in done
+            if is_practice != (part == "practice") or too_early:
                 raise ValueError("this face is not asked for")
             if counts := (digest, part) not in done:
                 answer = Answer(
@@ -111,19 +100,16 @@ class Desk:
                     time=datetime.now(UTC).isoformat(timespec="seconds"),
                 )
                 self._folder.add(answer, mark)
-                self._note(answer)
         label = LABEL_NAMES[face.label or 0] if is_practice else None
         return {"counts": counts, "label": label}
-
-    def _note(self, answer: Answer) -> None:
-        if answer.round == "main":
-            self._said[self._numbers.get(answer.image, -1)].add(answer.answer)
 
     def _left(self, annotator: str) -> NDArray[np.int64]:
         """Return the faces of the main round that are left, in order."""
         if annotator not in self._keys:
             self._keys[annotator] = balanced(self.faces, self._seed, annotator)
-        disputed = [number for number, said in self._said.items() if len(said) > 1]
+        said = by_image(self._folder.all() if self._margins is not None else ())
+        differ = [image for image, given in said.items() if len({a.answer for a in given}) > 1]
+        disputed = [self._numbers.get(image, -1) for image in differ]
         order = np.argsort(hard_first(self._keys[annotator], self._margins, disputed))
         main = (a.image for a in self._folder.given.get(annotator, []) if a.round == "main")
         closed = {self._numbers.get(image, -1) for image in main} | self.gone

@@ -1,11 +1,7 @@
-"""Make maps of the marks, and say how well, and how far alike, people answered.
-
-``docs/formats.md`` describes the files.
-"""
+"""Make maps of the marks, and say how well, and how far alike, people answered."""
 
 import json
-import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,39 +10,32 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from focus.annotate.answers import AnswerFolder, digest_of
+from focus.annotate.answers import AnswerFolder
 from focus.config.annotate import AnnotateConfig
-from focus.data.images import load_map
-from focus.data.known_images import MANIFEST
+from focus.data.images import load_map, save_image
+from focus.data.known_images import MANIFEST, digest_of
 from focus.data.manifest import LABEL_NAMES, Manifest, Sample, absolute
 from focus.data.maps import Map, resized
 from focus.data.overlay import face_sheet
 from focus.data.readers.human_maps import MADE_MAPS
-from focus.evaluation.people import Answer, beside, by_annotator
+from focus.evaluation.people import Answer, alone, by_annotator, by_image
 from focus.evaluation.result_table import annotation_lines
-from focus.evaluation.scores import Scores
 from focus.metrics.annotators import MEASURES, between_annotators, overall
 from focus.runtime.files import atomic_write
 from focus.runtime.progress import progress_bar
 
 PEOPLE, SHEET, VERSION = "people.json", "contact_sheet.png", 1
-_GRID = (64, 64)  # on which marks are compared
-_MOST = 40  # faces in the sheet
+_GRID, _MOST = (64, 64), 40  # cells on which marks are compared; faces in the sheet
 
 
-def write_maps(
-    folder: AnswerFolder, faces: Sequence[Sample], data: Manifest, config: AnnotateConfig
-) -> list[str]:
+def write_maps(folder: AnswerFolder, data: Manifest, config: AnnotateConfig) -> list[str]:
     """Write all that is made of the answers into their folder; return it in words, line by line.
 
-    data: all rows, of which ``faces`` has one for each file.
+    data: all rows, of which the folder has one for each file.
     """
-    place, said = absolute(folder.folder), defaultdict[str, list[Answer]](list)
-    answers = [answer for given in folder.given.values() for answer in given]
-    for answer in answers:
-        if answer.round == "main":
-            said[answer.image].append(answer)
-    names, labels = _names(faces, config), {digest_of(face): face.label for face in faces}
+    place, said, answers = absolute(folder.folder), by_image(folder.all()), folder.all()
+    names = _names(folder.faces, config)
+    labels = {digest_of(face): face.label for face in folder.faces}
     made, marks, owners = dict[str, str](), list[Map](), list[Answer]()
     for image, name in progress_bar(names.items(), desc="maps", unit="face", delay=3):
         right = (a for a in said.get(image, []) if a.label == labels[image] or config.who == "all")
@@ -55,7 +44,9 @@ def write_maps(
         marks += [resized(mark, _GRID) for mark in drawn]
         if len(drawn) >= config.min_annotators:
             made[image] = str(place / MADE_MAPS / name)
-            _write_mean(drawn, Path(made[image]))
+            same = [resized(mark, (drawn[0].shape[1], drawn[0].shape[0])) for mark in drawn]
+            mean = (255 * np.mean(same, axis=0)).round().astype(np.uint8)
+            save_image(Image.fromarray(mean), Path(made[image]), format="PNG")
     for path in {*map(str, (place / MADE_MAPS).rglob("*.png"))} - {*made.values()}:
         Path(path).unlink()
     about = zip(*((a.image, a.annotator, labels[a.image]) for a in owners), strict=True)
@@ -64,12 +55,12 @@ def write_maps(
         "version": VERSION,
         "who": config.who,
         "min_annotators": config.min_annotators,
-        "n_faces": len(faces),
+        "n_faces": len(labels),
         "n_answered": len(said.keys() & names),
         "n_maps": len(made),
         "annotators": by_annotator(answers, labels),
         "agreement": overall(found, labels),
-        "people": _people([face for face in data if face.label is not None], answers),
+        "people": alone(data, [digest_of(face) for face in data], answers),
     }
     with atomic_write(place / PEOPLE) as aside:
         aside.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
@@ -84,7 +75,7 @@ def _names(faces: Sequence[Sample], config: AnnotateConfig) -> dict[str, str]:
     """Return digest -> map below the folder of maps, where ``--human-maps`` looks for it."""
     given = [absolute(path) for path in config.data if Path(path).exists()]
     roots = [path if path.is_dir() else path.parent for path in given]
-    names = dict[str, str]()
+    names, taken = dict[str, str](), set[str]()
     shared = Counter(Path(face.path).with_suffix("") for face in faces)
     for face in faces:
         path = Path(face.path)
@@ -94,23 +85,9 @@ def _names(faces: Sequence[Sample], config: AnnotateConfig) -> dict[str, str]:
         name = f"{path.relative_to(root).with_suffix('') if alone else path.relative_to(root)}.png"
         # Of two with one name, only the manifest finds the second one's map.
         digest = digest_of(face)
-        names[digest] = f"{digest}.png" if name in names.values() else name
+        names[digest] = f"{digest}.png" if name in taken else name
+        taken.add(name)
     return names
-
-
-def _write_mean(marks: Sequence[Map], path: Path) -> None:
-    height, width = marks[0].shape
-    mean = np.mean([resized(mark, (width, height)) for mark in marks], axis=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path, flushed=False) as aside:
-        Image.fromarray((255 * mean).round().astype(np.uint8)).save(aside, format="PNG")
-
-
-def _people(known: Sequence[Sample], answers: Sequence[Answer]) -> dict[str, Any]:
-    texts = ("path", "label", "generator", "family", "test_set", "group")
-    columns = {name: [getattr(face, name) for face in known] for name in texts}
-    scores = Scores.without_cams(**columns, score=np.full(len(known), math.nan))
-    return beside(scores, [digest_of(face) for face in known], answers)
 
 
 def _with_figures(face: Sample, made: Mapping[str, str], said: Any, found: Any) -> Sample:
@@ -122,7 +99,7 @@ def _with_figures(face: Sample, made: Mapping[str, str], said: Any, found: Any) 
         extra["said_synthetic"] = f"{np.mean([answer.label for answer in given]):.4f}"
     if digest in found:
         alike = zip(MEASURES, found[digest][0], strict=True)
-        extra |= {name: f"{value:.4f}" for name, value in alike}
+        extra |= {name: f"{value:.4f}" for name, value in alike if value == value}
     return replace(face, human_map=made.get(digest), extra={**face.extra, **extra})
 
 

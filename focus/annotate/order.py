@@ -19,9 +19,8 @@ _SPREAD, _PERSONAL = 4, 8
 def balanced(faces: Sequence[Sample], seed: int, annotator: str = "") -> Keys:
     """Return [N], by which to sort: the classes take turns, and in each its generators.
 
-    Every beginning has about as many real faces as synthetic ones, and as many of each generator,
-    until a kind is used up. Annotators see about the same faces first, so that those who stop early
-    have done the same ones, but each in an order of their own.
+    Every beginning has about as many of each, until a kind is used up. Annotators see about the
+    same faces first, so that those who stop early have done the same, but in orders of their own.
     """
     kinds = [(face.label, face.generator or face.extra.get("source", "")) for face in faces]
     per_class = Counter(label for label, _ in set(kinds))
@@ -52,11 +51,10 @@ def practice(faces: Sequence[Sample], count: int, seed: int) -> list[int]:
 
 
 def hard_first(keys: Keys, margins: Keys | None, disputed: Sequence[int]) -> Keys:
-    """Return the keys [N] with hard faces before all others.
+    """Return the keys [N] with hard faces first; without ``margins`` as they are.
 
     margins [N]: how far a detector's score is on the right side of its threshold, below 0 where it
-    is wrong. Those below ``UNSURE`` come first, the most wrong before all; then the ``disputed``
-    rows, on which annotators disagree. None: the keys stay as they are.
+    is wrong. Below ``UNSURE`` the most wrong come first, then ``disputed`` rows.
     """
     if margins is None:
         return keys
@@ -65,9 +63,6 @@ def hard_first(keys: Keys, margins: Keys | None, disputed: Sequence[int]) -> Key
 
 
 def repeated(seed: int, annotator: str, number: int, every: int) -> int:
-    """Return which of an annotator's answers is asked again as the repeat of that number, from 0.
-
-    One of the last ``every``, but not of the latest five, if there are others.
-    """
+    """Return which answer is asked again, from 0: of the last ``every``, not of the latest 5."""
     random = np.random.default_rng([seed, zlib.crc32(annotator.encode()), number])
     return number * every + int(random.integers(max(1, every - 5)))

@@ -5,7 +5,7 @@ const find = (selector) => document.querySelector(selector);
 const all = (selector) => [...document.querySelectorAll(selector)];
 let face = find("#face");
 const marks = find("#marks"), stage = find("#stage"), ring = find("#ring");
-// On the processor, from where it is sent.
+// Kept by the processor, from where it is sent.
 const PEN = marks.getContext("2d", { willReadFrequently: true });
 const COLOUR = "#19e3ff"; // neither faces nor the colour map of the maps have it
 const RETRY = 2000; // milliseconds
@@ -23,8 +23,10 @@ new EventSource(`tab/${tab}`);
 const wait = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
 
 function say(text, isWrong = false) {
-  find("#said").textContent = text;
-  find("#said").classList.toggle("wrong", isWrong);
+  for (const place of all("[role=status]")) {
+    place.textContent = text;
+    place.classList.toggle("wrong", isWrong);
+  }
 }
 
 function hold(isBusy) {
@@ -37,11 +39,7 @@ async function post(path, body) {
   for (;;) {
     let reason = "the server does not answer.";
     try {
-      const response = await fetch(path, {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ annotator, tab, ...body }),
-      });
+      const response = await fetch(path, { method: "POST", body: JSON.stringify({ annotator, tab, ...body }) });
       if (response.ok) return await response.json();
       reason = await response.text();
       if (response.status === 400) throw new Error(reason);
@@ -64,11 +62,7 @@ function keep() {
 
 function draft() {
   const empty = { strokes: [], undone: [], answer: null, confidence: null, seconds: 0 };
-  try {
-    return { ...empty, ...JSON.parse(localStorage.getItem(draftName())) };
-  } catch {
-    return empty;
-  }
+  return { ...empty, ...JSON.parse(localStorage.getItem(draftName())) };
 }
 
 // Only while the page is in sight.
@@ -119,7 +113,7 @@ async function show(state) {
   }
   work = draft();
   for (const number of loaded.keys()) {
-    if (number !== question.number && number !== state.after) loaded.delete(number);
+    if (number !== question.number && number !== state.after?.number) loaded.delete(number);
   }
   marks.width = picture.width;
   marks.height = picture.height;
@@ -136,7 +130,7 @@ async function show(state) {
   redraw();
   update();
   shownAt = document.hidden ? 0 : performance.now();
-  if (state.after !== null) load(state.after).catch(() => {});
+  if (state.after) load(state.after.number).catch(() => {});
   stage.focus({ preventScroll: true });
   hold(false);
   requestAnimationFrame(() => setTimeout(() => performance.mark("shown")));
@@ -160,11 +154,8 @@ function end(state) {
 }
 
 function update() {
-  const answers = { answer: work.answer, confidence: String(work.confidence), tool };
-  for (const [name, value] of Object.entries(answers)) {
-    for (const button of all(`[data-${name}]`)) {
-      button.setAttribute("aria-pressed", button.dataset[name] === value);
-    }
+  for (const [name, value] of Object.entries({ ...work, tool })) {
+    for (const button of all(`[data-${name}]`)) button.ariaPressed = button.dataset[name] === String(value);
   }
   find("[data-do=undo]").disabled = !work.strokes.length;
   find("[data-do=redo]").disabled = !work.undone.length;
@@ -190,9 +181,8 @@ async function submit() {
   performance.mark("submitted");
   try {
     if (feedback) return await show(feedback);
-    const { number, round } = question, name = draftName();
+    const { number, round } = question, { answer, confidence } = work, name = draftName();
     const mark = work.strokes.length ? marks.toDataURL("image/png") : "";
-    const { answer, confidence } = work;
     keep();
     const state = await post("answer", { number, round, answer, confidence, seconds: seconds(), mark });
     localStorage.removeItem(name);
@@ -212,16 +202,13 @@ async function submit() {
 }
 
 function draw(own, from = 0) {
-  const pen = PEN;
-  pen.globalCompositeOperation = own.erase ? "destination-out" : "source-over";
-  pen.strokeStyle = pen.fillStyle = COLOUR;
-  pen.lineWidth = own.width;
-  pen.lineCap = pen.lineJoin = "round";
-  pen.beginPath();
+  Object.assign(PEN, { strokeStyle: COLOUR, lineWidth: own.width, lineCap: "round", lineJoin: "round" });
+  PEN.globalCompositeOperation = own.erase ? "destination-out" : "source-over";
+  PEN.beginPath();
   const points = own.points.slice(Math.max(0, from - 1));
-  points.forEach(([x, y], at) => (at ? pen.lineTo(x, y) : pen.moveTo(x, y)));
-  if (points.length === 1) pen.lineTo(...points[0]);
-  pen.stroke();
+  points.forEach(([x, y], at) => (at ? PEN.lineTo(x, y) : PEN.moveTo(x, y)));
+  if (points.length === 1) PEN.lineTo(...points[0]);
+  PEN.stroke();
 }
 
 function redraw() {
@@ -230,7 +217,7 @@ function redraw() {
 }
 
 function undo(from, to) {
-  if (!work || busy || feedback || !work[from].length) return;
+  if (!work?.[from].length || busy || feedback) return;
   work[to].push(work[from].pop());
   redraw();
   update();
@@ -289,16 +276,14 @@ stage.addEventListener("pointermove", (event) => {
   }
 });
 
-for (const name of ["pointerup", "pointercancel"]) {
-  stage.addEventListener(name, (event) => {
-    pointers.delete(event.pointerId);
-    pinch = pinch && pointers.size ? gesture() : null;
-    if (stroke) keep();
-    stroke = null;
-  });
-}
-stage.addEventListener("pointerleave", () => { ring.hidden = true; });
-stage.addEventListener("contextmenu", (event) => event.preventDefault());
+stage.onpointerup = stage.onpointercancel = (event) => {
+  pointers.delete(event.pointerId);
+  pinch = pinch && pointers.size ? gesture() : null;
+  if (stroke) keep();
+  stroke = null;
+};
+stage.onpointerleave = () => { ring.hidden = true; };
+stage.oncontextmenu = (event) => event.preventDefault();
 
 function gesture() {
   const [[x, y], [u, v] = [x, y]] = pointers.values();
@@ -342,11 +327,8 @@ stage.addEventListener("wheel", (event) => {
 new ResizeObserver(() => { if (work) fit(); }).observe(stage);
 
 const ACTIONS = {
-  undo: () => undo("strokes", "undone"),
-  redo: () => undo("undone", "strokes"),
-  in: () => zoom(1.5),
-  out: () => zoom(1 / 1.5),
-  fit,
+  undo: () => undo("strokes", "undone"), redo: () => undo("undone", "strokes"),
+  in: () => zoom(1.5), out: () => zoom(1 / 1.5), fit,
 };
 const choose = (name) => { tool = name; if (work) update(); };
 const resize = (step) => { find("#size").value = Number(find("#size").value) + step; };
@@ -354,7 +336,8 @@ const KEYS = {
   r: () => set("answer", "real"), s: () => set("answer", "synthetic"),
   1: () => set("confidence", 1), 2: () => set("confidence", 2), 3: () => set("confidence", 3),
   b: () => choose("brush"), e: () => choose("eraser"), "[": () => resize(-1), "]": () => resize(1),
-  z: (event) => ACTIONS[event.shiftKey ? "redo" : "undo"](), y: ACTIONS.redo, "+": ACTIONS.in, "=": ACTIONS.in, "-": ACTIONS.out, 0: fit,
+  z: (event) => ACTIONS[event.shiftKey ? "redo" : "undo"](), y: ACTIONS.redo,
+  "+": ACTIONS.in, "=": ACTIONS.in, "-": ACTIONS.out, 0: fit,
 };
 const ARROWS = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
@@ -374,14 +357,11 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     return submit();
   }
-  if (target === stage && ARROWS[key]) {
-    event.preventDefault();
-    return zoom(1, 0, 0, ...ARROWS[key].map((each) => 40 * each));
-  }
-  if (KEYS[key]) {
-    event.preventDefault();
-    KEYS[key](event);
-  }
+  const arrow = target === stage && ARROWS[key];
+  if (!arrow && !KEYS[key]) return;
+  event.preventDefault();
+  if (arrow) zoom(1, 0, 0, ...arrow.map((each) => 40 * each));
+  else KEYS[key](event);
 });
 
 find("#start").addEventListener("submit", async (event) => {
@@ -390,11 +370,10 @@ find("#start").addEventListener("submit", async (event) => {
   try {
     const state = await post("ask", {});
     localStorage.setItem("annotator", state.annotator);
-    find("#refused").textContent = "";
+    say("");
     await show(state);
   } catch (error) {
-    annotator = null;
-    find("#refused").textContent = error.message;
+    say(error.message, true);
   }
 });
 find("#leave").onclick = () => { localStorage.removeItem("annotator"); location.reload(); };

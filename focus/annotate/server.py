@@ -1,8 +1,7 @@
 """Serve the page and its faces, and let in nobody else.
 
-Starlette, which routes requests and bounds what is sent, on uvicorn: two small packages that are
-widely used and well kept. Every request passes :class:`Guard`. A face is asked for by its number
-and leaves as a PNG without metadata, whatever its file holds.
+Starlette routes requests and bounds what is sent, uvicorn runs it: both small and well kept. A face
+is asked for by its number and leaves as a PNG without metadata.
 """
 
 import asyncio
@@ -10,8 +9,6 @@ import base64
 import io
 import logging
 import secrets
-import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
@@ -27,19 +24,17 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from focus.annotate.answers import checked_name
 from focus.annotate.desk import Desk
 from focus.data.images import load_image
 from focus.data.manifest import LABEL_NAMES
-from focus.errors import ImageError, InputError
-from focus.evaluation.people import CONFIDENCES, ROUNDS
-from focus.runtime.signals import SIGNALS
+from focus.errors import ImageError
+from focus.evaluation.people import CONFIDENCES, ROUNDS, checked_name
+from focus.runtime.signals import StopSignals
 
 LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 SIDE = 2048
 """The longest side of a face on the page, and of its marks, in pixels."""
-MAX_BODY = 8 * 2**20  # bytes; the mark of a face of that size has fewer
-_DAY = 86400  # seconds
+_DAY, _MAX_BODY = 86400, 8 * 2**20  # seconds; bytes, more than a mark of that size has
 _FILES = {"": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src "
@@ -52,75 +47,61 @@ _HEADERS = {
 _log = logging.getLogger(__name__)
 
 
-class Guard:
-    """Refuses what does not come from the page at the address that was printed.
+def guarded(app: ASGIApp, token: str) -> ASGIApp:
+    """Return the application for requests of the page at the address that was printed alone.
 
-    token: the first part of every path. "" where only this machine can ask: then a request must
-    have given its name, as a foreign one may be made to lead here. A POST is of the same origin.
+    token: the first part of every path; "" where only this machine can ask: then a request must
+    give its name, as a foreign one may be made to lead here. A POST is of the same origin.
     """
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self.app, self.token = app, token
+    def allows(request: Request) -> bool:
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        given = request.url.path.lstrip("/").partition("/")[0]
+        if token and not secrets.compare_digest(given.encode(), token.encode()):
+            return False
+        if not token and not {host, host.rpartition(":")[0]} & {*LOCAL}:
+            return False
+        return request.method in ("GET", "HEAD") or origin in (f"http://{host}", f"https://{host}")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, with headers that keep the page to itself."""
-
-        async def send_guarded(message: Message) -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_closed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        app = self.app
-        if not self._allows(Request(scope)):
-            app = PlainTextResponse("Open the page at the address that was printed.", 403)
-        await app(scope, receive, send_guarded)
+        refusal = PlainTextResponse("Open the page at the address that was printed.", 403)
+        await (app if allows(Request(scope)) else refusal)(scope, receive, send_closed)
 
-    def _allows(self, request: Request) -> bool:
-        host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        given = request.url.path.split("/")[1].encode()
-        if self.token and not secrets.compare_digest(given, self.token.encode()):
-            return False
-        if not self.token and not {host, host.rpartition(":")[0]} & {*LOCAL}:
-            return False
-        return request.method in ("GET", "HEAD") or origin in (f"http://{host}", f"https://{host}")
+    return answer
 
 
 class Server(uvicorn.Server):
     """The page for a desk, until a signal. annotator: who answers, None where the page asks."""
 
-    def __init__(self, desk: Desk, token: str = "", annotator: str | None = None) -> None:
-        self.desk, self.annotator = desk, annotator
+    def __init__(self, desk: Desk, token: str, annotator: str | None, signals: StopSignals) -> None:
+        self.desk, self.annotator, self._signals = desk, annotator, signals
         self._sizes = dict[int, tuple[int, int]]()
-        routes = [
-            *(Route(f"/{name}", self._file) for name in _FILES),
-            Route("/face/{number:int}", self._face),
-            Route("/tab/{tab}", self._tab),
-            self._post("/ask", self._state),
-            self._post("/answer", self._taken),
-        ]
+        routes = [Route(f"/{name}", self._file) for name in _FILES]
+        routes += [Route("/face/{number:int}", self._face), Route("/tab/{tab}", self._tab)]
+        routes += [self._post("/ask", self._state), self._post("/answer", self._taken)]
         app = Starlette(
             routes=[Mount(f"/{token}" if token else "", routes=routes)],
             exception_handlers=dict.fromkeys((ValueError, TypeError, OSError), _refused),
-            max_body_size=MAX_BODY,
+            max_body_size=_MAX_BODY,
         )
-        options: dict[str, Any] = {"log_level": "error", "access_log": False, "lifespan": "off"}
-        options |= {"server_header": False, "ws": "none", "timeout_graceful_shutdown": 5}
-        super().__init__(uvicorn.Config(Guard(app, token), **options))
+        quiet: dict[str, Any] = {"log_level": "error", "access_log": False, "server_header": False}
+        quiet |= {"lifespan": "off", "ws": "none", "timeout_graceful_shutdown": 5}
+        super().__init__(uvicorn.Config(guarded(app, token), **quiet))
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop at a signal that nobody ignores; what comes after the server still runs."""
+        """Leave signals to who runs it."""
+        yield
 
-        def stop(*_: object) -> None:
-            self.should_exit = True
-
-        heeded = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
-        before = [(each, signal.signal(each, stop)) for each in heeded]
-        try:
-            yield
-        finally:
-            for each, handler in before:
-                signal.signal(each, handler)
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether a signal has come."""
+        self.should_exit |= bool(self._signals.pending())
+        return await super().on_tick(counter)
 
     def _file(self, request: Request) -> Response:
         name = request.url.path.rpartition("/")[2]
@@ -130,8 +111,7 @@ class Server(uvicorn.Server):
         return Response(content, media_type=_FILES[name])
 
     def _face(self, request: Request) -> Response:
-        number = request.path_params["number"]
-        if number >= len(self.desk.faces):
+        if (number := request.path_params["number"]) >= len(self.desk.faces):
             return PlainTextResponse("There is no such face.", 404)
         file = io.BytesIO()
         try:
@@ -160,19 +140,15 @@ class Server(uvicorn.Server):
 
     def _post(self, path: str, work: Callable[[dict[str, Any]], dict[str, Any]]) -> Route:
         async def answered(request: Request) -> Response:
-            given = dict(await request.json())
-            return JSONResponse(await run_in_threadpool(work, given))
+            return JSONResponse(await run_in_threadpool(work, dict(await request.json())))
 
         return Route(path, answered, methods=["POST"])
 
     def _state(self, given: dict[str, Any]) -> dict[str, Any]:
-        if not (self.annotator or given.get("annotator")):
+        if (name := self.annotator or given.get("annotator") or None) is None:
             return {"annotator": None}
-        state = self.desk.ask(self._name(given), str(given.get("tab", ""))[:64])
+        state = self.desk.ask(checked_name(name), str(given.get("tab", ""))[:64])
         return state | {"fixed": self.annotator is not None}
-
-    def _name(self, given: dict[str, Any]) -> str:
-        return self.annotator or checked_name(given.get("annotator"))
 
     def _taken(self, given: dict[str, Any]) -> dict[str, Any]:
         """Take what the page sent; raises ValueError for what it would not send."""
@@ -190,7 +166,8 @@ class Server(uvicorn.Server):
             raise ValueError("this is no answer")
         mark = self._mark(str(given.get("mark") or ""), number)
         said = {name: given[name] for name in ("round", "answer", "confidence")}
-        said |= {"annotator": self._name(given), "seconds": round(float(seconds), 2)}
+        name = checked_name(self.annotator or given.get("annotator"))
+        said |= {"annotator": name, "seconds": round(float(seconds), 2)}
         return self.desk.take(number, mark, **said) | self._state(given)
 
     def _mark(self, text: str, number: int) -> Image.Image | None:
@@ -208,19 +185,6 @@ class Server(uvicorn.Server):
         except (OSError, SyntaxError) as error:
             raise ValueError("the mark is no PNG") from error
         return grey if grey.getbbox() else None
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; raises InputError for a port in use, or no such address."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = str(error.strerror or error).partition(" (while")[0]
-        raise InputError(
-            f"The page cannot be served at {host}, port {port} ({reason}): give another --port or "
-            "--host, or end the program that has it."
-        ) from error
 
 
 def _refused(_: Request, error: Exception) -> Response:

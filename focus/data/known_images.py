@@ -47,6 +47,11 @@ def content_hash(*paths: str) -> str:
     return content.hexdigest()
 
 
+def digest_of(sample: Sample) -> str:
+    """Return the digest of an image that was checked (:mod:`focus.data.bad_files`)."""
+    return sample.extra[CONTENT]
+
+
 def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
     """Refuse images to validate or test on that the initial weights know.
 

@@ -6,6 +6,7 @@ about one face do not count as many faces; they are about these annotators.
 """
 
 import csv
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
+from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Sample
 from focus.errors import InputError
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.scores import Scores
@@ -28,6 +29,7 @@ ANSWERS = "answers"
 ANSWER_VERSION = 1
 CONFIDENCES = (1, 2, 3)
 """Guessing, fairly sure, sure."""
+_NAME = re.compile(r"\w[^/\\<>]{0,59}")
 ROUNDS = ("practice", "main", "repeat")
 Rated = NDArray[np.float64]
 
@@ -64,6 +66,17 @@ class Answer:
         return 0.5 + (2 * self.label - 1) * self.confidence / (2 * len(CONFIDENCES))
 
 
+def checked_name(name: object) -> str:
+    """Return an annotator's name without spaces around it; raises InputError for what is none."""
+    text = " ".join(name.split()) if isinstance(name, str) else ""
+    if not (_NAME.fullmatch(text) and text.isprintable()):
+        raise InputError(
+            "A name begins with a letter or a digit and has at most 60 characters, without slashes "
+            "and angle brackets: give another one."
+        )
+    return text
+
+
 def read_answers(folder: str | Path | None) -> list[Answer]:
     """Return all answers in a folder of ``focus annotate``, by annotator in the order given.
 
@@ -91,6 +104,15 @@ def read_answers(folder: str | Path | None) -> list[Answer]:
     return found
 
 
+def by_image(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
+    """Return the answers of the main round by the digests of their images."""
+    given: dict[str, list[Answer]] = {}
+    for answer in answers:
+        if answer.round == "main":
+            given.setdefault(answer.image, []).append(answer)
+    return given
+
+
 def beside(
     scores: Scores,
     digests: Sequence[str],
@@ -104,10 +126,7 @@ def beside(
     [N]. answers: those of other images, of practice and of repeats do not count. threshold: the
     detector's; None: the scores are nobody's, and there are the figures of people alone.
     """
-    given = defaultdict[str, list[Answer]](list)
-    for answer in answers:
-        if answer.round == "main":
-            given[answer.image].append(answer)
+    given = by_image(answers)
     own = units(scores.group, scores.images)
     people = {
         row: np.array([answer.score for answer in given[digest]])
@@ -141,6 +160,17 @@ def beside(
         mean = {"auc": float(np.mean(aucs)), "intervals": {"auc": mean_auc_interval(pairs)}}
         found[test_set]["mean"][who] = mean
     return found
+
+
+def alone(
+    samples: Sequence[Sample], digests: Sequence[str], answers: Iterable[Answer]
+) -> dict[str, Any]:
+    """Return the figures of people on labelled images that no detector has scored."""
+    texts = ("path", "generator", "family", "test_set", "group")
+    columns = {name: [getattr(sample, name) for sample in samples] for name in texts}
+    label = [-1 if sample.label is None else sample.label for sample in samples]
+    score = np.full(len(samples), np.nan)
+    return beside(Scores.without_cams(**columns, label=label, score=score), digests, answers)
 
 
 def by_annotator(

@@ -34,9 +34,13 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Note signals while the ``with`` block runs; elsewhere they act as they did before."""
+    """Note signals while the ``with`` block runs; elsewhere they act as they did before.
 
-    def __init__(self) -> None:
+    doing: what is done before the end, for the message.
+    """
+
+    def __init__(self, doing: str = "finishing the step, then saving") -> None:
+        self._doing = doing
         self._process = os.getpid()
         self._received = 0
         self._before: dict[signal.Signals, Any] = {}
@@ -74,7 +78,7 @@ class StopSignals:
         if signum == _SIGHUP:
             _leave_terminal()
         again = "" if signum == _SIGHUP else "; again to stop now"
-        _say(f"{signal.Signals(signum).name}: finishing the step, then saving{again}.")
+        _say(f"{signal.Signals(signum).name}: {self._doing}{again}.")
 
 
 def _leave_terminal() -> None:

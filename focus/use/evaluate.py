@@ -12,7 +12,7 @@ from focus.config.train import TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
 from focus.data.image_cache import ImageCache
-from focus.data.known_images import CONTENT, KnownImages, is_run, known_to, record_of
+from focus.data.known_images import KnownImages, digest_of, is_run, known_to, record_of
 from focus.data.manifest import Manifest, Sample, absolute
 from focus.data.maps import source_findings
 from focus.data.perturbations import ROBUSTNESS
@@ -257,7 +257,7 @@ def _write(
         )
         results["provenance"] = about
         if answers:
-            digests = [manifest[row].extra[CONTENT] for row in scores.index]
+            digests = [digest_of(manifest[row]) for row in scores.index]
             decides = detector.threshold.value
             results["people"] = beside(scores, digests, answers, trained[0], decides)
     told = [Finding("note", line) for line in people_lines(results or {})]

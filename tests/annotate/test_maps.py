@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focus.annotate.answers import AnswerFolder, digest_of
+from focus.annotate.answers import AnswerFolder
 from focus.annotate.command import annotate, checked_data
 from focus.config.annotate import AnnotateConfig
 from focus.config.command_line import parse
 from focus.config.data import CheckConfig
 from focus.config.train import TrainConfig
 from focus.data.check.command import check
+from focus.data.known_images import digest_of
 from focus.data.manifest import LABEL_NAMES, Manifest, Sample
 from focus.data.readers import read_given
 from focus.errors import InputError

@@ -245,9 +245,9 @@ def test_a_face_that_vanished(tmp_path: Path) -> None:
         for path in data.rglob("*.png"):
             path.unlink()
         assert served.answer(state, mark=mark())[0] == 200, "it was seen before"
-        status, text = served.ask(f"face/{state['after']}")
+        status, text = served.ask(f"face/{state['after']['number']}")
         assert (status, text) == (410, "This face cannot be shown any more.")
-        assert served.state()["question"]["number"] != state["after"]
+        assert served.state()["question"] != state["after"]
         printed = served.stop()
     assert "left out: Cannot decode" in printed
     assert served.process.returncode == 0
