@@ -44,7 +44,7 @@ class Annotator:
 
     def __init__(self, browser: Any, address: str, name: str, **screen: Any) -> None:
         self.context = browser.new_context(viewport={"width": 1280, "height": 900} | screen)
-        self.context.set_default_timeout(15_000)
+        self.context.set_default_timeout(60_000)
         self.complaints: list[str] = []
         self.page, self.name = self.open(address), name
         if self.page.locator("#start").is_visible():
@@ -177,9 +177,9 @@ def test_thirty_faces_a_reload_and_a_kill(
         anna.page.keyboard.press("r" if "0_real" in path else "s")
         anna.page.keyboard.press("3")
         anna.page.keyboard.press("Enter")
-        anna.page.wait_for_selector("text=Not saved yet")
+        anna.page.wait_for_selector("#said:has-text('Not saved yet')")
     with serving(*words, port) as served:
-        anna.page.wait_for_selector("#work[aria-busy=false]", timeout=20_000)
+        anna.page.wait_for_selector("#work[aria-busy=false]")
         while anna.question():
             one_face()
         assert "all 30 faces" in anna.page.inner_text("#end")
