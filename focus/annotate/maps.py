@@ -29,10 +29,7 @@ _GRID, _MOST = (64, 64), 40  # cells on which marks are compared; faces in the s
 
 
 def write_maps(folder: AnswerFolder, data: Manifest, config: AnnotateConfig) -> list[str]:
-    """Write all that is made of the answers into their folder; return it in words, line by line.
-
-    data: all rows, of which the folder has one for each file.
-    """
+    """Write all that is made of the answers about the rows of ``data``; return it in words."""
     place, said, answers = absolute(folder.folder), by_image(folder.all()), folder.all()
     names = _names(folder.faces, config)
     labels = {digest_of(face): face.label for face in folder.faces}
