@@ -43,7 +43,6 @@ def annotate(config: AnnotateConfig) -> None:
             "The page needs uvicorn: install it by pip install 'focus-faces[annotate]'."
         )
     data = checked_data(config)
-    # By their digests, which say nothing of the labels.
     faces = [face for _, face in sorted({digest_of(face): face for face in data}.items())]
     output.mkdir(parents=True, exist_ok=True)
     with sole_writer(output):

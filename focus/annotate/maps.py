@@ -78,11 +78,10 @@ def _names(faces: Sequence[Sample], config: AnnotateConfig) -> dict[str, str]:
         path = Path(face.path)
         folders = [absolute(config.data_root)] if config.data_root else roots
         root = next((root for root in folders if path.is_relative_to(root)), path.parent)
-        alone = shared[path.with_suffix("")] == 1
-        name = f"{path.relative_to(root).with_suffix('') if alone else path.relative_to(root)}.png"
+        below = path.relative_to(root)
+        name = f"{below if shared[path.with_suffix('')] > 1 else below.with_suffix('')}.png"
         # Of two with one name, only the manifest finds the second one's map.
-        digest = digest_of(face)
-        names[digest] = f"{digest}.png" if name in taken else name
+        names[digest_of(face)] = f"{digest_of(face)}.png" if name in taken else name
         taken.add(name)
     return names
 
