@@ -61,6 +61,7 @@ PHOTOGRAPHS = (
 LANCZOS = Image.Resampling.LANCZOS
 
 WITH = ("without", "with")
+SPEED = "images a second: "
 
 Loader = Callable[[], Iterable[Any]]
 """Begins an epoch of batches, whose first fields are the images."""
@@ -248,7 +249,7 @@ def main() -> None:
             measured[kind, augmented] = seconds
             for name, of_loader in seconds.items():
                 case = {"files": kind, "augmentation": WITH[augmented]}
-                rows.append(note(median(count / of_loader), f"images a second: {name}", **case))
+                rows.append(note(median(count / of_loader), SPEED + name, **case))
     rows += judged(measured)
     if given.output:
         write(given.output, "loader", rows, measured_with)

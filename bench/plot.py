@@ -2,7 +2,7 @@
 
     python -m bench.plot [--results FOLDER] [--docs FOLDER]
 
-reads ``head.csv`` and ``step.csv`` with the JSON beside each, draws
+reads ``head.csv``, ``step.csv`` and ``loader.csv`` with the JSON beside each, draws
 ``bench-step.png``, and writes each table anew between ``<!-- NAME -->`` and ``<!-- end -->``.
 """
 
@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.harness import run_program
 from bench.head import RATIOS as HEAD_RATIOS
+from bench.loader import SPEED
 from bench.step import RATIOS as STEP_RATIOS
 from focus.errors import InputError
 
@@ -65,7 +66,22 @@ def step_table(rows: Sequence[Row]) -> list[str]:
     return _markdown(("", *STEP_RATIOS), lines)
 
 
-TABLES = {"head": head_table, "step": step_table}
+def loader_table(rows: Sequence[Row]) -> list[str]:
+    """Return the table of loaders: images a second, a line a loader, a column a kind of files."""
+    cases = sorted(_distinct(rows, "augmentation", "files"), key=lambda case: case[0] == "with")
+    speeds: dict[tuple[str, ...], str] = {
+        (row["figure"], row["augmentation"], row["files"]): f"{float(row['median']):.0f}"
+        for row in rows
+        if row["figure"].startswith(SPEED)
+    }
+    lines = [
+        (name.removeprefix(SPEED), *(speeds.get((name, *case), "") for case in cases))
+        for name in dict.fromkeys(name for name, *_ in speeds)
+    ]
+    return _markdown(("", *(f"{files}, {augmentation}" for augmentation, files in cases)), lines)
+
+
+TABLES = {"head": head_table, "step": step_table, "loader": loader_table}
 """By name of its results: the function that makes the lines of a table of its rows."""
 
 

@@ -13,6 +13,7 @@ timm's loader, its network, cross-entropy and SGD, and neither figures nor any g
 
 import contextlib
 import io
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -88,8 +89,11 @@ def steps_of_a_run(model: str, size: int, batch_size: int, steps: int) -> Costs:
 
 def run(model: str, size: int, batch_size: int, images: int, **settings: Any) -> None:
     """Train on so many photographs of 256 x 256 pixels, in silence."""
-    quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
-    with tempfile.TemporaryDirectory() as name, quiet[0], quiet[1]:
+    with contextlib.ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        stack.enter_context(mock.patch.dict(os.environ, FOCUS_CACHE=str(Path(name, "cache"))))
         root = Path(name, "data", "generator")
         splits = ["train"] * images + ["val"] * 4
         kinds = ("real", "fake") * len(splits)

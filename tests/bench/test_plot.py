@@ -26,10 +26,17 @@ FILES = {
 resnet50,8,ours / CE,1.01,1.0,1.04,2
 resnet50,8,head / step,0.0006,0.0005,0.0007,2
 """,
+    "loader": """files,augmentation,figure,median,low,high
+A,without,"images a second: ours, warm",20000.4,19000,21000
+A,with,"images a second: ours, warm",600.9,590,610
+B,without,"images a second: ours, warm",19000.6,18000,20000
+A,without,"time of timm / ours, warm",30,29,31
+""",
 }
 TABLES = {
     "head": "| 20x16x9 nchw fp32 |  | 1.05 [1.01, 1.09] |  |  |  | 1.04 |",
     "step": "| resnet50, batch 8 |  | 1.01 [1.00, 1.04] |  |  |  | 0.0006 [0.0005, 0.0007] |",
+    "loader": "| ours, warm | 20000 | 19001 | 601 |",
 }
 
 
