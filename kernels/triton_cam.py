@@ -298,17 +298,12 @@ def constants(
     if block_c < MIN_PRODUCT and "PRODUCTS" in more:
         more["PRODUCTS"] = None
     found = Constants(
-        P=cells,
-        LAST=last,
-        BLOCK_C=block_c,
-        BLOCK_P=block_p,
-        BLOCK_K=max(next_power_of_2(rows), 2),
-        num_warps=8,
+        P=cells, LAST=last, BLOCK_C=block_c, BLOCK_P=block_p,
+        BLOCK_K=max(next_power_of_2(rows), 2), num_warps=8,
         # Products are rounded before they are summed: fused into a sum over threads, each thread
         # would round another of them, and hold another sum.
-        enable_fp_fusion=False,
-        **more,
-    )
+        enable_fp_fusion=False, **more,
+    )  # fmt: skip
     return found, -(-channels // block_c)
 
 
@@ -333,7 +328,8 @@ def _limits(device: torch.device) -> tuple[int, int]:
     if device.type != "cuda":
         return 1, 2**62
     found = torch.cuda.get_device_properties(device)
-    return found.multi_processor_count, found.L2_cache_size
+    # The cache of large GPUs is two halves, and what both read may lie in both.
+    return found.multi_processor_count, found.L2_cache_size // 2
 
 
 def splits_of(features: Tensor, blocks: int) -> int:
@@ -366,15 +362,9 @@ def tickets(features: Tensor, count: int, in_graph: bool) -> Tensor:
 
 
 def _launch(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    index: Tensor,
-    temperature: Number,
-    *,
-    logits: bool = False,
-    in_graph: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+    features: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor, temperature: Number, *,
+    logits: bool = False, in_graph: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return CAMs ``[B,k,H,W]``, entropies ``[B,k]`` and logits, empty where not asked for.
 
     index: ``[B,k]``, or ``[B]`` without the axis k.
@@ -387,14 +377,9 @@ def _launch(
         return cams, entropies, all_logits
     features, rows, cells = dense_samples(features), classes if logits else 1, height * width
     settings, blocks = constants(
-        channels,
-        cells,
-        rows,
-        channels_last(features),
-        ROWS=rows,
-        INVERSE_LOG=inverse_log(cells),
-        PRODUCTS=products(features, _cams),
-    )
+        channels, cells, rows, channels_last(features), ROWS=rows,
+        INVERSE_LOG=inverse_log(cells), PRODUCTS=products(features, _cams),
+    )  # fmt: skip
     shares = splits_of(features, blocks)
     arguments = (
         cams, entropies, all_logits if logits else None, features, dense(weight), dense(bias),
@@ -414,17 +399,10 @@ def cam_entropy_forward(
 
 
 def cam_entropy_backward(
-    features: Tensor,
-    weight: Tensor,
-    index: Tensor,
-    cam: Tensor,
-    temperature: Number,
-    grad_cam: Tensor | None,
-    grad_entropy: Tensor | None,
-    need_features: bool,
-    need_weight: bool,
+    features: Tensor, weight: Tensor, index: Tensor, cam: Tensor, temperature: Number,
+    grad_cam: Tensor | None, grad_entropy: Tensor | None, need_features: bool, need_weight: bool,
     in_graph: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return gradients of features and weight; one that is not needed is empty."""
     (batch, channels, height, width), classes = features.shape, len(weight)
     shape, last = features.shape if need_features else (0, 0, 0, 0), channels_last(features)
@@ -434,13 +412,9 @@ def cam_entropy_backward(
         return grad_features, grad_weight.zero_()
     features, cells = dense_samples(features), height * width
     settings, blocks = constants(
-        channels,
-        cells,
-        min(classes, MAX_CLASSES),
-        last,
-        BLOCK_B=BLOCK_B,
+        channels, cells, min(classes, MAX_CLASSES), last, BLOCK_B=BLOCK_B,
         INVERSE_LOG=inverse_log(cells),
-    )
+    )  # fmt: skip
     partial = weight.new_empty((batch, channels) if need_weight else 0, dtype=torch.float32)
     arguments = (
         grad_features if need_features else None, grad_weight if need_weight else None, features,

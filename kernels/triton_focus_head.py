@@ -390,19 +390,10 @@ def focus_head_forward(*arguments: Any, in_graph: bool = False) -> HeadForward:
 
 
 def focus_head_backward(
-    saved: Tensor,
-    weight: Tensor,
-    upstream: Tensor | None,
-    upstream_logits: Tensor | None,
-    contrast: bool,
-    bias_of_sample: bool,
-    shape: list[int],
-    dtype: torch.dtype,
-    last: bool,
-    need_features: bool,
-    need_weight: bool,
-    need_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    saved: Tensor, weight: Tensor, upstream: Tensor | None, upstream_logits: Tensor | None,
+    contrast: bool, bias_of_sample: bool, shape: list[int], dtype: torch.dtype, last: bool,
+    need_features: bool, need_weight: bool, need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return gradients of features, weight and bias, by one launch; what nobody needs is empty.
 
     upstream: scalar or ``[B]``, of the loss; upstream_logits ``[B,K]``; bias_of_sample: the bias is
