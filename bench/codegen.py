@@ -52,7 +52,7 @@ GRIDS = ((7, 7), (8, 8), (10, 10), (14, 14))
 SIZES = {"fp32": 4, "bf16": 2}
 BATCH, CHANNELS, CLASSES, SEVERAL_CLASSES = 20, 2048, 2, 16
 LIMITS = 132, 25 * 2**20
-"""Multiprocessors and bytes of half a cache of an H100, by which a batch of 20 is read in 8 splits."""
+"""Multiprocessors and bytes of half the cache of an H100: a batch of 20 is read in 8 splits."""
 
 # The limits: the widest access, two programs of eight warps to a multiprocessor of up to two
 # classes and one of more, and the shared memory of sm_86 and sm_120.
@@ -159,7 +159,9 @@ def capture(target: str, call: Callable[[], object]) -> list[Launch]:
         return True  # "do not compile": then nothing is launched either
 
     card = mock.patch.object(triton_cam, "_limits", return_value=LIMITS)
-    with knobs.runtime.scope(), card, mock.patch.object(driver, "_active", _NoDevice(target)):
+    version = mock.patch.object(torch.version, "hip", target if target.startswith("gfx") else None)
+    active = mock.patch.object(driver, "_active", _NoDevice(target))
+    with knobs.runtime.scope(), card, version, active:
         knobs.runtime.jit_cache_hook = keep
         call()
     return launches

@@ -42,7 +42,7 @@ INSTRUCTIONS = {"channels_last": (183, 109, 300), "nchw": (423, 272, 300)}
 """Of a warp for a tile of bf16 and K 2: both readings by ``python -m bench.codegen``, in sm_90's
 code, and the writing of dF, an estimate."""
 WARPS, ISSUED = 8, 2.0
-"""Warps of a program; warps' instructions that a multiprocessor issues in a clock, half its most."""
+"""Warps of a program; instructions that a multiprocessor issues in a clock, half of its most."""
 TILE_BYTES = 2 * triton_cam.TILE
 CHANNELS, CELLS = 2048, 49
 

@@ -35,7 +35,7 @@ def number(name: str, value: Number) -> Number:
 
     Triton takes no number of numpy, and compiles a kernel for an int that it has for the float.
     """
-    if isinstance(value, Tensor):
+    if type(value) is float or isinstance(value, Tensor):
         return value
     if not isinstance(value, Real):  # type: ignore[unreachable]
         raise TypeError(f"{name} must be a number or a tensor, got {value!r}")
