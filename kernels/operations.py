@@ -150,7 +150,8 @@ def focus_head(
 
     Returns:
         :class:`FocusHeadOutput`. ``loss`` and ``logits`` carry gradient. float32; float64 for
-        float64 features.
+        float64 features. Call ``backward`` outside of autocast, as torch asks: inside it, the
+        products of all forms but the kernels' are rounded to 16 bits in it.
 
     Raises:
         ValueError, TypeError: shapes, types, devices or options that do not fit.
