@@ -2,8 +2,9 @@
 
     python -m bench.codegen [--targets NAME ...] [--classes K] [--grid HxW ...] [--output FOLDER]
 
-prints a line per kernel, target, type, layout and grid: registers, spills, shared memory, and how
-wide each load of the features F and each store of their gradient dF is. ``--output`` writes the
+prints a line per kernel, target, type, layout and grid: registers, spills, shared memory, how wide
+each load of the features F and each store of their gradient dF is, and on NVIDIA the instructions
+in the loops that load F, which a warp does for each tile. ``--output`` writes the
 same as ``codegen.csv`` and ``codegen.json``.
 
 What is compiled is what would run: the launchers are called with tensors of torch's meta device,
@@ -50,8 +51,8 @@ LAYOUTS = {"channels_last": torch.channels_last, "nchw": torch.contiguous_format
 GRIDS = ((7, 7), (8, 8), (10, 10), (14, 14))
 SIZES = {"fp32": 4, "bf16": 2}
 BATCH, CHANNELS, CLASSES, SEVERAL_CLASSES = 20, 2048, 2, 16
-LIMITS = 132, 50 * 2**20
-"""Multiprocessors and bytes of cache of an H100, by which a batch of 20 is read in 8 splits."""
+LIMITS = 132, 25 * 2**20
+"""Multiprocessors and bytes of half the cache of an H100: a batch of 20 is read in 8 splits."""
 
 # The limits: the widest access, two programs of eight warps to a multiprocessor of up to two
 # classes and one of more, and the shared memory of sm_86 and sm_120.
@@ -94,12 +95,13 @@ class Row:
     def flat(self) -> dict[str, Any]:
         """Return the fields of a row of the CSV."""
         own = {k: v for k, v in vars(self).items() if k != "code"}
-        used = {k: v for k, v in vars(self.code).items() if k != "widths"}
+        used = {k: v for k, v in vars(self.code).items() if k not in ("widths", "loops")}
         widths = {
             "loads": _text(self.code.widths.get(FEATURES)),
             "stores": _text(self.code.widths.get(GRAD_FEATURES)),
         }
-        return own | used | widths | {"faults": ", ".join(self.faults())}
+        loops = {"in loops": self.code.loops.get(FEATURES, 0)}
+        return own | used | widths | loops | {"faults": ", ".join(self.faults())}
 
 
 def faults(code: MachineCode, wide: int = WIDE, registers: int = MAX_REGISTERS) -> list[str]:
@@ -157,7 +159,9 @@ def capture(target: str, call: Callable[[], object]) -> list[Launch]:
         return True  # "do not compile": then nothing is launched either
 
     card = mock.patch.object(triton_cam, "_limits", return_value=LIMITS)
-    with knobs.runtime.scope(), card, mock.patch.object(driver, "_active", _NoDevice(target)):
+    version = mock.patch.object(torch.version, "hip", target if target.startswith("gfx") else None)
+    active = mock.patch.object(driver, "_active", _NoDevice(target))
+    with knobs.runtime.scope(), card, version, active:
         knobs.runtime.jit_cache_hook = keep
         call()
     return launches

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import CompiledKernel
 from triton.runtime.driver import driver
@@ -59,16 +58,14 @@ def load(checkout: Path) -> None:
     """Import tinygrad's emulator from a checkout, and mend it.
 
     Raises:
-        InputError: there is no such emulator, or no clang, which compiles the instructions.
+        InputError: there is no such emulator, or no clang.
     """
     global emu
     if not (checkout / "test/mockgpu/amd/emu.py").exists():
         raise InputError(f"{checkout} is no checkout of tinygrad: clone it at commit {COMMIT}.")
     compiler = next(filter(shutil.which, ("clang", "clang-19", "clang-14")), None)
     if compiler is None:
-        raise InputError(
-            "The emulator compiles instructions with clang and finds none: install it."
-        )
+        raise InputError("The emulator takes clang, and finds none: install it.")
     os.environ.setdefault("CC", compiler)
     sys.path.insert(0, str(checkout))
     emu = importlib.import_module("test.mockgpu.amd.emu")
@@ -137,11 +134,6 @@ class Code:
         _, self.scratch, _, _, entry = struct.unpack_from("<IIIIq", self.memory, kernel_at)
         (self.resources,) = struct.unpack_from("<I", self.memory, kernel_at + 52)
         self.entry = self.base + kernel_at + entry
-        (text,) = re.findall(
-            r"\.amdgpu_metadata\n(.*?)\n\s*\.end_", kernel.asm["amdgcn"], re.DOTALL
-        )
-        (described,) = yaml.safe_load(text)["amdhsa.kernels"]
-        self.slots = described[".args"]
         self.program: dict[int, tuple[Any, Any, Any]] = {}
 
     def at(self, pc: int) -> tuple[Any, Any, Any]:
@@ -163,16 +155,15 @@ class Report:
     """What a launch did: bytes by kind and tensor, and what it may not do."""
 
     name: str
-    instructions: int = 0
     bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
 
 class Group:
-    """A workgroup: its waves, its local memory, and what its cache holds."""
+    """A workgroup: its waves and its local memory."""
 
     def __init__(self, code: Code, number: int, threads: int, arguments: int) -> None:
-        self.number, self.cache = number, dict[int, bytes]()
+        self.number = number
         self.lds = np.full(LDS_WORDS, NAN, np.uint32)
         self.waves = [Wave(code, self, i, threads, arguments) for i in range(threads // code.size)]
 
@@ -270,7 +261,6 @@ class Emulator:
                 return
             inst, function, buffers = code.at(pc)
             name = "BUFFER_INV" if inst is None else emu._op_name(inst)
-            self.report.instructions += 1
             if function is None:
                 do_by_hand(wave, inst, name)
                 wave.held.pc = pc + (8 if inst is None else inst.size())
@@ -338,23 +328,14 @@ class Emulator:
         if kind == "LOAD":
             for other in group.waves:  # whose stores its own workgroup sees
                 other.arrive()
-            past_cache = any(emu._iattr(inst, bit) for bit in ("glc", "sc1"))
-            for address in () if past_cache else addresses:
-                start, now = address & 127, ctypes.string_at(address & ~127, 128)
-                kept = group.cache.setdefault(address >> 7, now)
-                if kept[start : start + width] != now[start : start + width]:
-                    self.report.faults.append(f"load at {pc:#x} may see old bytes")
             return None
         old = [ctypes.string_at(address, width) for address in addresses]
 
         def keep_back() -> None:
             new = [ctypes.string_at(address, width) for address in addresses]
             wave.stores.append((addresses, new))
-            for address, before, now in zip(addresses, old, new, strict=True):
+            for address, before in zip(addresses, old, strict=True):
                 ctypes.memmove(address, before, width)
-                if line := group.cache.get(address >> 7):
-                    start = address & 127
-                    group.cache[address >> 7] = line[:start] + now + line[start + width :]
 
         return keep_back
 
@@ -362,10 +343,8 @@ class Emulator:
 def do_by_hand(wave: Wave, inst: Any, name: str) -> None:
     """Do what tinygrad does not, or not as AMD's documents say."""
     lane, on = np.arange(wave.size), wave.lanes()
-    if "INV" in name:
-        wave.group.cache.clear()
-    elif "WBL2" in name:
-        wave.arrive()
+    if name.startswith("BUFFER"):
+        wave.arrive(0 if "WBL2" in name else len(wave.stores))
     elif "PERMLANE" in name:  # each lane names one of its row, or of the row beside it
         low, high = (
             inst.literal if source.offset == 255 else int(wave.scalar[source.offset])
@@ -421,17 +400,15 @@ class EmulatedDriver(StubDriver):
 
         def launch(x: int, y: int, z: int, *given: Any) -> None:
             assert (y, z) == (1, 1)
-            data, tensors, slots = b"", dict[str, Any](), iter(code.slots)
+            data, tensors = b"", dict[str, Any]()
             for (name, kind), value in zip(source.signature.items(), given[6:], strict=True):
                 if kind != "constexpr":
-                    data += b"\0" * (next(slots)[".offset"] - len(data))
                     if kind.startswith("*"):
                         tensors[name], kind, value = value, "i64", value.data_ptr()
-                    data += struct.pack({"i32": "<i", "i64": "<q", "fp32": "<f"}[kind], value)
-            for slot in slots:
-                data += b"\0" * (slot[".offset"] - len(data) + slot[".size"])
+                    packed = struct.pack({"i32": "<i", "i64": "<q", "fp32": "<f"}[kind], value)
+                    data += b"\0" * (-len(data) % len(packed)) + packed
             threads = metadata.num_warps * metadata.warp_size
-            self.emulator.launch(code, x, threads, data, tensors)
+            self.emulator.launch(code, x, threads, data + b"\0" * 256, tensors)
 
         return launch
 

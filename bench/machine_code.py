@@ -25,6 +25,8 @@ _AMD_WIDTHS = {"dwordx4": 16, "dwordx3": 12, "dwordx2": 8, "dword": 4, "short": 
 
 Place = tuple[str, str]
 """Kind of an access, "load" or "store", and its line as ``file.py:number``."""
+Access = tuple[Place, int, range]
+"""With its width, and the numbers of the instructions in the innermost loop around it."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,9 @@ class MachineCode:
     """Registers are per thread; ``local`` and ``shared`` are bytes.
 
     ``spills`` counts the instructions on local memory, which AMD calls scratch, ``atomics`` those
-    on floats, whose sums depend on the order of programs. ``widths`` has, for
-    each kind and pointer argument that the source accesses, how many instructions there are of each
-    width in bytes per thread.
+    on floats, whose sums depend on the order of programs. ``widths`` has, for each kind and pointer
+    argument that the source accesses, how many instructions there are of each width in bytes per
+    thread; ``loops`` how many are in the innermost loops with such an access (of NVIDIA's code).
     """
 
     warps: int
@@ -44,6 +46,7 @@ class MachineCode:
     shared: int
     atomics: int
     widths: dict[tuple[str, str], dict[int, int]]
+    loops: dict[tuple[str, str], int]
 
 
 def compile_for(source: Any, target: GPUTarget, options: dict[str, Any]) -> MachineCode:
@@ -62,7 +65,8 @@ def compile_for(source: Any, target: GPUTarget, options: dict[str, Any]) -> Mach
     widths: dict[tuple[str, str], Counter[int]] = {
         (kind, name): Counter() for (kind, _), names in arguments.items() for name in names
     }
-    for (kind, line), width in accesses:
+    loops: dict[tuple[str, str], set[range]] = {place: set() for place in widths}
+    for (kind, line), width, loop in accesses:
         names = arguments.get((kind, line)) or _of_number(arguments, kind, line)
         if len(names) > 1:
             raise ValueError(
@@ -71,8 +75,10 @@ def compile_for(source: Any, target: GPUTarget, options: dict[str, Any]) -> Mach
             )
         for name in names:
             widths[kind, name][width] += 1
+            loops[kind, name].add(loop)
     return MachineCode(
         warps=kernel.metadata.num_warps,
+        loops={place: sum(map(len, found)) for place, found in loops.items()},
         shared=kernel.metadata.shared,
         widths={place: dict(counts) for place, counts in widths.items()},
         **resources,
@@ -138,7 +144,7 @@ def _innermost(definitions: dict[str, str], location: str) -> str:
     return f"{Path(place[1]).name}:{place[2]}"
 
 
-def _read_nvidia(kernel: Any) -> tuple[dict[str, int], list[tuple[Place, int]]]:
+def _read_nvidia(kernel: Any) -> tuple[dict[str, int], list[Access]]:
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
         cubin.write_bytes(kernel.asm["cubin"])
@@ -146,19 +152,32 @@ def _read_nvidia(kernel: Any) -> tuple[dict[str, int], list[tuple[Place, int]]]:
         # Without the analysis of flow, which only names where branches lead: a fifth of the time.
         listing = _output(knobs.nvidia.nvdisasm.path, "-ndf", "-g", cubin)
     code = re.compile(
-        r'//## File "([^"]+)", line (\d+)|/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)'
+        r'//## File "([^"]+)", line (\d+)|^(\.L_x_\d+):|'
+        r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][\w.]*)(?:[^;\n]*`\((\.L_x_\d+)\))?",
+        re.MULTILINE,
     )
-    accesses, names, line = [], Counter[str](), ""
-    for path, number, opcode in code.findall(listing):
+    found, names, line, count = [], Counter[str](), "", 0
+    labels, loops = dict[str, int](), [range(0)]
+    for path, number, label, opcode, target in code.findall(listing):
         if path:
             line = f"{Path(path).name}:{number}"
             continue
+        if label:
+            labels[label] = count
+            continue
+        count += 1
+        if opcode.startswith("BRA") and target in labels:  # backwards
+            loops.append(range(labels[target], count))
         name, *parts = opcode.split(".")
         names[name] += 1
         names["float atomic"] += name in _ATOMICS and not _FLOATS.isdisjoint(parts)
         if kind := _LOADS_AND_STORES.get(name):
             width = next((_NVIDIA_WIDTHS[part] for part in parts if part in _NVIDIA_WIDTHS), 4)
-            accesses.append(((kind, line), width))
+            found.append(((kind, line), width, count - 1))
+    accesses = [
+        (place, width, min((x for x in loops if at in x), key=len, default=range(0)))
+        for place, width, at in found
+    ]
     (used,) = re.findall(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", usage)
     registers, stack, local = map(int, used)
     resources = {
@@ -170,7 +189,7 @@ def _read_nvidia(kernel: Any) -> tuple[dict[str, int], list[tuple[Place, int]]]:
     return resources, accesses
 
 
-def _read_amd(kernel: Any) -> tuple[dict[str, int], list[tuple[Place, int]]]:
+def _read_amd(kernel: Any) -> tuple[dict[str, int], list[Access]]:
     listing: str = kernel.asm["amdgcn"]
     code = re.compile(
         r"\.loc\s[^;\n]*; ([^\s:]+):(\d+):|^\s+((?:global|buffer|flat|ds|scratch)_\w+)",
@@ -187,7 +206,7 @@ def _read_amd(kernel: Any) -> tuple[dict[str, int], list[tuple[Place, int]]]:
         if space not in ("ds", "scratch") and kind in ("load", "store"):
             # A ushort and an sbyte are no wider than a short and a byte.
             (width,) = (w for name, w in _AMD_WIDTHS.items() if parts[0].endswith(name))
-            accesses.append(((kind, line), width))
+            accesses.append(((kind, line), width, range(0)))
 
     def metadata(key: str) -> int:
         (value,) = re.findall(rf"^\s*\.{key}:\s+(\d+)$", listing, re.MULTILINE)

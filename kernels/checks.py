@@ -18,25 +18,24 @@ from focus.kernels.types import CamClass, FocusLevel, HeadArguments, Number, Red
 
 SMALLEST = torch.finfo(torch.float32).tiny
 """The smallest temperature: what is below is 0 in float32, or may be taken as 0 by a GPU."""
+NUMBERS = ("classification_weight", "focus_weight", "saliency_weight", "label_smoothing")
 
-LOSS_WEIGHTS = ("classification_weight", "focus_weight", "saliency_weight")
-_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-_MAPS = (*_FLOATS, torch.bool)
-_WORDS: dict[tuple[torch.dtype, ...], str] = {
-    _FLOATS: "floating point",
-    _MAPS: "floating point in [0, 1], or bool",
-    (torch.int64,): "int64",
-    (torch.bool,): "bool",
+_FLOATS = "floating point"
+_DTYPES = {
+    _FLOATS: (torch.float64, torch.float32, torch.bfloat16, torch.float16),
+    "int64": (torch.int64,),
+    "bool": (torch.bool,),
 }
+_DTYPES["floating point in [0, 1], or bool"] = (*_DTYPES[_FLOATS], torch.bool)
 _passed: set[Hashable] = set()
 
 
 def number(name: str, value: Number) -> Number:
-    """Return a setting as a float, unless it is one or a tensor.
+    """Return a setting as a float, unless it is a tensor.
 
     Triton takes no number of numpy, and compiles a kernel for an int that it has for the float.
     """
-    if isinstance(value, Tensor):
+    if type(value) is float or isinstance(value, Tensor):
         return value
     if not isinstance(value, Real):  # type: ignore[unreachable]
         raise TypeError(f"{name} must be a number or a tensor, got {value!r}")
@@ -44,10 +43,7 @@ def number(name: str, value: Number) -> Number:
 
 
 def temperature_of(value: Number) -> Number:
-    """Return a temperature as :func:`number` does; check a float, and of a tensor nothing.
-
-    To look at a tensor would wait for its device.
-    """
+    """Return a temperature as :func:`number` does; check it, unless looking waits for a device."""
     value = number("temperature", value)
     if not isinstance(value, Tensor) and not value >= SMALLEST:
         small = ", too small for float32" if value > 0 else ""
@@ -61,26 +57,22 @@ def check_cam_entropy(features: Tensor, weight: Tensor, index: Tensor, temperatu
 
 
 def check_class_activation(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    classes: Tensor | Sequence[int],
+    features: Tensor, weight: Tensor, bias: Tensor | None, classes: Tensor | Sequence[int],
     temperature: Number,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Check the arguments of :func:`focus.kernels.class_activation`; return classes ``[B,k]``."""
     _once(_features_and_bias, features, weight, bias, temperature)
     batch, device = features.shape[0], weight.device  # len() would tie an exported graph to it
     if isinstance(classes, Tensor):
         if classes.dim() != 2 or classes.shape[0] != batch:
             raise ValueError(f"classes must be [B,k] with B = {batch}, got {list(classes.shape)}")
-        _check_tensor("classes", classes, tuple(classes.shape), features, (torch.int64,))
+        _check_tensor("classes", classes, tuple(classes.shape), features, "int64")
         return classes
     try:
         row = [operator.index(number) for number in classes]
     except TypeError:
-        raise TypeError(
-            f"classes must be an int64 tensor [B,k] or class numbers, got {classes!r}"
-        ) from None
+        wanted = "an int64 tensor [B,k] or class numbers"
+        raise TypeError(f"classes must be {wanted}, got {classes!r}") from None
     if row:
         _check_bounds("classes", min(row), max(row), len(weight))
     if isinstance(classes, range):  # no copy, for which a GPU would wait
@@ -131,7 +123,7 @@ def _once(check: Callable[..., None], *arguments: Any) -> None:
 
 def _cam_entropy(features: Tensor, weight: Tensor, index: Tensor, temperature: Number) -> None:
     _features_and_bias(features, weight, None, temperature)
-    _check_tensor("index", index, (features.shape[0],), features, (torch.int64,))
+    _check_tensor("index", index, (features.shape[0],), features, "int64")
 
 
 def _features_and_bias(
@@ -140,17 +132,15 @@ def _features_and_bias(
     for name, tensor in (("features", features), ("weight", weight)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in _FLOATS:
+        if tensor.dtype not in _DTYPES[_FLOATS]:
             raise TypeError(f"{name} must be floating point, got {tensor.dtype}")
     if features.dim() != 4:
         raise ValueError(f"features must be [B,C,H,W], got {list(features.shape)}")
     if features.shape[1] < 1 or features.shape[2] * features.shape[3] < 1:
         raise ValueError(f"features need channels and cells, got {list(features.shape)}")
     if weight.dim() != 2 or weight.shape[1] != features.shape[1] or not len(weight):
-        raise ValueError(
-            f"weight must be [K,C] with C = {features.shape[1]} as in features "
-            f"{list(features.shape)}, got {list(weight.shape)}"
-        )
+        of = f"C = {features.shape[1]} as in features {list(features.shape)}"
+        raise ValueError(f"weight must be [K,C] with {of}, got {list(weight.shape)}")
     if features.device != weight.device:
         raise ValueError(f"features are on {features.device} but weight on {weight.device}")
     if bias is not None:
@@ -168,26 +158,23 @@ def _focus_head(*arguments: Any) -> None:
     if isinstance(target, Tensor) and target.dim() == 2:
         _check_tensor("target", target, (batch, classes), features, _FLOATS)
     else:
-        _check_tensor("target", target, (batch,), features, (torch.int64,))
-    for name, choice in (
-        ("focus_level", FocusLevel),
-        ("cam_class", CamClass),
-        ("reduction", Reduction),
-    ):
+        _check_tensor("target", target, (batch,), features, "int64")
+    kinds = {"focus_level": FocusLevel, "cam_class": CamClass, "reduction": Reduction}
+    for name, choice in kinds.items():
         if (value := getattr(given, name)) not in get_args(choice):
             raise ValueError(f"{name} {value!r} is not one of {', '.join(get_args(choice))}")
     if given.cam_class == "contrast" and classes < 2:
         raise ValueError(f"cam_class 'contrast' needs at least 2 classes, weight has {classes}")
-    for name, shape, dtypes in (
-        ("saliency", (batch, *grid), _MAPS),
-        ("saliency_mask", (batch,), (torch.bool,)),
-        ("class_weight", (classes,), None),
-    ):
-        if getattr(given, name) is not None:
-            _check_tensor(name, getattr(given, name), shape, features, dtypes)
-    if given.saliency is None and given.saliency_mask is not None:
-        raise ValueError("saliency_mask says which samples have a map, but saliency is None")
-    for name in (*LOSS_WEIGHTS, "label_smoothing"):
+    if given.saliency is not None:
+        maps = "floating point in [0, 1], or bool"
+        _check_tensor("saliency", given.saliency, (batch, *grid), features, maps)
+    if given.saliency_mask is not None:
+        _check_tensor("saliency_mask", given.saliency_mask, (batch,), features, "bool")
+        if given.saliency is None:
+            raise ValueError("saliency_mask says which samples have a map, but saliency is None")
+    if given.class_weight is not None:
+        _check_tensor("class_weight", given.class_weight, (classes,), features)
+    for name in NUMBERS:
         _check_element(name, getattr(given, name), features)
     if isinstance(aim, Tensor) and aim.dim():
         _check_tensor("entropy_target", aim, (batch,), features)
@@ -196,11 +183,7 @@ def _focus_head(*arguments: Any) -> None:
 
 
 def _check_tensor(
-    name: str,
-    tensor: Tensor,
-    shape: tuple[int, ...],
-    features: Tensor,
-    dtypes: tuple[torch.dtype, ...] | None = None,
+    name: str, tensor: Tensor, shape: tuple[int, ...], features: Tensor, kind: str = ""
 ) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
@@ -208,8 +191,8 @@ def _check_tensor(
         raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
     if tensor.device != features.device:
         raise ValueError(f"{name} is on {tensor.device} but features on {features.device}")
-    if dtypes is not None and tensor.dtype not in dtypes:
-        raise TypeError(f"{name} must be {_WORDS[dtypes]}, got {tensor.dtype}")
+    if kind and tensor.dtype not in _DTYPES[kind]:
+        raise TypeError(f"{name} must be {kind}, got {tensor.dtype}")
 
 
 def _check_element(name: str, value: Number | None, features: Tensor) -> None:
@@ -222,7 +205,6 @@ def _check_element(name: str, value: Number | None, features: Tensor) -> None:
 
 def _check_bounds(name: str, low: int, high: int, classes: int) -> None:
     if low < 0 or high >= classes:
-        raise IndexError(
-            f"{name} has class {low if low < 0 else high}, outside the {classes} classes "
-            f"of weight (0 to {classes - 1})"
-        )
+        wrong = low if low < 0 else high
+        of = f"the {classes} classes of weight (0 to {classes - 1})"
+        raise IndexError(f"{name} has class {wrong}, outside {of}")

@@ -150,7 +150,8 @@ def focus_head(
 
     Returns:
         :class:`FocusHeadOutput`. ``loss`` and ``logits`` carry gradient. float32; float64 for
-        float64 features.
+        float64 features. Call ``backward`` outside of autocast, as torch asks: inside it, the
+        products of all forms but the kernels' are rounded to 16 bits in it.
 
     Raises:
         ValueError, TypeError: shapes, types, devices or options that do not fit.
@@ -159,23 +160,16 @@ def focus_head(
     """
     number = checks.number
     given = HeadArguments(
-        features=features,
-        weight=weight,
-        bias=bias,
-        target=target,
-        saliency=saliency,
-        saliency_mask=saliency_mask,
+        features=features, weight=weight, bias=bias, target=target, saliency=saliency,
+        saliency_mask=saliency_mask, class_weight=class_weight,
         entropy_target=None if entropy_target is None else number("entropy_target", entropy_target),
-        class_weight=class_weight,
         classification_weight=number("classification_weight", classification_weight),
         focus_weight=number("focus_weight", focus_weight),
         saliency_weight=number("saliency_weight", saliency_weight),
         temperature=checks.temperature_of(temperature),
         label_smoothing=number("label_smoothing", label_smoothing),
-        focus_level=focus_level,
-        cam_class=cam_class,
-        reduction=reduction,
-    )
+        focus_level=focus_level, cam_class=cam_class, reduction=reduction,
+    )  # fmt: skip
     checks.check_focus_head(given)
     backend = _backend(features, len(weight))
     if backend == "triton":

@@ -81,7 +81,8 @@ class FocusHead(torch.autograd.Function):
         given: HeadArguments,
         need_weight: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        given = given._replace(features=features, weight=weight, bias=bias)
+        if torch.compiler.is_compiling():  # where tensors in a tuple are none of the arguments
+            given = given._replace(features=features, weight=weight, bias=bias)
         loss, logits, cam, terms, saved = _call("focus_head_forward", *given, need_weight)
         ctx.save_for_backward(saved, weight, bias)
         ctx.like = features.shape, features.dtype, channels_last(features)

@@ -123,9 +123,11 @@ def class_maps(
     r, p = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
     per_split = tl.cdiv(tl.cdiv(channels, BLOCK_C), splits) * BLOCK_C
     first, end = split * per_split, tl.minimum((split + 1) * per_split, channels)
-    STAGES: tl.constexpr = 1 if PRODUCTS is None else 3  # loads F asynchronously, ahead
-    PARTS: tl.constexpr = 1 if PRODUCTS is None else max(16 // BLOCK_K, 4)
-    part, column = tl.arange(0, PARTS), tl.arange(0, 16)
+    # Tiles whose loads are under way together.
+    STAGES: tl.constexpr = 1 if PRODUCTS is None else (2 if BLOCK_K <= 8 else 3)
+    # Products of 16 rows or 32: those of 64 are other instructions, with other places of results.
+    PARTS: tl.constexpr = 1 if PRODUCTS is None or BLOCK_K > 8 else max(16 // BLOCK_K, 4)
+    part, row = tl.arange(0, PARTS), tl.arange(0, 16)
     maps = tl.zeros((PARTS * BLOCK_K, BLOCK_P), tl.float32)
     for c0 in tl.range(first, end, BLOCK_C, num_stages=STAGES):
         c = c0 + tl.arange(0, BLOCK_C)
@@ -140,13 +142,15 @@ def class_maps(
         else:
             w_mask = (r < ROWS)[:, None] & (c < channels)[None, :]
             w = tl.load(w_ptr + r[:, None] * channels + c[None, :], w_mask, 0).to(tl.float32)
-            w = third(w[None, :, :], part[:, None, None]).to(PRODUCTS)
-            w = tl.reshape(w, (PARTS * BLOCK_K, BLOCK_C))
-            # Added, it would be summed on in the tensor cores, which cut off instead of rounding.
-            maps -= tl.dot(w, x.to(PRODUCTS), input_precision="ieee")
-            ones = tl.where((column == 0)[None, :] & (p >= 0)[:, None], 1.0, 0.0).to(PRODUCTS)
-            f = tl.dot(x.to(PRODUCTS), ones, input_precision="ieee")
-            f = tl.sum(tl.where((column == 0)[None, :], f, 0), 1)
+            x = x.to(PRODUCTS)
+            for n in tl.static_range(1 if PARTS > 1 else 3):
+                of_w = third(w[None, :, :], n + part[:, None, None]).to(PRODUCTS)
+                of_w = tl.reshape(of_w, (PARTS * BLOCK_K, BLOCK_C))
+                # Added, it would be summed on in the tensor cores, which cut off and do not round.
+                maps -= tl.dot(of_w, x, input_precision="ieee")
+            ones = tl.where((row == 0)[:, None] & (p >= 0)[None, :], 1.0, 0.0).to(PRODUCTS)
+            f = tl.dot(ones, tl.trans(x), input_precision="ieee")
+            f = tl.sum(tl.where((row == 0)[:, None], f, 0), 0)
         if pooled_ptr is not None:
             tl.store(pooled_ptr + c, f / P, c < channels)
     if PRODUCTS is not None:
@@ -274,12 +278,15 @@ def dense_samples(features: Tensor) -> Tensor:
     return features.contiguous(memory_format=layout)
 
 
-def products(features: Tensor, kernel: Any) -> Any:
-    """Return the type whose products tensor cores sum: bfloat16, and None of other features.
+def products(features: Tensor, rows: int, kernel: Any) -> Any:
+    """Return the type whose products tensor cores sum, bfloat16; None where they do not.
 
+    They would take AMD's GPUs too many registers, and many maps of rows read by the element spill.
     The interpreter multiplies bit patterns of bfloat16: there it is float32.
     """
-    if features.dtype != torch.bfloat16:
+    if features.dtype != torch.bfloat16 or torch.version.hip:
+        return None
+    if rows > 8 and not channels_last(features):
         return None
     return tl.bfloat16 if isinstance(kernel, triton.JITFunction) else tl.float32
 
@@ -298,17 +305,12 @@ def constants(
     if block_c < MIN_PRODUCT and "PRODUCTS" in more:
         more["PRODUCTS"] = None
     found = Constants(
-        P=cells,
-        LAST=last,
-        BLOCK_C=block_c,
-        BLOCK_P=block_p,
-        BLOCK_K=max(next_power_of_2(rows), 2),
-        num_warps=8,
+        P=cells, LAST=last, BLOCK_C=block_c, BLOCK_P=block_p,
+        BLOCK_K=max(next_power_of_2(rows), 2), num_warps=8,
         # Products are rounded before they are summed: fused into a sum over threads, each thread
         # would round another of them, and hold another sum.
-        enable_fp_fusion=False,
-        **more,
-    )
+        enable_fp_fusion=False, **more,
+    )  # fmt: skip
     return found, -(-channels // block_c)
 
 
@@ -333,7 +335,8 @@ def _limits(device: torch.device) -> tuple[int, int]:
     if device.type != "cuda":
         return 1, 2**62
     found = torch.cuda.get_device_properties(device)
-    return found.multi_processor_count, found.L2_cache_size
+    # The cache of large GPUs is two halves, and what both read may lie in both.
+    return found.multi_processor_count, found.L2_cache_size // 2
 
 
 def splits_of(features: Tensor, blocks: int) -> int:
@@ -366,15 +369,9 @@ def tickets(features: Tensor, count: int, in_graph: bool) -> Tensor:
 
 
 def _launch(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    index: Tensor,
-    temperature: Number,
-    *,
-    logits: bool = False,
-    in_graph: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+    features: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor, temperature: Number, *,
+    logits: bool = False, in_graph: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return CAMs ``[B,k,H,W]``, entropies ``[B,k]`` and logits, empty where not asked for.
 
     index: ``[B,k]``, or ``[B]`` without the axis k.
@@ -387,14 +384,9 @@ def _launch(
         return cams, entropies, all_logits
     features, rows, cells = dense_samples(features), classes if logits else 1, height * width
     settings, blocks = constants(
-        channels,
-        cells,
-        rows,
-        channels_last(features),
-        ROWS=rows,
-        INVERSE_LOG=inverse_log(cells),
-        PRODUCTS=products(features, _cams),
-    )
+        channels, cells, rows, channels_last(features), ROWS=rows,
+        INVERSE_LOG=inverse_log(cells), PRODUCTS=products(features, rows, _cams),
+    )  # fmt: skip
     shares = splits_of(features, blocks)
     arguments = (
         cams, entropies, all_logits if logits else None, features, dense(weight), dense(bias),
@@ -414,17 +406,10 @@ def cam_entropy_forward(
 
 
 def cam_entropy_backward(
-    features: Tensor,
-    weight: Tensor,
-    index: Tensor,
-    cam: Tensor,
-    temperature: Number,
-    grad_cam: Tensor | None,
-    grad_entropy: Tensor | None,
-    need_features: bool,
-    need_weight: bool,
+    features: Tensor, weight: Tensor, index: Tensor, cam: Tensor, temperature: Number,
+    grad_cam: Tensor | None, grad_entropy: Tensor | None, need_features: bool, need_weight: bool,
     in_graph: bool = False,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return gradients of features and weight; one that is not needed is empty."""
     (batch, channels, height, width), classes = features.shape, len(weight)
     shape, last = features.shape if need_features else (0, 0, 0, 0), channels_last(features)
@@ -434,13 +419,9 @@ def cam_entropy_backward(
         return grad_features, grad_weight.zero_()
     features, cells = dense_samples(features), height * width
     settings, blocks = constants(
-        channels,
-        cells,
-        min(classes, MAX_CLASSES),
-        last,
-        BLOCK_B=BLOCK_B,
+        channels, cells, min(classes, MAX_CLASSES), last, BLOCK_B=BLOCK_B,
         INVERSE_LOG=inverse_log(cells),
-    )
+    )  # fmt: skip
     partial = weight.new_empty((batch, channels) if need_weight else 0, dtype=torch.float32)
     arguments = (
         grad_features if need_features else None, grad_weight if need_weight else None, features,

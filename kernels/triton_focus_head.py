@@ -238,8 +238,8 @@ def _head(
 
         # F for the second time, from the cache: u.
         if NEED_WEIGHT:
-            STAGES: tl.constexpr = 1 if PRODUCTS is None else 3
-            column = tl.arange(0, 16)
+            STAGES: tl.constexpr = 1 if PRODUCTS is None else (2 if BLOCK_K <= 8 else 3)
+            row = tl.arange(0, 16)
             for c0 in tl.range(0, channels, BLOCK_C, num_stages=STAGES):
                 c = c0 + tl.arange(0, BLOCK_C)
                 pointers, mask = cam.tile_pointers(x_ptr, c, p, channels, P, LAST)
@@ -247,9 +247,9 @@ def _head(
                 if PRODUCTS is None:
                     u = tl.sum(x.to(tl.float32) * g[None, :], 1)
                 else:
-                    thirds = cam.third(g[:, None], column[None, :]).to(PRODUCTS)
-                    u = tl.dot(x.to(PRODUCTS), thirds, input_precision="ieee")
-                    u = tl.sum(tl.where((column < 3)[None, :], u, 0), 1)
+                    thirds = cam.third(g[None, :], row[:, None]).to(PRODUCTS)
+                    u = tl.dot(thirds, tl.trans(x.to(PRODUCTS)), input_precision="ieee")
+                    u = tl.sum(tl.where((row < 3)[:, None], u, 0), 0)
                 tl.store(u_ptr + c, u, c < channels)
 
         # The last sample adds up the losses, in their order.
@@ -370,7 +370,7 @@ def focus_head_forward(*arguments: Any, in_graph: bool = False) -> HeadForward:
         channels, cells, classes, channels_last(features), K=classes,
         INVERSE_LOG=inverse_log(cells), LEVEL=given.focus_level, CAM_CLASS=given.cam_class,
         REDUCTION=reduction, SOFT=given.target.dim() == 2, NEED_WEIGHT=need_weight,
-        PRODUCTS=cam.products(features, _head), FLAT=FLAT, FLOOR=FLOOR,
+        PRODUCTS=cam.products(features, classes, _head), FLAT=FLAT, FLOOR=FLOOR,
     )  # fmt: skip
     shares = cam.splits_of(features, blocks)
     aim, stride_h = given.entropy_target, 0
@@ -390,19 +390,10 @@ def focus_head_forward(*arguments: Any, in_graph: bool = False) -> HeadForward:
 
 
 def focus_head_backward(
-    saved: Tensor,
-    weight: Tensor,
-    upstream: Tensor | None,
-    upstream_logits: Tensor | None,
-    contrast: bool,
-    bias_of_sample: bool,
-    shape: list[int],
-    dtype: torch.dtype,
-    last: bool,
-    need_features: bool,
-    need_weight: bool,
-    need_bias: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    saved: Tensor, weight: Tensor, upstream: Tensor | None, upstream_logits: Tensor | None,
+    contrast: bool, bias_of_sample: bool, shape: list[int], dtype: torch.dtype, last: bool,
+    need_features: bool, need_weight: bool, need_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Return gradients of features, weight and bias, by one launch; what nobody needs is empty.
 
     upstream: scalar or ``[B]``, of the loss; upstream_logits ``[B,K]``; bias_of_sample: the bias is

@@ -38,7 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "step_gamma": 0.1,
         "warmup": 0.0,
         "augment": "none",
-        "channels_last": False,
+        "channels_last": None,  # on a GPU
     },
     "demo": {
         "model": SMALL_MODEL,
@@ -76,7 +76,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "step_gamma": 0.1,
         "warmup": 0.05,
         "augment": "none",
-        "channels_last": False,
+        "channels_last": None,  # on a GPU
     },
 }
 RECIPES["quick"] = RECIPES["demo"]  # by the name for one's own images

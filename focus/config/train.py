@@ -166,7 +166,9 @@ class TrainConfig(SharedConfig):
         within=SEED,
     )
     grad_accum_steps: int = in_training("batches in one step", 1, within=COUNT)
-    channels_last: bool | None = in_machine("memory order of images and features")
+    channels_last: bool | None = in_machine(
+        "memory order of images and features (default: on a GPU, and in the recipe demo)"
+    )
     eval_batch_size: int = in_machine(
         "images at a time in validation and test", EVALUATION_BATCH, within=COUNT
     )
@@ -223,7 +225,8 @@ class ResolvedTrainConfig(TrainConfig):
 
     None remains where it has a meaning of its own: ``entropy_target`` (the human map's entropy, or
     none needed), ``image_size`` (the network's own), ``momentum`` (the optimiser has none, or the
-    schedule sets it) and ``threads`` (all cores of the machine that runs it).
+    schedule sets it), ``channels_last`` (on a GPU) and ``threads`` (all cores of the machine that
+    runs it).
     """
 
     recipe: str
@@ -248,7 +251,6 @@ class ResolvedTrainConfig(TrainConfig):
     step_epochs: int
     step_gamma: float
     augment: str
-    channels_last: bool
     workers: int
     name: str
 

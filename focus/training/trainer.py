@@ -114,7 +114,8 @@ class Trainer:
 
     def _prepare(self) -> None:
         config, detector, device = self.config, self.detector, self.accelerator.device
-        last = config.channels_last
+        on_gpu, last = device.type == "cuda", config.channels_last
+        last = on_gpu if last is None else last
         self.memory_format = torch.channels_last if last else torch.contiguous_format
         detector.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         detector.to(device)

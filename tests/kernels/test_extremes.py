@@ -177,12 +177,15 @@ def test_weights_of_a_class_without_a_cam_change_no_result(form: Form) -> None:
             assert torch.equal(tensor, clean[name]), name
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("value", BAD, ids=str)
 @pytest.mark.parametrize("form", [*WITH_REFERENCE, pytest.param(cases.GPU_TILES, id="gpu-tiles")])
-def test_focus_head_keeps_what_is_not_finite_in_its_sample(form: Form, value: float) -> None:
+def test_focus_head_keeps_what_is_not_finite_in_its_sample(
+    form: Form, value: float, dtype: torch.dtype
+) -> None:
     # At 7 x 7 cells the vectors of a GPU's tiles reach into the next channel, and into padding.
     grid = {"channels": 24, "grid": (7, 7)} if form == cases.GPU_TILES else {}
-    inputs = make_inputs(CASE | grid, form.device)
+    inputs = make_inputs(CASE | grid | {"dtype": dtype}, form.device)
     options = {"saliency": inputs.saliency, "saliency_weight": 1.0, "focus_weight": 1.0}
     options["reduction"] = "none"
     clean = run_focus_head(form, inputs, **options)

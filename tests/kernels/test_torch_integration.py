@@ -160,6 +160,22 @@ def test_compiled_model_gives_the_same_in_one_graph(form: Form, head) -> None:
     assert counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.parametrize("form", [param for param in FORMS if param.id == "gpu"])
+def test_a_model_compiled_into_cuda_graphs_gives_the_same(form: Form) -> None:
+    """A pool of graphs refuses, or overwrites, a tensor that an operator keeps."""
+    torch.compiler.reset()
+    model = Model(by_focus_head).to(form.device)
+    compiled = torch.compile(model, mode="reduce-overhead", fullgraph=True)
+    with form.active():
+        for seed in range(6):
+            images, *others = batch_of(5, form.device)
+            batch = (images + seed, *others)
+            expected = loss_and_gradients(model, batch)
+            torch.compiler.cudagraph_mark_step_begin()
+            for one, other in zip(loss_and_gradients(compiled, batch), expected, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 def images_of(size: int) -> tuple[Tensor, ...]:
     draw = torch.Generator().manual_seed(size)
     index = torch.arange(size)
