@@ -9,10 +9,11 @@ import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,11 +27,13 @@ from focus.metrics.ranking import auc
 
 ANSWERS = "answers"
 """The folder of answers in one of ``focus annotate``: a CSV for each annotator."""
-ANSWER_VERSION = 1
-CONFIDENCES = (1, 2, 3)
+ANSWER_VERSION: Literal[1] = 1
+Confidence = Literal[1, 2, 3]
+CONFIDENCES = get_args(Confidence)
 """Guessing, fairly sure, sure."""
 _NAME = re.compile(r"\w[^/\\<>]{0,59}")
-ROUNDS = ("practice", "main", "repeat")
+Round = Literal["practice", "main", "repeat"]
+ROUNDS = get_args(Round)
 Rated = NDArray[np.float64]
 
 
@@ -46,14 +49,14 @@ class Answer:
     image: str
     path: str
     annotator: str
-    round: str
-    answer: str
-    confidence: int
+    round: Round
+    answer: Literal["real", "synthetic"]
+    confidence: Confidence
     seconds: float
     shown: int
     mark: str
     time: str
-    version: int = ANSWER_VERSION
+    version: Literal[1] = ANSWER_VERSION
 
     @property
     def label(self) -> int:
@@ -92,15 +95,11 @@ def read_answers(folder: str | Path | None) -> list[Answer]:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             for number, row in enumerate(csv.DictReader(file), start=1):
                 try:
-                    answer = Answer(**{f.name: f.type(row[f.name]) for f in fields(Answer)})  # type: ignore[operator]
-                    known = answer.version == ANSWER_VERSION and answer.answer in LABEL_NAMES
-                    if not (known and answer.confidence in CONFIDENCES and answer.round in ROUNDS):
-                        raise ValueError("a cell has a value that is not known")
-                except (KeyError, ValueError, TypeError) as error:
+                    found.append(msgspec.convert(row, Answer, strict=False))
+                except ValueError as error:
                     raise InputError(
                         f"{path}, row {number}: no answer ({error}); fix or remove the row."
                     ) from error
-                found.append(answer)
     return found
 
 

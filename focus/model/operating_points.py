@@ -7,6 +7,7 @@ that are called real. Nothing here is a test by that standard.
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple, cast
@@ -67,6 +68,13 @@ class OperatingPoints:
     def write(self, folder: Path) -> None:
         """Write ``thresholds.json`` into ``folder``."""
         write_json(folder / THRESHOLDS, self, VERSION, undefined=self.undefined())
+
+    def restore(self, folder: Path) -> None:
+        """Write ``thresholds.json`` unless there is one that can be read."""
+        with suppress(InputError):
+            if self.read(folder) is not None:
+                return
+        self.write(folder)
 
     @classmethod
     def read(cls, folder: Path) -> "OperatingPoints | None":

@@ -235,8 +235,8 @@ class Trainer:
                 write_summary(self.folder / SUMMARY, state.rows)
             if state.just_found_best:
                 self.save_best()
-            elif state.points is not None:  # which may have been damaged or removed
-                state.points.write(self.folder / "model")
+            elif state.points is not None:
+                state.points.restore(self.folder / "model")
         check_shared(accelerator, self.folder, state.step)
         # TensorBoard's tracker takes the project's name for its folder.
         only = config.report_to == ("tensorboard",)

@@ -39,6 +39,11 @@ def test_too_few_reals_leave_a_point_undefined(tmp_path: Path) -> None:
     assert written["undefined"] == {"bpcer1": "needs >= 500 real validation images"}
     assert OperatingPoints.read(tmp_path) == points
     assert OperatingPoints.read(tmp_path / "other") is None
+    replace(points, decides="bpcer5").restore(tmp_path)  # not over what can be read
+    assert OperatingPoints.read(tmp_path) == points
+    (tmp_path / THRESHOLDS).write_text("{")
+    points.restore(tmp_path)
+    assert OperatingPoints.read(tmp_path) == points
     empty = choose(np.zeros(0), np.ones(3))
     assert set(empty.thresholds.values()) == {None}
     assert empty.calibration is None
