@@ -422,6 +422,8 @@ def test_nothing_is_cut_off_and_everybody_can_use_it(
             e.checkVisibility() && e.offsetHeight < 24 && e.type !== 'range')
             .map(e => e.outerHTML)"""
         assert page.evaluate(small) == []
+        cut = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.outerHTML)"
+        assert page.eval_on_selector_all("button", cut) == []
 
     page.goto(shared.address)
     page.wait_for_selector("#start:not([hidden])")
