@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import MISSING, asdict, fields
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -24,6 +25,7 @@ from focus.training.trainer import Trainer
 from focus.training.tuning import describe_tuning
 
 _TIMED_STEPS, _TIMED_BATCHES = 3, 8  # of training and of validation
+_WRAPPED: dict[str, Any] = {"subsequent_indent": "    ", "break_on_hyphens": False}
 _PREFETCHED = 2  # batches of each worker, as torch's DataLoader has it
 
 
@@ -90,14 +92,14 @@ def settings(config: ResolvedTrainConfig) -> list[str]:
         elif value == default:
             continue
         else:
-            by = "given, or by the data and the machine"
+            by = "given or found"
         if isinstance(value, dict):
             value = [f"{name}={path}" for name, path in value.items()]
         text = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
         section = sections.setdefault(each.metadata["group"], {})
         section.setdefault(by, []).append(f"{flag(each.name)[2:]} {text}")
     return [
-        textwrap.fill(f"{group} {by}: {', '.join(values)}", 79, subsequent_indent="    ")
+        textwrap.fill(f"{group} {by}: {', '.join(values)}", 79, **_WRAPPED)
         for group in GROUPS
         for by, values in sections.get(group, {}).items()
     ]
@@ -115,7 +117,7 @@ def image_counts(manifest: Manifest) -> list[str]:
         ]
         text = f"{split}: {sum(counts.values())} images: {', '.join(kinds)}"
         lines.append(textwrap.shorten(text, 3 * 79, placeholder=" ..."))
-    return [textwrap.fill(line, 79, subsequent_indent="    ") for line in lines]
+    return [textwrap.fill(line, 79, **_WRAPPED) for line in lines]
 
 
 def _seconds_per_step(trainer: Trainer) -> float:
