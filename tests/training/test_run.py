@@ -302,9 +302,7 @@ def test_a_dry_run_says_all_and_writes_nothing(data: Path, tmp_path: Path) -> No
     assert re.search(r"^training by the recipe demo: .*opt adamw", out, re.MULTILINE)
     assert re.search(r"^loss by the loss ce: cam-class true, ", out, re.MULTILINE)
     given = "training given or found: recipe demo, epochs 7, batch-size 4"
-    assert f"
-{given}
-" in out
+    assert f"\n{given}\n" in out
     (train_images,) = re.findall(r"^train: (\d+) images: \d+ real", out, re.MULTILINE)
     assert re.search(r"\d+ synthetic of ganA\b", out)
     assert re.search(r"^model: focus_small, 0\.2\d million parameters", out, re.MULTILINE)
