@@ -25,8 +25,9 @@ CASES = {
     "a run folder that exists": (
         "",
         "train --data faces --name run",
-        "The run folder runs/run exists already: give another --name, or --resume to go on.",
-        ["train --data faces --name new", RESUME],
+        "The run folder runs/run exists already: give another --name, or go on with it by --resume "
+        "--name run.",
+        ["train --data faces --name new", "train --resume --name run"],
     ),
     "all checkpoints are damaged": (
         "echo x | tee -a runs/run/checkpoints/*/state.json",
@@ -47,8 +48,8 @@ CASES = {
     "other flags": (
         "",
         f"{RESUME} --lr 0.5",
-        "resume it with the flags it was started with, or give another --name.",
-        [RESUME, "train --data faces --name new --lr 0.5"],
+        "resume it by --resume --name run alone, or give another --name.",
+        [RESUME, "train --resume --name run", "train --data faces --name new --lr 0.5"],
     ),
     "a manifest that is lost": (
         "mv runs/run/manifest.csv .",

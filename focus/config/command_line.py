@@ -28,7 +28,7 @@ from focus.config.losses import LossConfig
 from focus.config.options import GROUPS, flag
 from focus.config.other_names import OURS
 from focus.config.recipes import RECIPES
-from focus.config.train import CONFIG_VERSION, SET_BY_LOSS
+from focus.config.train import CONFIG_VERSION, SET_BY_LOSS, TrainConfig
 from focus.errors import InputError, did_you_mean
 from focus.runtime.program import program
 
@@ -67,11 +67,20 @@ def parse(
     """
     parser = _Parser(config_class, prog, description)
     given = parser.values(sys.argv[1:] if argv is None else argv)
-    values: dict[str, Any] = {}
+    values = _of_run(given, parser) if config_class is TrainConfig else {}
     for path in given.pop("config", ()):
         values = _overlaid(values, _read_yaml(path, parser))
     values = _overlaid(values, given)
     return config_class(**{name: value for name, value in values.items() if value is not None})
+
+
+def _of_run(given: Mapping[str, Any], parser: "_Parser") -> dict[str, Any]:
+    """Return the settings of the run that ``--resume --name NAME`` names; none of others."""
+    run = Path(given.get("output", TrainConfig.output), given.get("name", ""))
+    if not given.get("resume") or "name" not in given or not (run / "config.yaml").is_file():
+        return {}
+    # Where it lies now, under the name that it has now.
+    return _read_yaml(str(run / "config.yaml"), parser) | {"output": str(run.parent)}
 
 
 def load_config(config_class: type[C], path: str | Path) -> C:

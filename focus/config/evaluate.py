@@ -1,6 +1,7 @@
 """The configuration of ``focus evaluate``."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from focus.config.layouts import COLUMNS, SCORE
 from focus.config.options import (
@@ -30,6 +31,12 @@ class EvaluateConfig(SharedConfig):
         "columns path or id, label, score, and any of the manifest's",
         metavar="FILE",
     )
+    score_scale: Literal["probability", "log-odds", "raw"] = in_data(
+        "of --scores: probability of synthetic; log-odds of it; or raw, any number, for ranks and "
+        "thresholds alone, without calibration",
+        "probability",
+    )
+    higher_is: Literal["synthetic", "real"] = in_data("what a high score means", "synthetic")
     training_generators: tuple[str, ...] = in_data(
         "generators that the detector of --scores was trained on (default: those of the rows "
         "marked train)",

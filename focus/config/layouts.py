@@ -30,6 +30,20 @@ Layout = Literal[
 HUB_PREFIX = "hf://"
 
 
+def parse_labels(text: str) -> dict[str, int]:
+    """Parse ``real="bona fide",synthetic=attack`` to the class, 0 or 1, of each word.
+
+    Raises InputError.
+    """
+    words: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, word = (each.strip() for each in part.partition("="))
+        if name not in ("real", "synthetic") or not word:
+            raise InputError(f"--labels got {part!r}: give real=WORD,synthetic=WORD.")
+        words[word.strip("\"'").casefold()] = int(name == "synthetic")
+    return words
+
+
 def parse_columns(text: str, roles: Sequence[str] = COLUMNS) -> dict[str, str]:
     """Parse ``"path=filename,label=typ"`` to a mapping from the manifest's columns to a table's.
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from focus.config.layouts import COLUMNS, Layout, parse_columns
+from focus.config.layouts import COLUMNS, Layout, parse_columns, parse_labels
 from focus.config.options import (
     COUNT,
     NON_NEGATIVE,
@@ -37,6 +37,10 @@ class DataConfig:
         "columns of a table, as in path=filename,label=typ (default: found by name)",
         metavar="NAMES",
     )
+    labels: str | None = in_data(
+        "words of a table's labels beside the usual ones, as in real=genuine,synthetic=morphed",
+        metavar="WORDS",
+    )
     generator: str | None = in_data(
         "of synthetic images in --data that name none (default: synthetic)"
     )
@@ -60,6 +64,8 @@ class DataConfig:
         check_options(self)
         if self.columns is not None:
             parse_columns(self.columns, self.roles)
+        if self.labels is not None:
+            parse_labels(self.labels)
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -155,6 +155,6 @@ def _uncalibrated(results: Results) -> Iterator[Finding]:
     if far:
         yield Finding(
             "note",
-            f"Scores are no calibrated probabilities there: the calibration error is "
-            f"{' and '.join(far)}, at as many real as synthetic images.",
+            f"The scores are not calibrated as probabilities: their error is {' and '.join(far)}, "
+            "at as many real as synthetic images.",
         )

@@ -1,14 +1,16 @@
 """Compute results from the scores that any detector left in a table."""
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from scipy import special
 
 from focus.config.layouts import SCORE
 from focus.data.manifest import (
@@ -22,21 +24,24 @@ from focus.data.manifest import (
 from focus.data.near_far import families
 from focus.data.readers.parquet import PARQUET, text_rows
 from focus.data.readers.rows import refuse_missing
-from focus.data.readers.tables import NAMES, Columns, plain_name, reals_by_generator
+from focus.data.readers.tables import NAMES, NO_WORDS, Columns, plain_name, reals_by_generator
 from focus.errors import InputError, shown
 from focus.evaluation.findings import add_findings
 from focus.evaluation.provenance import this_program
+from focus.evaluation.result_table import SET_TITLES
 from focus.evaluation.results import Results, summarise
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import operating_points
 from focus.findings import Finding
 from focus.model.operating_points import choose_threshold
 
+Scale = Literal["probability", "log-odds", "raw"]
 _SCORES = (
     *("score", "p_synthetic", "p_fake", "fake_prob", "fake_score"),
     *("probability", "prob", "y_score", "prediction", "pred", "y_pred"),
 )
 """Usual names of the column of scores; the first that is there counts."""
+_OF_PROBABILITIES = ("brier", "ece", "cllr", "calibration_loss")
 _NOT_TESTED = ("train", "validation")
 _ROUNDING = 1e-6  # a softmax in float32 may be a little above 1
 
@@ -46,13 +51,15 @@ class ScoreTable:
     """A table of scores.
 
     scores: a row a line, of which ``split`` says what it is for. columns: the table's name of each
-    column that was found. root: folder of the images; None if they are not looked for.
+    column that was found. root: folder of the images; None if they are not looked for. raw: of raw
+    scores what became 0 and 1; None of others.
     """
 
     path: Path
     scores: Scores
     columns: dict[str, str]
     root: str | None
+    raw: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         splits = Counter(split or "test" for split in self.scores.split)
@@ -61,11 +68,21 @@ class ScoreTable:
         return f"{shown(str(self.path))}: scores ({shown(found)}), {counts}"
 
 
-def read(path: str | Path, columns: dict[str, str], data_root: str | None = None) -> ScoreTable:
-    """Read a CSV or parquet file of scores in [0, 1], the probability of synthetic.
+def read(
+    path: str | Path,
+    columns: dict[str, str],
+    data_root: str | None = None,
+    *,
+    words: Mapping[str, int] = NO_WORDS,
+    scale: Scale = "probability",
+    higher_is: Literal["synthetic", "real"] = "synthetic",
+) -> ScoreTable:
+    """Read a CSV or parquet file of scores; those that it returns are in [0, 1], 1 synthetic.
 
     columns: names of its columns by the manifest's and ``score``, where they are not usual ones.
-    data_root: where the images are, whose files must then be there.
+    data_root: where the images are, whose files must then be there. words: class of each word for
+    a label, beside the usual ones. scale: of the scores, as ``--score-scale`` has it; raw ones are
+    shifted and stretched. higher_is: what a high score means.
 
     Raises InputError for a missing column, a row that cannot be read, and an image with two scores.
     """
@@ -75,7 +92,7 @@ def read(path: str | Path, columns: dict[str, str], data_root: str | None = None
     rows = text_rows(path) if is_parquet else csv_rows(path)
     line, header = next(rows, (1, []))
     try:
-        found, at = _columns(header, columns)
+        found, at = _columns(header, columns, words)
     except ValueError as error:
         commas = ", or separate the columns by commas" * (len(header) == 1)
         raise InputError(f"{unit} {line}: {error}{commas}.") from error
@@ -85,7 +102,7 @@ def read(path: str | Path, columns: dict[str, str], data_root: str | None = None
 
     def parse(cells: Sequence[str]) -> Sample:
         made = found.sample(cells, place)
-        values.append(_probability(cells[at]))
+        values.append(_number(cells[at], scale))
         return made
 
     numbered = list(reals_by_generator(parsed(rows, unit, parse)))
@@ -103,6 +120,7 @@ def read(path: str | Path, columns: dict[str, str], data_root: str | None = None
             )
     if root is not None:
         refuse_missing(numbered, f"{unit} ")
+    values, spread = _as_probabilities(values, scale, higher_is)
     texts = ("path", "generator", "family", "split", "test_set", "group")
     scores = Scores.without_cams(
         **{name: [getattr(sample, name) for sample in samples] for name in texts},
@@ -110,10 +128,12 @@ def read(path: str | Path, columns: dict[str, str], data_root: str | None = None
         score=values,
     )
     names = {own: header[n] for own, n in {**found.at, SCORE: at}.items()}
-    return ScoreTable(path, scores, names, root)
+    return ScoreTable(path, scores, names, root, spread)
 
 
-def _columns(header: Sequence[str], given: dict[str, str]) -> tuple[Columns, int]:
+def _columns(
+    header: Sequence[str], given: dict[str, str], words: Mapping[str, int]
+) -> tuple[Columns, int]:
     """Return the columns, and the number of that of the scores; raises ValueError."""
     plain = [plain_name(name) for name in header]
     wanted = (plain_name(given[SCORE]),) if SCORE in given else _SCORES
@@ -125,17 +145,45 @@ def _columns(header: Sequence[str], given: dict[str, str]) -> tuple[Columns, int
     roles = {role: name for role, name in given.items() if role != SCORE}
     if "path" not in roles and "id" in plain and not {*plain} & {*NAMES["path"]}:
         roles["path"] = "id"
-    return Columns.find(header, roles), score
+    return Columns.find(header, roles, words), score
 
 
-def _probability(cell: str) -> float:
+def _number(cell: str, scale: Scale) -> float:
     value = float(cell or "nan")
-    if not -_ROUNDING <= value <= 1 + _ROUNDING:
+    if scale == "probability" and not -_ROUNDING <= value <= 1 + _ROUNDING:
         raise ValueError(
-            f"the score {cell!r} is no probability of synthetic, from 0 to 1 (of a logit s that is "
-            "1 / (1 + exp(-s)))"
+            f"the score {cell!r} is no probability, from 0 to 1: give --score-scale log-odds, or "
+            "raw for any other number"
         )
-    return min(max(value, 0.0), 1.0)
+    if not math.isfinite(value):
+        raise ValueError(f"the score {cell!r} is not finite")
+    return min(max(value, 0.0), 1.0) if scale == "probability" else value
+
+
+def _as_probabilities(
+    values: list[float], scale: Scale, higher_is: str
+) -> tuple[list[float], tuple[float, float] | None]:
+    """Return scores in [0, 1] with 1 synthetic, and of raw ones what became 0 and 1."""
+    numbers = np.array(values)
+    spread = None
+    if scale == "log-odds":
+        numbers = special.expit(numbers)
+    elif scale == "raw":
+        spread = float(numbers.min()), float(numbers.max())
+        numbers = (numbers - spread[0]) / ((spread[1] - spread[0]) or 1.0)
+    if higher_is == "real":
+        numbers, spread = 1 - numbers, spread and spread[::-1]
+    return numbers.tolist(), spread
+
+
+def _without_calibration(results: Any) -> Any:
+    """Return results without what takes the scores for probabilities."""
+    if not isinstance(results, dict):
+        return results
+    return {
+        name: None if name.startswith(_OF_PROBABILITIES) else _without_calibration(value)
+        for name, value in results.items()
+    }
 
 
 def evaluate(
@@ -161,6 +209,8 @@ def evaluate(
         )
     validation = every.select((every.split == "validation") & (every.label >= 0))
     points = operating_points(validation) if len(validation) else None
+    if points and table.raw:
+        points = replace(points, calibration=None)
     decides = choose_threshold(points, threshold)
     fakes = every.select(every.label == SYNTHETIC)
     known = training_generators or set(fakes.generator[fakes.split == "train"]) - {""}
@@ -170,6 +220,11 @@ def evaluate(
         decided["llr"] = points.calibration.llr(tested.score)
     scores = Scores(**(tested.columns() | decided | {"index": np.arange(len(tested))}))
     results = summarise(scores, known, of_generators, points, threshold=decides, progress=progress)
+    if table.raw:
+        results = {
+            name: _without_calibration(part) if name in SET_TITLES or name == "groups" else part
+            for name, part in results.items()
+        }
     with table.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     origin = {"file": table.path.name, "sha256": digest, "columns": table.columns}
@@ -178,6 +233,10 @@ def evaluate(
         "No threshold was fixed, as that takes rows marked validation whose classes the scores "
         "tell apart: a score of 0.5 decides, of which the error rates are."
     )
-    undecided = [Finding("note", text)] if decides.name == "default" else []
-    add_findings(results, scores, points, undecided, files=table.root is not None)
+    known_before = [Finding("note", text)] if decides.name == "default" else []
+    if table.raw:
+        low, high = table.raw
+        text = f"Raw scores are shown from 0 ({low:g} in the table) to 1 ({high:g}), uncalibrated."
+        known_before.append(Finding("note", text))
+    add_findings(results, scores, points, known_before, files=table.root is not None)
     return scores, results

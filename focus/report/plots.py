@@ -147,7 +147,7 @@ def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
         kinds = _histograms_of(Scores.concatenate([real, *(own for _, own, _ in fakes)]))
         plots += [_histogram(k, test_set, ("real", real), fakes, short) for k in kinds]
     if plots:
-        plots.append(_reliability(scores, comparisons, results))
+        plots += _reliability(scores, comparisons, results)
     return sorted(plots, key=lambda plot: PREFIXES.index(plot.name.partition("-")[0]))
 
 
@@ -334,18 +334,18 @@ def _histogram(
     return Plot(name, f"{title}{where}", alt, draw)
 
 
-def _reliability(scores: Scores, comparisons: Iterable[Comparison], results: Results) -> Plot:
+def _reliability(scores: Scores, comparisons: Iterable[Comparison], results: Results) -> list[Plot]:
     lines = {}
     for test_set, title in SET_TITLES.items():
         own = [c for c in comparisons if c.test_set == test_set]
         real = union((c.real for c in own), scores.images)
         fake = union((c.fake for c in own), scores.images)
-        if len(real) and len(fake):
+        error = results.get(test_set, {}).get("pooled", {}).get("ece")
+        if len(real) and len(fake) and error is not None:
             ranking = Ranking.of(scores.score[real], scores.score[fake])
             count = min(BINS, max(2, (len(real) + len(fake)) // _IN_A_BIN))
             bins = ranking.calibration_bins(bins=count)
             mass, scored, fakes = (values[0][bins[0][0] > 0] for values in bins)
-            error = results[test_set]["pooled"]["ece"]
             lines[f"{title}, ECE {error:.3f}"] = scored / mass, fakes / mass
 
     def draw(axes: Axes) -> None:
@@ -359,7 +359,7 @@ def _reliability(scores: Scores, comparisons: Iterable[Comparison], results: Res
         f"Share of synthetic images by the mean score, in up to {BINS} bins of as many images; "
         f"on the diagonal scores are calibrated. Expected calibration error: {'; '.join(lines)}."
     )
-    return Plot("reliability", "Reliability", alt, draw)
+    return [Plot("reliability", "Reliability", alt, draw)] if lines else []
 
 
 def _robustness_of_generators(name: str, results: Sequence[PerturbedAUC], axes: Axes) -> None:

@@ -1,15 +1,18 @@
 """``focus train --dry-run``: say what would be trained, how large it is, how long it takes."""
 
+import textwrap
 import time
 from collections import Counter
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
+from typing import Any
 
-import yaml
 from accelerate import Accelerator
 
+from focus.config.losses import loss_of
+from focus.config.options import GROUPS, flag
 from focus.config.recipes import RECIPES
-from focus.config.train import ResolvedTrainConfig
+from focus.config.train import ResolvedTrainConfig, TrainConfig
 from focus.data.image_cache import ImageCache, gb
 from focus.data.manifest import LABEL_NAMES, Manifest
 from focus.errors import shown
@@ -22,6 +25,7 @@ from focus.training.trainer import Trainer
 from focus.training.tuning import describe_tuning
 
 _TIMED_STEPS, _TIMED_BATCHES = 3, 8  # of training and of validation
+_WRAPPED: dict[str, Any] = {"subsequent_indent": "    ", "break_on_hyphens": False}
 _PREFETCHED = 2  # batches of each worker, as torch's DataLoader has it
 
 
@@ -34,8 +38,7 @@ def dry_run(
 ) -> None:
     """Print the configuration, the images, the model, and the time that a few real steps took."""
     say = accelerator.print
-    say(f"\n{yaml.safe_dump(asdict(config), sort_keys=False)}")
-    for line in image_counts(manifest):
+    for line in ("", *settings(config), "", *image_counts(manifest)):
         say(line)
     trainer = Trainer(config, detector, manifest, accelerator, decoded=decoded)
     parameters = sum(p.numel() for p in detector.parameters())
@@ -70,18 +73,51 @@ def dry_run(
     )
 
 
+def settings(config: ResolvedTrainConfig) -> list[str]:
+    """Return a paragraph for each section of the flags: their values, and who decided them.
+
+    What has its usual value is not named.
+    """
+    by_loss = asdict(loss_of(config.loss))
+    sections: dict[str, dict[str, list[str]]] = {}
+    for each in fields(TrainConfig):
+        value, usual = getattr(config, each.name), RECIPES[config.recipe].get(each.name)
+        default = {} if each.default_factory is not MISSING else each.default
+        if value is None:
+            continue
+        if value == usual:
+            by = f"by the recipe {config.recipe}"
+        elif each.name in by_loss and value == by_loss[each.name]:
+            by = f"by the loss {config.loss}"
+        elif value == default:
+            continue
+        else:
+            by = "given or found"
+        if isinstance(value, dict):
+            value = [f"{name}={path}" for name, path in value.items()]
+        text = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        section = sections.setdefault(each.metadata["group"], {})
+        section.setdefault(by, []).append(f"{flag(each.name)[2:]} {text}")
+    return [
+        textwrap.fill(f"{group} {by}: {', '.join(values)}", 79, **_WRAPPED)
+        for group in GROUPS
+        for by, values in sections.get(group, {}).items()
+    ]
+
+
 def image_counts(manifest: Manifest) -> list[str]:
-    """Return a line for each split, and for each class and generator in it."""
+    """Return a line for each split, with its classes and generators."""
     lines = []
     for split in ("train", "validation", "test"):
         labelled = (s for s in manifest.split(split) if s.label is not None)
         counts = Counter((LABEL_NAMES[s.label or 0], s.generator) for s in labelled)
-        lines.append(f"{split}: {sum(counts.values())} images")
-        lines += [
-            f"  {label}{f' of {shown(generator)}' if generator else ''}: {count}"
+        kinds = [
+            f"{count} {label}{f' of {shown(generator)}' if generator else ''}"
             for (label, generator), count in sorted(counts.items())
         ]
-    return lines
+        text = f"{split}: {sum(counts.values())} images: {', '.join(kinds)}"
+        lines.append(textwrap.shorten(text, 3 * 79, placeholder=" ..."))
+    return [textwrap.fill(line, 79, **_WRAPPED) for line in lines]
 
 
 def _seconds_per_step(trainer: Trainer) -> float:

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from focus.config.options import flag
-from focus.config.train import ResolvedTrainConfig, write_config
+from focus.config.train import ResolvedTrainConfig, TrainConfig, write_config
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import Manifest
 from focus.errors import InputError
@@ -107,7 +107,8 @@ def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | 
     check_writable(folder)
     if folder.exists() and not (config.resume or config.dry_run):
         raise InputError(
-            f"The run folder {folder} exists already: give another --name, or --resume to go on."
+            f"The run folder {folder} exists already: give another --name, or go on with it by "
+            f"{resuming(config)}."
         )
     if not config.resume:
         return None
@@ -130,8 +131,8 @@ def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | 
     if other := other_setting(asdict(saved.config), config):  # the result would be neither run's
         name, before, now = (" ".join(each) if isinstance(each, tuple) else each for each in other)
         raise InputError(
-            f"The run {folder} was started with {flag(name)} {before}, not {now}: resume it with "
-            "the flags it was started with, or give another --name."
+            f"The run {folder} was started with {flag(name)} {before}, not {now}: resume it by "
+            f"{resuming(config)} alone, or give another --name."
         )
     state = saved.train_state
     if state.processes != processes:
@@ -149,6 +150,12 @@ def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | 
     if needs_model:
         DetectorConfig.read(weights.with_name(CONFIG_FILE)).with_weights(weights)
     return SavedRun(path, values, state, Manifest.from_csv(folder / MANIFEST))
+
+
+def resuming(config: ResolvedTrainConfig) -> str:
+    """Return the flags that go on with a run, whose other settings are in its folder."""
+    elsewhere = config.output != TrainConfig.output
+    return f"--resume --name {config.name}" + f" --output {config.output}" * elsewhere
 
 
 def other_setting(

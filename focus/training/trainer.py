@@ -54,6 +54,7 @@ from focus.training.run_folder import (
     SavedRun,
     TrainState,
     check_shared,
+    resuming,
     write_record,
 )
 from focus.training.step import Statistics, Tally, add_gradients, gradient_norm, update
@@ -421,7 +422,9 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         finish_trackers(self.accelerator)
         raise Stopped(
-            signum, f"stopped after step {self.state.step}, saved in {path}; --resume goes on."
+            signum,
+            f"stopped after step {self.state.step}, saved in {path}; "
+            f"{resuming(self.config)} goes on.",
         )
 
     def _parts(self) -> Parts:

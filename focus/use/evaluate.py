@@ -7,7 +7,7 @@ from typing import Any
 from focus import report
 from focus.config.command_line import load_config
 from focus.config.evaluate import EvaluateConfig
-from focus.config.layouts import parse_columns
+from focus.config.layouts import parse_columns, parse_labels
 from focus.config.train import TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
 from focus.data.demo import demo_manifest
@@ -118,7 +118,14 @@ def _of_tables(config: EvaluateConfig) -> None:
     columns = parse_columns(config.columns, config.roles) if config.columns else {}
 
     def evaluated(path: Path) -> tuple[Scores, Results]:
-        table = other_detectors.read(path, columns, config.data_root)
+        table = other_detectors.read(
+            path,
+            columns,
+            config.data_root,
+            words=parse_labels(config.labels) if config.labels else {},
+            scale=config.score_scale,
+            higher_is=config.higher_is,
+        )
         print(table, flush=True)
         known = config.training_generators
         return other_detectors.evaluate(table, known, config.threshold, progress=True)

@@ -1,7 +1,7 @@
 """``focus explain``: scores, decisions and CAMs of one's own pictures and videos."""
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -43,7 +43,16 @@ from focus.runtime.files import check_empty, check_writable, sole_writer
 from focus.runtime.launch import device_named
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
-from focus.use.explanations import CAMS, OVERLAYS, Item, Row, item_row, write_manifest, write_tables
+from focus.use.explanations import (
+    CAMS,
+    OVERLAYS,
+    Item,
+    Row,
+    item_row,
+    write_manifest,
+    write_page,
+    write_tables,
+)
 
 _PRINTED = 20  # rows, each on a line
 _COLOURS = {REAL: COLOURS[0], SYNTHETIC: COLOURS[4]}
@@ -115,10 +124,20 @@ def explain(config: ExplainConfig) -> None:
                 f"({why}): give others{', or --faces none' if no_face else ''}."
             )
         manifest = write_manifest(output, about, rows, frames, len(bad), len(no_face))
-        written.insert(0, manifest)
-    count = len({row["path"] for row in rows})
-    few = len(rows) <= _PRINTED
-    lines = map(_line, rows) if few else [f"{count} of {len(items)} files explained"]
+        kinds = Counter({row["path"]: row["kind"] for row in rows}.values())
+        summary = ", ".join(
+            [
+                f"explained: {kinds['image']} pictures, {kinds['video']} videos",
+                f"without a face: {len(no_face)}, not decoded: {len(bad)}",
+            ]
+        )
+        notes = [
+            f"Pictures are taken whole and squashed to {detector.image_size} x "
+            f"{detector.image_size} pixels; --faces largest, or all, cuts the faces out before."
+        ] * (finder is None and config.faces is None)
+        page = write_page(output, summary, notes, rows, frames)
+        written = [manifest, page, *written]
+    lines = [*notes, *(map(_line, rows) if len(rows) <= _PRINTED else ()), summary]
     lines = [f"threshold: {threshold}; a score above it says synthetic", *lines]
     if finder:
         lines.insert(1, f"faces: {about['faces']}, cut out by {finder.way}")

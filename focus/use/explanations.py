@@ -1,12 +1,16 @@
 """The folder that ``focus explain`` writes; docs/formats.md describes each file."""
 
+import base64
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jinja2 import Environment, PackageLoader
 from scipy import special
 
 from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
@@ -17,6 +21,7 @@ from focus.runtime.files import atomic_write, write_csv
 
 VERSION = 2
 MANIFEST, TABLE, FRAMES = "manifest.json", "explanations.csv", "frames.csv"
+PAGE = "index.html"
 OVERLAYS, CAMS = "overlays", "cams"
 
 Row = dict[str, Any]
@@ -99,6 +104,36 @@ def write_tables(
     if no_face:
         written.append(write_no_face(no_face, folder))
     return written
+
+
+def write_page(
+    folder: Path, summary: str, notes: Sequence[str], items: Sequence[Row], frames: Frames
+) -> Path:
+    """Write ``index.html``: each face with its CAM, sortable, by decision; return its path.
+
+    A video shows the first of its frames.
+    """
+    rows = [
+        row | {"overlay": row.get("overlay") or frames[row["path"], row["face"]][0]["overlay"]}
+        for row in items
+    ]
+    script = resources.files("focus.use").joinpath("index.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = (
+        Environment(loader=PackageLoader("focus.use", ""), autoescape=True)
+        .get_template(PAGE)
+        .render(
+            rows=rows,
+            summary=summary,
+            findings=notes,
+            style=resources.files("focus.report").joinpath("page.css").read_text(encoding="utf-8"),
+            script=script,
+            digest=digest,
+        )
+    )
+    with atomic_write(folder / PAGE) as aside:
+        aside.write_bytes(text.encode("utf-8", "replace"))
+    return folder / PAGE
 
 
 def write_manifest(

@@ -21,8 +21,8 @@ from focus.errors import InputError
 
 from ..launching import CHECKOUT, run
 
-DATA = """allow-outside-root columns data data-root debug generator human-maps layout max-images
-    max-pixels threads"""
+DATA = """allow-outside-root columns data data-root debug generator human-maps labels layout
+    max-images max-pixels threads"""
 SHARED = f"{DATA} device image-cache max-bad mixed-precision report test-data test-real workers"
 USE = "debug model-dir threads"
 # Scripts and documents of others rest on these names; a change belongs in the CHANGELOG.
@@ -39,7 +39,7 @@ FLAGS = {
         step-epochs step-gamma sync-bn target-from-maps temperature tune views warmup
         weight-decay""",
     EvaluateConfig: f"""{SHARED} batch-size compare equalise faithfulness model-dir output people
-        robustness run scores threshold training-generators""",
+        higher-is robustness run score-scale scores threshold training-generators""",
     ExplainConfig: f"""{USE}
         as-video batch-size device faces frames max-pixels output overlay-size paths threshold""",
     ExportConfig: f"{USE} check-images onnx",

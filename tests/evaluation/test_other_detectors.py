@@ -3,11 +3,13 @@
 import csv
 import hashlib
 import json
+import math
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from focus.config.command_line import parse
 from focus.config.evaluate import EvaluateConfig
+from focus.config.layouts import parse_labels
 from focus.errors import InputError
 from focus.evaluation import other_detectors
 from focus.evaluation.other_detectors import evaluate, read
@@ -111,6 +114,41 @@ def test_thresholds_are_those_of_rows_for_validation(written: Path) -> None:
     assert points.calibration is not None
     np.testing.assert_array_equal(scores.llr, points.calibration.llr(scores.score).astype("f4"))
     assert results["open"]["mean"]["cllr"] is not None
+
+
+def test_scores_on_any_scale_and_turned_around_rank_alike(tmp_path: Path) -> None:
+    """ISO's words for the classes are known, others are given."""
+    rows = [
+        (*row[:2], min(max(round(float(str(row[2])), 2), 0.01), 0.99), *row[3:])
+        for row in rows_of(0)
+    ]
+    plain = write(tmp_path / "plain.csv", rows)
+    _, expected = evaluate(read(plain, {}))
+
+    def results(name: str, change: Callable[[float], float], **how: Any) -> dict[str, Any]:
+        changed = [
+            (row[0], ("attack" if row[1] else "bona fide"), change(row[2]), *row[3:])
+            for row in rows
+        ]
+        return evaluate(read(write(tmp_path / f"{name}.csv", changed), {}, **how))[1]
+
+    odds = results("odds", lambda p: math.log(p / (1 - p)), scale="log-odds")
+    turned = results("turned", lambda p: 1 - p, higher_is="real")
+    for found in (odds, turned):
+        for name in ("auc", "brier", "cllr"):
+            assert found["open"]["mean"][name] == pytest.approx(
+                expected["open"]["mean"][name], 1e-6
+            )
+    raw = results("raw", lambda p: -1000 * p, scale="raw", higher_is="real")
+    assert raw["open"]["mean"]["auc"] == pytest.approx(expected["open"]["mean"]["auc"])
+    rates, own = (r["open"]["operating_points"]["eer"] for r in (raw, expected))
+    assert rates["apcer_mean"] == own["apcer_mean"]
+    for entry in (raw["open"]["mean"], raw["open"]["pooled"], *raw["open"]["generators"].values()):
+        assert not any(entry.get(name) for name in ("ece", "brier", "cllr", "calibration_loss"))
+    assert any("Raw scores are shown from 0 (" in found["text"] for found in raw["findings"])
+    with pytest.raises(InputError, match=r"label 'genuine' is none of .*--labels names others"):
+        read(write(tmp_path / "w.csv", [("a", "genuine", 0.1, "", "")]), {})
+    assert read(tmp_path / "w.csv", {}, words=parse_labels('real="genuine"')).scores.label == [0]
 
 
 def test_the_results_say_whose_scores_they_are(written: Path, table: Path) -> None:

@@ -216,7 +216,7 @@ def test_compare_ce_trains_both_and_shows_both(data: Path, tmp_path: Path) -> No
     assert set(results["closed"]["generators"]) == {"ganA", "ganB"}
     assert results["open"]["mean"]["auc"] is None
     assert re.search(r"closed-set AUC, mean of 2 +\d\.\d+", out)
-    assert re.search(r"\btree +tree-ce\b", out)
+    assert re.search(r"\btree \[95 % interval\] +tree-ce \[95", out)
     plain = yaml.safe_load((runs / "tree-ce" / "config.yaml").read_text())
     assert (plain["loss"], plain["saliency_weight"], plain["focus_level"]) == ("ce", 0.0, "none")
     # What the other is given for its own loss is none of it.
@@ -264,7 +264,7 @@ def test_copies_of_training_images_are_no_test(data: Path, tmp_path: Path) -> No
     assert said in (run / "model" / "README.md").read_text()
     found = json.loads((run / "results.json").read_text())["findings"]
     assert any(said in each["text"] for each in found)
-    forked_well(*words, "--resume", cwd=tmp_path)
+    forked_well("--resume", "--name", "r", "--epochs", "2", cwd=tmp_path)  # the rest is the run's
     assert names(run) == kept
     evaluate(EvaluateConfig(run=str(run), threads=1, workers=0, report=False))
     assert sorted(names(run / "evaluation")) == sorted(kept)
@@ -298,10 +298,13 @@ def test_a_dry_run_says_all_and_writes_nothing(data: Path, tmp_path: Path) -> No
     words = [*SMALL, "--data", data / "tree", "--epochs", "7", "--batch-size", "4", "--name", "dry"]
     out = forked_well(*words, "--dry-run", "--output", tmp_path / "runs", cwd=tmp_path)
     assert not (tmp_path / "runs").exists()
-    config = out.partition("\n\n")[2].partition("\n\n")[0]
-    assert yaml.safe_load(config)["epochs"] == 7
-    (train_images,) = re.findall(r"^train: (\d+) images$", out, re.MULTILINE)
-    assert re.search(r"^  synthetic of ganA: \d+$", out, re.MULTILINE)
+    assert len(out.splitlines()) <= 40, "it fits a screen"
+    assert re.search(r"^training by the recipe demo: .*opt adamw", out, re.MULTILINE)
+    assert re.search(r"^loss by the loss ce: cam-class true, ", out, re.MULTILINE)
+    given = "training given or found: recipe demo, epochs 7, batch-size 4"
+    assert f"\n{given}\n" in out
+    (train_images,) = re.findall(r"^train: (\d+) images: \d+ real", out, re.MULTILINE)
+    assert re.search(r"\d+ synthetic of ganA\b", out)
     assert re.search(r"^model: focus_small, 0\.2\d million parameters", out, re.MULTILINE)
     assert "head: eager" in out
     per_epoch = -(-int(train_images) // 4)

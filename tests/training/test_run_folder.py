@@ -36,7 +36,7 @@ def test_a_resumed_run_needs_its_manifest_its_model_and_its_checkpoints(
     """Else it would mix train and test, end without a model, or write over one."""
     run = trainer(faces, tmp_path, epochs=1, loss="ce")
     run.fit()
-    with pytest.raises(InputError, match=r"exists already: give another --name, or --resume"):
+    with pytest.raises(InputError, match=r"exists already: give another --name, or go on"):
         check_folder(run.config)
     config = replace(run.config, resume=True)
     saved = check_folder(config)
@@ -45,7 +45,7 @@ def test_a_resumed_run_needs_its_manifest_its_model_and_its_checkpoints(
     assert (saved.state.epoch, saved.state.step) == (1, run.plan.steps)
     with pytest.raises(InputError, match="trained by 1 processes, not 2: launch as many"):
         check_folder(config, 2)
-    with pytest.raises(InputError, match=r"was started with --lr 1\.0, not 0\.5: resume it with"):
+    with pytest.raises(InputError, match=r"was started with --lr 1\.0, not 0\.5: resume it by"):
         check_folder(replace(config, lr=0.5))
     later = trainer(faces, tmp_path, epochs=1, loss="ce", resume=True)
     later.state.sums = dict.fromkeys(SUMS, 1.0)

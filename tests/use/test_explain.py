@@ -119,8 +119,15 @@ def test_a_folder_gives_evaluations_scores_cams_and_overlays(
     assert f"threshold: {middle} (eer, fixed on validation images); a score above it says" in said
     assert f"{files[0]}: {decisions[0]}, score {scores.score[0]}, entropy" in said
     assert "left out because they cannot be decoded: 1 (bad_files.csv)" in said
+    assert "explained: 5 pictures, 0 videos, without a face: 0, not decoded: 1\n" in said
+    assert (
+        said.count("Pictures are taken whole and squashed to 32 x 32 pixels; --faces largest") == 1
+    )
     for name in ("manifest.json", "explanations.csv", "overlays", "cams", "bad_files.csv"):
         assert f"written: {out / name}\n" in said
+    page = (out / "index.html").read_text()
+    for row in rows:
+        assert f'data-decision="{row["decision"]}"><a class="card" href="{row["overlay"]}">' in page
 
 
 def test_a_transformers_cam_lies_over_the_patch_that_it_is_of(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from focus.config.layouts import COLUMNS, HUB_PREFIX, Layout, parse_columns
+from focus.config.layouts import COLUMNS, HUB_PREFIX, Layout, parse_columns, parse_labels
 from focus.config.shared import DataConfig
 from focus.data.manifest import (
     LABEL_NAMES,
@@ -75,6 +75,7 @@ def read_path(
             contradictory or outside its root.
     """
     columns = parse_columns(config.columns) if config.columns else {}
+    words = parse_labels(config.labels) if config.labels else {}
     place = absolute(path)
     if path.startswith(HUB_PREFIX):
         place = Path(path.removeprefix(HUB_PREFIX).removeprefix("datasets/"))
@@ -89,9 +90,11 @@ def read_path(
     found: tables.Columns | None = None
     most = config.max_images
     if layout in ("parquet", "hub"):
-        found, manifest = parquet.read(place, columns, inside, hub=layout == "hub", most=most)
+        found, manifest = parquet.read(
+            place, columns, inside, words, hub=layout == "hub", most=most
+        )
     elif layout == "csv":
-        found, manifest = tables.read(place, columns, inside)
+        found, manifest = tables.read(place, columns, inside, words)
         maps = maps or (None if "human_map" in found.at else find_maps(place.parent, root))
     elif layout == "cyborg":
         maps = maps or find_maps(place.parent, root)

@@ -20,7 +20,7 @@ from focus.data.manifest import Manifest, Sample, Split, parsed
 from focus.data.readers.files import images_below
 from focus.data.readers.hub import licence_of, parquet_files
 from focus.data.readers.rows import Portion, from_rows
-from focus.data.readers.tables import PATHS, Columns, reals_by_generator, split_of
+from focus.data.readers.tables import NO_WORDS, PATHS, Columns, reals_by_generator, split_of
 from focus.errors import InputError
 from focus.runtime.files import atomic_write
 from focus.runtime.machine import cache_dir
@@ -52,6 +52,7 @@ def read(
     path: Path,
     given: Mapping[str, str],
     inside: Callable[[str], str],
+    words: Mapping[str, int] = NO_WORDS,
     *,
     hub: bool,
     most: int | None = None,
@@ -59,7 +60,8 @@ def read(
     """Read a data set; the split is a column's, else the part's or the file's.
 
     path: of files or, if ``hub``, the name of the data set to download. given: names of its columns
-    by the manifest's. inside: makes the path of a cell absolute. most: images of each class,
+    by the manifest's. inside: makes the path of a cell absolute. words: class of each word
+    for a label beside the usual ones. most: images of each class,
     generator and split; others are not kept, and of the Hub are not all fetched. Raises InputError
     with the row's number, counted from 1 over all splits, in what is kept.
     """
@@ -69,7 +71,7 @@ def read(
     def sample(row: Row, stored: bool = True) -> Sample:
         split, features, values = row
         if not found or features is not found[-1][0]:
-            found.append((features, Columns.find(list(features), given)))
+            found.append((features, Columns.find(list(features), given, words)))
         columns = found[-1][1]
         cells = [_cell(value, features[name]) for name, value in values.items()]
         for at in (columns.at[role] for role in PATHS if role in columns.at):

@@ -54,7 +54,11 @@ _PERHAPS = {
 LABELS = {
     **dict.fromkeys(("real", "nature", "0_real", "0"), REAL),
     **dict.fromkeys(("fake", "synthetic", "ai", "1_fake", "1"), SYNTHETIC),
+    # Words of ISO/IEC 30107-3 and 20059.
+    **dict.fromkeys(("bona fide", "bonafide", "bona_fide", "bona-fide"), REAL),
+    **dict.fromkeys(("attack", "morph", "spoof"), SYNTHETIC),
 }
+NO_WORDS: Mapping[str, int] = {}
 PATHS = ("path", "human_map", "mask_path")
 _SPLITS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -70,16 +74,20 @@ def split_of(word: str) -> Split | None:
 
 
 def read(
-    path: Path, given: Mapping[str, str], inside: Callable[[str], str]
+    path: Path,
+    given: Mapping[str, str],
+    inside: Callable[[str], str],
+    words: Mapping[str, int] = NO_WORDS,
 ) -> tuple["Columns", Manifest]:
     """Read a CSV with a header; raises InputError with the line number.
 
-    given: names of its columns by the manifest's. inside: makes the path of a cell absolute.
+    given: names of its columns by the manifest's. inside: makes the path of a cell absolute. words:
+    class of each word for a label beside the usual ones.
     """
     rows = csv_rows(path)
     line, header = next(rows, (1, []))
     try:
-        columns = Columns.find(header, given)
+        columns = Columns.find(header, given, words)
     except ValueError as error:
         raise InputError(f"{path}, line {line}: {error}.") from error
     samples = parsed(rows, f"{path}, line", lambda row: columns.sample(row, inside))
@@ -102,7 +110,9 @@ class Columns:
     words: set[str] = field(default_factory=set)
 
     @classmethod
-    def find(cls, header: Sequence[str], given: Mapping[str, str]) -> "Columns":
+    def find(
+        cls, header: Sequence[str], given: Mapping[str, str], words: Mapping[str, int] = NO_WORDS
+    ) -> "Columns":
         """Find columns by the names that are given, else by the usual ones.
 
         GRIP's column ``typ`` holds ``real`` or the generator: it is both, unless one is given.
@@ -134,7 +144,7 @@ class Columns:
             for i, name in enumerate(header)
             if name and i not in at.values()
         }
-        labels = _labels(names[at["label"]] if "label" in at else "")
+        labels = {**_labels(names[at["label"]] if "label" in at else ""), **words}
         return cls(header, at, rest, labels, given.get("label") == "")
 
     def __str__(self) -> str:
@@ -171,7 +181,8 @@ class Columns:
             generator = "" if label is not None else word
             label = SYNTHETIC if label is None and word else label
         elif label is None and word:
-            raise ValueError(f"label {word!r} is none of {', '.join(self.labels)}")
+            known = ", ".join(self.labels)
+            raise ValueError(f"label {word!r} is none of {known} (--labels names others)")
         return "" if label is None else LABEL_NAMES[label], generator
 
 
