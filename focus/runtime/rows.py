@@ -89,7 +89,7 @@ class RowStore:
                     new.append(at)
             entries = np.zeros(len(new), _ENTRY)
             entries["name"] = names[new]
-            entries["crc"] = [zlib.crc32(rows[at].reshape(-1).view(np.uint8)) for at in new]
+            entries["crc"] = [zlib.crc32(rows[at].reshape(-1).view(np.uint8).data) for at in new]
             try:
                 with self._rows.open("ab") as file:
                     # What a killed program left in part goes; what was cut off leaves a gap.

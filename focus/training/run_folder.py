@@ -66,7 +66,7 @@ class TrainState:
     points: OperatingPoints | None = None
     entropy_target: float | None = None
     sums: dict[str, float] | None = None
-    rows: list[dict[str, float | None]] = field(default_factory=list)
+    rows: list[dict[str, int | float | None]] = field(default_factory=list)
     processes: _Count = 1
     threads: _Count | None = None
     seen: DetectorConfig | None = None
