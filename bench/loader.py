@@ -20,6 +20,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -242,6 +243,7 @@ def main() -> None:
     """Measure, print and write."""
     given = make_parser(__doc__, 9, 3).parse_args()
     measured_with = begin("bench.loader", given)
+    measured_with |= {name: version(name) for name in ("timm", "torchvision", "pillow")}
     measured, rows = {}, []
     for kind, (side, suffix, count) in FILES.items():
         count //= 4 if given.short else 1
