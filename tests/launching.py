@@ -82,9 +82,9 @@ def python(*words: object, cwd: Path | None = None, **environment: str) -> str:
     return done.stdout
 
 
-def write_faces(folder: Path, count: int) -> Path:
+def write_faces(folder: Path, count: int, seed: int = 0) -> Path:
     """Write a 0_real/1_fake tree of ``count`` pictures of 32 x 32 pixels in each class."""
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     for label, name in enumerate(("0_real", "1_fake")):
         place = folder / "gan" / name
         place.mkdir(parents=True)

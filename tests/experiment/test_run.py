@@ -56,9 +56,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two known generators, and an unknown one."""
     folder = tmp_path_factory.mktemp("tree")
     write_faces(folder / "known", 24)
-    write_faces(folder / "known2", 24)
+    write_faces(folder / "known2", 24, seed=1)
     (folder / "known2" / "gan").rename(folder / "known" / "second")
-    write_faces(folder / "unknown", 8)
+    write_faces(folder / "unknown", 8, seed=2)
     (folder / "unknown" / "gan").rename(folder / "unknown" / "other")
     return folder
 
