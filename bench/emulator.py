@@ -7,9 +7,9 @@ It checks accesses against the tensors that a kernel was given; registers and lo
 NaN.
 
 Of tinygrad's emulator it replaces what is wrong or absent at ``COMMIT``, from AMD's documents:
-lanes that read each other's registers (DPP, v_permlane), the rows of a product of 32x32, the result
-of CDNA's atomics, local memory touched by lanes that are off, and the cache's instructions, which
-do nothing here. It says nothing of time, of caches, or of loads that are not waited for.
+lanes that read each other's registers (DPP, v_permlane), the result of CDNA's atomics, local memory
+touched by lanes that are off or read into half a register, and the cache's instructions, which do
+nothing here. It says nothing of time, of caches, or of loads that are not waited for.
 """
 
 import ctypes
@@ -22,14 +22,12 @@ import shutil
 import struct
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from triton.backends.compiler import GPUTarget
-from triton.compiler.compiler import CompiledKernel
-from triton.runtime.driver import driver
 
 from bench.host import StubDriver
 from focus.errors import InputError
@@ -37,10 +35,11 @@ from focus.errors import InputError
 COMMIT = "a9069c1"
 """The commit of tinygrad whose emulator this file mends."""
 ISAS = {"gfx1100": ("rdna3", 32), "gfx942": ("cdna", 64)}
-ORDERS = ("serial", "reverse", "shuffle", "interleave")
+ORDERS = ("forward", "reverse", "shuffle", "interleave")
+"""Of workgroups, whose waves take turns at random; interleave: all waves of all workgroups do."""
 BURST = 20
 """Instructions that a wave does at most before another's turn comes, where all interleave."""
-BY_HAND = "BUFFER_(INV|WBL2)|V_PERMLANE|V_MFMA_F32_32X32X8_BF16"
+BY_HAND = "BUFFER_(INV|WBL2)|V_PERMLANE"
 NAN, LDS_WORDS = 0x7FC0BEEF, 16384
 PC, EXEC = 256, 126  # places among the scalar registers
 
@@ -55,11 +54,7 @@ class Fault(Exception):
 
 
 def load(checkout: Path) -> None:
-    """Import tinygrad's emulator from a checkout, and mend it.
-
-    Raises:
-        InputError: there is no such emulator, or no clang.
-    """
+    """Import tinygrad's emulator from a checkout, and mend it; InputError where it cannot be."""
     global emu
     if not (checkout / "test/mockgpu/amd/emu.py").exists():
         raise InputError(f"{checkout} is no checkout of tinygrad: clone it at commit {COMMIT}.")
@@ -91,13 +86,10 @@ def neighbours(control: int, size: int) -> tuple[Any, Any]:
     if control in (0x142, 0x143):
         return (row - 1, row > 0) if n == 2 else (lane * 0 + 31, row > 16)
     return {
-        0x100: (lane + n, i + n < 16),
-        0x110: (lane - n, i >= n),
-        0x120: (row + (i - n) % 16, always),
-        0x140: (lane ^ (7 if n else 15), always),
-        0x150: (row + n, always),
-        0x160: (row + (i ^ n), always),
-    }[control & 0x1F0]
+        0x100: (lane + n, i + n < 16), 0x110: (lane - n, i >= n),
+        0x120: (row + (i - n) % 16, always), 0x140: (lane ^ (7 if n else 15), always),
+        0x150: (row + n, always), 0x160: (row + (i ^ n), always),
+    }[control & 0x1F0]  # fmt: skip
 
 
 def width_of(op: str) -> int:
@@ -111,10 +103,8 @@ def width_of(op: str) -> int:
 class Code:
     """A compiled kernel in memory."""
 
-    def __init__(self, kernel: Any) -> None:
-        self.name = kernel.metadata.name
-        self.isa, self.size = ISAS[kernel.metadata.target.arch]
-        elf = kernel.asm["hsaco"]
+    def __init__(self, name: str, elf: bytes, target: str) -> None:
+        self.name, (self.isa, self.size) = name, ISAS[target]
         (segments, sections), (_, count, _, tables) = (
             struct.unpack_from("<QQ", elf, 32), struct.unpack_from("<4H", elf, 54)
         )  # fmt: skip
@@ -127,8 +117,8 @@ class Code:
         ((symbols, link),) = [((head[4], head[5]), head[6]) for head in heads if head[1] == 11]
         places = {}
         for entry in range(symbols[0], sum(symbols), 24):
-            name, _, value = struct.unpack_from("<IIQ", elf, entry)
-            start = heads[link][4] + name
+            offset, _, value = struct.unpack_from("<IIQ", elf, entry)
+            start = heads[link][4] + offset
             places[elf[start : elf.index(b"\0", start)].decode()] = value
         kernel_at = places[f"{self.name}.kd"]
         _, self.scratch, _, _, entry = struct.unpack_from("<IIIIq", self.memory, kernel_at)
@@ -150,13 +140,11 @@ class Code:
         return self.program[pc]
 
 
-@dataclass
 class Report:
     """What a launch did: bytes by kind and tensor, and what it may not do."""
 
-    name: str
-    bytes: Counter[tuple[str, str]] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)
+    def __init__(self, name: str) -> None:
+        self.name, self.bytes, self.faults = name, Counter[tuple[str, str]](), list[str]()
 
 
 class Group:
@@ -170,8 +158,7 @@ class Group:
     def pass_barrier(self) -> "list[Wave]":
         """Let the waves go on that wait, if all that live do."""
         alive = [wave for wave in self.waves if wave.state != "done"]
-        if any(wave.state != "barrier" for wave in alive):
-            return []
+        alive = alive if all(wave.state == "barrier" for wave in alive) else []
         for wave in alive:
             wave.state = "run"
         return alive
@@ -215,7 +202,7 @@ class Wave:
 class Emulator:
     """Executes launches in an order; ``launches`` says what each did."""
 
-    def __init__(self, order: str = "serial", seed: int = 0) -> None:
+    def __init__(self, order: str = "forward", seed: int = 0) -> None:
         self.order, self.seed, self.launches = order, seed, list[Report]()
 
     def launch(
@@ -232,10 +219,8 @@ class Emulator:
         ranges = sorted((a, a + t.untyped_storage().nbytes(), n) for a, (t, n) in memory.items())
         starts, ends, self.names = zip(*ranges, strict=True)
         self.starts, self.ends = np.array(starts), np.array(ends)
-        numbers = list(range(programs))
-        if self.order == "reverse":
-            numbers.reverse()
-        elif self.order != "serial":
+        numbers = list(range(programs))[:: -1 if self.order == "reverse" else 1]
+        if self.order in ("shuffle", "interleave"):
             draw.shuffle(numbers)
         together = programs if self.order == "interleave" else 1
         groups = []
@@ -244,7 +229,7 @@ class Emulator:
             groups += new
             running = [wave for group in new for wave in group.waves]
             while running:
-                wave = running[0] if self.order == "serial" else draw.choice(running)
+                wave = draw.choice(running)
                 self.run(code, wave, draw.randint(1, BURST) if together > 1 else 10**9)
                 if wave.state != "run":
                     running.remove(wave)
@@ -286,24 +271,24 @@ class Emulator:
             wave.arrive(inst.simm16 & 63)
         elif kind in ("GLOBAL", "FLAT"):
             return self.watch_memory(wave, inst, name, pc)
-        elif kind == "MUBUF":
-            raise NotImplementedError(f"{name}: switch buffer operations off")
         elif kind == "DS" and not re.search("PERMUTE|SWIZZLE", name):
-            # Lanes that are off go where one that is on goes.
+            # Lanes that are off go where one that is on goes; half a register keeps its other half.
             row, on = wave.vector[inst.addr.offset - 256], wave.lanes()
-            off = np.setdiff1d(np.arange(wave.size), on)
-            kept, row[off] = row[off].copy(), row[on[0]] if len(on) else 0
-            return lambda: row.__setitem__(off, kept)
+            off, to = np.setdiff1d(np.arange(wave.size), on), wave.vector[inst.vdst.offset - 256]
+            kept, old, row[off] = row[off].copy(), to.copy(), row[on[0]] if len(on) else 0
+
+            def mend() -> None:
+                if re.search("(LOAD|READ).*D16", name):
+                    high = 16 if "HI" in name else 0
+                    to[on] = (to[on] & 0xFFFF) << high | old[on] & (0xFFFF0000 >> high)
+                row[off] = kept
+
+            return mend
         return None
 
     def watch_memory(self, wave: Wave, inst: Any, name: str, pc: int) -> Any:
         """Check a load, store or atomic of global memory, and keep a store back."""
-        group, on, width, register = (
-            wave.group,
-            wave.lanes(),
-            width_of(name),
-            inst.addr.offset - 256,
-        )
+        on, width, register = wave.lanes(), width_of(name), inst.addr.offset - 256
         places = wave.vector[register][on].astype(np.int64) + inst.offset
         places -= (inst.offset >> 12 & 1) << 13
         scalar = inst.saddr.offset if inst.saddr is not None else 125
@@ -320,13 +305,13 @@ class Emulator:
             self.report.bytes[kind.lower(), self.names[index]] += moved
         addresses = places.tolist()
         if kind == "ATOMIC":
-            late = [w.index for w in group.waves if (w.stores if w is wave else w.before_barrier)]
-            if late and addresses:
-                text = f"atomic at {pc:#x} while stores of waves {late} may be on their way"
-                self.report.faults.append(text)
+            if any(w.stores if w is wave else w.before_barrier for w in wave.group.waves) and len(
+                on
+            ):
+                self.report.faults.append(f"atomic at {pc:#x} while stores may be on their way")
             return None
         if kind == "LOAD":
-            for other in group.waves:  # whose stores its own workgroup sees
+            for other in wave.group.waves:  # whose stores its own workgroup sees
                 other.arrive()
             return None
         old = [ctypes.string_at(address, width) for address in addresses]
@@ -345,7 +330,7 @@ def do_by_hand(wave: Wave, inst: Any, name: str) -> None:
     lane, on = np.arange(wave.size), wave.lanes()
     if name.startswith("BUFFER"):
         wave.arrive(0 if "WBL2" in name else len(wave.stores))
-    elif "PERMLANE" in name:  # each lane names one of its row, or of the row beside it
+    else:  # v_permlane: each lane names one of its row, or of the row beside it
         low, high = (
             inst.literal if source.offset == 255 else int(wave.scalar[source.offset])
             for source in (inst.src1, inst.src2)
@@ -356,18 +341,6 @@ def do_by_hand(wave: Wave, inst: Any, name: str) -> None:
         values = np.where(there, wave.vector[inst.src0.offset - 256][source], 0)
         taken = on[there[on] | bool(inst.opsel & 2)]
         wave.vector[inst.vdst.offset - 256][taken] = values[taken]
-    else:  # of 32x8 by 8x32 numbers a lane has four of a row or column
-        halves = (
-            wave.vector[source.offset - 256 :][:2].T.copy().view(np.uint16).astype(np.uint32) << 16
-            for source in (inst.src0, inst.src1)
-        )
-        a, b = (np.concatenate(np.split(half.view(np.float32), 2), 1) for half in halves)
-        register, place, before = np.arange(16)[:, None], inst.vdst.offset - 256, np.zeros(())
-        if inst.src2.offset >= 256:
-            before = wave.vector[inst.src2.offset - 256 :][:16].view(np.float32)
-        rows = 8 * (register // 4) + 4 * (lane // 32) + register % 4
-        sums = (before + (a @ b.T)[rows, lane % 32]).astype(np.float32)
-        wave.vector[place : place + 16] = sums.view(np.uint32)
 
 
 def copy_neighbours(wave: Wave, inst: Any) -> None:
@@ -381,27 +354,28 @@ def copy_neighbours(wave: Wave, inst: Any) -> None:
     _copied[64 : 64 + wave.size] = enabled & (there | bool(inst.bc))
 
 
-_compiled: dict[int, Any] = {}
-
-
 class EmulatedDriver(StubDriver):
     """Triton's driver of a GPU that is an emulator; its tensors are the CPU's."""
 
     def __init__(self, target: str, emulator: Emulator) -> None:
         self.target, self.emulator = target, emulator
         self.launcher_cls = self.launcher  # type: ignore[method-assign]
+        self.utils = SimpleNamespace(  # type: ignore[assignment]
+            load_binary=lambda name, elf, *_: (None, Code(name, elf, target), 0, 0, 1024),
+            get_device_properties=lambda _: {"max_shared_mem": 4 * LDS_WORDS},
+            unload_module=lambda _: None,
+        )
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("hip", self.target, ISAS[self.target][1])
 
     def launcher(self, source: Any, metadata: Any) -> Any:
         """Return what launches a kernel with arguments of these types."""
-        code = Code(_compiled[id(source)])
 
-        def launch(x: int, y: int, z: int, *given: Any) -> None:
+        def launch(x: int, y: int, z: int, _: int, code: Code, *given: Any) -> None:
             assert (y, z) == (1, 1)
             data, tensors = b"", dict[str, Any]()
-            for (name, kind), value in zip(source.signature.items(), given[6:], strict=True):
+            for (name, kind), value in zip(source.signature.items(), given[4:], strict=True):
                 if kind != "constexpr":
                     if kind.startswith("*"):
                         tensors[name], kind, value = value, "i64", value.data_ptr()
@@ -411,16 +385,3 @@ class EmulatedDriver(StubDriver):
             self.emulator.launch(code, x, threads, data + b"\0" * 256, tensors)
 
         return launch
-
-
-def install(target: str, emulator: Emulator) -> None:
-    """Let Triton launch on the emulator from here on."""
-    init = CompiledKernel._init_handles
-
-    def kept(self: Any) -> None:
-        _compiled[id(self.src)] = self
-        init(self)
-
-    if init.__name__ != "kept":
-        CompiledKernel._init_handles = kept
-    driver.set_active(EmulatedDriver(target, emulator))
