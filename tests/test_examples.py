@@ -89,7 +89,7 @@ def test_each_trainer_trains(
     began = Detector("focus_small", image_size=64).head.fc.weight
     torch.manual_seed(0)
     run(name, monkeypatch=monkeypatch)
-    found = Detector.from_pretrained(here / "detector")
+    found = Detector.from_pretrained(here / "runs" / "detector")
     assert not torch.equal(found.head.fc.weight, began)
     assert all(value.isfinite().all() for value in found.state_dict().values())
 

@@ -1,4 +1,4 @@
-"""Train a detector with Lightning (pip install lightning)."""
+"""Train a detector with Lightning (extra examples)."""
 
 import torch
 from lightning import LightningModule, Trainer
@@ -11,7 +11,7 @@ from focus.metrics import DetectionMetrics
 
 detector = Detector("focus_small", image_size=64, loss="blend")
 geometry = {name: getattr(detector, name) for name in ("image_size", "grid")}
-train, validation = (
+loaders = (
     DataLoader(FaceDataset(demo_manifest().split(split), **geometry), 32, shuffle=split == "train")
     for split in ("train", "validation")
 )
@@ -38,5 +38,5 @@ class LitDetector(LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
-Trainer(max_epochs=2, logger=False).fit(LitDetector(detector), train, validation)
-detector.save_pretrained("detector")
+Trainer(max_epochs=2, logger=False, enable_checkpointing=False).fit(LitDetector(detector), *loaders)
+detector.save_pretrained("runs/detector")

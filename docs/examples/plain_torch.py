@@ -27,4 +27,4 @@ validation = FaceDataset(manifest.split("validation"), **geometry)
 for batch in DataLoader(validation, batch_size=64):
     metrics.update(detector.predict_batch(detector.normalise(batch.images)).score, batch.target)
 print(f"AUC {metrics.compute()['auc']:.3f}")
-detector.save_pretrained("detector")
+detector.save_pretrained("runs/detector")

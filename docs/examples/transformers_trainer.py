@@ -1,4 +1,4 @@
-"""Train a detector with the Trainer of transformers (pip install transformers)."""
+"""Train a detector with the Trainer of transformers (extra examples)."""
 
 from scipy.special import softmax
 from torch import nn
@@ -31,11 +31,11 @@ def figures(found):
 
 trainer = Trainer(
     Model(),
-    TrainingArguments("hf", learning_rate=1e-3, label_names=["target"]),
+    TrainingArguments("runs/hf", learning_rate=1e-3, label_names=["target"]),
     lambda items: default_collate(items)._asdict(),
     *(FaceDataset(demo_manifest().split(name), **geometry) for name in ("train", "validation")),
     compute_metrics=figures,
 )
 trainer.train()
 print(f"AUC {trainer.evaluate()['eval_auc']:.3f}")
-detector.save_pretrained("detector")
+detector.save_pretrained("runs/detector")

@@ -30,12 +30,17 @@ class DetectorOutput(NamedTuple):
     """Raw CAM ``[B,H,W]``."""
     entropy: Tensor
     """Entropy of the CAM, ``[B]`` in [0, 1] up to rounding."""
-    classification: Tensor | None = None
-    """Cross-entropy ``[B]``, with class weights and label smoothing, without the loss's factor."""
+    cross_entropy: Tensor | None = None
+    """``[B]``, with class weights and label smoothing, without the loss's factor."""
     focus: Tensor | None = None
     """Focus term ``[B]``, without its factor."""
     saliency: Tensor | None = None
     """Saliency term ``[B]``, without its factor."""
+
+    @property
+    def classification(self) -> Tensor | None:
+        """Return ``cross_entropy`` by its old name, until the next release."""
+        return self.cross_entropy
 
 
 class FocusHead(nn.Module):

@@ -48,7 +48,7 @@ def add_gradients(
         if planned.counted:
             with torch.no_grad():
                 loss = out.loss.expand(planned.counted)
-                terms = out.classification, out.focus, out.saliency, out.entropy
+                terms = out.cross_entropy, out.focus, out.saliency, out.entropy
                 sums.append(torch.stack([loss, *terms, batch.saliency_mask]).sum(1))
     mine = sum(sums[1:], start=sums[0]) if sums else torch.zeros(len(TERMS), device=out.loss.device)
     if accelerator.num_processes == 1:

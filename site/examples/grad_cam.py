@@ -1,6 +1,6 @@
-"""Draw the Grad-CAM of pytorch-grad-cam (pip install grad-cam) over a picture.
+"""Draw the Grad-CAM of pytorch-grad-cam (extra examples) over a picture.
 
-python docs/examples/grad_cam.py runs/NAME/model face.jpg grad_cam.png
+python docs/examples/grad_cam.py runs/NAME/model face.jpg runs/grad_cam.png
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Train a detector with Lightning (pip install lightning)."""
+"""Train a detector with Lightning (extra examples)."""
 
 import torch
 from lightning import LightningModule, Trainer
@@ -10,8 +10,8 @@ from focus.data.demo import demo_manifest
 from focus.metrics import DetectionMetrics
 
 detector = Detector("focus_small", image_size=64, loss="blend")
-geometry = {name: getattr(detector, name) for name in ("image_size", "grid", "mean", "std")}
-train, validation = (
+geometry = {name: getattr(detector, name) for name in ("image_size", "grid")}
+loaders = (
     DataLoader(FaceDataset(demo_manifest().split(split), **geometry), 32, shuffle=split == "train")
     for split in ("train", "validation")
 )
@@ -23,10 +23,12 @@ class LitDetector(LightningModule):
         self.detector, self.metrics = detector, DetectionMetrics()
 
     def training_step(self, batch, _):
-        return self.detector(batch.images, batch.target, batch.saliency, batch.saliency_mask).loss
+        images = self.detector.normalise(batch.images)
+        return self.detector(images, batch.target, batch.saliency, batch.saliency_mask).loss
 
     def validation_step(self, batch, _):
-        self.metrics.update(self.detector.predict_batch(batch.images).score, batch.target)
+        images = self.detector.normalise(batch.images)
+        self.metrics.update(self.detector.predict_batch(images).score, batch.target)
 
     def on_validation_epoch_end(self):
         self.log_dict(self.metrics.compute())
@@ -36,5 +38,5 @@ class LitDetector(LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
-Trainer(max_epochs=2, logger=False).fit(LitDetector(detector), train, validation)
-detector.save_pretrained("detector")
+Trainer(max_epochs=2, logger=False, enable_checkpointing=False).fit(LitDetector(detector), *loaders)
+detector.save_pretrained("runs/detector")

@@ -1,7 +1,7 @@
 """Score pictures with an exported detector: onnxruntime, numpy and Pillow, neither torch nor focus.
 
-focus export --model-dir runs/NAME/model --onnx detector.onnx
-python docs/examples/onnx_runtime.py detector.onnx face.jpg
+focus export --model-dir runs/NAME/model --onnx runs/detector.onnx
+python docs/examples/onnx_runtime.py runs/detector.onnx face.jpg
 """
 
 import json

@@ -10,13 +10,14 @@ from focus.metrics import DetectionMetrics
 
 manifest = demo_manifest()
 detector = Detector("focus_small", image_size=64, loss="blend")
-geometry = {name: getattr(detector, name) for name in ("image_size", "grid", "mean", "std")}
+geometry = {name: getattr(detector, name) for name in ("image_size", "grid")}
 train = FaceDataset(manifest.split("train"), **geometry, augment=("flip",))
 optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
 for epoch in range(2):
     train.set_epoch(epoch)
     for batch in DataLoader(train, batch_size=32, shuffle=True):
-        out = detector(batch.images, batch.target, batch.saliency, batch.saliency_mask)
+        images = detector.normalise(batch.images)  # bytes, so far
+        out = detector(images, batch.target, batch.saliency, batch.saliency_mask)
         optimizer.zero_grad()
         out.loss.backward()
         optimizer.step()
@@ -24,6 +25,6 @@ for epoch in range(2):
 metrics = DetectionMetrics()
 validation = FaceDataset(manifest.split("validation"), **geometry)
 for batch in DataLoader(validation, batch_size=64):
-    metrics.update(detector.predict_batch(batch.images).score, batch.target)
+    metrics.update(detector.predict_batch(detector.normalise(batch.images)).score, batch.target)
 print(f"AUC {metrics.compute()['auc']:.3f}")
-detector.save_pretrained("detector")
+detector.save_pretrained("runs/detector")

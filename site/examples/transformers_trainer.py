@@ -1,4 +1,4 @@
-"""Train a detector with the Trainer of transformers (pip install transformers)."""
+"""Train a detector with the Trainer of transformers (extra examples)."""
 
 from scipy.special import softmax
 from torch import nn
@@ -11,7 +11,7 @@ from focus.data.demo import demo_manifest
 from focus.metrics import detection_metrics
 
 detector = Detector("focus_small", image_size=64, loss="blend")
-geometry = {name: getattr(detector, name) for name in ("image_size", "grid", "mean", "std")}
+geometry = {name: getattr(detector, name) for name in ("image_size", "grid")}
 
 
 class Model(nn.Module):
@@ -20,6 +20,7 @@ class Model(nn.Module):
         self.detector = detector
 
     def forward(self, images, target, saliency, saliency_mask, **_):
+        images = self.detector.normalise(images)
         out = self.detector(images, target, saliency, saliency_mask)
         return {"loss": out.loss, "logits": out.logits}
 
@@ -30,11 +31,11 @@ def figures(found):
 
 trainer = Trainer(
     Model(),
-    TrainingArguments("hf", learning_rate=1e-3, label_names=["target"]),
+    TrainingArguments("runs/hf", learning_rate=1e-3, label_names=["target"]),
     lambda items: default_collate(items)._asdict(),
     *(FaceDataset(demo_manifest().split(name), **geometry) for name in ("train", "validation")),
     compute_metrics=figures,
 )
 trainer.train()
 print(f"AUC {trainer.evaluate()['eval_auc']:.3f}")
-detector.save_pretrained("detector")
+detector.save_pretrained("runs/detector")
