@@ -108,5 +108,5 @@ def _agreed(face: Sample) -> tuple[bool, float, float]:
 def _caption(face: Sample) -> str:
     count = int(face.extra["answers"])
     said = round(float(face.extra["said_synthetic"]) * count)
-    kind = face.generator or ("unlabelled" if face.label is None else LABEL_NAMES[face.label])
-    return f"{kind}: {said} of {count} say synthetic"
+    kind = "unlabelled" if face.label is None else LABEL_NAMES[face.label]
+    return f"{kind} {face.generator}: {said} of {count} say synthetic"

@@ -215,7 +215,20 @@ def errors_in_words(results: Results, most: int = 4) -> list[ErrorRate]:
         for name in at(results, (test_set, "generators")) or ():
             words = f"synthetic faces of {name}"
             add(missed, words, "are missed", (test_set, "generators", name, *rates, "apcer"))
-    return alarms + sorted(missed, key=lambda found: -found.rate)[:most]
+    return alarms + sorted(missed, key=lambda found: -found.rate)[:most] + _of_people(results, most)
+
+
+def _of_people(results: Results, most: int) -> list[ErrorRate]:
+    """Return the error rates of people, and in words the detector's on the same images."""
+    found = list[ErrorRate]()
+    for test_set in (name for name in SET_TITLES if at(results, ("people", name))):
+        for name, entry in results["people"][test_set]["generators"].items():
+            people, model = entry["people"], entry["model"]
+            ends = " to ".join(map(_of_100, people["intervals"]["apcer"]))
+            what = f"are missed by people, {_of_100(model['apcer'])} by the detector"
+            faces = f"Of 100 synthetic faces of {name} that people saw"
+            found.append(ErrorRate(faces, _of_100(people["apcer"]), what, ends, people["apcer"]))
+    return sorted(found, key=lambda each: -each.rate)[:most]
 
 
 def _of_100(rate: float) -> str:
@@ -225,13 +238,22 @@ def _of_100(rate: float) -> str:
     return "more than 99" if count == 100 and rate < 1 else str(count)
 
 
-def people_lines(results: Mapping[str, Any]) -> list[str]:
-    """Return what people and detector are wrong about on the images that people answered, too."""
+def people_lines(results: Mapping[str, Any], most: int = 4) -> list[str]:
+    """Return what people and detector are wrong about on the images that people answered.
+
+    Of the ``most`` generators of a test set that people miss most often.
+    """
     people, lines = results.get("people") or {}, list[str]()
     for test_set in (name for name in SET_TITLES if name in people):
         entries = people[test_set]["generators"]
-        for name, entry in sorted(entries.items(), key=lambda item: -item[1]["people"]["apcer"]):
+        missed = sorted(entries.items(), key=lambda item: -item[1]["people"]["apcer"])
+        for name, entry in missed[:most]:
             lines.append(_beside(f"synthetic faces of {name}", "missed", "apcer", entry))
+            if entry["people"]["auc"] is not None:
+                aucs = [
+                    _cell(entry[who], ("auc",), True) for who in ("people", "model") if who in entry
+                ]
+                lines[-1] += f", AUC {' and '.join(aucs)}"
         reals = {json.dumps([e["people"]["bpcer"], e["n_real"]]): e for e in entries.values()}
         for entry in reals.values():
             if entry["n_real"]:

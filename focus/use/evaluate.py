@@ -79,7 +79,7 @@ def evaluate(config: EvaluateConfig) -> None:
         about = provenance(detector.config.model, manifest, trained)
         told = about, found, answers
         results, findings, written = _write(output, detector, manifest, bad, scores, *told)
-    lines = []
+    lines = people_lines(results or {})
     perturbed: list[robustness.PerturbedAUC] = []
     if names:
         perturbed = robustness.measure(accelerator, detector, manifest, scores, names, **settings)
@@ -267,8 +267,7 @@ def _write(
             digests = [digest_of(manifest[row]) for row in scores.index]
             decides = detector.threshold.value
             results["people"] = beside(scores, digests, answers, trained[0], decides)
-    told = [Finding("note", line) for line in people_lines(results or {})]
-    found = [*found, *source_findings(manifest), *told]
+    found = [*found, *source_findings(manifest)]
     findings = add_findings(results, scores, detector.points, found)
     written = [*write_results(output, scores, results), output / "overlays.png"]
     contact_sheet(detector, manifest, written[-1])

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from focus.data.manifest import LABEL_NAMES
 from focus.errors import InputError
 from focus.evaluation.people import Answer, beside, by_annotator, read_answers
-from focus.evaluation.result_table import format_table, people_lines
+from focus.evaluation.result_table import errors_in_words, format_table, people_lines
 from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
 from focus.metrics.intervals import rate_interval
@@ -81,9 +81,12 @@ def test_people_stand_beside_the_detector_in_words_and_in_the_table() -> None:
     results["people"] = beside(scores(), DIGESTS, ANSWERS, [], 0.5)
     first, second = people_lines(results)
     assert first.startswith("Of 100 synthetic faces of near people missed 33 (1 to 91), ")
-    assert "the detector 33 (1 to 91)" in first
+    assert "the detector 33 (1 to 91) [3 faces], AUC " in first
     assert second.startswith("Of 100 real faces people called synthetic 38 (")
     assert "the detector 25 (1 to 81)" in second
+    shown = [str(each) for each in errors_in_words(results) if "people" in each.faces]
+    words = "near that people saw 33 are missed by people, 33 by the detector (1 to 91)."
+    assert shown == [f"Of 100 synthetic faces of {words}"]
     table = format_table({"run": results})
     (people,) = [line for line in table.splitlines() if "people" in line]
     (detector,) = [line for line in table.splitlines() if "on the same" in line]
