@@ -191,7 +191,7 @@ def test_files_of_explanations(tmp_path: Path) -> None:
     )
     names = {path.name for path in out.iterdir()}
     assert {name.strip("/") for name in listed("Explanations", "file")} >= names
-    assert len(names) == 6
+    assert len(names) == 7
     for name in ("explanations.csv", "frames.csv"):
         head = (out / name).read_text().splitlines()[0]
         assert ",".join(listed("Explanations", f"column of {name}")) == head

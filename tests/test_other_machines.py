@@ -11,10 +11,9 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader
 
 from focus.data import manifest
-from focus.data.dataset import FaceDataset, worker_options
+from focus.data.dataset import FaceDataset, Row, end_workers, load_batches, loader
 from focus.data.perturbations import perturbations
 from focus.model.detector import Detector
 
@@ -77,19 +76,21 @@ def test_spawned_workers_load_the_same_batches(
     detector = Detector(image_size=32)
     faces = FaceDataset(
         manifest.Manifest(images),
-        **{name: getattr(detector, name) for name in ("image_size", "grid", "mean", "std")},
+        **{name: getattr(detector, name) for name in ("image_size", "grid")},
         augment=("crop", "jpeg"),
         perturb=next(iter(perturbations(["jpeg"], side=32))),
     )
     monkeypatch.setattr("focus.data.dataset.sys.platform", "darwin")
-    loader = DataLoader(faces, 3, num_workers=1, persistent_workers=True, **worker_options(1))
+    batches: list[list[Row]] = [[0, 1, 2], [3, 4, 5]]
+    spawned = loader(faces, batches, 1, pinned=False, persistent=True)
     monkeypatch.undo()
-    assert loader.multiprocessing_context is None
-    loader.multiprocessing_context = "spawn"
+    assert spawned.multiprocessing_context is None
+    spawned.multiprocessing_context = "spawn"
     for epoch in (0, 1):
         faces.set_epoch(epoch)
-        for found, expected in zip(loader, DataLoader(faces, 3), strict=True):
-            assert all(map(torch.equal, found, expected))
+        for found, rows in zip(load_batches(spawned), batches, strict=True):
+            assert all(map(torch.equal, found, faces[rows]))
+    end_workers(spawned._iterator)
 
 
 class WithoutFloat64(TorchDispatchMode):

@@ -98,16 +98,6 @@ def check_precision(name: MixedPrecision, device: torch.device) -> None:
         raise InputError(f"{gpu} has no bf16: give --mixed-precision fp16, or no.")
 
 
-def seed_device(device: torch.device, seed: int) -> None:
-    """Seed the random numbers of the CPU and of a device.
-
-    torch.manual_seed asks for all kinds of devices, which takes longer than a small step.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        getattr(torch, device.type).manual_seed(seed)
-
-
 def same_threads(device: torch.device, before: int | None, given: int | None) -> str:
     """Take ``before`` CPU threads, those of a run that goes on, unless others are ``given``.
 

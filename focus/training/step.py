@@ -66,8 +66,8 @@ class Tally:
     """The sums of ``SUMS`` and the number of steps in a row that were not finite, on a device."""
 
     def __init__(self, device: torch.device) -> None:
-        # Over an epoch of many steps; Apple's GPUs have no more than 32 bits.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
+        # Over an epoch of many steps; Apple's GPUs, for one, have no more than 32 bits.
+        dtype = torch.float64 if device.type in ("cpu", "cuda") else torch.float32
         self._totals = torch.zeros(len(SUMS), device=device, dtype=dtype)
         self._last = torch.zeros(len(SUMS), device=device)
         self._in_a_row = torch.zeros((), device=device)

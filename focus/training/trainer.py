@@ -35,7 +35,7 @@ from focus.evaluation.scores import Scores
 from focus.evaluation.selection import is_better, operating_points
 from focus.model.card import model_card, trained_how, trained_on
 from focus.model.detector import Detector
-from focus.runtime.launch import finish_trackers, run_on_main_first, same_threads, seed_device
+from focus.runtime.launch import finish_trackers, run_on_main_first, same_threads
 from focus.runtime.signals import Stopped, StopSignals
 from focus.training.batches import MicroBatch
 from focus.training.checkpoint import Parts, load_checkpoint, remove_later, save_checkpoint
@@ -98,6 +98,7 @@ class Trainer:
         self.images = TrainingImages(config, self.train, detector, accelerator, decoded)
         self.plan = self.images.plan
         self.log = RunLog(config, accelerator)
+        self.on_cpu = accelerator.device.type == "cpu"
         self.signals = StopSignals()
         self._written: tuple[int, int] | None = None  # step and epoch of the last checkpoint
         self.score = partial(
@@ -250,7 +251,6 @@ class Trainer:
         self.log.start()
         steps = self.plan.epoch(state.epoch, state.step - state.epoch * self.plan.steps)
         loaded = self.images.load(state.epoch, steps)
-        on_cpu = self.accelerator.device.type == "cpu"
         for batches in steps:
             rate = self.optimizer.param_groups[-1]["lr"]
             self.train_step(batches, loaded)
@@ -258,7 +258,9 @@ class Trainer:
             self.log.count(batches)
             logs = state.step % config.log_steps == 0
             due = config.checkpoint_steps and state.step % config.checkpoint_steps == 0
-            agrees = state.processes > 1 and (on_cpu or logs or state.step % _AGREED_EVERY == 0)
+            agrees = state.processes > 1 and (
+                self.on_cpu or logs or state.step % _AGREED_EVERY == 0
+            )
             signum = self.signals.pending() if state.processes == 1 else 0
             if logs or due or agrees or signum:
                 self.read_tally()
@@ -281,7 +283,9 @@ class Trainer:
         """
         config, state, accelerator = self.config, self.state, self.accelerator
         seeds = np.random.SeedSequence((config.seed, state.step, accelerator.process_index))
-        seed_device(accelerator.device, int(seeds.generate_state(1, np.uint64)[0]))
+        # On a CPU by its own generator: torch.manual_seed asks for every kind of device.
+        seed = torch.default_generator.manual_seed if self.on_cpu else torch.manual_seed
+        seed(int(seeds.generate_state(1, np.uint64)[0]))
         if self.detector.head.loss_weights is not None:
             epoch = state.step / self.plan.steps
             self.detector.head.scale_terms(*(factor_at(points, epoch) for points in self.schedules))

@@ -322,7 +322,11 @@ def test_equal_logits_have_equal_scores_wherever_in_the_batch() -> None:
         ("test_vit", {"pool": "max"}, "--pool got 'max': give one of mean, both"),
         ("focus_small", {"image_size": 0}, "does not take 0 x 0 images"),
         ("focus_small", {"loss": "blnd"}, r"no loss 'blnd' \(did you mean blend\?\)"),
-        ("focus_small", {"initial_checkpoint": "nowhere.pth"}, "nowhere.pth could not be read"),
+        (
+            "focus_small",
+            {"initial_checkpoint": "nowhere.pth"},
+            "no weights nowhere.pth: put the file there",
+        ),
     ],
 )
 def test_a_network_that_cannot_be_used(model: str, options: dict[str, Any], words: str) -> None:
