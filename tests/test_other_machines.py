@@ -1,6 +1,7 @@
 """What Windows, macOS and Apple's GPUs lack, by stand-ins: none of them has run this."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,8 @@ class WithoutFloat64(TorchDispatchMode):
 def test_no_float64_reaches_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACCELERATE_USE_CPU")
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
+    fused = sys.modules["torch.optim.optimizer"], "_get_fused_kernels_supported_devices"
+    monkeypatch.setattr(*fused, lambda: ["cpu", "meta"])  # Apple's is one of them
     AcceleratorState._reset_state(reset_partial_state=True)
     settings = {"opt": "adamw", "clip_grad": 1.0, "class_weight": "balanced", "epochs": 1}
     settings |= {"batch_size": 35}

@@ -258,9 +258,8 @@ class Trainer:
             self.log.count(batches)
             logs = state.step % config.log_steps == 0
             due = config.checkpoint_steps and state.step % config.checkpoint_steps == 0
-            agrees = state.processes > 1 and (
-                self.on_cpu or logs or state.step % _AGREED_EVERY == 0
-            )
+            often = 1 if self.on_cpu else _AGREED_EVERY
+            agrees = state.processes > 1 and (logs or state.step % often == 0)
             signum = self.signals.pending() if state.processes == 1 else 0
             if logs or due or agrees or signum:
                 self.read_tally()
