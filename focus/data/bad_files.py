@@ -3,9 +3,11 @@
 import hashlib
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -44,6 +46,8 @@ DIGESTS: dict[Role, str] = {
 
 _log = logging.getLogger(__name__)
 _CACHE = "decoded-6.txt"
+_LINE = re.compile("^([0-9a-f]{32})([0-9a-f]{32})$", re.MULTILINE)  # digest and key
+_AHEAD = 1024  # files decoded before those that are kept on the disk
 _STORED_EVERY = 8192  # files, so that a pass of an hour that is killed goes on from there
 
 
@@ -181,11 +185,11 @@ def _looks(
 ) -> dict[_File, tuple[Verdict, str]]:
     """Return the verdict on each file, and its digest; what is decoded goes into ``images``."""
     try:
-        lines = store.read_text().split()
-    except (OSError, ValueError):
-        lines = []
-    # Of another length is what a killed program or two at once have torn.
-    checked = {line[32:]: line[:32] for line in lines if len(line) == 64}
+        text = store.read_text(errors="replace")
+    except OSError:
+        text = ""
+    # Others are torn, by a killed program or two at once, or damaged.
+    checked = {key: digest for digest, key in _LINE.findall(text)}
     good: list[str] = []
 
     def look(file: _File) -> tuple[str, str, Verdict, Any]:
@@ -206,8 +210,10 @@ def _looks(
             lacking = _lacking(images, looks)
             wanted: Counter[str] = Counter(role for _, role in [*todo, *lacking] if role in KINDS)
             todo += lacking * images.make_room(wanted, progress=progress)
+        # A part at a time: where the disk is slower than the cores, what is decoded would pile up.
+        parts = (todo[start : start + _AHEAD] for start in range(0, len(todo), _AHEAD))
         bar = progress_bar(
-            pool.imap(look, todo, chunksize=8),
+            chain.from_iterable(pool.imap(look, part, chunksize=8) for part in parts),
             initial=len(files) - len(todo),
             total=len(files),
             desc="checking files",

@@ -219,11 +219,11 @@ def _scale_and_offset(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return s and o of x * s + o = (x / 255 - mean) / std, on a device."""
-    columns = (
-        torch.tensor(v, dtype=torch.float32, device="cpu").view(3, 1, 1) for v in (mean, std)
-    )
-    mean_column, std_column = columns
-    return (1 / (255 * std_column)).to(device), (-mean_column / std_column).to(device)
+    with torch.inference_mode(False):  # else what is kept serves no gradient later
+        mean_column, std_column = (
+            torch.tensor(v, dtype=torch.float32, device="cpu").view(3, 1, 1) for v in (mean, std)
+        )
+        return (1 / (255 * std_column)).to(device), (-mean_column / std_column).to(device)
 
 
 def loader(

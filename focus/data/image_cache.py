@@ -90,10 +90,10 @@ class ImageCache:
 
     def row(self, kind: str, values: Image.Image | Map | None) -> NDArray[Any] | None:
         """Return what was decoded at the cache's size; None for what is not kept."""
+        if values is None or kind not in KINDS or not self._writes:
+            return None
         if isinstance(values, Image.Image):
             return squash(values, self.image_size)
-        if values is None or kind not in KINDS:
-            return None
         return resized(values, (self.image_size, self.image_size))
 
     def add(self, kind: str, digest: str, row: NDArray[Any]) -> None:

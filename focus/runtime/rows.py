@@ -36,6 +36,9 @@ class RowStore:
         self._rows, self._index = folder / "rows.bin", folder / "index.bin"
         self._entries = np.empty(0, _ENTRY)
         self._by_name = np.empty(0, np.int64)
+        # Which index they are of, and the number of its first row; of those before none is read.
+        self._looked: tuple[int, ...] = ()
+        self._first = 0
         # Rows in the index when this last saw it, and the names among them that it did not sort.
         self._seen, self._later = 0, set[bytes]()
         self._verified = torch.empty(0, dtype=torch.bool)
@@ -47,13 +50,18 @@ class RowStore:
     def find(self, names: Names) -> NDArray[np.int64]:
         """Return the row of each name, -1 where there is none; of the shape of ``names``."""
         self._look()
-        return self._known(names)
+        known = self._known(names)
+        return np.where(known < 0, known, known + self._first)
 
     def read(self, row: int, out: NDArray[Any]) -> bool:
         """Read a row that :meth:`find` returned into ``out``, which is contiguous.
 
-        Return whether it is what was written; one that is not is forgotten, and a line says so.
+        Return whether it is what was written; one that is not is forgotten, and a line says so. One
+        that was found before others cleared the folder is none.
         """
+        row -= self._first
+        if row < 0:
+            return False
         content = out.reshape(-1).view(np.uint8)
         try:
             file = self._opened()
@@ -116,19 +124,21 @@ class RowStore:
     def _look(self) -> None:
         """Read the index anew; rows that were verified stay so, unless they are others now."""
         try:
-            count = self._index.stat().st_size // _ENTRY.itemsize
-            if count == len(self._entries) > 0 and self._file is not None:
+            status = self._index.stat()
+            looked: tuple[int, ...] = (status.st_ino, status.st_ctime_ns, status.st_size)
+            if looked == self._looked:
                 return
-            entries = np.fromfile(self._index, _ENTRY, count=count)
+            entries = np.fromfile(self._index, _ENTRY, count=status.st_size // _ENTRY.itemsize)
         except OSError:
-            entries = np.empty(0, _ENTRY)
-        before = self._entries
-        same = len(before) <= len(entries) and (before == entries[: len(before)]).all()
+            looked, entries = (), np.empty(0, _ENTRY)
+        before = self._entries["crc"]  # by names the same row would differ once it is forgotten
         verified = torch.zeros(len(entries), dtype=torch.bool, device="cpu")
-        if same:
+        if len(before) <= len(entries) and (before == entries["crc"][: len(before)]).all():
             verified[: len(before)] = self._verified
         else:
+            self._first += len(before)
             self._file = None
+        self._looked = looked
         # Workers that outlive an epoch verify a row once.
         self._verified = verified.share_memory_()
         self._entries, self._by_name = entries, np.argsort(entries["name"], kind="stable")

@@ -129,8 +129,10 @@ def _seconds_per_step(trainer: Trainer) -> float:
     untimed, began = min(before, len(steps) - 1), time.perf_counter()
     for number, step in enumerate(steps):
         if number == untimed:
+            trainer.tally.read()  # waits for a GPU, which the steps do not
             began = time.perf_counter()
         trainer.train_step(step, loaded)
+    trainer.tally.read()
     return (time.perf_counter() - began) / (len(steps) - untimed)
 
 

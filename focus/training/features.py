@@ -69,7 +69,8 @@ def _key(config: ResolvedTrainConfig, detector: Detector) -> str:
     for name, value in detector.backbone.state_dict().items():
         weights.update(f"{name} {value.dtype} {[*value.shape]}".encode())
         weights.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    preprocessing = detector.image_size, detector.mean, detector.std, config.mixed_precision
+    pictures = ImageCache(detector.image_size).folder.name  # their size, and who decodes them
+    preprocessing = pictures, detector.mean, detector.std, config.mixed_precision
     # A network may compute something else in another version of timm.
     return repr((config.model, timm.__version__, weights.hexdigest(), *preprocessing))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import focus
 from focus.config.use import ExportConfig
-from focus.data.dataset import Normalise, squashed
+from focus.data.dataset import squashed
 from focus.data.demo import demo_manifest
 from focus.data.images import load_image
 from focus.data.readers.files import images_below
@@ -101,7 +101,7 @@ def images_to_check(detector: Detector, place: str | None) -> Tensor:
         raise InputError(f"--check-images: there are no images in {place}: give another folder.")
     chosen = [load_image(str(paths[number])) for number in evenly(len(paths), _CHECKED)]
     pixels = [squashed(image, detector.image_size) for image in chosen]
-    return Normalise(detector.mean, detector.std)(torch.stack(pixels))
+    return detector.normalise(torch.stack(pixels))
 
 
 def onnx_model(detector: Detector, images: Tensor) -> Any:

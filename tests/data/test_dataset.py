@@ -68,6 +68,16 @@ def test_an_item_by_hand(tmp_path: Path) -> None:
     assert item.saliency_mask.dtype == torch.bool
 
 
+def test_pixels_have_a_gradient_after_a_prediction_too() -> None:
+    normalise = Normalise((0.1, 0.2, 0.3), STD)
+    with torch.inference_mode():
+        normalise(torch.zeros(1, 3, 2, 2))
+    pixels = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    normalise(pixels).sum().backward()
+    assert pixels.grad is not None
+    torch.testing.assert_close(pixels.grad[0, :, 1, 1], 1 / (255 * torch.tensor(STD)))
+
+
 def test_no_map_a_flat_map_and_no_label(tmp_path: Path) -> None:
     image = save(tmp_path / "i.png", np.zeros((4, 4, 3)))
     # Constant only on the grid.

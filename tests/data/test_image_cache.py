@@ -120,6 +120,17 @@ def test_a_damaged_row_is_decoded_and_kept_again(
     assert decoded == ["1.png"]
 
 
+@pytest.mark.parametrize("bit", [0x40, 0x80])
+def test_a_damaged_list_of_files_is_looked_at_again(faces: Manifest, cache: Path, bit: int) -> None:
+    """A digest that is no number any more, or no text."""
+    plain = batch(faces, ImageCache(16))
+    (listed,) = cache.glob("decoded-*.txt")
+    content = bytearray(listed.read_bytes())
+    content[3] ^= bit
+    listed.write_bytes(content)
+    assert same(batch(faces, ImageCache(16)), plain)
+
+
 @pytest.mark.parametrize("place", ["a file", "read-only"])
 def test_a_folder_that_takes_nothing_is_a_line(
     faces: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str

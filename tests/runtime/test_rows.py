@@ -109,13 +109,31 @@ def test_a_file_that_is_cut_off_while_it_is_read(tmp_path: Path) -> None:
     assert [is_whole(store, n) for n in range(3)] == [True, False, False]
 
 
-def test_cleared_and_filled_by_others_while_it_is_used(tmp_path: Path) -> None:
-    store = filled(tmp_path, 0, 1, 2)
-    assert is_whole(store, 2)
+@pytest.mark.parametrize("others", [(2, 1), (7, 8, 9), ()])
+def test_cleared_and_filled_by_others_while_it_is_used(
+    tmp_path: Path, others: tuple[int, ...]
+) -> None:
+    """A run reads on by the rows that it found when it began, and finds more for a validation."""
+    store, out = filled(tmp_path, 0, 1, 2), np.empty(SHAPE, np.uint8)
+    found = store.find(names(0, 1, 2)).tolist()
     for name in ("rows.bin", "index.bin"):
         (tmp_path / name).unlink()
-    filled(tmp_path, 2, 1)
-    assert [is_whole(store, n) for n in range(3)] == [False, True, True]
+    if others:
+        filled(tmp_path, *others)
+    assert [is_whole(store, n) for n in range(3)] == [n in others for n in range(3)]
+    assert not any(store.read(at, out) for at in found)
+    assert [is_whole(store, n) for n in others] == [True] * len(others)
+
+
+def test_a_row_that_another_process_forgets_takes_no_other_with_it(tmp_path: Path) -> None:
+    store, out = filled(tmp_path, 0, 1), np.empty(SHAPE, np.uint8)
+    found = store.find(names(0, 1)).tolist()
+    assert store.read(found[1], out)
+    with (tmp_path / "rows.bin").open("r+b") as file:
+        file.write(bytes(SIZE))
+    assert not is_whole(RowStore(tmp_path, np.uint8, SHAPE), 0)
+    assert store.find(names(0, 1)).tolist() == [-1, found[1]]
+    assert store.read(found[1], out)
 
 
 def _fill(folder: Path, first: int) -> None:
