@@ -86,5 +86,6 @@ class AnswerFolder:
 def _plain(annotator: str) -> str:
     """Return a name for files, of small letters, digits and dashes: another for each annotator."""
     plain = re.sub(r"[^a-z0-9]+", "-", annotator.lower()).strip("-")[:40]
-    tail = hashlib.blake2b(annotator.encode(), digest_size=4).hexdigest()
-    return plain if plain == annotator else f"{plain}-{tail}".strip("-")
+    tail = hashlib.blake2b(annotator.encode(), digest_size=8).hexdigest()
+    # What has a dash may be the name that this makes of another one.
+    return plain if plain == annotator and "-" not in plain else f"{plain or 'name'}-{tail}"
