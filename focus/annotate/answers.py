@@ -31,7 +31,7 @@ class AnswerFolder:
 
     def __init__(self, folder: Path, faces: Sequence[Sample], chosen: Sequence[int]) -> None:
         self.folder, self.faces, about = folder, faces, folder / ANNOTATION
-        rows = {digest_of(face): row for row, face in enumerate(faces)}
+        self.numbers = {digest_of(face): number for number, face in enumerate(faces)}
         if not about.exists():
             if others := {entry.name for entry in folder.iterdir()} - {".lock"}:
                 raise InputError(
@@ -43,12 +43,12 @@ class AnswerFolder:
             with atomic_write(about) as aside:
                 aside.write_text(json.dumps({"version": VERSION, "practice": digests}) + "\n")
         practice = json.loads(about.read_text())["practice"]
-        self.practice = [rows[digest] for digest in practice if digest in rows]
+        self.practice = [self.numbers[image] for image in practice if image in self.numbers]
         self.given = defaultdict[str, list[Answer]](list)
         for answer in read_answers(folder):
             self.given[answer.annotator].append(answer)
         known = {*practice, *(answer.image for answer in self.all())}
-        if (lost := known - rows.keys()) and lost == known:
+        if (lost := known - self.numbers.keys()) and lost == known:
             raise InputError(
                 f"The answers in {folder} are about other faces than these: give their data, or "
                 "another --output."

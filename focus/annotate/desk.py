@@ -34,9 +34,8 @@ class Desk:
     def __init__(
         self, folder: AnswerFolder, every: int, seed: int, margins: Keys | None = None
     ) -> None:
-        self.faces, self.gone = folder.faces, set[int]()
+        self.faces, self.numbers, self.gone = folder.faces, folder.numbers, set[int]()
         self._folder, self._every, self._seed, self._margins = folder, every, seed, margins
-        self.numbers = {digest_of(face): number for number, face in enumerate(self.faces)}
         self._keys, self._tabs = dict[str, Keys](), Counter[str]()
         self._held = dict[str, tuple[str, list[_Question]]]()
         self._lock = threading.Lock()

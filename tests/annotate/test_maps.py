@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,12 @@ def test_what_is_told_of_people(answered: Answered) -> None:
     assert all(row["answers"] == "0" for row in rows[5:])
     with Image.open(answered.output / "contact_sheet.png") as sheet:
         assert sheet.width > 3 * 2 * 160
+
+
+def test_a_face_that_is_there_twice_counts_once(answered: Answered, tmp_path: Path) -> None:
+    before = answered.maps()
+    shutil.copy(tmp_path / "faces/B/1_fake/0.png", tmp_path / "faces/B/1_fake/copy.png")
+    assert answered.maps()["people"] == before["people"]
 
 
 def test_training_and_the_check_take_the_maps(answered: Answered, tmp_path: Path) -> None:
