@@ -2,8 +2,10 @@
 
 import csv
 import os
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.evaluation import robustness
 from focus.evaluation.robustness import PerturbedAUC
 from focus.evaluation.scores import Scores
-from focus.use.explanations import write_tables
+from focus.use.explanations import write_page, write_tables
 
 from .evaluation.few_scores import table
 
@@ -59,4 +61,9 @@ def test_any_name_comes_back(names: list[str], tmp_path: Path) -> None:
     assert rows_of(explained) == [["path", "face"], *([name, ""] for name in names)]
     assert rows_of(of_frames) == [["path", "at"], *([name, name] for name in dict.fromkeys(names))]
     assert rows_of(broken) == [["path", "role", "reason"], *([n, "image", n] for n in names)]
+    said = {"decision": "real", "score": 0.5, "entropy_predicted": 0.5}
+    items = [row | said | {"overlay": f"overlays/{row['path']}"} for row in rows]
+    page = write_page(tmp_path, "", [], items, {}).read_text(encoding="utf-8")
+    links = [os.fsdecode(unquote_to_bytes(link)) for link in re.findall(r'href="(o[^"]*)"', page)]
+    assert links == [item["overlay"] for item in items]
     assert rows_of(faceless) == [["path", "reason"], *([n, n] for n in names)]

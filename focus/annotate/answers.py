@@ -31,7 +31,7 @@ class AnswerFolder:
 
     def __init__(self, folder: Path, faces: Sequence[Sample], chosen: Sequence[int]) -> None:
         self.folder, self.faces, about = folder, faces, folder / ANNOTATION
-        rows = {digest_of(face): row for row, face in enumerate(faces)}
+        self.numbers = {digest_of(face): number for number, face in enumerate(faces)}
         if not about.exists():
             if others := {entry.name for entry in folder.iterdir()} - {".lock"}:
                 raise InputError(
@@ -43,12 +43,12 @@ class AnswerFolder:
             with atomic_write(about) as aside:
                 aside.write_text(json.dumps({"version": VERSION, "practice": digests}) + "\n")
         practice = json.loads(about.read_text())["practice"]
-        self.practice = [rows[digest] for digest in practice if digest in rows]
+        self.practice = [self.numbers[image] for image in practice if image in self.numbers]
         self.given = defaultdict[str, list[Answer]](list)
         for answer in read_answers(folder):
             self.given[answer.annotator].append(answer)
         known = {*practice, *(answer.image for answer in self.all())}
-        if (lost := known - rows.keys()) and lost == known:
+        if (lost := known - self.numbers.keys()) and lost == known:
             raise InputError(
                 f"The answers in {folder} are about other faces than these: give their data, or "
                 "another --output."
@@ -86,5 +86,6 @@ class AnswerFolder:
 def _plain(annotator: str) -> str:
     """Return a name for files, of small letters, digits and dashes: another for each annotator."""
     plain = re.sub(r"[^a-z0-9]+", "-", annotator.lower()).strip("-")[:40]
-    tail = hashlib.blake2b(annotator.encode(), digest_size=4).hexdigest()
-    return plain if plain == annotator else f"{plain}-{tail}".strip("-")
+    tail = hashlib.blake2b(annotator.encode(), digest_size=8).hexdigest()
+    # What has a dash may be the name that this makes of another one.
+    return plain if plain == annotator and "-" not in plain else f"{plain or 'name'}-{tail}"

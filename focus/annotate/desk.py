@@ -34,9 +34,8 @@ class Desk:
     def __init__(
         self, folder: AnswerFolder, every: int, seed: int, margins: Keys | None = None
     ) -> None:
-        self.faces, self.gone = folder.faces, set[int]()
+        self.faces, self.numbers, self.gone = folder.faces, folder.numbers, set[int]()
         self._folder, self._every, self._seed, self._margins = folder, every, seed, margins
-        self._numbers = {digest_of(face): number for number, face in enumerate(self.faces)}
         self._keys, self._tabs = dict[str, Keys](), Counter[str]()
         self._held = dict[str, tuple[str, list[_Question]]]()
         self._lock = threading.Lock()
@@ -109,17 +108,17 @@ class Desk:
             self._keys[annotator] = balanced(self.faces, self._seed, annotator)
         said = by_image(self._folder.all() if self._margins is not None else ())
         differ = [image for image, given in said.items() if len({a.answer for a in given}) > 1]
-        disputed = [self._numbers.get(image, -1) for image in differ]
+        disputed = [self.numbers.get(image, -1) for image in differ]
         order = np.argsort(hard_first(self._keys[annotator], self._margins, disputed))
         main = (a.image for a in self._folder.given.get(annotator, []) if a.round == "main")
-        closed = {self._numbers.get(image, -1) for image in main} | self.gone
+        closed = {self.numbers.get(image, -1) for image in main} | self.gone
         return order[~np.isin(order, [*closed, *self._folder.practice])]
 
     def _coming(self, annotator: str, left: NDArray[np.int64]) -> Iterator[_Question]:
         """Yield what the annotator is still to be asked, as the answers are now."""
         given = self._folder.given.get(annotator, [])
-        done = {(self._numbers.get(answer.image, -1), answer.round) for answer in given}
-        main = [self._numbers.get(answer.image, -1) for answer in given if answer.round == "main"]
+        done = {(self.numbers.get(answer.image, -1), answer.round) for answer in given}
+        main = [self.numbers.get(answer.image, -1) for answer in given if answer.round == "main"]
         asked = [(number, "practice") for number in self._folder.practice]
         again, count = 0, len(main)
         for number in [*left.tolist(), -1]:  # of the data no more

@@ -57,7 +57,7 @@ def write_maps(folder: AnswerFolder, data: Manifest, config: AnnotateConfig) -> 
         "n_maps": len(made),
         "annotators": by_annotator(answers, labels),
         "agreement": overall(found, labels),
-        "people": alone(data, [digest_of(face) for face in data], answers),
+        "people": alone(folder.faces, list(folder.numbers), answers),  # each once
     }
     with atomic_write(place / PEOPLE) as aside:
         aside.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

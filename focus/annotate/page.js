@@ -11,7 +11,7 @@ const COLOUR = "#19e3ff"; // neither faces nor the colour map of the maps have i
 const RETRY = 2000; // milliseconds
 const VIEW = { x: 0, y: 0, scale: 1 };
 const pointers = new Map();
-const loaded = new Map(); // number of a face -> promise of its picture
+const loaded = new Map(); // id of a face -> promise of its picture
 let annotator = null, question = null, work = null, tool = "brush", stroke = null, pinch = null;
 let busy = false, shownAt = 0, penSeen = false, feedback = null;
 
@@ -75,9 +75,10 @@ document.addEventListener("visibilitychange", () => {
   keep();
 });
 
-function load(number) {
-  if (!loaded.has(number)) {
-    loaded.set(number, fetch(`face/${number}`).then(async (response) => {
+// By its id: a server that was started again with more faces numbers them anew.
+function load({ number, id }) {
+  if (!loaded.has(id)) {
+    loaded.set(id, fetch(`face/${number}`).then(async (response) => {
       if (!response.ok) throw new Error(await response.text());
       // Painted already, so that nothing is left to do when its turn comes.
       const picture = await createImageBitmap(await response.blob());
@@ -86,9 +87,9 @@ function load(number) {
       canvas.setAttribute("role", "img");
       return canvas;
     }));
-    loaded.get(number).catch(() => loaded.delete(number));
+    loaded.get(id).catch(() => loaded.delete(id));
   }
-  return loaded.get(number);
+  return loaded.get(id);
 }
 
 async function show(state) {
@@ -105,15 +106,15 @@ async function show(state) {
   if (!question) return end(state);
   let picture;
   try {
-    picture = await load(question.number);
+    picture = await load(question);
   } catch (error) {
     say(error instanceof TypeError ? "The server does not answer." : `${error.message} The next one follows.`, true);
     await wait(RETRY);
     return show(await post("ask", {}));
   }
   work = draft();
-  for (const number of loaded.keys()) {
-    if (number !== question.number && number !== state.after?.number) loaded.delete(number);
+  for (const id of loaded.keys()) {
+    if (id !== question.id && id !== state.after?.id) loaded.delete(id);
   }
   marks.width = picture.width;
   marks.height = picture.height;
@@ -130,7 +131,7 @@ async function show(state) {
   redraw();
   update();
   shownAt = document.hidden ? 0 : performance.now();
-  if (state.after) load(state.after.number).catch(() => {});
+  if (state.after) load(state.after).catch(() => {});
   stage.focus({ preventScroll: true });
   hold(false);
   requestAnimationFrame(() => setTimeout(() => performance.mark("shown")));
@@ -181,10 +182,10 @@ async function submit() {
   performance.mark("submitted");
   try {
     if (feedback) return await show(feedback);
-    const { number, round } = question, { answer, confidence } = work, name = draftName();
+    const { id, round } = question, { answer, confidence } = work, name = draftName();
     const mark = work.strokes.length ? marks.toDataURL("image/png") : "";
     keep();
-    const state = await post("answer", { number, round, answer, confidence, seconds: seconds(), mark });
+    const state = await post("answer", { id, round, answer, confidence, seconds: seconds(), mark });
     localStorage.removeItem(name);
     say(state.counts ? "" : "This face was answered before; the first answer counts.");
     if (!state.label) return await show(state);

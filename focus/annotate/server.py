@@ -152,12 +152,12 @@ class Server(uvicorn.Server):
 
     def _taken(self, given: dict[str, Any]) -> dict[str, Any]:
         """Take what the page sent; raises ValueError for what it would not send."""
-        number, sure, seconds = (given.get(name) for name in ("number", "confidence", "seconds"))
+        number = self.desk.numbers.get(str(given.get("id")))  # another one after a start with more
+        sure, seconds = given.get("confidence"), given.get("seconds")
         if not (
-            type(number) is int
+            number is not None
             and type(sure) is int
             and isinstance(seconds, int | float)
-            and number in range(len(self.desk.faces))
             and 0 <= seconds <= _DAY
             and sure in CONFIDENCES
             and given.get("answer") in LABEL_NAMES

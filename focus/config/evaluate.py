@@ -6,6 +6,7 @@ from typing import Literal
 from focus.config.layouts import COLUMNS, SCORE
 from focus.config.options import (
     COUNT,
+    POINTS,
     flag,
     in_data,
     in_machine,
@@ -84,6 +85,11 @@ class EvaluateConfig(SharedConfig):
         given = [flag(name) for name in of_models if getattr(self, name)]
         if given and (self.scores or self.compare):
             raise InputError(f"{sources[0]} scores no image: give it without {given[0]}.")
+        if self.score_scale == "raw" and self.threshold not in (None, *POINTS):
+            raise InputError(
+                f"--threshold {self.threshold} is no raw score, as these are shown from 0 to 1: "
+                f"give one of {', '.join(POINTS)}, with rows marked validation."
+            )
         if self.training_generators and not (self.scores or self.compare):
             raise InputError(
                 f"--training-generators is for --scores: the model of {sources[0]} knows its own."

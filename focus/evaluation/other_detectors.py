@@ -168,6 +168,11 @@ def _as_probabilities(
     spread = None
     if scale == "log-odds":
         numbers = special.expit(numbers)
+        if len(np.unique(numbers)) < len(np.unique(values)):
+            raise InputError(
+                f"Log-odds of up to {max(values):g} become one probability and lose their ranks: "
+                "give --score-scale raw."
+            )
     elif scale == "raw":
         spread = float(numbers.min()), float(numbers.max())
         numbers = (numbers - spread[0]) / ((spread[1] - spread[0]) or 1.0)

@@ -190,7 +190,7 @@ def by_annotator(
         again = [
             answer.answer == given["main", image].answer
             for (part, image), answer in given.items()
-            if part == "repeat"
+            if part == "repeat" and ("main", image) in given  # whose row nobody has removed
         ]
         found[name] = {
             "n_answers": len(main),

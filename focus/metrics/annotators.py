@@ -26,19 +26,14 @@ _DRAWS, _RESAMPLES = 20, 2000
 Floats = NDArray[np.float64]
 
 
-def alike(one: Array, other: Array) -> tuple[float, float]:
-    """Return correlation and IoU of two marks [S, S]; NaN where a mark is even, or both empty."""
-    (a, area), (b, other_area) = _prepared(one), _prepared(other)
-    return float(a @ b), _iou(area, other_area)
-
-
 def between_annotators(
     marks: Array, faces: Sequence[Any], annotators: Sequence[str], classes: Sequence[Any]
 ) -> dict[Any, Floats]:
     """Return [2, 2] for each face that several marked: both measures, and their chance level.
 
     marks [N, S, S]; of each its face, annotator and class. Chance is NaN where no other annotator
-    marked another face of the class.
+    marked another face of the class, the correlation where a mark is even, the IoU where both are
+    empty.
     """
     ready = [_prepared(mark) for mark in marks]
     rows, of_class = dict[Any, list[int]](), dict[Any, list[int]]()

@@ -22,7 +22,7 @@ from focus.errors import InputError
 from focus.evaluation import faithfulness, other_detectors, robustness
 from focus.evaluation.findings import add_findings, recorded
 from focus.evaluation.inference import score_images
-from focus.evaluation.people import Answer, beside, read_answers
+from focus.evaluation.people import Answer, beside, by_image, read_answers
 from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import SHOWN_ROWS, format_table, people_lines
 from focus.evaluation.results import Results, summarise, write_results
@@ -63,6 +63,9 @@ def evaluate(config: EvaluateConfig) -> None:
         accelerator, lambda: _images(config, model, output, decoded, progress=main)
     )
     answers = run_on_all(accelerator, lambda: read_answers(config.people))
+    if config.people and not by_image(answers).keys() & {digest_of(own) for own in manifest}:
+        text = f"None of these images is answered in --people {config.people}: nothing of people."
+        found.append(Finding("warning", text))
     names = [*ROBUSTNESS] * config.robustness + ["equalise"] * config.equalise
     if names:
         robustness.check_labels(manifest)

@@ -3,11 +3,13 @@
 import base64
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
@@ -113,10 +115,10 @@ def write_page(
 
     A video shows the first of its frames.
     """
-    rows = [
-        row | {"overlay": row.get("overlay") or frames[row["path"], row["face"]][0]["overlay"]}
-        for row in items
-    ]
+    rows = []
+    for row in items:
+        overlay = row.get("overlay") or frames[row["path"], row["face"]][0]["overlay"]
+        rows.append(row | {"overlay": quote(os.fsencode(overlay))})  # no name need be UTF-8
     script = resources.files("focus.use").joinpath("index.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = (

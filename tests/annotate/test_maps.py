@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from focus.data.known_images import digest_of
 from focus.data.manifest import LABEL_NAMES, Manifest, Sample
 from focus.data.readers import read_given
 from focus.errors import InputError
-from focus.evaluation.people import Answer
+from focus.evaluation.people import Answer, read_answers
 
 from .serving import write_faces
 
@@ -122,6 +123,12 @@ def test_what_is_told_of_people(answered: Answered) -> None:
         assert sheet.width > 3 * 2 * 160
 
 
+def test_a_face_that_is_there_twice_counts_once(answered: Answered, tmp_path: Path) -> None:
+    before = answered.maps()
+    shutil.copy(tmp_path / "faces/B/1_fake/0.png", tmp_path / "faces/B/1_fake/copy.png")
+    assert answered.maps()["people"] == before["people"]
+
+
 def test_training_and_the_check_take_the_maps(answered: Answered, tmp_path: Path) -> None:
     answered.maps()
     folder, maps = str(tmp_path / "faces"), str(answered.output)
@@ -182,6 +189,17 @@ def test_of_a_table_and_of_faces_of_one_name(tmp_path: Path) -> None:
     assert len({*mapped.values()}) == len(mapped) == 2
     own, _ = read_given(parse(TrainConfig, ["--data", tables[0], "--human-maps", str(made.output)]))
     assert [face.path for face in own if face.human_map]
+
+
+def test_no_name_takes_the_file_of_another(tmp_path: Path) -> None:
+    made = Answered(tmp_path, str(write_faces(tmp_path / "faces", 1)))
+    names = ["Anna"]
+    made.say("A/0_real/0.png", "Anna", True)
+    (own,) = (made.output / "answers").iterdir()
+    for name in (own.stem, "Дима"):
+        names.append(name)
+        made.say("A/0_real/0.png", name, True)
+    assert {answer.annotator for answer in read_answers(made.output)} == {*names}
 
 
 def test_without_labels_nobody_is_right(tmp_path: Path) -> None:

@@ -71,6 +71,18 @@ def test_an_answer_is_on_the_disk_when_the_next_question_comes(
         assert other.state("ben")["done"] == 0
 
 
+def test_an_answer_is_of_the_face_that_was_seen(tmp_path: Path) -> None:
+    """Where the page was open when the program was started again with more faces."""
+    data, out = write_faces(tmp_path / "faces", each=2), tmp_path / "out"
+    with serving(data, "--output", out) as served:
+        before = served.state()
+    for number in range(20):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(data / "A" / "0_real" / f"more{number}.png")
+    with serving(data, "--output", out) as served:
+        assert served.answer(before, mark=mark())[0] == 200
+    assert [row["image"] for row in rows(out)] == [before["question"]["id"]]
+
+
 def served_data(served: Served) -> str:
     words: Any = served.process.args
     return str(words[4])
@@ -123,10 +135,8 @@ def test_practice_tells_the_label_and_nothing_else_does(data: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("reply", "status"),
     [
-        ({"number": 18}, 400),
-        ({"number": -1}, 400),
-        ({"number": "../../etc/passwd"}, 400),
-        ({"number": True}, 400),
+        ({"id": "../../etc/passwd"}, 400),
+        ({"id": ["no"]}, 400),
         ({"confidence": 4}, 400),
         ({"confidence": [1]}, 400),
         ({"confidence": 2.0}, 400),

@@ -146,6 +146,10 @@ def test_scores_on_any_scale_and_turned_around_rank_alike(tmp_path: Path) -> Non
     for entry in (raw["open"]["mean"], raw["open"]["pooled"], *raw["open"]["generators"].values()):
         assert not any(entry.get(name) for name in ("ece", "brier", "cllr", "calibration_loss"))
     assert any("Raw scores are shown from 0 (" in found["text"] for found in raw["findings"])
+    with pytest.raises(InputError, match=r"--threshold 0.4 is no raw score"):
+        EvaluateConfig(scores="raw.csv", score_scale="raw", threshold="0.4")
+    with pytest.raises(InputError, match="lose their ranks: give --score-scale raw"):
+        results("far", lambda p: 1000 * p, scale="log-odds")
     with pytest.raises(InputError, match=r"label 'genuine' is none of .*--labels names others"):
         read(write(tmp_path / "w.csv", [("a", "genuine", 0.1, "", "")]), {})
     assert read(tmp_path / "w.csv", {}, words=parse_labels('real="genuine"')).scores.label == [0]

@@ -99,6 +99,7 @@ def test_annotators() -> None:
     labels = {"0": 0, "1": 0, "2": 0, "4": 1, "9": None}
     answers = [said("0", 0), said("4", 0), said("9", 1), said("0", 0, part="repeat")]
     answers += [said("2", 1, who="ben"), said("1", 1, who="ben", part="practice")]
+    answers += [said("2", 0, part="repeat")]  # of an answer whose row was removed
     found = by_annotator(answers, labels)
     assert found["anna"] == {
         "n_answers": 3,

@@ -262,10 +262,14 @@ def test_a_model_that_lies_in_no_run_is_said(
     """What it was trained on cannot be left out."""
     (own_run / "config.yaml").unlink()
     flags = {"model_dir": str(own_run / "model"), "data": (str(tmp_path / "images"),)}
-    evaluate(**flags, output=str(tmp_path / "out"))
+    people = tmp_path / "human_maps"
+    (people / "answers").mkdir(parents=True)
+    evaluate(**flags, people=str(people), output=str(tmp_path / "out"))
     assert len(names_of(tmp_path / "out")) == 7
     said = "images it was trained on cannot be left out: give --run, or be sure that these are new."
-    assert said in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert f"None of these images is answered in --people {people}" in printed
 
 
 def test_images_without_labels_have_scores_only(
