@@ -5,7 +5,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from multiprocessing.pool import ThreadPool
@@ -18,7 +18,7 @@ from focus.data.coco import read_coco
 from focus.data.image_cache import KINDS, ImageCache
 from focus.data.images import load_image, load_map, pixel_limit, reason
 from focus.data.known_images import content_hash
-from focus.data.manifest import Manifest, Sample
+from focus.data.manifest import STORED_IN, Manifest, Sample
 from focus.data.maps import (
     Map,
     files_of,
@@ -53,11 +53,20 @@ _STORED_EVERY = 8192  # files, so that a pass of an hour that is killed goes on 
 
 @dataclass(frozen=True, slots=True)
 class BadFile:
-    """A file that cannot be decoded. reason: what the decoder said, one line."""
+    """A file that cannot be decoded.
+
+    reason: what the decoder said, one line. stored_in: the row of a table that holds it, if any.
+    """
 
     path: str
     role: Role
     reason: str
+    stored_in: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where a person finds it."""
+        return self.stored_in or self.path
 
     @classmethod
     def of(cls, path: str, role: Role, error: ImageError) -> Self:
@@ -100,10 +109,10 @@ def check_images(
     store = Path(cache if cache is not None else cache_dir()) / _CACHE
     found = _looks(_files(manifest), store, images, progress)
     verdicts = {file: verdict for file, (verdict, _) in found.items()}
-    bad = [verdict for verdict in verdicts.values() if isinstance(verdict, BadFile)]
+    bad = with_rows((v for v in verdicts.values() if isinstance(v, BadFile)), manifest)
     _refuse_too_many(bad, list(verdicts), _files(manifest), max_bad, manifest.source)
     for file in bad:
-        _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
+        _log.warning("left out the %s %r: %s", file.role, file.place, file.reason)
     for verdict, text in ODD.items():
         if odd := [path for (path, _), said in verdicts.items() if said == verdict]:
             _log.warning("%d %s, the first is %r", len(odd), text, min(odd))
@@ -124,6 +133,17 @@ def check_images(
 
     kept = (checked(sample) for sample in manifest if usable(sample.path, "image"))
     return Manifest(kept, manifest.source), bad
+
+
+def with_rows(bad: Iterable[BadFile], manifest: Manifest) -> list[BadFile]:
+    """Return the files with the rows of tables that hold them."""
+    rows = {
+        path: sample.extra[STORED_IN]
+        for sample in manifest
+        if STORED_IN in sample.extra
+        for path in (sample.path, sample.human_map, sample.mask_path)
+    }
+    return [replace(file, stored_in=rows.get(file.path, "")) for file in bad]
 
 
 def without_digests(sample: Sample) -> Sample:
@@ -164,8 +184,9 @@ def _decoded(path: str, role: Role) -> tuple[Verdict, Image.Image | Map | None]:
 
 
 def write_bad_files(bad: Sequence[BadFile], path: str | Path) -> None:
-    """Write ``bad_files.csv``: path, role, reason."""
-    write_csv(path, ("path", "role", "reason"), ((e.path, e.role, e.reason) for e in bad))
+    """Write ``bad_files.csv``; ``docs/formats.md`` describes it."""
+    rows = ((e.path, e.role, e.reason, e.stored_in) for e in bad)
+    write_csv(path, ("path", "role", "reason", STORED_IN), rows, may_lack=(STORED_IN,))
 
 
 def _files(manifest: Manifest) -> list[_File]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from focus.data.known_images import CONTENT
-from focus.data.manifest import LABEL_NAMES, SYNTHETIC, Manifest, Sample
+from focus.data.manifest import LABEL_NAMES, STORED_IN, SYNTHETIC, Manifest, Sample, place_of
 from focus.errors import InputError, shown
 from focus.findings import Finding
 from focus.runtime.files import write_csv
@@ -63,8 +63,8 @@ def check_left(manifest: Manifest) -> None:
             split, label, *_ = _kind(copy.sample)
             raise InputError(
                 f"All {label} {_NAMES[split]} images{_of(copy.sample)} are copies of "
-                f"{_NAMES[copy.original.split]} images, the first is {copy.sample.path!r} of "
-                f"{copy.original.path!r}: give others, or leave the set out."
+                f"{_NAMES[copy.original.split]} images, the first is {place_of(copy.sample)!r} of "
+                f"{place_of(copy.original)!r}: give others, or leave the set out."
             )
 
 
@@ -93,9 +93,11 @@ def write_left_out(left_out: Sequence[Copy], folder: Path) -> None:
     for copy in left_out:
         one, other = copy.sample, copy.original
         label = "" if one.label is None else LABEL_NAMES[one.label]
-        rows.append((one.path, one.split, label, _set(one), other.path, other.split))
-    header = ("path", "split", "label", "set", "original", "original_split")
-    write_csv(folder / LEFT_OUT, header, rows)
+        stored = (each.extra.get(STORED_IN, "") for each in (one, other))
+        rows.append((one.path, one.split, label, _set(one), other.path, other.split, *stored))
+    stored_in = STORED_IN, f"original_{STORED_IN}"
+    header = ("path", "split", "label", "set", "original", "original_split", *stored_in)
+    write_csv(folder / LEFT_OUT, header, rows, may_lack=stored_in)
 
 
 def _kind(sample: Sample) -> tuple[str, str, str, str]:

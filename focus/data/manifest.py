@@ -33,6 +33,8 @@ TEST_SETS: tuple[TestSet, ...] = _SETS[1:]
 # A row has what it has: the maps of an image's many annotators are one cell.
 csv.field_size_limit(2**31 - 1)
 
+STORED_IN = "stored_in"
+"""Column of the images that a table holds: its file, the row, and the name of the image there."""
 NO_EXTRA: Mapping[str, str] = {}  # shared, since a manifest may have a million rows
 
 
@@ -61,6 +63,11 @@ class Sample:
     box: tuple[float, float, float, float] | None = None
     group: str = ""
     extra: Mapping[str, str] = field(default_factory=lambda: NO_EXTRA, hash=False)
+
+
+def place_of(sample: Sample) -> str:
+    """Return where a person finds an image: its file, or the row that holds it."""
+    return sample.extra.get(STORED_IN, sample.path)
 
 
 class Manifest(tuple[Sample, ...]):

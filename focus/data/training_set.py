@@ -13,7 +13,7 @@ from focus.data.copies import check_left, copies, without
 from focus.data.demo import demo_manifest
 from focus.data.image_cache import ImageCache
 from focus.data.known_images import check_unseen, known_before
-from focus.data.manifest import Manifest, Sample
+from focus.data.manifest import STORED_IN, Manifest, Sample
 from focus.data.readers import read_given
 from focus.data.splits import SHARE, assign_splits, check_trainable, common_folder
 from focus.errors import InputError
@@ -151,10 +151,13 @@ def _comparable(manifest: Manifest) -> Sequence[Sample]:
     names = ("path", "human_map", "mask_path")
     paths = [{n: path for n in names if (path := getattr(s, n))} for s in manifest]
     folder = common_folder(path for own in paths for path in own.values())
+    # Digests are compared apart; runs of earlier versions do not say what an image was stored in.
+    apart = {STORED_IN, *DIGESTS.values()}
     return [
         replace(
-            without_digests(sample),
+            sample,
             split="",
+            extra={name: cell for name, cell in sample.extra.items() if name not in apart},
             **{name: path.removeprefix(folder) for name, path in own.items()},
         )
         for sample, own in zip(manifest, paths, strict=True)

@@ -24,7 +24,7 @@ from focus.data.dataset import (
 from focus.data.faces import geometries
 from focus.data.feature_cache import CachedFaces, FeatureCache
 from focus.data.image_cache import ImageCache
-from focus.data.manifest import SYNTHETIC, Manifest
+from focus.data.manifest import STORED_IN, SYNTHETIC, Manifest
 from focus.data.videos import evenly
 from focus.errors import NotFiniteError
 from focus.evaluation.scores import Scores
@@ -250,6 +250,7 @@ def _rows(
     columns["pointing_hit"], columns["pointing_hit_synthetic"] = np.array(hits).T
     columns |= {
         "index": batch.index.numpy(),
+        "stored_in": [sample.extra.get(STORED_IN, "") for sample in samples],
         "label": [-1 if sample.label is None else sample.label for sample in samples],
         "score": score,
         "predicted": predicted,

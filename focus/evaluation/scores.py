@@ -68,6 +68,7 @@ class Scores:
     pointing_chance: Floats
     map_chance: Floats
     peak_outlier: Integers
+    stored_in: Text
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -159,9 +160,9 @@ class Scores:
 
     def to_csv(self, path: str | Path) -> None:
         """Write ``scores.csv``; floats with as many digits as they need to come back."""
-        left_out = {"index"} | {name for name in _LATER if not (getattr(self, name) >= 0).any()}
-        left_out |= set() if self.has_cams else _OF_CAMS
+        left_out = {"index"} | (set() if self.has_cams else _OF_CAMS)
         columns = {n: _to_text(n, own) for n, own in self.columns().items() if n not in left_out}
+        columns = {n: own for n, own in columns.items() if n not in _LATER or any(own)}
         write_csv(path, columns, zip(*columns.values(), strict=True))
 
     @staticmethod
@@ -174,7 +175,7 @@ class Scores:
             reader = csv.DictReader(file)
             header, rows = reader.fieldnames or [], list(reader)
         columns: dict[str, Any] = {"index": np.arange(len(rows))}
-        may_lack = _LATER if "peak_row" in header else _OF_CAMS
+        may_lack = {*_LATER} if "peak_row" in header else {*_LATER} | _OF_CAMS
         for field in fields(Scores)[1:]:
             if field.name not in [*header, *may_lack]:
                 raise InputError(f"{path} lacks the column {field.name!r}; write the file again.")
@@ -189,7 +190,7 @@ _UNKNOWN = (
     "peak_outlier",
 )
 # Columns that are left out where no row has a value, as in files of older programs.
-_LATER = ("peak_outlier",)
+_LATER = ("peak_outlier", "stored_in")
 # Columns that are left out together.
 _OF_CAMS = {
     *("entropy_predicted", "entropy_synthetic", "entropy_sum", "entropy_z", "cam_range"),

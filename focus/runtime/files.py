@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -65,8 +65,22 @@ def atomic_csv_writer(path: str | Path) -> Iterator["CsvWriter"]:
         yield csv.writer(_Lines(file))
 
 
-def write_csv(path: str | Path, header: Iterable[object], rows: Iterable[Iterable[object]]) -> Path:
-    """Write a table by :func:`atomic_csv_writer`; return its path."""
+def write_csv(
+    path: str | Path,
+    header: Iterable[object],
+    rows: Iterable[Iterable[object]],
+    may_lack: Collection[object] = (),
+) -> Path:
+    """Write a table by :func:`atomic_csv_writer`; return its path.
+
+    may_lack: columns that are left out where every cell is empty.
+    """
+    if may_lack:
+        table = [[*header], *map(list, rows)]
+        columns = zip(*table, strict=True)
+        header, *rows = zip(
+            *(c for c in columns if c[0] not in may_lack or any(c[1:])), strict=True
+        )
     with atomic_csv_writer(path) as writer:
         writer.writerows(chain([header], rows))
     return Path(path)

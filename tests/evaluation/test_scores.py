@@ -19,7 +19,8 @@ def table(n: int, **columns: Any) -> Scores:
     rows = np.arange(n)
     given: dict[str, Any] = {name: rows / (70 + place) for place, name in enumerate(NAMES)}
     given |= {name: rows % (3 + place) for place, name in enumerate(_INTEGERS)}
-    given |= dict.fromkeys(("generator", "family", "split", "test_set", "group"), [""] * n)
+    texts = ("generator", "family", "split", "test_set", "group", "stored_in")
+    given |= dict.fromkeys(texts, [""] * n)
     hits = np.where(rows % 2, rows % 3 % 2, -1)
     given |= dict.fromkeys(("pointing_hit", "pointing_hit_synthetic", "map_hit"), hits)
     for name in ("map_cosine", "map_mass", "mask_mass", "pointing_chance", "map_chance", "llr"):

@@ -14,7 +14,7 @@ import numpy as np
 
 from focus.config.data import CheckConfig
 from focus.config.train import TrainConfig, resolve
-from focus.data.bad_files import BadFile, Verdict, decode
+from focus.data.bad_files import BadFile, Verdict, decode, with_rows
 from focus.data.check.leaks import Leak, find_leaks, find_pairs
 from focus.data.check.pixels import pixel_statistics
 from focus.data.check.shortcuts import Audit, audit
@@ -108,7 +108,7 @@ def gather(config: CheckConfig) -> Findings:
         maps,
         masks,
         sum(len(unmatched_maps(folder, owned)) for folder, owned in owners.items()),
-        bad,
+        with_rows(bad, manifest),
         leaks,
         find_pairs(manifest, looks),
         audit([looks[row].metadata for row in audited], labels, groups, seed=config.seed),

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from focus.data.check.survey import THUMB, Look
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Split
+from focus.data.manifest import REAL, STORED_IN, SYNTHETIC, Manifest, Split
 from focus.runtime.files import write_csv
 from focus.runtime.progress import progress_bar
 
@@ -97,8 +97,11 @@ def write_leaks(manifest: Manifest, leaks: Sequence[Leak], path: str | Path) -> 
     for leak in leaks:
         one, other = manifest[leak.row], manifest[leak.other]
         similarity = f"{leak.similarity:.4f}"
-        rows.append((one.path, one.split, other.path, other.split, leak.kind, similarity))
-    write_csv(path, ("path", "split", "other_path", "other_split", "kind", "similarity"), rows)
+        stored = (each.extra.get(STORED_IN, "") for each in (one, other))
+        rows.append((one.path, one.split, other.path, other.split, leak.kind, similarity, *stored))
+    stored_in = STORED_IN, f"other_{STORED_IN}"
+    header = ("path", "split", "other_path", "other_split", "kind", "similarity", *stored_in)
+    write_csv(path, header, rows, may_lack=stored_in)
 
 
 def find_pairs(manifest: Manifest, looks: Sequence[Look]) -> list[Leak]:

@@ -11,7 +11,7 @@ from focus.data.check.findings import Findings, Training, kinds
 from focus.data.check.leaks import PAIR, write_leaks
 from focus.data.check.shortcuts import MIN_IMAGES
 from focus.data.check.verdict import contradictory, is_fit, judged
-from focus.data.manifest import REAL
+from focus.data.manifest import REAL, place_of
 from focus.plotting import shortened
 
 _SHOWN, _CAUSES = 5, 3  # of each list, and of the causes of an AUC, on the console
@@ -155,7 +155,7 @@ def _file_lines(found: Findings, content: Mapping[str, Any]) -> list[str]:
         lines.append(f"the same file as real and as synthetic: {len(pairs)}")
         lines += _first([", ".join(map(repr, paths)) for paths in pairs])
     lines.append(f"unreadable files: {len(found.bad)}")
-    return lines + _first([f"{file.role} {file.path!r}: {file.reason}" for file in found.bad])
+    return lines + _first([f"{file.role} {file.place!r}: {file.reason}" for file in found.bad])
 
 
 def _leak_lines(found: Findings, counts: Mapping[str, Any]) -> list[str]:
@@ -165,7 +165,8 @@ def _leak_lines(found: Findings, counts: Mapping[str, Any]) -> list[str]:
     lines = []
     for leak in found.leaks:
         one, other = found.manifest[leak.row], found.manifest[leak.other]
-        lines.append(f"{leak.kind}: {one.split} {one.path!r}, {other.split} {other.path!r}")
+        places = f"{one.split} {place_of(one)!r}, {other.split} {place_of(other)!r}"
+        lines.append(f"{leak.kind}: {places}")
     return [
         f"leaks: {counts['images']} images are in a later split too ({between}; "
         f"{counts['same_file']} same file, {counts['same_picture']} same picture, "

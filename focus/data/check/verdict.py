@@ -74,7 +74,7 @@ def _judged(found: Findings) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{len(found.bad)} files cannot be decoded and are left out, the first is the "
-            f"{first.role} {first.path!r} ({first.reason}).",
+            f"{first.role} {first.place!r} ({first.reason}).",
         )
     for odd, what in ODD.items():
         if paths := found.odd(odd):

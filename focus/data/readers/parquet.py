@@ -1,22 +1,24 @@
-"""Parquet files and data sets of the Hugging Face Hub, by its library ``datasets`` (extra ``hub``).
+"""Parquet files, by pyarrow (extra ``parquet``), and data sets of the Hugging Face Hub.
 
-A parquet file, a folder of them, a folder of ``save_to_disk``, or ``hf://user/name[/configuration]``.
-Columns are found as in a CSV; an image is its bytes, which go into the cache, or a path. Where the
-label's column names its classes, the names count and not their numbers.
+A parquet file or a folder of them; by the Hub's library ``datasets`` (extra ``hub``) a folder of
+``save_to_disk``, or ``hf://user/name[/configuration]``. Columns are found as in a CSV; an image is
+its bytes, which go into the cache, or a path. Where the label's column names its classes, the names
+count and not their numbers.
 """
 
 import hashlib
 import importlib
+import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from focus.data.manifest import Manifest, Sample, Split, parsed
+from focus.data.manifest import STORED_IN, Manifest, Sample, Split, parsed
 from focus.data.readers.files import images_below
 from focus.data.readers.hub import licence_of, parquet_files
 from focus.data.readers.rows import Portion, from_rows
@@ -26,9 +28,13 @@ from focus.runtime.files import atomic_write
 from focus.runtime.machine import cache_dir
 
 PARQUET = (".parquet",)
-Row = tuple[Split, Any, dict[str, Any]]
-"""The split of a row's part, the features of its columns, and its cells."""
+Names = Mapping[str, Sequence[str] | None]
+"""The columns of a part, each with the names of its classes if it has such."""
+Row = tuple[Split, Names, dict[str, Any], str]
+"""The split of a row's part, the part's columns, the row's cells, and its file and number there."""
 Wants = Callable[[Row], bool]
+_Part = tuple[Split, Names, str, int, Iterator[Any]]
+"""Split and columns of a part, its file, the number of its first row there, its rows one by one."""
 _SAVED = ("dataset_dict.json", "state.json")  # files of save_to_disk
 _UNPACKED = 2**26  # bytes; a column or its rows may hold more in at least a hundredth of it
 _BEGINNINGS = {
@@ -65,20 +71,28 @@ def read(
     generator and split; others are not kept, and of the Hub are not all fetched. Raises InputError
     with the row's number, counted from 1 over all splits, in what is kept.
     """
-    found: list[tuple[Any, Columns]] = []
+    found: list[tuple[Names, Columns]] = []
     licence = licence_of(path) if hub else ""
 
     def sample(row: Row, stored: bool = True) -> Sample:
-        split, features, values = row
-        if not found or features is not found[-1][0]:
-            found.append((features, Columns.find(list(features), given, words)))
+        split, names, values, place = row
+        if not found or names is not found[-1][0]:
+            found.append((names, Columns.find(list(names), given, words)))
         columns = found[-1][1]
-        cells = [_cell(value, features[name]) for name, value in values.items()]
+        cells = [_cell(value, names[name]) for name, value in values.items()]
         for at in (columns.at[role] for role in PATHS if role in columns.at):
             cells[at] = _file(values[columns.header[at]], inside) if stored else "not stored"
         told = columns.sample(cells, str)
         if licence:
             told = replace(told, extra={"license": licence, **told.extra})
+        image = values[columns.header[columns.at["path"]]]
+        if isinstance(image, Mapping) and image.get("bytes"):
+            place, image = (
+                f"{place}, {image['path']}" if image.get("path") else place,
+                image["bytes"],
+            )
+        if isinstance(image, bytes):
+            told = replace(told, extra={**told.extra, STORED_IN: place})
         return told if told.split else replace(told, split=split)
 
     def passes(row: Row, takes: Callable[[Sample], bool]) -> bool:
@@ -100,10 +114,10 @@ def read(
 
 def text_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the names of a parquet file's columns, then its rows from 1, as a CSV has them."""
-    for number, (_, features, values) in enumerate(_rows(path, hub=False), start=1):
+    for number, (_, names, values, _) in enumerate(_rows(path, hub=False), start=1):
         if number == 1:
             yield 0, list(values)
-        yield number, [_cell(value, features[name]) for name, value in values.items()]
+        yield number, [_cell(value, names[name]) for name, value in values.items()]
 
 
 def store_image(content: bytes) -> str:
@@ -119,23 +133,26 @@ def store_image(content: bytes) -> str:
 
 
 def _rows(path: Path, hub: bool, wants: Wants | None = None) -> Iterator[Row]:
-    """Yield each row with its split and the features of its part, nothing in it decoded.
+    """Yield each row with its split, its part's columns and its place, nothing in it decoded.
 
     wants: by its other cells alone, whether a row is needed; of a group of rows in a parquet file
     that has none, the images are not read.
     """
+    by_library = hub or any((path / name).is_file() for name in _SAVED)
+    package, extra = ("datasets", "hub") if by_library else ("pyarrow", "parquet")
     try:
-        datasets = importlib.import_module("datasets")
+        library = importlib.import_module(package)
     except ImportError as error:
         raise InputError(
-            f"{path} needs the package datasets: install it by pip install 'focus-faces[hub]'."
+            f"{path} needs the package {package}: install it by pip install 'focus-faces[{extra}]'."
         ) from error
     try:
-        for split, features, tables in _parts(datasets, path, hub, wants):
-            for table in tables:
-                features = features or datasets.Features.from_arrow_schema(table.schema)
-                for row in table.to_pylist():
-                    yield split, features, row
+        parts = _parts(library, path, hub, wants) if by_library else _in_files(_files(path), wants)
+        for split, names, place, first, tables in parts:
+            rows = (row for table in tables for row in table.to_pylist())
+            for number, row in enumerate(rows, start=first):
+                names = names or dict.fromkeys(row)
+                yield split, names, row, f"{place}, row {number}"
     except Exception as error:  # it raises what its many backends raise
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise InputError(
@@ -144,38 +161,57 @@ def _rows(path: Path, hub: bool, wants: Wants | None = None) -> Iterator[Row]:
         ) from error
 
 
-def _parts(
-    datasets: Any, path: Path, hub: bool, wants: Wants | None
-) -> Iterator[tuple[Split, Any, Iterator[Any]]]:
-    """Yield the split of each data set at a path, its features, and its rows one by one.
+def _parts(datasets: Any, path: Path, hub: bool, wants: Wants | None) -> Iterator[_Part]:
+    """Yield the parts of a data set that the library ``datasets`` reads or finds.
 
     A row is a table of Arrow's: else the library decodes an image in a list or a struct, and
     fetches it. One at a time, since each may be as large as a few bytes can unpack to.
     """
     remote = parquet_files(datasets, path) if hub and wants else {}
-    if not remote and (hub or any((path / name).is_file() for name in _SAVED)):
-        if hub:
-            name, streamed = "/".join(path.parts[:2]), wants is not None
-            loaded = datasets.load_dataset(name, *path.parts[2:], streaming=streamed)
-        else:
-            loaded = datasets.load_from_disk(str(path))
-        parts = loaded if isinstance(loaded, Mapping) else {"": loaded}
-        for name, part in parts.items():
-            yield split_of(name) or "", part.features, part.with_format("arrow").iter(1)
+    if remote:
+        yield from _in_files(remote, wants, importlib.import_module("fsspec").open)
         return
-    parquet, fsspec = map(importlib.import_module, ("pyarrow.parquet", "fsspec"))
-    for split, names in (remote or _files(path)).items():
+    if hub:
+        name, streamed = "/".join(path.parts[:2]), wants is not None
+        loaded = datasets.load_dataset(name, *path.parts[2:], streaming=streamed)
+    else:
+        loaded = datasets.load_from_disk(str(path))
+    parts = loaded if isinstance(loaded, Mapping) else {"": loaded}
+    for name, part in parts.items():
+        features = (part.features or {}).items()
+        names = {column: getattr(feature, "names", None) for column, feature in features}
+        place = f"{path.name} {name}".rstrip()
+        yield split_of(name) or "", names, place, 1, part.with_format("arrow").iter(1)
+
+
+def _in_files(
+    files: Mapping[Split, Sequence[str]], wants: Wants | None, opener: Callable[..., Any] = open
+) -> Iterator[_Part]:
+    """Yield the groups of rows in parquet files.
+
+    Not by ``datasets``, which holds a whole group of rows, often the whole file.
+    """
+    parquet = importlib.import_module("pyarrow.parquet")
+    for split, names in files.items():
         for name in names:
-            # Not by datasets, which holds a whole group of rows, often the whole file.
             with (
-                fsspec.open(name, "rb") if remote else Path(name).open("rb") as opened,
+                opener(name, "rb") as opened,
                 parquet.ParquetFile(opened, buffer_size=2**20) as file,
             ):
                 _check_sizes(file.metadata)
-                features = datasets.Features.from_arrow_schema(file.schema_arrow)
+                classes, first = _classes(file.schema_arrow), 1
                 for group in range(file.num_row_groups):
-                    if wants is None or _has_wanted(file, group, split, features, wants):
-                        yield split, features, _bounded(file, group)
+                    if wants is None or _has_wanted(file, group, split, classes, wants):
+                        yield split, classes, name, first, _bounded(file, group)
+                    first += file.metadata.row_group(group).num_rows
+
+
+def _classes(schema: Any) -> Names:
+    """Return the columns with the names of their classes, which ``datasets`` notes in a schema."""
+    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = noted.get("info", {}).get("features", {})
+    notes = {name: features.get(name) for name in schema.names}
+    return {n: note.get("names") if isinstance(note, dict) else None for n, note in notes.items()}
 
 
 def _files(path: Path) -> Mapping[Split, list[str]]:
@@ -186,7 +222,7 @@ def _files(path: Path) -> Mapping[Split, list[str]]:
     return files
 
 
-def _has_wanted(file: Any, group: int, split: Split, features: Any, wants: Wants) -> bool:
+def _has_wanted(file: Any, group: int, split: Split, names: Names, wants: Wants) -> bool:
     """Return whether a group of rows has a wanted one, by the columns that hold no image."""
     types = importlib.import_module("pyarrow.types")
     small = [
@@ -196,7 +232,7 @@ def _has_wanted(file: Any, group: int, split: Split, features: Any, wants: Wants
         if not (types.is_nested(column.type) or "binary" in str(column.type))
     ]
     rows = file.read_row_group(group, columns=small).to_pylist()
-    return any(wants((split, features, dict.fromkeys(features) | row)) for row in rows)
+    return any(wants((split, names, dict.fromkeys(names) | row, "")) for row in rows)
 
 
 def _check_sizes(metadata: Any) -> None:
@@ -240,13 +276,16 @@ def _file(value: Any, inside: Callable[[str], str]) -> str:
     return inside(value) if value else ""
 
 
-def _cell(value: Any, feature: Any) -> str:
-    """Return the value as a CSV would have it; "" for what has no place in one."""
+def _cell(value: Any, names: Sequence[str] | None) -> str:
+    """Return the value as a CSV would have it; "" for what has no place in one.
+
+    names: of the classes, of which a number is one.
+    """
     if value is None or isinstance(value, bytes | Mapping):
         return ""
     if isinstance(value, list):
         return " ".join(filter(None, (_cell(v, None) for v in value)))
-    if (names := getattr(feature, "names", None)) and isinstance(value, int):
+    if names and isinstance(value, int):
         return str(names[value]) if value >= 0 else ""
     if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         value = int(value)

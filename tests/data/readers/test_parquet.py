@@ -1,7 +1,9 @@
 """Parquet files and data sets of the Hub's library, written by an independent script."""
 
+import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,12 @@ import pytest
 from PIL import Image
 
 from focus.config.train import TrainConfig
+from focus.data.bad_files import check_images, write_bad_files
+from focus.data.copies import copies, write_left_out
+from focus.data.manifest import STORED_IN, Manifest
 from focus.data.readers import read_given
 from focus.data.splits import check_trainable
+from focus.data.training_set import with_recorded_splits
 from focus.errors import InputError
 
 from ..reading import read_data
@@ -40,9 +46,9 @@ def test_a_parquet_file(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFi
     for _ in range(2):
         found = read_data(path)
         assert [(s.label, s.generator, s.split, s.extra) for s in found] == [
-            (0, "", "train", {"source": "FFHQ", "width": "3"}),
-            (1, "SG2", "train", {"width": "3"}),
-            (1, "synthetic", "train", {"width": "3"}),
+            (0, "", "train", {"source": "FFHQ", "width": "3", "stored_in": f"{path}, row 1"}),
+            (1, "SG2", "train", {"width": "3", "stored_in": f"{path}, row 2"}),
+            (1, "synthetic", "train", {"width": "3", "stored_in": f"{path}, row 3"}),
         ]
         assert [Path(s.path).read_bytes() for s in found] == [face(1), face(2), face(3)]
     assert f"left out 1 images that were given before, the first in {path}, row 4" in caplog.text
@@ -65,7 +71,10 @@ def test_a_folder_of_parquet_files(tmp_path: Path, cache: Path) -> None:
     assert [Path(s.path).read_bytes() for s in found] == [face(i) for i in range(1, 7)]
     splits = ["train"] * 4 + ["validation"] * 2
     assert [(s.label, s.split) for s in found] == list(zip([1, 0] * 3, splits, strict=True))
-    assert [dict(s.extra) for s in found] == [{}, {"seen": "1"}] * 3
+    assert [s.extra.get("seen") for s in found] == [None, "1"] * 3
+    rows = [s.extra["stored_in"].removeprefix(f"{tmp_path}/set/data/") for s in found]
+    names = "train-2", "train-10", "validation-0"
+    assert rows == [f"{name}.parquet, row {number}" for name in names for number in (1, 2)]
 
 
 def test_a_few_bytes_do_not_fill_the_memory(tmp_path: Path, cache: Path) -> None:
@@ -121,7 +130,7 @@ def test_images_within_other_columns_are_neither_decoded_nor_fetched(
     monkeypatch.setattr(Image, "open", decoded)
     found = read_data(path)
     assert [Path(s.path).read_bytes() for s in found] == [face(1), face(2)]
-    assert [dict(s.extra) for s in found] == [{"points": "1.5 2"}, {}]
+    assert [s.extra.get("points") for s in found] == ["1.5 2", None]
 
 
 def test_an_image_in_two_splits_is_a_leak_and_no_duplicate(
@@ -185,7 +194,36 @@ def test_without_the_extra_a_sentence_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    (tmp_path / "x.parquet").write_bytes(b"")
-    for path in (tmp_path / "x.parquet", "hf://user/name"):
-        with pytest.raises(InputError, match=r"package datasets: install .*focus-faces\[hub\]'"):
-            read_data(path)
+    with pytest.raises(InputError, match=r"package datasets: install .*focus-faces\[hub\]'"):
+        read_data("hf://user/name")
+    table = arrow_table({"picture": pictures(1), "label": [0]}, HUB_FEATURES)
+    path = write_parquet(tmp_path / "x.parquet", table)
+    assert [s.label for s in read_data(path, columns="path=picture")] == [1], "by pyarrow alone"
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r"package pyarrow: install .*focus-faces\[parquet\]'"):
+        read_data(path)
+
+
+def test_tables_name_the_row_and_the_file_of_the_data_set(tmp_path: Path, cache: Path) -> None:
+    """A cached copy's name tells nobody which image is bad, leaks or is scored wrong."""
+    parts = {"train": [face(1), face(2), b"no image"], "test": [face(3), face(2)]}
+    for split, contents in parts.items():
+        cells = [{"bytes": c, "path": f"{split}{n}.png"} for n, c in enumerate(contents)]
+        table = arrow_table({"image": cells, "label": [n % 2 for n in range(len(cells))]})
+        write_parquet(tmp_path / f"{split}.parquet", table)
+    found, bad = check_images(read_data(tmp_path), cache=tmp_path, max_bad=1, progress=False)
+    write_bad_files(bad, tmp_path / "bad_files.csv")
+    write_left_out(copies(found), tmp_path)
+    rows = {
+        name: next(csv.DictReader((tmp_path / f"{name}.csv").open()))
+        for name in ("bad_files", "left_out")
+    }
+    assert rows["bad_files"]["stored_in"] == f"{tmp_path}/train.parquet, row 3, train2.png"
+    assert Path(rows["bad_files"]["path"]).read_bytes() == b"no image"
+    assert rows["left_out"]["stored_in"] == f"{tmp_path}/test.parquet, row 2, test1.png"
+    assert rows["left_out"]["original_stored_in"] == f"{tmp_path}/train.parquet, row 2, train1.png"
+    # A run that was begun before there was such a column goes on.
+    old = Manifest(
+        replace(s, extra={n: c for n, c in s.extra.items() if n != STORED_IN}) for s in found
+    )
+    assert [*with_recorded_splits(found, old, tmp_path)] == [*found]
