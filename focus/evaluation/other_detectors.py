@@ -163,17 +163,23 @@ def _number(cell: str, scale: Scale) -> float:
 def _as_probabilities(
     values: list[float], scale: Scale, higher_is: str
 ) -> tuple[list[float], tuple[float, float] | None]:
-    """Return scores in [0, 1] with 1 synthetic, and of raw ones what became 0 and 1."""
+    """Return scores in [0, 1] with 1 synthetic, and of raw ones what became 0 and 1.
+
+    Raises InputError for log-odds of which several would be 1.0, from some 37 on.
+    """
     numbers = np.array(values)
     spread = None
     if scale == "log-odds":
-        numbers = special.expit(numbers)
-        if len(np.unique(numbers)) < len(np.unique(values)):
+        odds = -numbers if higher_is == "real" else numbers
+        numbers = special.expit(odds)
+        # Below 1.0 only close neighbours become the same, as in any table of many digits.
+        if len(np.unique(odds[numbers == 1])) > 1:
             raise InputError(
-                f"Log-odds of up to {max(values):g} become one probability and lose their ranks: "
+                f"Log-odds of up to {odds.max():g} become one probability and lose their ranks: "
                 "give --score-scale raw."
             )
-    elif scale == "raw":
+        return numbers.tolist(), None
+    if scale == "raw":
         spread = float(numbers.min()), float(numbers.max())
         numbers = (numbers - spread[0]) / ((spread[1] - spread[0]) or 1.0)
     if higher_is == "real":

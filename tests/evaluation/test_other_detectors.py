@@ -134,7 +134,9 @@ def test_scores_on_any_scale_and_turned_around_rank_alike(tmp_path: Path) -> Non
 
     odds = results("odds", lambda p: math.log(p / (1 - p)), scale="log-odds")
     turned = results("turned", lambda p: 1 - p, higher_is="real")
-    for found in (odds, turned):
+    mirrored = {"scale": "log-odds", "higher_is": "real"}
+    both = results("both", lambda p: math.log((1 - p) / p), **mirrored)
+    for found in (odds, turned, both):
         for name in ("auc", "brier", "cllr"):
             assert found["open"]["mean"][name] == pytest.approx(
                 expected["open"]["mean"][name], 1e-6
@@ -150,6 +152,10 @@ def test_scores_on_any_scale_and_turned_around_rank_alike(tmp_path: Path) -> Non
         EvaluateConfig(scores="raw.csv", score_scale="raw", threshold="0.4")
     with pytest.raises(InputError, match="lose their ranks: give --score-scale raw"):
         results("far", lambda p: 1000 * p, scale="log-odds")
+    with pytest.raises(InputError, match="lose their ranks: give --score-scale raw"):
+        results("far", lambda p: -1000 * p, **mirrored)
+    near = [("a", "real", 25.0, "", ""), ("b", "fake", 25.0 + 1e-7, "", "")]
+    assert read(write(tmp_path / "near.csv", near), {}, scale="log-odds").scores.score[0] < 1
     with pytest.raises(InputError, match=r"label 'genuine' is none of .*--labels names others"):
         read(write(tmp_path / "w.csv", [("a", "genuine", 0.1, "", "")]), {})
     assert read(tmp_path / "w.csv", {}, words=parse_labels('real="genuine"')).scores.label == [0]
