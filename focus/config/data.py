@@ -25,7 +25,7 @@ class CheckConfig(TrainConfig):
     output: str | None = in_output(  # type: ignore[assignment]
         "folder of the report, made if need be (default: nothing is written)", metavar="DIR"
     )
-    strict: bool = in_output("severe findings end with exit code 1", True)
+    strict: bool = in_output("a finding that is an error ends with exit code 1", True)
     drop_leaks: bool = in_output(
         "also write without_leaks.csv, the images for --data of focus train without those in two "
         "splits or broken; the exit code is then about training on it",

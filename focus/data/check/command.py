@@ -18,7 +18,7 @@ def check(config: CheckConfig) -> None:
 
     Raises:
         InputError: the folder cannot be written.
-        SystemExit: with code 1 if training would not start, or on a severe finding.
+        SystemExit: with code 1 if training would not start, or on a finding that is an error.
     """
     if config.output is None:
         found, *_ = _print(config)
