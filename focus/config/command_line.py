@@ -199,10 +199,17 @@ class _Parser(argparse.ArgumentParser):
         """Return the values of the words by field name, without those that are not given."""
         found, unknown = self.parse_known_args(self._plain(argv))
         if unknown:
-            word = unknown[0].partition("=")[0]
+            word, equals, _ = unknown[0].partition("=")
             if not word.startswith("-"):
-                raise InputError(f"{word!r} stands alone: write it behind its flag: --data PATH.")
+                its = (
+                    "a flag of its own: --test-data NAME=PATH"
+                    if equals
+                    else "its flag: --data PATH"
+                )
+                raise InputError(f"{unknown[0]!r} stands alone: write it behind {its}.")
             meant = self.meant(word.lstrip("-"))
+            if word[2:].replace("-", "_") in self.positional:
+                meant = ", what it names stands without one"
             raise InputError(f"There is no flag {word}{meant}; --help lists them all.")
         return {n: tuple(v) if isinstance(v, list) else v for n, v in vars(found).items()}
 

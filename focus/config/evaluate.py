@@ -60,6 +60,7 @@ class EvaluateConfig(SharedConfig):
         (),
         metavar="RUN",
     )
+    common: bool = in_output("of --compare: take only the images that all have scored", False)
     robustness: bool = in_output(
         "also score the images under JPEG, blur, resizing, noise and sharing (25 times the time)",
         False,
@@ -76,6 +77,8 @@ class EvaluateConfig(SharedConfig):
         super().__post_init__()
         if len(self.compare) == 1:
             raise InputError(f"--compare needs two runs at least, got {self.compare[0]} alone.")
+        if self.common and not self.compare:
+            raise InputError("--common is for --compare: give runs or tables to compare.")
         sources = [flag(n) for n in ("run", "model_dir", "scores", "compare") if getattr(self, n)]
         if len(sources) != 1:
             got = " and ".join(sources) or "none of them"

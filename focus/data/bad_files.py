@@ -29,6 +29,7 @@ from focus.data.maps import (
     looks_inverted,
 )
 from focus.errors import ImageError, InputError
+from focus.findings import Finding
 from focus.runtime.files import write_csv
 from focus.runtime.machine import cache_dir, usable_cores
 from focus.runtime.progress import progress_bar
@@ -93,6 +94,7 @@ def check_images(
     cache: str | Path | None = None,
     progress: bool = True,
     max_bad: float = 0.01,
+    noticed: list[Finding] | None = None,
 ) -> tuple[Manifest, list[BadFile]]:
     """Decode every file once, in parallel; return the usable samples, in order, and the bad files.
 
@@ -102,6 +104,7 @@ def check_images(
 
     images: gets what was decoded. cache: folder that remembers the files found good, as long as
     they are unchanged. max_bad: share of the images, of the maps and of the masks that may be bad.
+    noticed: gets a finding of what is left out, and those of what looks wrong in the log's place.
 
     Raises:
         InputError: more files of a kind are bad than ``max_bad`` allows, or no image is left.
@@ -113,9 +116,16 @@ def check_images(
     _refuse_too_many(bad, list(verdicts), _files(manifest), max_bad, manifest.source)
     for file in bad:
         _log.warning("left out the %s %r: %s", file.role, file.place, file.reason)
-    for verdict, text in ODD.items():
-        if odd := [path for (path, _), said in verdicts.items() if said == verdict]:
-            _log.warning("%d %s, the first is %r", len(odd), text, min(odd))
+    odd = [
+        finding
+        for verdict in ODD
+        for finding in odd_finding(verdict, [p for (p, _), s in verdicts.items() if s == verdict])
+    ]
+    if noticed is None:
+        for finding in odd:
+            _log.warning(finding.text)
+    else:
+        noticed += [*bad_finding(bad), *odd]
 
     def usable(path: str | None, role: Role) -> str | None:
         verdict = path and verdicts[path, role]
@@ -133,6 +143,23 @@ def check_images(
 
     kept = (checked(sample) for sample in manifest if usable(sample.path, "image"))
     return Manifest(kept, manifest.source), bad
+
+
+def bad_finding(bad: Sequence[BadFile]) -> list[Finding]:
+    """Return a finding of the files that cannot be decoded, none if there are none."""
+    if not bad:
+        return []
+    text = (
+        f"{len(bad)} files cannot be decoded and are left out, the first is the {bad[0].role} "
+        f"{bad[0].place!r} ({bad[0].reason})."
+    )
+    return [Finding("warning", text)]
+
+
+def odd_finding(verdict: Verdict, paths: Sequence[str]) -> list[Finding]:
+    """Return a finding of the maps or masks that look wrong, none if there are none."""
+    text = f"{len(paths)} {ODD[verdict]}, the first is {min(paths, default='')!r}."
+    return [Finding("warning", text)] if paths else []
 
 
 def with_rows(bad: Iterable[BadFile], manifest: Manifest) -> list[BadFile]:

@@ -17,6 +17,7 @@ from focus.data.manifest import STORED_IN, Manifest, Sample
 from focus.data.readers import read_given
 from focus.data.splits import SHARE, assign_splits, check_trainable, common_folder
 from focus.errors import InputError
+from focus.findings import Finding
 
 
 def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> Manifest:
@@ -69,11 +70,12 @@ def readable_images(
     *,
     recorded: Manifest | None = None,
     progress: bool = True,
+    noticed: list[Finding] | None = None,
 ) -> tuple[Manifest, list[BadFile]]:
     """Return those of the images that can be decoded, with digests, and the files that cannot.
 
-    images: gets what is decoded. recorded: the manifest of a run that is resumed, whose splits are
-    taken.
+    images: gets what is decoded. noticed: gets what is to be known of the files. recorded: the
+    manifest of a run that is resumed, whose splits are taken.
 
     Raises:
         InputError: too many bad files, a split that cannot be trained or of which copies are all
@@ -82,7 +84,7 @@ def readable_images(
     """
     with _as_they_were(config.run_folder if recorded else None):
         manifest, bad = check_images(
-            listed, images=images, progress=progress, max_bad=config.max_bad
+            listed, images=images, progress=progress, max_bad=config.max_bad, noticed=noticed
         )
     if recorded is not None:
         manifest = with_recorded_splits(manifest, recorded, config.run_folder)

@@ -187,14 +187,16 @@ def _as_probabilities(
     return numbers.tolist(), spread
 
 
-def _without_calibration(results: Any) -> Any:
+def without_calibration(results: Results) -> Results:
     """Return results without what takes the scores for probabilities."""
-    if not isinstance(results, dict):
-        return results
-    return {
-        name: None if name.startswith(_OF_PROBABILITIES) else _without_calibration(value)
-        for name, value in results.items()
-    }
+
+    def without(part: Any) -> Any:
+        if not isinstance(part, dict):
+            return part
+        return {n: None if n.startswith(_OF_PROBABILITIES) else without(v) for n, v in part.items()}
+
+    of_sets = (*SET_TITLES, "groups")
+    return {name: without(part) if name in of_sets else part for name, part in results.items()}
 
 
 def evaluate(
@@ -232,10 +234,7 @@ def evaluate(
     scores = Scores(**(tested.columns() | decided | {"index": np.arange(len(tested))}))
     results = summarise(scores, known, of_generators, points, threshold=decides, progress=progress)
     if table.raw:
-        results = {
-            name: _without_calibration(part) if name in SET_TITLES or name == "groups" else part
-            for name, part in results.items()
-        }
+        results = without_calibration(results)
     with table.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     origin = {"file": table.path.name, "sha256": digest, "columns": table.columns}

@@ -309,6 +309,9 @@ def difference_lines(first: Model, second: Model) -> list[str]:
     scores, others = scores.in_order(), others.in_order()
     untested = f"{name} - {other}: the difference is not tested, "
     if [*scores.path, *scores.group] != [*others.path, *others.group]:
+        shared = len({*scores.path} & {*others.path})
+        if shared and len(scores) + len(others) > 2 * shared:
+            return [f"{untested}they have {shared} images in common: --common takes only these."]
         return [f"{untested}they scored other images, or the same in other groups."]
     sets, other_sets = _pairs(scores, results), _pairs(others, other_results)
     unit = units(scores.group, scores.images)

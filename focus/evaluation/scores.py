@@ -100,10 +100,18 @@ class Scores:
             chosen = chosen.astype(np.int64)
         return Scores(**{name: column[chosen] for name, column in self.columns().items()})
 
+    def keys(self) -> list[tuple[Any, ...]]:
+        """Return what tells each row from the others, in any table with the same images."""
+        listed = Counter[tuple[Any, ...]]()
+        found = []
+        for row in zip(self.path, self.test_set, self.generator, self.label, strict=True):
+            listed[row] += 1
+            found.append((*row, listed[row]))
+        return found
+
     def in_order(self) -> "Scores":
         """Return the rows by path, test set, generator and label; equal ones keep their order."""
-        names = zip(self.path, self.test_set, self.generator, self.label, strict=True)
-        return self.select([row for _, row in sorted((name, n) for n, name in enumerate(names))])
+        return self.select([row for _, row in sorted((k, n) for n, k in enumerate(self.keys()))])
 
     def by_group(self) -> "Scores":
         """Return a row for each group's images of one class, generator and test set, without CAMs.

@@ -16,12 +16,14 @@ from focus.errors import ImageError, InputError, shown
 from focus.evaluation import robustness
 from focus.evaluation.findings import recorded
 from focus.evaluation.inference import predictions
+from focus.evaluation.other_detectors import without_calibration
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.result_table import SET_TITLES, difference_lines, format_table
-from focus.evaluation.results import VERSION, Results
+from focus.evaluation.results import VERSION, Results, summarise
 from focus.evaluation.scores import Scores
 from focus.findings import Finding, worst_first
 from focus.model.detector import Detector
+from focus.model.operating_points import OperatingPoints, Threshold
 from focus.plotting import shortened
 from focus.report import gallery, page, plots
 from focus.report.tables import threshold_text
@@ -46,12 +48,15 @@ def compare(
     folders: Sequence[str],
     output: Path,
     of_table: Callable[[Path], tuple[Scores, Results]] | None = None,
+    *,
+    common: bool = False,
 ) -> None:
     """Write the report of several runs into ``output`` and print their table.
 
     folders: run folders, or folders that ``focus evaluate`` wrote, two at least; also files, of
-    which ``of_table`` gives scores and results. Raises InputError for a folder without results, or
-    that cannot be read, before anything is written.
+    which ``of_table`` gives scores and results. common: of the images that all have, alone. Raises
+    InputError for a folder without results, or that cannot be read, or if none are in common,
+    before anything is written.
     """
     check_writable(output)
     places = [Path(folder).resolve() for folder in folders]
@@ -66,6 +71,9 @@ def compare(
             runs.append(Run(name, folder, *of_table(folder), perturbed=[]))
         else:
             runs.append(_read(name, folder))
+    parts: list[str] = []
+    if common:
+        runs, parts = _in_common(runs)
     results = {run.name: run.results for run in runs}
     curves = _roc_and_det(runs)
     robust, missing = _robustness(runs)
@@ -82,7 +90,7 @@ def compare(
         for each in recorded(run.results)
         if each.severity != "note"
     ]
-    findings += [Finding("note", text) for text in (*missing, *why)]
+    findings += [Finding("note", text) for text in (*parts, *missing, *why)]
     print(format_table(results), end="\n\n")
     for line in differences:
         print(line)
@@ -140,6 +148,39 @@ def _read(name: str, folder: Path) -> Run:
     return Run(
         name, folder, scores, results, robustness.read(measured) if measured.is_file() else []
     )
+
+
+def _in_common(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Return the runs with the rows that all have, their figures of these, and how many they are.
+
+    Robustness, which is known of all rows together, is left out.
+    """
+    keys = [run.scores.keys() for run in runs]
+    shared = set(keys[0]).intersection(*keys[1:])
+    if not shared:
+        raise InputError(
+            "--common: no image is in all of them by path, label and generator: give --data-root "
+            "where the paths of a table are relative and those of a run are not."
+        )
+    found = []
+    for run, own in zip(runs, keys, strict=True):
+        scores, was = run.scores.select([key in shared for key in own]), run.results
+        known = was["thresholds"]
+        points = OperatingPoints(known, None, 0, 0) if known else None
+        of_generators = {name: family or "" for name, family in was["training_families"].items()}
+        told = was["training_generators"], of_generators, points
+        new = summarise(scores, *told, threshold=Threshold(*was["decision"].values()))
+        if all(was[name]["pooled"]["brier"] is None for name in SET_TITLES if name in was):
+            new = without_calibration(new)  # the scores are no probabilities
+        kept = ("findings", "provenance", "model", "undefined_thresholds")
+        new |= {name: was[name] for name in kept if name in was}
+        found.append(Run(run.name, run.folder, scores, new, []))
+    sizes = ", ".join(f"{len(run.scores):,} of {run.name}" for run in runs)
+    text = (
+        f"All figures are of the {len(shared):,} images in common ({sizes}), without robustness; "
+        "what is said of a run is about all its images."
+    )
+    return found, [text]
 
 
 def _roc_and_det(runs: Sequence[Run]) -> list[plots.Plot]:

@@ -1,10 +1,12 @@
 """Train: data, detector, trainer, fit, evaluate, and the table at the end."""
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.tracking import get_available_trackers
@@ -92,9 +94,10 @@ def train(config: TrainConfig) -> None:
     )
     detectors = run_on_all(accelerator, lambda: [*map(make_detector, runs, saved)])
     decoded = ImageCache.of(detectors[0].image_size, run.image_cache)
+    noticed: list[Finding] = []
+    told: dict[str, Any] = {"recorded": recorded, "progress": main, "noticed": noticed}
     manifest, bad = run_on_main_first(
-        accelerator,
-        lambda: readable_images(listed, run, decoded, recorded=recorded, progress=main),
+        accelerator, lambda: readable_images(listed, run, decoded, **told)
     )
     used = without(manifest, copies(manifest))
     accelerator.print(images_line(used))
@@ -102,7 +105,7 @@ def train(config: TrainConfig) -> None:
         accelerator.print(
             f"loss: {run.loss}, as no image has a human map (--human-maps); --loss names another"
         )
-    found = [*tested_findings(used, detectors[0].config)]
+    found = [*noticed, *tested_findings(used, detectors[0].config)]
     found += [each for run in runs for each in data_findings(manifest, run)]
     if run.dry_run:
         for each, detector in zip(runs, detectors, strict=True):
@@ -112,7 +115,7 @@ def train(config: TrainConfig) -> None:
     if run.dry_run:
         return
     results = {
-        each.name: _run(each, detector, manifest, bad, checkpoint, decoded)
+        each.name: _run(each, detector, manifest, bad, checkpoint, decoded, noticed)
         for each, detector, checkpoint in zip(runs, detectors, saved, strict=True)
     }
     if main:
@@ -171,6 +174,7 @@ def _run(
     bad: list[BadFile],
     saved: SavedRun | None,
     decoded: ImageCache | None,
+    noticed: Sequence[Finding],
 ) -> Results:
     folder = config.run_folder
     trackers = [name for name in config.report_to if name != "none"]
@@ -203,14 +207,15 @@ def _run(
         if main and saved is None and (before := known_before(config)):
             before.to_csv(folder / BEFORE)
         trainer.fit()
-        results = evaluate(trainer)
+        results = evaluate(trainer, noticed)
         finish_trackers(accelerator)
     return results
 
 
-def evaluate(trainer: Trainer) -> Results:
+def evaluate(trainer: Trainer, noticed: Sequence[Finding] = ()) -> Results:
     """Score the test images with the best model; write scores, results, overlays and a report.
 
+    noticed: what is to be known of the images' files.
     Returns the results on the main process, nothing on the others.
     """
     config, folder, accelerator = trainer.config, trainer.folder, trainer.accelerator
@@ -236,7 +241,8 @@ def evaluate(trainer: Trainer) -> Results:
             f"validation_{config.eval_metric}": trainer.state.best,
         }
         results["provenance"] = provenance(config.model, trainer.manifest, config)
-        add_findings(results, scores, best.points, data_findings(trainer.manifest, config))
+        found = [*noticed, *data_findings(trainer.manifest, config)]
+        add_findings(results, scores, best.points, found)
         write_results(folder, scores, results)
         lines = [format_table({config.name: results}), "", *map(str, errors_in_words(results))]
         lines += ["", *map(str, recorded(results))]

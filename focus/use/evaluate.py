@@ -134,7 +134,8 @@ def _of_tables(config: EvaluateConfig) -> None:
         return other_detectors.evaluate(table, known, config.threshold, progress=True)
 
     if config.compare:
-        report.compare(config.compare, Path(config.output or "comparison"), evaluated)
+        output = Path(config.output or "comparison")
+        report.compare(config.compare, output, evaluated, common=config.common)
         return
     output, path = _output(config), Path(str(config.scores))
     if path.resolve() == (output / "scores.csv").resolve():
@@ -207,9 +208,11 @@ def _images(
     if not given:
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
     # Of all, as in training: what passes there passes here.
-    readable, bad = check_images(given, images=decoded, progress=progress, max_bad=config.max_bad)
+    noticed: list[Finding] = []
+    told: dict[str, Any] = {"progress": progress, "max_bad": config.max_bad, "noticed": noticed}
+    readable, bad = check_images(given, images=decoded, **told)
     unseen, found = _unseen(model, readable)
-    return unseen, bad, found
+    return unseen, bad, [*noticed, *found]
 
 
 def _unseen(model: Path, given: Manifest) -> tuple[Manifest, list[Finding]]:

@@ -38,8 +38,8 @@ FLAGS = {
         recipe report-to resume saliency-schedule saliency-weight sampling sched seed sheet-epochs
         step-epochs step-gamma sync-bn target-from-maps temperature tune views warmup
         weight-decay""",
-    EvaluateConfig: f"""{SHARED} batch-size compare equalise faithfulness model-dir output people
-        higher-is robustness run score-scale scores threshold training-generators""",
+    EvaluateConfig: f"""{SHARED} batch-size common compare equalise faithfulness model-dir output
+        people higher-is robustness run score-scale scores threshold training-generators""",
     ExplainConfig: f"""{USE}
         as-video batch-size device faces frames max-pixels output overlay-size paths threshold""",
     ExportConfig: f"{USE} check-images onnx",

@@ -170,7 +170,7 @@ def test_maps_in_colour_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
         assert ([*map(without_digests, usable)], bad) == (list(manifest), [])
         (said,) = caplog.messages
         assert said.startswith("3 human maps are in colour, of which only the luminance is used")
-        assert said.endswith(f"the first is '{tmp_path}/jet.png'")
+        assert said.endswith(f"the first is '{tmp_path}/jet.png'.")
 
 
 @pytest.fixture

@@ -270,6 +270,25 @@ def test_two_tables_are_compared_by_path(
     words = f"second.csv - first.csv = {expected.value:+.3f} [{expected.low:+.3f}, "
     assert f"open-set AUC, mean of 1: {words}" in out
     assert "a table of scores has no CAMs" in Page(tmp_path / "report.html").text
+    # Of tables that overlap in part only the common images count, whatever others there are.
+    write(tmp_path / "first.csv", own[:-3])
+    write(tmp_path / "second.csv", other[:2:-1])
+    run("--compare", first, second, "--output", tmp_path)
+    assert f"{len(own) - 6} images in common: --common takes only these." in capsys.readouterr().out
+    run("--compare", first, second, "--common", "--output", tmp_path)
+    out = capsys.readouterr().out
+    expected = mean_auc_difference(
+        *([(s[3:], f[:-3], real[3:], fake[:-3])] for s, f, *_ in compared[::-1])
+    )
+    assert expected is not None
+    assert f"{words.partition(' = ')[0]} = {expected.value:+.3f} [{expected.low:+.3f}, " in out
+    labels = np.repeat([0, 1], len(real) - 3)
+    aucs = [roc_auc_score(labels, [*score[3:], *fakes[:-3]]) for score, fakes, *_ in compared]
+    assert re.search(rf"open-set AUC, mean.*{aucs[0]:.3f} .*{aucs[1]:.3f} ", out)
+    assert f"the {len(own) - 6} images in common ({len(own) - 3} of first.csv, " in out
+    write(tmp_path / "second.csv", [(f"other/{row[0]}", *row[1:]) for row in other])
+    with pytest.raises(InputError, match="--common: no image is in all of them"):
+        run("--compare", first, second, "--common", "--output", tmp_path)
 
 
 def test_with_their_root_the_faces_are_shown(tmp_path: Path) -> None:

@@ -113,12 +113,12 @@ def test_the_difference_of_two_models_by_hand() -> None:
     # Of six pairs four are in order, and two in the other model.
     assert line.startswith("open-set AUC, mean of 1: one - other = +0.333 [")
     grouped = Scores(**(one.columns() | {"group": ["a"] * 6}))
-    for scores in (grouped, one.select(range(5))):
+    for scores, why in (
+        (grouped, "they scored other images, or the same in other groups."),
+        (one.select(range(5)), "they have 5 images in common: --common takes only these."),
+    ):
         (line,) = difference_lines(("one", scores, given[0][2]), given[1])
-        assert line == (
-            "one - other: the difference is not tested, they scored other images, or the same in "
-            "other groups."
-        )
+        assert line == f"one - other: the difference is not tested, {why}"
     # What is open to one is closed to the other: tested as one set, it would say nothing.
     (line,) = difference_lines(given[0], ("other", other, summarise(other, ["new"])))
     assert line.startswith("one - other: the difference is not tested, they know other generators")

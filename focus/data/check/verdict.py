@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
-from focus.data.bad_files import ODD
+from focus.data.bad_files import ODD, bad_finding, odd_finding
 from focus.data.check.findings import Findings
 from focus.data.check.leaks import PAIR
 from focus.data.check.shortcuts import SEVERE_FROM, WARN_FROM, Audit
 from focus.findings import Finding, worst_first
 
 FIT = "fit for training"
+GROUP = " (a column group, or --columns group=NAME)"
 
 
 def judged(found: Findings) -> list[Finding]:
@@ -56,29 +57,23 @@ def _judged(found: Findings) -> Iterator[Finding]:
     if torn := {leak.row for leak in leaks if leak.kind == PAIR} - copied:
         yield Finding(
             "error",
-            f"{len(torn)} images are a fake and its source in different splits: give both the same "
-            "group (--columns group=NAME), which keeps them in one, or --drop-leaks.",
+            f"{len(torn)} images are a fake and its source in different splits: --drop-leaks "
+            "leaves them out; or move both into one split, or, where splits are drawn, give a "
+            f"table in which both have the same group{GROUP}.",
         )
     if found.pairs:
         yield Finding(
             "note",
             f"{len(found.pairs)} fakes are in the split of their source, the real face that they "
-            "were made from: give both the same group (--columns group=NAME), so that they stay "
-            "together where splits are drawn.",
+            "were made from: where splits are drawn, give a table in which both have the same group"
+            f"{GROUP}, so that they stay together.",
         )
     stored, processed = "Metadata of the files alone tell", "Low-level statistics alone tell"
     yield from _shortcut(found.metadata, stored, "store both classes in the same way", SEVERE_FROM)
     yield from _shortcut(found.pixels, processed, "give both classes the same processing", 2)
-    if found.bad:
-        first = found.bad[0]
-        yield Finding(
-            "warning",
-            f"{len(found.bad)} files cannot be decoded and are left out, the first is the "
-            f"{first.role} {first.place!r} ({first.reason}).",
-        )
-    for odd, what in ODD.items():
-        if paths := found.odd(odd):
-            yield Finding("warning", f"{len(paths)} {what}, the first is {paths[0]!r}.")
+    yield from bad_finding(found.bad)
+    for odd in ODD:
+        yield from odd_finding(odd, found.odd(odd))
     if found.n_unmatched:
         yield Finding("warning", f"{found.n_unmatched} human maps belong to no image.")
 

@@ -309,7 +309,7 @@ def test_a_fake_and_its_source_are_a_leak_only_across_splits(faces: Path, tmp_pa
     (note,) = found["findings"]
     assert note["severity"] == "note"
     assert note["text"].startswith("1 fakes are in the split of their source, the real face that")
-    assert "(--columns group=NAME)" in note["text"]
+    assert "--columns group=NAME)" in note["text"]
     pair = "train-real-0.png", "train-known-1-0.png"
     rewrite(faces, lambda s: replace(s, group="anna" * (Path(s.path).name in pair)))
     assert check(faces, output=tmp_path / "out")["findings"] == []
