@@ -63,14 +63,6 @@ CASES = {
         "has changed): bring them back, or give another --name.",
         [f"mv face {FACE}; {RESUME}", "train --data faces --name new"],
     ),
-    "a picture that cannot be read any more": (
-        # Of the same size and time, so that the pass over all files takes it for what it was.
-        f"train --data faces --name new --dry-run; cp -p {FACE} face; "
-        f"head -c $(stat -c %s face) /dev/zero > {FACE}; touch -r face {FACE}",
-        "train --data faces --name new",
-        "bring it back as it was, then go on with --resume",
-        [f"mv face {FACE}; train --data faces --name new --resume"],
-    ),
     "a loss that is not finite": (
         "",
         "train --data faces --name new --lr 1e30 --max-nonfinite 2",

@@ -214,7 +214,8 @@ def write_files(folder: Path) -> None:
         split = "train" if number < 16 else "test"
         path = f"images/{kind}/{number}.png"
         tree = f"faces/StyleGAN2/{number % 2}_{generic}/{number}.png"
-        human_map = draw(kind, number, path, f"DIR/{generic}/{number}.png", tree)
+        human_map = draw(kind, number, path, tree)
+        draw(kind, 300 + number, f"DIR/{generic}/{number}.png")
         rows.append(f"{split},{label.title()},/{kind}/{number}.png")
         table.append(f"{path},{label}")
         if human_map is not None:

@@ -110,11 +110,12 @@ def test_a_training_that_is_shown_would_start(
     (words,) = (c for c in shown("train") if f"cyborg-{network}-{loss}-seed0" in c)
     scaled = ["--no-pretrained", "--batch-size", "4", "--threads", "1", "--workers", "0"]
     focus([*words, *scaled, "--dry-run"])
-    printed = re.findall(r"^(\w+): (.+)$", capsys.readouterr().out, re.MULTILINE)
-    assert {
-        *(("loss", loss), ("model", model), ("image_size", str(size)), ("augment", "none")),
-        *(("opt", "sgd"), ("lr", "0.005"), ("momentum", "0.9"), ("weight_decay", "1.0e-06")),
-        *(("step_epochs", "12"), ("step_gamma", "0.1"), ("epochs", "50")),
-    } <= set(printed)
+    printed = " ".join(capsys.readouterr().out.replace(",", " ").split())
+    for setting in (
+        *(f"loss {loss}", f"model {model}", f"image-size {size}", "augment none"),
+        *("opt sgd", "lr 0.005", "momentum 0.9", "weight-decay 1e-06"),
+        *("step-epochs 12", "step-gamma 0.1", "epochs 50"),
+    ):
+        assert f" {setting} " in printed, setting
     detector = Detector(model, image_size=size)
     assert ((detector.mean, detector.std), detector.grid) == (normalisation, (cells, cells))

@@ -91,11 +91,20 @@ def _start(run: Run, log: Path) -> "subprocess.Popen[bytes]":
         file.flush()
         # A session of its own: the terminal's Ctrl-C would come on top of the SIGTERM of _stop,
         # and a run that gets two signals does not save.
-        # Linux sends a SIGTERM to a run whose experiment is gone, and was perhaps killed.
-        tied = (lambda: ctypes.CDLL(None).prctl(1, signal.SIGTERM)) if _LINUX else None
+        tied = _tie if _LINUX else None
         return subprocess.Popen(
             command, stdout=file, stderr=file, start_new_session=True, preexec_fn=tied
         )
+
+
+def _tie() -> None:
+    """Have Linux send a SIGHUP to a run whose experiment is gone, and was perhaps killed.
+
+    It may come once for each thread that the experiment had, and a run that gets two of any other
+    signal does not save.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
+    ctypes.CDLL(None).prctl(1, signal.SIGHUP)
 
 
 def _stop(processes: Iterable["subprocess.Popen[bytes]"]) -> None:

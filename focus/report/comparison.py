@@ -160,7 +160,7 @@ def _in_common(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     if not shared:
         raise InputError(
             "--common: no image is in all of them by path, label and generator: give --data-root "
-            "where the paths of a table are relative and those of a run are not."
+            "where paths are relative."
         )
     found = []
     for run, own in zip(runs, keys, strict=True):

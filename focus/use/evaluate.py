@@ -212,6 +212,8 @@ def _images(
     told: dict[str, Any] = {"progress": progress, "max_bad": config.max_bad, "noticed": noticed}
     readable, bad = check_images(given, images=decoded, **told)
     unseen, found = _unseen(model, readable)
+    training = {p for s in given.split("train") for p in (s.path, s.human_map, s.mask_path)}
+    bad = [file for file in bad if file.path not in training]  # which is not scored
     return unseen, bad, [*noticed, *found]
 
 

@@ -13,7 +13,7 @@ from ..launching import CHECKOUT, Begin
     [
         ("traffic", "features_read 2.0, gradient_written 1.0"),
         ("codegen", "kernel focus_head forward K 2: head, target sm_80"),
-        ("model", "| H100 | 20 |"),
+        ("model", "| H100, channels_last | 20 |"),
     ],
 )
 def test_a_proof_starts_as_a_program(program: str, found: str, begin: Begin) -> None:

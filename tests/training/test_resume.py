@@ -324,8 +324,8 @@ def test_a_folder_that_is_moved_away_is_named(moved: str, faces: Path, tmp_path:
     until(lambda: checkpoints(tmp_path), process)
     (tmp_path / moved).rename(tmp_path / "away")
     process.join(60)
-    last = log.read_text().splitlines()[-1]
-    assert f"{moved.split('/')[-1]} is no longer there: put it back" in last
+    # A thread of TensorBoard's may have the last word.
+    assert f"{moved.split('/')[-1]} is no longer there: put it back" in log.read_text()
     (tmp_path / "away").rename(tmp_path / moved)
     assert process.exitcode == 2
     assert trained(*words, "--epochs", "40", "--resume", cwd=tmp_path).returncode == 0
