@@ -38,8 +38,8 @@ TILE = 8192
 """Elements of a tile: 32 for each of 256 threads."""
 RESIDENT = 2
 """Programs that run on a multiprocessor at the same time, by their registers."""
-MIN_PRODUCT = 16
-"""Channels that tensor cores sum at least."""
+MIN_PRODUCT = 64
+"""Channels that tensor cores sum at least: of 32, at 196 cells, they take 139 registers."""
 BLOCK_B = 32
 """Samples that are added up at once for the gradient of the classifier."""
 NOT_SPECIALIZED = ("batch", "splits")
