@@ -21,6 +21,10 @@ class ExperimentConfig:
 
     headroom: bool = in_training("the gate: what can be reached at all, on spare draws", False)
     search: bool = in_training("choose weights and epochs; no unknown generator is seen", False)
+    range: bool = in_training(
+        "from no control of focus to aggressive: the second protocol; with --search its doses",
+        False,
+    )
     quick: bool = in_training("two draws of one world: shows that it works", False)
     report: bool = in_training("train nothing: tables of the draws that are done", False)
     losses: str | None = in_loss(
@@ -30,7 +34,7 @@ class ExperimentConfig:
     weights: str | None = in_loss("weights.yaml of a search (default: frozen)", metavar="FILE")
     seeds: int | None = in_training(
         "how many; of the embedded benchmark each draws its own images and generators "
-        "(default: 20; 2 with --quick, 5 with --data)",
+        "(default: 20; 2 with --quick, 10 with --data)",
         within=COUNT,
     )
     epochs: int | None = in_training("of each run (default: as chosen)", within=COUNT)

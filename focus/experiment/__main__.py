@@ -10,20 +10,23 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from focus.config.command_line import run
 from focus.config.experiment import ExperimentConfig
+from focus.config.losses import LOSSES
 from focus.config.train import TrainConfig, resolve
 from focus.errors import InputError
 from focus.experiment import frozen
-from focus.experiment.grid import Run, Setup, check_arms, grid, read_weights, search_runs
+from focus.experiment.grid import Setup, arms_of, check_arms, grid, read_weights, search_runs
 from focus.runtime.machine import usable_cores
 
 if TYPE_CHECKING:  # numpy and all: --help does without
     from focus.data.manifest import Manifest
+    from focus.experiment.collect import Outcome
     from focus.experiment.data import Images
 
 PROG = "focus experiment"
@@ -38,15 +41,20 @@ def experiment(config: ExperimentConfig) -> None:
         SystemExit: with code 1 if a run failed.
     """
     arms = config.losses.split(",") if config.losses else []
-    check_arms(arms, *([frozen.SEARCH] if config.search else []))
     setup = make_setup(config)
+    if config.search and not config.range:
+        check_arms(arms, frozen.SEARCH)
+    else:
+        check_arms(arms, (*setup.protocol.arms, *LOSSES))
     # For this process and those it starts, before any of them imports torch: a core for each run.
     os.environ.update(OMP_NUM_THREADS=str(config.threads), OMP_WAIT_POLICY="PASSIVE")
     os.environ.update(OPENBLAS_NUM_THREADS="1")
     if config.headroom:
         failures = _headroom(setup, config)
+    elif config.search:
+        failures = _doses(setup, config) if config.range else _search(setup, config, arms)
     else:
-        failures = (_search if config.search else _grid)(setup, config, arms)
+        failures = _grid(setup, config, arms)
     for failure in failures:
         print(f"{PROG}: {failure}", file=sys.stderr)
     if failures:
@@ -78,7 +86,12 @@ def make_setup(config: ExperimentConfig) -> Setup:
         checkpoints_kept=1,
     )
     worlds = ("",) if config.data else frozen.WORLDS[:1] if config.quick else frozen.WORLDS
-    return Setup(output, base, config.epochs, chosen, worlds)
+    protocol = frozen.GRID
+    if config.range:
+        from focus.experiment.doses import RANGE, SPARE_DOSES
+
+        protocol = SPARE_DOSES if config.search else RANGE
+    return Setup(output, base, config.epochs, chosen, worlds, protocol)
 
 
 def images(config: ExperimentConfig) -> "Images":
@@ -117,7 +130,8 @@ def _search(setup: Setup, config: ExperimentConfig, losses: Sequence[str]) -> li
 
     of = images(config)
     first = of(frozen.FOLDS[0][0], setup.worlds[0])
-    groups = search_runs(setup, trainable_arms(setup, first, losses or list(frozen.SEARCH)))
+    arms = arms_of(setup.protocol, losses or frozen.SEARCH)
+    groups = search_runs(setup, trainable_arms(setup, first, arms))
     folder = setup.output / "search"
     failures = execute(
         [run for *_, own in groups for run in own],
@@ -133,43 +147,77 @@ def _search(setup: Setup, config: ExperimentConfig, losses: Sequence[str]) -> li
     return list(failures.values())
 
 
-def _grid(setup: Setup, config: ExperimentConfig, arms: Sequence[str]) -> list[str]:
-    """Make the runs that are missing, and report the units of which none is missing."""
-    from focus.experiment.data import trainable_arms, write_data
-    from focus.experiment.run import execute, is_finished
+def _doses(setup: Setup, config: ExperimentConfig) -> list[str]:
+    """Try weights of the focus term on spare draws, of which validation alone is looked at."""
+    from focus.experiment.collect import outcome
+    from focus.experiment.data import write_data
+    from focus.experiment.doses import choose
+    from focus.experiment.run import execute
 
-    of = images(config)
-    usual = frozen.SEEDS if config.data else frozen.DRAWS
-    units = config.seeds or (frozen.QUICK_DRAWS if config.quick else usual)
-    wanted = trainable_arms(setup, of(0, setup.worlds[0]), arms or list(frozen.ARMS))
-    doses = () if arms or config.quick or config.data else tuple(frozen.DOSES)
-    runs = grid(setup, wanted, units=units, doses=doses, dose_units=frozen.DOSE_DRAWS)
-    failures: dict[str, str] = {}
-    if not config.report:
-        prepare = partial(write_data, images=of)
-        failures = execute(runs, jobs=_jobs(config), logs=setup.output / LOGS, prepare=prepare)
-    _report(setup, runs, [each for each in runs if is_finished(each)], list(failures.values()))
+    setup = replace(setup, worlds=setup.worlds[:1], output=setup.output / "search")
+    runs = grid(setup, setup.protocol.arms, setup.protocol.units, images="untested")
+    prepare = partial(write_data, images=images(config))
+    failures = execute(runs, jobs=_jobs(config), logs=setup.output / LOGS, prepare=prepare)
+    if not failures:
+        print(f"\n{choose([outcome(run) for run in runs], setup.output)}")
     return list(failures.values())
 
 
-def _report(setup: Setup, runs: Sequence[Run], finished: Sequence[Run], missing: list[str]) -> None:
-    from focus.experiment.collect import outcome, whole_units
+def _grid(setup: Setup, config: ExperimentConfig, names: Sequence[str]) -> list[str]:
+    """Make the runs that are missing, and report the units of which none is missing."""
+    from focus.experiment.collect import Records, outcome, whole_units
+    from focus.experiment.data import trainable_arms, write_data
+    from focus.experiment.report import RUNS
+    from focus.experiment.run import execute, is_finished
+
+    of = images(config)
+    usual = frozen.SEEDS if config.data else setup.protocol.units
+    units = range(config.seeds) if config.seeds else frozen.QUICK_DRAWS if config.quick else usual
+    arms = arms_of(setup.protocol, names)
+    if config.data:
+        arms = trainable_arms(setup, of(0, ""), arms)
+    runs = grid(setup, arms, units)
+    records = Records(setup.output / RUNS)
+    for each in runs:
+        if records.find(each) is None and is_finished(each):
+            records.add(outcome(each))
+    failures: list[str] = []
+    if not config.report:
+        failed = execute(
+            runs,
+            jobs=_jobs(config),
+            logs=setup.output / LOGS,
+            prepare=partial(write_data, images=of),
+            finished=lambda run: records.find(run) is not None,
+            ended=lambda run: records.add(outcome(run)),
+        )
+        failures = list(failed.values())
+    missing = list(failures)
+    done = {run.name: found for run in runs if (found := records.find(run))}
+    for world in setup.worlds if setup.protocol.blind else ():
+        if left := sum(run.world == world and run.name not in done for run in runs):
+            missing.append(f"{left} runs of the world {world} are missing: it is not looked at")
+            runs = [run for run in runs if run.world != world]
+    whole = whole_units(runs, done)
+    if cut := {run.unit for run in runs} - whole:
+        missing.append(f"{len(cut)} of {len(cut) + len(whole)} draws or seeds are not whole")
+    if not whole:
+        raise InputError(f"Nothing in {setup.output} can be reported: {'; '.join(missing)}.")
+    _report(setup, [done[run.name] for run in runs if run.unit in whole], missing)
+    return failures
+
+
+def _report(setup: Setup, outcomes: Sequence["Outcome"], missing: Sequence[str]) -> None:
     from focus.experiment.compare import analyse, table_of
-    from focus.experiment.plots import GAIN, MAPS, gain_by_grade, how_many_maps
+    from focus.experiment.plots import GAIN, RANGE, gain_by_grade, open_auc_by_entropy
     from focus.experiment.report import write_report, write_tables
 
-    output = setup.output
-    units = whole_units(runs, finished)
-    if not units:
-        raise InputError(f"No draw or seed in {output} is whole: there is nothing to report.")
-    if left := {run.unit for run in runs} - units:
-        missing.append(f"{len(left)} of {len(left) + len(units)} draws or seeds are not whole")
-    outcomes = [outcome(run) for run in finished if run.unit in units]
+    output, series = setup.output, setup.protocol.series
     table = table_of(outcomes)
-    comparisons = analyse(table)
-    write_tables(outcomes, table, comparisons, output)
+    comparisons = analyse(table, setup.protocol)
+    write_tables(table, comparisons, output)
     plots = [GAIN] if gain_by_grade(comparisons, output / GAIN) else []
-    plots += [MAPS] if how_many_maps(table, output / MAPS) else []
+    plots += [RANGE] if open_auc_by_entropy(table, series, output / RANGE) else []
     print(f"\n{write_report(table, comparisons, output, missing=missing, plots=plots)}")
     print(f"written: {output}")
 

@@ -1,4 +1,4 @@
-"""Compare the arms of the experiment, paired over draws: the primary endpoint and the others."""
+"""Compare the arms of the experiment, paired over draws: what is tested, and the rest."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,45 +6,47 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from focus.experiment import frozen
 from focus.experiment.collect import GRADES, Outcome
+from focus.experiment.frozen import BASELINE, BETWEEN, MARGIN, Contrast, Protocol, minus
 from focus.experiment.statistics import (
     Floats,
     Interval,
-    at_equal_closed,
     equivalence_p,
     holm,
+    simultaneous,
     student_p,
     t_interval,
 )
 
+COMPARED = ("open", *GRADES, "closed_balanced", "source", "entropy")
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """One arm minus another in a figure, over the draws that both have.
+    """A contrast of arms in a figure, over the draws that have all of them.
 
-    role: primary, secondary, or "" for what is described without a test. matched: of open AUC, at
-    equal closed AUC. p, p_holm, p_same: Student's, Holm's of the secondary ones, and of equivalence
-    within the margin; NaN where there is no test.
+    role: As of a test of the protocol; "" for what is described.
+    found, narrow: Student's intervals of 95 and 90 %.
+    joint: The interval that covers all doses at once; None of other contrasts.
+    p, p_holm, p_same: Student's, Holm's of the family, and that of equivalence within the margin;
+        NaN where there is no test.
     """
 
-    arm: str
-    other: str
+    contrast: Contrast
     world: str
     figure: str
     role: str
     found: Interval
     narrow: Interval
-    matched: Interval
-    p: float
-    p_same: float
+    joint: Interval | None = None
+    p: float = math.nan
+    p_same: float = math.nan
     p_holm: float = math.nan
 
     @property
     def name(self) -> str:
-        """Return ``blend - ce``, for the interaction ``blend - ce, 90 - 50``."""
-        pair = f"`{self.arm}` - `{self.other}`"
-        return f"{pair}, {self.world}" if " - " in self.world else pair
+        """Return ```blend` - `ce`, 90``, without the world on one's own data."""
+        return ", ".join(filter(None, (self.contrast.name, self.world)))
 
 
 Table = Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]
@@ -60,58 +62,79 @@ def table_of(outcomes: Sequence[Outcome]) -> Table:
     return found
 
 
-def analyse(table: Table) -> list[Comparison]:
-    """Return the primary comparison, the secondary ones, and every arm minus cross-entropy.
+def analyse(table: Table, protocol: Protocol) -> list[Comparison]:
+    """Return what the protocol tests, then its other contrasts and every arm minus cross-entropy.
 
     A difference is taken within a draw, which has its own images and generators: Student's interval
-    over draws lets both vary.
+    over draws lets both vary. What is planned and not run counts in Holm's family.
     """
     worlds = list(dict.fromkeys(world for _, world in table))
-    arms = list(dict.fromkeys(arm for arm, _ in table))
-    roles = {frozen.PRIMARY: "primary", **dict.fromkeys(frozen.SECONDARY, "secondary")}
-    pairs = dict.fromkeys([*roles, *((arm, frozen.BASELINE) for arm in arms)])
-    found = []
-    for world in worlds:
-        for arm, other in pairs:
-            if arm == other or not {(arm, world), (other, world)} <= table.keys():
-                continue
-            role = roles.get((arm, other), "") if world == worlds[0] else ""
-            for figure in ("open", *GRADES):
-                opened, closed = (_apart(table, arm, other, world, f) for f in (figure, "closed"))
-                if np.isnan(opened).all():
-                    continue
-                of_open = role if figure == "open" else ""
-                found.append(_compared(arm, other, world, figure, of_open, opened, closed))
-    if len(worlds) == 2 and all((arm, w) in table for arm in frozen.PRIMARY for w in worlds):
-        first, second = (
-            {figure: _apart(table, *frozen.PRIMARY, world, figure) for figure in ("open", "closed")}
-            for world in worlds
+    planned = [t for t in protocol.tests if worlds != [""] or t.world == protocol.tests[0].world]
+    tests = {(t.contrast.name, t.world if worlds != [""] else ""): t for t in planned}
+    arms = dict.fromkeys(arm for arm, _ in table)
+    contrasts = {
+        c.name: c
+        for c in (
+            *(t.contrast for t in planned),
+            *protocol.described,
+            *(minus(arm, BASELINE) for arm in arms if arm != BASELINE),
         )
-        apart = (first[figure] - second[figure] for figure in ("open", "closed"))
-        between = " - ".join(worlds)
-        found.append(_compared(*frozen.PRIMARY, between, "open", "secondary", *apart))
-    order = {"primary": 0, "secondary": 1, "": 2}
-    found.sort(key=lambda c: order[c.role])
-    # The interaction is one of the planned family, also before the second world is run.
-    unrun = [1.0] if worlds == [frozen.WORLDS[0]] else []
-    adjusted = holm([*(c.p if c.role == "secondary" else math.nan for c in found), *unrun])
+    }
+    found = []
+    for name, contrast in contrasts.items():
+        for world in [*worlds, BETWEEN]:
+            test = tests.get((name, world))
+            if world == BETWEEN and test is None:
+                continue
+            for figure in COMPARED if world != BETWEEN else COMPARED[:1]:
+                values = contrasted(table, contrast, world, figure)
+                if not np.isnan(values).all():
+                    role = test.role if test and figure == "open" else ""
+                    found.append(_compared(contrast, world, figure, role, values))
+    for doses in [*protocol.series.values()][:1]:
+        for world in worlds:
+            found = _joint(table, doses, world, found)
+    order = {test.role: number for number, test in enumerate(reversed(planned), start=1)}
+    found.sort(key=lambda c: -order.get(c.role, 0))
+    family = [c.p if c.role not in ("", "primary") else math.nan for c in found]
+    missing = sum(t.role != "primary" for t in planned) - np.count_nonzero(~np.isnan(family))
+    adjusted = holm([*family, *[1.0] * int(missing)])
     return [replace(c, p_holm=float(adjusted[n])) for n, c in enumerate(found)]
 
 
-def _apart(table: Table, arm: str, other: str, world: str, figure: str) -> Floats:
-    """Return the differences in a figure [n], over all units; NaN where an arm lacks one."""
+def contrasted(table: Table, contrast: Contrast, world: str, figure: str) -> Floats:
+    """Return a contrast in a figure [n], over all units; NaN where an arm lacks one."""
+    if world == BETWEEN:
+        first, second = (contrasted(table, contrast, w, figure) for w in BETWEEN.split(" - "))
+        return first - second
     units = sorted({unit for each in table.values() for unit in each})
-    mine, theirs = (
-        [table[name, world].get(unit, {}).get(figure, math.nan) for unit in units]
-        for name in (arm, other)
+    values = np.zeros(len(units))
+    for arm, weight in contrast.weights.items():
+        own = table.get((arm, world), {})
+        values += weight * np.array([own.get(unit, {}).get(figure, math.nan) for unit in units])
+    return values
+
+
+def _compared(contrast: Contrast, world: str, figure: str, role: str, values: Floats) -> Comparison:
+    found = t_interval(values)
+    made = Comparison(contrast, world, figure, role, found, t_interval(values, 0.9))
+    if figure != "open":
+        return made
+    return replace(
+        made, p=student_p(found) if role else math.nan, p_same=equivalence_p(found, MARGIN)
     )
-    return np.asarray(np.subtract(mine, theirs), dtype=np.float64)
 
 
-def _compared(
-    arm: str, other: str, world: str, figure: str, role: str, opened: Floats, closed: Floats
-) -> Comparison:
-    found, narrow = t_interval(opened), t_interval(opened, 0.9)
-    p, p_same = (student_p(found), equivalence_p(found, frozen.MARGIN)) if role else (math.nan,) * 2
-    matched = at_equal_closed(opened, closed)
-    return Comparison(arm, other, world, figure, role, found, narrow, matched, p, p_same)
+def _joint(
+    table: Table, doses: Sequence[str], world: str, found: Sequence[Comparison]
+) -> list[Comparison]:
+    """Give the doses minus the first one their simultaneous intervals in open AUC."""
+    names = [minus(dose, doses[0]) for dose in doses[1:]]
+    values = np.stack([contrasted(table, each, world, "open") for each in names], axis=1)
+    joint = dict(zip((each.name for each in names), simultaneous(values), strict=True))
+    return [
+        replace(c, joint=joint[c.contrast.name])
+        if (c.world, c.figure) == (world, "open") and c.contrast.name in joint
+        else c
+        for c in found
+    ]

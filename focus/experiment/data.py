@@ -1,16 +1,17 @@
 """Write the images of a run as a manifest: with other human maps, or without a generator."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from focus.config.train import TrainConfig, loss_config
+from focus.config.train import loss_config
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
-from focus.experiment.grid import Run, Setup, arm_of
+from focus.experiment.frozen import Arm
+from focus.experiment.grid import Run, Setup
 from focus.runtime.files import atomic_write
 
 Images = Callable[[int, str], Manifest]
@@ -24,14 +25,14 @@ def write_data(run: Run, images: Images) -> None:
     """
     run.data.parent.mkdir(parents=True, exist_ok=True)
     manifest = images(run.unit, run.world)
-    if run.left is not None:
-        manifest = leave_out(manifest, run.left)
-    elif run.maps == "shuffled":
+    if run.images == "untested":
+        manifest = manifest.where(lambda sample: sample.test_set in ("", "closed"))
+    elif run.images.startswith("left"):
+        manifest = leave_out(manifest, int(run.images.removeprefix("left")))
+    elif run.images == "shuffled":
         manifest = shuffled_maps(manifest, run.unit)
-    elif run.maps in ("masks", "exact"):
+    elif run.images in ("masks", "exact"):
         manifest = exact_maps(manifest, run.data.parent / "face.png")
-    elif run.maps != "own":
-        manifest = thinned_maps(manifest, run.unit, int(run.maps) / 100)
     before = run.data.read_bytes() if run.data.exists() else None
     with atomic_write(run.data) as aside:
         manifest.to_csv(aside)
@@ -72,33 +73,17 @@ def shuffled_maps(manifest: Manifest, seed: int) -> Manifest:
     The maps of a class are moved on by one place in a random order, so that, if there are two, none
     stays where it belongs.
     """
-    maps = [sample.human_map for sample in manifest]
-    for order in _orders(manifest, seed):
-        for row, giver in zip(order, [*order[1:], order[0]], strict=True):
-            maps[row] = manifest[giver].human_map
-    return with_maps(manifest, maps)
-
-
-def thinned_maps(manifest: Manifest, seed: int, share: float) -> Manifest:
-    """Leave the human map to a share of each class of the training images.
-
-    Those of a smaller share are among those of a larger one.
-    """
-    maps: list[str | None] = [None] * len(manifest)
-    for order in _orders(manifest, seed):
-        for row in order[: round(share * len(order))]:
-            maps[row] = manifest[row].human_map
-    return with_maps(manifest, maps)
-
-
-def _orders(manifest: Manifest, seed: int) -> list[list[int]]:
-    """Return the rows of the training images with a map, of each class in a random order."""
     draw = np.random.default_rng(seed)
     rows: dict[int | None, list[int]] = {}
     for row, sample in enumerate(manifest):
         if sample.split == "train" and sample.human_map is not None:
             rows.setdefault(sample.label, []).append(row)
-    return [draw.permutation(rows[label]).tolist() for label in sorted(rows, key=str)]
+    maps = [sample.human_map for sample in manifest]
+    for label in sorted(rows, key=str):
+        order = draw.permutation(rows[label]).tolist()
+        for row, giver in zip(order, [*order[1:], order[0]], strict=True):
+            maps[row] = manifest[giver].human_map
+    return with_maps(manifest, maps)
 
 
 def leave_out(manifest: Manifest, number: int) -> Manifest:
@@ -136,7 +121,7 @@ def leave_out(manifest: Manifest, number: int) -> Manifest:
     return Manifest(kept, manifest.source)
 
 
-def trainable_arms(setup: Setup, manifest: Manifest, arms: Sequence[str]) -> list[str]:
+def trainable_arms(setup: Setup, manifest: Manifest, arms: Mapping[str, Arm]) -> dict[str, Arm]:
     """Return the arms that the data can train: without human maps, those that need none.
 
     Says which are left out. Raises InputError if that is all of them.
@@ -147,21 +132,20 @@ def trainable_arms(setup: Setup, manifest: Manifest, arms: Sequence[str]) -> lis
         "artefact mask": any(sample.mask_path is not None for sample in train),
     }
 
-    def lacks(name: str) -> str:
-        arm = arm_of(name)
-        weights = {k: v for k, v in setup.chosen.get(arm.loss, {}).items() if k != "epochs"}
-        loss = loss_config(TrainConfig(loss=arm.loss, **weights))
+    def lacks(arm: Arm) -> str:
+        settings = {**setup.chosen.get(arm.loss, {}), **arm.settings}
+        loss = loss_config(replace(setup.base, loss=arm.loss, **settings))
         aims = loss.focus_level in ("match", "hinge") and loss.entropy_target is None
         needed = "artefact mask" if arm.maps == "masks" else "human map"
         return needed if (loss.saliency_weight or aims) and not there[needed] else ""
 
-    gone = {arm: lack for arm in arms if (lack := lacks(arm))}
+    gone = {name: lack for name, arm in arms.items() if (lack := lacks(arm))}
     if len(gone) == len(arms):
         raise InputError(
             f"No training image has a human map, which all losses given need ({', '.join(arms)}): "
             "give other --losses, or --human-maps."
         )
     for lack in dict.fromkeys(gone.values()):
-        without = ", ".join(arm for arm in gone if gone[arm] == lack)
+        without = ", ".join(name for name in gone if gone[name] == lack)
         print(f"no training image has a{'n' * (lack[0] == 'a')} {lack}, so without: {without}")
-    return [arm for arm in arms if arm not in gone]
+    return {name: arm for name, arm in arms.items() if name not in gone}

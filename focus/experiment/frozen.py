@@ -1,85 +1,139 @@
-"""Fix the protocol before any open-set number is computed; a change makes another experiment.
+"""Fix the protocols before any open-set number is computed; a change makes another experiment.
 
 The order of work is in ``docs/experiment.md``: gate, search, this file's commit, grid.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 Settings = Mapping[str, Any]
 """Fields of :class:`focus.config.train.TrainConfig`."""
 
+WORLDS = ("90", "50")
+"""Agreement of the shortcut with the label in training, in per cent."""
+BETWEEN = " - ".join(WORLDS)
+"""The world of an interaction: a contrast in the first world minus that in the second."""
+
 
 @dataclass(frozen=True)
 class Arm:
-    """A loss, and the human maps of the training images.
+    """A loss, the human maps of the training images, and settings of its own.
 
-    loss: as ``--loss``. maps: "own"; "shuffled", another image's of the same class; "masks", just
-    where the artefacts are; "exact", the same for the oracle; or "5" for 5 % of the images.
+    loss: The loss, as ``--loss``.
+    maps: "own"; "shuffled", another image's of the same class; "masks", just where the artefacts
+        are; or "exact", the same for the oracle.
+    settings: What differs from the settings that were chosen for the loss.
+    worlds: The worlds in which the arm is run.
     """
 
     loss: str
     maps: str = "own"
+    settings: Settings = field(default_factory=dict)
+    worlds: tuple[str, ...] = WORLDS
 
 
-ARMS: Mapping[str, Arm] = {
-    "ce": Arm("ce"),
-    "focus": Arm("focus"),
-    "saliency": Arm("saliency"),
-    "blend": Arm("blend"),
-    "blend-shuffled": Arm("blend", "shuffled"),
-    "perfect-focus": Arm("saliency", "masks"),
-}
-DOSES: Mapping[str, Arm] = {
-    f"{loss}-{share}": Arm(loss, share) for share in ("5", "25") for loss in ("saliency", "blend")
-}
-NO_MAPS = {"saliency": "ce", "blend": "focus"}
-"""What is left of a loss without any map."""
+@dataclass(frozen=True)
+class Contrast:
+    """A weighted sum of arms, such as one arm minus another.
 
-WORLDS = ("90", "50")
-"""Agreement of the shortcut with the label in training, in per cent."""
-DRAWS, DOSE_DRAWS, QUICK_DRAWS, SEEDS = 20, 5, 2, 5
-"""Draws 0 to 19 of the embedded benchmark, of which the first five have the doses; seeds of one's
-own data."""
-DRAWS_AT_LEAST = 5
-"""Of fewer, the report gives no verdict."""
+    name: How it is printed.
+    weights: The weight of each arm; they add up to 0.
+    """
+
+    name: str
+    weights: Mapping[str, float]
+
+
+def minus(arm: str, other: str) -> Contrast:
+    """Return the contrast of one arm minus another."""
+    return Contrast(f"`{arm}` - `{other}`", {arm: 1.0, other: -1.0})
+
+
+@dataclass(frozen=True)
+class Test:
+    """A contrast in mean open AUC that is tested.
+
+    role: "primary" is tested at .05; all others are one family, with Holm's p-values.
+    """
+
+    contrast: Contrast
+    world: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What an experiment runs and tests.
+
+    arms: Its arms by name.
+    units: Draws of the embedded benchmark, or seeds on one's own data.
+    tests: The contrasts that are tested, the first of which is the verdict.
+    described: Other contrasts, reported in each world without a test.
+    series: Arms in the order of a dose, by the name of their line in the picture. Those of the
+        first series have simultaneous intervals against its first arm.
+    settings: Settings of all runs, on top of those of the loss.
+    blind: Whether a world is reported only when none of its runs is missing.
+    """
+
+    arms: Mapping[str, Arm]
+    units: Sequence[int]
+    tests: tuple[Test, ...]
+    described: tuple[Contrast, ...] = ()
+    series: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
+    blind: bool = False
+
 
 BASELINE, PERFECT, ORACLE_ARM = "ce", "perfect-focus", "oracle"
-HEADROOM: Mapping[str, Arm] = {
-    BASELINE: ARMS[BASELINE],
-    PERFECT: ARMS[PERFECT],
-    ORACLE_ARM: Arm("saliency", "exact"),
-}
-"""Arms of the gate. The oracle is trained on fakes of the unknown generators too."""
-SPARE = (100, 101, 102)
-"""Draws on which the benchmark was made and losses were chosen: none of the grid's."""
-PRIMARY = ("blend", "ce")
-"""Compared in the first world: mean AUC over the unknown generators, paired over draws."""
-SECONDARY = (("focus", "ce"), ("blend", "blend-shuffled"))
-"""Holm's family, with the interaction: the primary difference in the first world minus that in the
-second."""
-MARGIN = 0.02
-"""Differences of less are of no use to anybody: the margin of equivalence."""
-LOCKED = 0.75
-"""AUC of the shortcut among real test images from which on a run counts as stuck to it."""
-
 EPOCHS, MORE = 16, 24
 CHOSEN: Mapping[str, Settings] = {
-    "ce": {"epochs": MORE},
+    "ce": {"epochs": EPOCHS},
     "focus": {"epochs": EPOCHS, "focus_weight": 0.1},
     "saliency": {"epochs": EPOCHS, "saliency_weight": 5.0},
     "blend": {"epochs": EPOCHS, "focus_weight": 0.1, "saliency_weight": 5.0},
 }
-"""Weights and epochs of each loss, from the search. Another loss has train.py's weights, and the
+"""Weights and epochs of each loss: the search's, but for the epochs of ``ce``, of which it chose
+24. A comparison of losses is one at equal epochs. Another loss has train.py's weights, and the
 epochs of ``ce``."""
 
-FIXED: Mapping[str, Settings] = {
-    PERFECT: {"saliency_weight": 25.0},
-    ORACLE_ARM: {"saliency_weight": 10.0, "epochs": EPOCHS // 2},
+GRID = Protocol(
+    arms={
+        BASELINE: Arm("ce"),
+        "ce-24": Arm("ce", settings={"epochs": MORE}),
+        "focus": Arm("focus"),
+        "saliency": Arm("saliency"),
+        "blend": Arm("blend"),
+        "blend-shuffled": Arm("blend", "shuffled"),
+        # The weight that rids it of the shortcut.
+        PERFECT: Arm("saliency", "masks", {"saliency_weight": 25.0}),
+    },
+    units=range(20),
+    tests=(
+        Test(minus("blend", BASELINE), "90", "primary"),
+        Test(minus("focus", BASELINE), "90", "secondary"),
+        Test(minus("blend", "blend-shuffled"), "90", "secondary"),
+        Test(minus("blend", BASELINE), BETWEEN, "secondary"),
+    ),
+)
+QUICK_DRAWS, SEEDS = range(2), range(10)
+"""Draws of ``--quick``; seeds on one's own data."""
+DRAWS_AT_LEAST = 5
+"""Of fewer, the report gives no verdict."""
+MARGIN = 0.02
+"""Differences of less are of no use to anybody: the margin of equivalence."""
+
+HEADROOM: Mapping[str, Arm] = {
+    BASELINE: GRID.arms[BASELINE],
+    PERFECT: GRID.arms[PERFECT],
+    # Fewer epochs, as it has three times as many images.
+    ORACLE_ARM: Arm("saliency", "exact", {"saliency_weight": 10.0, "epochs": EPOCHS // 2}),
 }
-"""Of arms with exact maps, instead of their loss's: the weight that rids ``perfect-focus`` of the
-shortcut, and fewer epochs for the oracle, which has three times as many images."""
+"""Arms of the gate. The oracle is trained on fakes of the unknown generators too."""
+SPARE = (100, 101, 102)
+"""Draws on which the benchmark was made and weights were chosen: none of a grid's."""
+ROOM = 0.05
+"""The gain of the oracle over cross-entropy below which a world has no room for a difference."""
 
 SEARCH: Mapping[str, tuple[Settings, ...]] = {
     "ce": ({"epochs": EPOCHS}, {"epochs": MORE}),

@@ -1,6 +1,6 @@
 """Say which runs there are: names, configurations and folders. Nothing is trained here."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,16 +9,14 @@ import yaml
 from focus.config.losses import LOSSES
 from focus.config.train import TrainConfig
 from focus.errors import InputError, did_you_mean
-from focus.experiment import frozen
 from focus.experiment.frozen import (
-    ARMS,
     CHOSEN,
-    DOSES,
-    FIXED,
+    FOLDS,
+    GRID,
     HEADROOM,
     SEARCH,
-    WORLDS,
     Arm,
+    Protocol,
     Settings,
 )
 
@@ -27,8 +25,12 @@ from focus.experiment.frozen import (
 class Setup:
     """Settings that all runs share.
 
-    output: the experiment's folder. base: of every run. epochs: instead of those that are chosen.
-    chosen: settings of each loss. worlds: those of the benchmark, one "" for one's own data.
+    output: The experiment's folder.
+    base: The configuration of every run.
+    epochs: Epochs in the place of those that are chosen.
+    chosen: The settings of each loss.
+    worlds: Those of the benchmark; one "" for one's own data.
+    protocol: The arms, units and tests.
     """
 
     output: Path
@@ -36,22 +38,25 @@ class Setup:
     epochs: int | None
     chosen: Mapping[str, Settings]
     worlds: tuple[str, ...]
+    protocol: Protocol = GRID
 
 
 @dataclass(frozen=True)
 class Run:
     """One training: what focus train is told, and the images that it is told of.
 
-    unit: the number of the draw, or the seed on one's own data; draw and seed are the same number.
-    left: the generator that is left out, counted, of a run of the search.
+    unit: The number of the draw, or the seed on one's own data; draw and seed are the same number.
+    images: Which images, and maps, of the unit: the maps of an arm; "left0" without a generator,
+        counted; or "untested", without test images other than closed ones.
+    settings: What tells the run from others of its unit, in words.
     """
 
     arm: str
     world: str
     unit: int
     config: TrainConfig
-    maps: str = "own"
-    left: int | None = None
+    images: str
+    settings: str
 
     @property
     def folder(self) -> Path:
@@ -69,33 +74,36 @@ class Run:
         return Path(self.config.data[0])
 
 
-def arm_of(name: str) -> Arm:
-    """Return an arm of the experiment, or any other loss of focus train."""
-    return ARMS.get(name) or DOSES.get(name) or HEADROOM.get(name) or Arm(name)
+def arms_of(protocol: Protocol, names: Iterable[str]) -> dict[str, Arm]:
+    """Return arms of the protocol by name, all of them without names; or other losses."""
+    return {name: protocol.arms.get(name) or Arm(name) for name in names or protocol.arms}
 
 
 def grid(
-    setup: Setup, arms: Sequence[str], *, units: int, doses: Iterable[str] = (), dose_units: int = 0
+    setup: Setup, arms: Mapping[str, Arm], units: Iterable[int], images: str | None = None
 ) -> list[Run]:
-    """Return the runs of the arms in all worlds, and of the doses in the first world.
+    """Return the runs of the arms in their worlds.
 
-    One unit after the other, its worlds side by side, so that an experiment that is cut short has
-    whole units.
+    images: as of :class:`Run`, in the place of each arm's maps. One unit after the other, its
+    worlds side by side, so that an experiment that is cut short has whole units; a blind one has
+    one world after the other.
     """
-    return [
-        _run(setup, arm, world, unit)
-        for unit in range(units)
-        for arm in (*arms, *(doses if unit < dose_units else ()))
-        for world in (setup.worlds if arm not in DOSES else setup.worlds[:1])
+    runs = [
+        _run(setup, name, arm, world, unit, images or arm.maps)
+        for unit in units
+        for name, arm in arms.items()
+        for world in setup.worlds
+        if world in (*arm.worlds, "")
     ]
+    return sorted(runs, key=lambda r: setup.worlds.index(r.world)) if setup.protocol.blind else runs
 
 
-def headroom_runs(setup: Setup, units: Sequence[int]) -> list[Run]:
-    """Return the runs of the gate, of all arms on each spare draw."""
-    return [_run(setup, arm, WORLDS[0], unit) for unit in units for arm in HEADROOM]
+def headroom_runs(setup: Setup, units: Iterable[int]) -> list[Run]:
+    """Return the runs of the gate: all its arms in all worlds on each spare draw."""
+    return grid(setup, HEADROOM, units)
 
 
-def search_runs(setup: Setup, losses: Sequence[str]) -> list[tuple[str, Settings, list[Run]]]:
+def search_runs(setup: Setup, losses: Iterable[str]) -> list[tuple[str, Settings, list[Run]]]:
     """Return each candidate of each loss: the loss, its settings, and a run for each fold."""
     searched = replace(setup, output=setup.output / "search")
     return [
@@ -103,8 +111,15 @@ def search_runs(setup: Setup, losses: Sequence[str]) -> list[tuple[str, Settings
             loss,
             settings,
             [
-                _run(searched, loss, setup.worlds[0], *fold, settings, number)
-                for fold in frozen.FOLDS
+                _run(
+                    searched,
+                    f"{loss}-{number}",
+                    Arm(loss, settings=settings),
+                    setup.worlds[0],
+                    unit,
+                    f"left{left}",
+                )
+                for unit, left in FOLDS
             ],
         )
         for loss in losses
@@ -112,36 +127,26 @@ def search_runs(setup: Setup, losses: Sequence[str]) -> list[tuple[str, Settings
     ]
 
 
-def _run(
-    setup: Setup,
-    name: str,
-    world: str,
-    unit: int,
-    left: int | None = None,
-    settings: Settings | None = None,
-    candidate: int | None = None,
-) -> Run:
-    arm = arm_of(name)
-    if settings is None:
-        settings = setup.chosen.get(arm.loss, {"epochs": setup.chosen["ce"]["epochs"]})
-        settings = {**settings, **FIXED.get(name, {})}
-    kind = arm.maps if left is None else f"left{left}"
+def _run(setup: Setup, name: str, arm: Arm, world: str, unit: int, images: str) -> Run:
+    chosen = setup.chosen.get(arm.loss, {"epochs": setup.chosen["ce"]["epochs"]})
+    settings = {**chosen, **setup.protocol.settings, **arm.settings}
+    if setup.epochs is not None:
+        settings["epochs"] = setup.epochs
     where = "-".join(filter(None, (world, f"{unit:02d}")))
     config = replace(
         setup.base,
         **settings,
-        data=(str(setup.output / "data" / f"{where}-{kind}.csv"),),
+        data=(str(setup.output / "data" / f"{where}-{images}.csv"),),
         loss=arm.loss,
         seed=unit,
         output=str(setup.output / "runs"),
-        name=f"{name}-{where}" if candidate is None else f"{name}-{candidate}-{where}-{kind}",
+        name=f"{name}-{where}" if images == arm.maps else f"{name}-{where}-{images}",
     )
-    if setup.epochs is not None:
-        config = replace(config, epochs=setup.epochs)
-    return Run(name, world, unit, config, arm.maps, left)
+    words = ", ".join(f"{key} {value}" for key, value in settings.items())
+    return Run(name, world, unit, config, images, f"{arm.loss}, {images} maps, {words}")
 
 
-def check_arms(arms: Iterable[str], known: Iterable[str] = (*ARMS, *LOSSES)) -> None:
+def check_arms(arms: Iterable[str], known: Iterable[str] = (*GRID.arms, *LOSSES)) -> None:
     """Raise InputError for a name that is none of ``known``."""
     names = list(dict.fromkeys(known))
     for arm in arms:

@@ -1,21 +1,21 @@
-"""Draw the two pictures: the gain on unknown generators by grade, and how many maps it takes."""
+"""Draw the pictures: the gain on unknown generators by grade, and open AUC by entropy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from focus.experiment import frozen
 from focus.experiment.collect import GRADES
 from focus.experiment.compare import Comparison, Table
-from focus.experiment.statistics import Interval, t_interval
-from focus.plotting import COLOURS, INK
+from focus.experiment.frozen import BASELINE, minus
+from focus.plotting import COLOURS, INK, legend_below
 
-GAIN, MAPS = "gain-by-grade.png", "how-many-maps.png"
-_COLOURS = dict(zip(("focus", "saliency", "blend"), COLOURS, strict=False))
+GAIN, RANGE = "gain-by-grade.png", "range.png"
+_ARMS = ("focus", "saliency", "blend")
 _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -25,76 +25,75 @@ _STYLE: Any = {
 }
 
 
+@matplotlib.rc_context(_STYLE)
 def gain_by_grade(comparisons: Sequence[Comparison], path: Path) -> bool:
     """Draw open AUC above cross-entropy's by grade, in the first world; False without grades."""
     world = comparisons[0].world if comparisons else ""
-    found = {
-        (c.arm, c.figure): c.found
-        for c in comparisons
-        if (c.other, c.world) == (frozen.BASELINE, world)
-    }
-    arms = [arm for arm in _COLOURS if all((arm, grade) in found for grade in GRADES)]
-    lines = {arm: (arm, [found[arm, grade] for grade in GRADES]) for arm in arms}
-    title = "Gain on unknown generators, by their distance from those of training"
-    return _draw(path, title, GRADES, "artefacts of the unknown generators", lines)
-
-
-def how_many_maps(table: Table, path: Path) -> bool:
-    """Draw open AUC above cross-entropy's by the share of maps; False without the runs for it."""
-    world = next(iter(table))[1]
-    lines = {}
-    for loss, none in frozen.NO_MAPS.items():
-        runs = [
-            table.get((arm, world), {})
-            for arm in (frozen.BASELINE, none, f"{loss}-5", f"{loss}-25", loss)
-        ]
-        if units := set.intersection(*map(set, runs)):
-            base, *doses = ([own[unit]["open"] for unit in sorted(units)] for own in runs)
-            gains = [[a - b for a, b in zip(dose, base, strict=True)] for dose in doses]
-            lines[loss] = (
-                f"{loss} (0 %: {none}), {len(units)} draws",
-                [t_interval(gain) for gain in gains],
-            )
-    title = "Gain on unknown generators, by the number of maps"
-    shares = "0 %", "5 %", "25 %", "100 %"
-    return _draw(path, title, shares, "training images with a map", lines, joined=True)
-
-
-@matplotlib.rc_context(_STYLE)
-def _draw(
-    path: Path,
-    title: str,
-    places: Sequence[str],
-    axis: str,
-    lines: dict[str, tuple[str, list[Interval]]],
-    *,
-    joined: bool = False,
-) -> bool:
-    """Draw means with their 95 % intervals: a label and a value for each place, by arm."""
-    if not lines:
+    found = {(c.contrast.name, c.figure): c.found for c in comparisons if c.world == world}
+    arms = [a for a in _ARMS if all((minus(a, BASELINE).name, g) in found for g in GRADES)]
+    if not arms:
         return False
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes: Axes = figure.subplots()
     axes.axhline(0, color=INK, linewidth=0.8)
-    for number, (arm, (label, found)) in enumerate(lines.items()):
-        offset = 0.12 * (number - (len(lines) - 1) / 2)
+    for number, arm in enumerate(arms):
+        gains = [found[minus(arm, BASELINE).name, grade] for grade in GRADES]
+        offset, colour = 0.12 * (number - (len(arms) - 1) / 2), COLOURS[number]
         axes.errorbar(
-            [at + offset for at in range(len(places))],
-            [each.mean for each in found],
-            yerr=[[e.mean - e.low for e in found], [e.high - e.mean for e in found]],
-            fmt="o-" if joined else "o",
-            color=_COLOURS[arm],
+            [at + offset for at in range(len(GRADES))],
+            [each.mean for each in gains],
+            yerr=[[e.mean - e.low for e in gains], [e.high - e.mean for e in gains]],
+            fmt="o",
+            color=colour,
             markersize=5,
             linewidth=1.4,
         )
         at = 1 - 0.08 * number
-        axes.text(
-            1.0, at, label, color=_COLOURS[arm], ha="right", va="top", transform=axes.transAxes
-        )
-    axes.set_xticks(range(len(places)), places)
+        axes.text(1.0, at, arm, color=colour, ha="right", va="top", transform=axes.transAxes)
+    axes.set_xticks(range(len(GRADES)), GRADES)
     axes.margins(x=0.05, y=0.2)
-    axes.set_xlabel(axis)
-    axes.set_ylabel(f"open AUC minus that of {frozen.BASELINE}")
-    axes.set_title(title)
+    axes.set_xlabel("artefacts of the unknown generators")
+    axes.set_ylabel(f"open AUC minus that of {BASELINE}")
+    axes.set_title("Gain on unknown generators, by their distance from those of training")
+    figure.savefig(path)
+    return True
+
+
+@matplotlib.rc_context(_STYLE)
+def open_auc_by_entropy(table: Table, series: Mapping[str, Sequence[str]], path: Path) -> bool:
+    """Draw open AUC against the entropy that came out, a line for each series in each world.
+
+    series: Arms by the name of their line, in the order in which they are joined. Draws are faint.
+    Returns False without a series of which all arms are there.
+    """
+    lines = {
+        (name, world): [table[arm, world] for arm in arms if (arm, world) in table]
+        for world in dict.fromkeys(world for _, world in table)
+        for name, arms in series.items()
+    }
+    lines = {key: arms for key, arms in lines.items() if len(arms) > 1}
+    if not lines:
+        return False
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    panels: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
+    names = {"entropy": "entropy h of the CAM", "entropy_sum": "entropy h_sum, free of scale"}
+    for axes, (entropy, label) in zip(panels, names.items(), strict=True):
+        for number, ((name, world), arms) in enumerate(lines.items()):
+            units = sorted(set.intersection(*map(set, arms)))
+            x, y = (
+                np.array([[own[unit][each] for unit in units] for own in arms])
+                for each in (entropy, "open")
+            )
+            colour = COLOURS[number]
+            axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.18)
+            axes.plot(
+                *(x.mean(1), y.mean(1), "o-"),
+                color=colour,
+                label=f"{name}, {world} %" if world else name,
+            )
+        axes.set_xlabel(label)
+    panels[0].set_ylabel("open AUC")
+    panels[0].set_title("Unknown generators, by the focus that training reached")
+    legend_below(figure, panels[0], columns=4)
     figure.savefig(path)
     return True

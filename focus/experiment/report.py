@@ -6,16 +6,30 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from focus.experiment import frozen
-from focus.experiment.collect import FIGURES, Outcome
+import numpy as np
+
+from focus.experiment.collect import FIGURES
 from focus.experiment.compare import Comparison, Table
+from focus.experiment.frozen import BASELINE, DRAWS_AT_LEAST, MARGIN, ORACLE_ARM, PERFECT, ROOM
 from focus.experiment.statistics import Interval, detectable, t_interval
 from focus.runtime.files import atomic_write, write_csv
 
 REPORT, RUNS, TABLE, COMPARISONS = "report.md", "runs.csv", "table.csv", "comparisons.csv"
 HEADROOM_FILE = "headroom.csv"
-
-Row = Sequence[object]
+CONTROLS = (PERFECT, "exact-5")
+"""Arms with the exact place of each artefact, of which the first that is there is the control."""
+_COLUMNS = {
+    "closed-balanced": "closed_balanced",
+    "source": "source",
+    "peaks in the artefact": "pointing",
+    "h": "entropy",
+    "h_sum": "entropy_sum",
+    "h_z": "entropy_z",
+    "range of the CAM": "cam_range",
+    "commonest peak": "peak_share",
+    "calibration error": "ece",
+}
+"""Columns of the table of arms, beside open AUC, and the figures of which they are the means."""
 
 
 def over_draws(table: Table, arm: str, world: str, figure: str) -> Interval:
@@ -24,32 +38,24 @@ def over_draws(table: Table, arm: str, world: str, figure: str) -> Interval:
     return t_interval([figures[figure] for figures in units])
 
 
-def write_tables(
-    outcomes: Sequence[Outcome], table: Table, comparisons: Sequence[Comparison], folder: Path
-) -> None:
-    """Write each run, each mean over draws, and each comparison as a row of a CSV."""
-    runs: list[Row] = [("arm", "world", "draw", "folder", *FIGURES)]
-    for o in outcomes:
-        at = o.run.folder.relative_to(folder)
-        runs.append((o.run.arm, o.run.world, o.run.unit, at, *map(_plain, o.figures.values())))
-    means: list[Row] = [("arm", "world", "figure", "mean", "sd", "low", "high", "n")]
-    for arm, world in table:
-        for name in FIGURES:
-            means.append((arm, world, name, *_numbers(over_draws(table, arm, world, name))))
-    compared: list[Row] = [
-        (
-            *("arm", "other", "world", "figure", "role", "mean", "sd", "low", "high", "n"),
-            *("low_90", "high_90", "matched", "matched_low", "matched_high"),
-            *("p", "p_holm", "p_same", "detectable"),
-        )
+def write_tables(table: Table, comparisons: Sequence[Comparison], folder: Path) -> None:
+    """Write each mean over draws, and each comparison, as a row of a CSV."""
+    numbers = ("mean", "sd", "low", "high", "n")
+    means = [
+        (arm, world, name, *_numbers(over_draws(table, arm, world, name)))
+        for arm, world in table
+        for name in FIGURES
     ]
+    compared = []
     for c in comparisons:
-        about = c.arm, c.other, c.world, c.figure, c.role, *_numbers(c.found)
-        ends = c.narrow.low, c.narrow.high, c.matched.mean, c.matched.low, c.matched.high
-        tests = c.p, c.p_holm, c.p_same, detectable(c.found)
-        compared.append((*about, *map(_plain, (*ends, *tests))))
-    for file, (header, *rows) in ((RUNS, runs), (TABLE, means), (COMPARISONS, compared)):
-        write_csv(folder / file, header, rows)
+        joint = (math.nan, math.nan) if c.joint is None else (c.joint.low, c.joint.high)
+        tests = c.narrow.low, c.narrow.high, *joint, c.p, c.p_holm, c.p_same, detectable(c.found)
+        about = c.contrast.name, c.world, c.figure, c.role
+        compared.append((*about, *_numbers(c.found), *map(_plain, tests)))
+    write_csv(folder / TABLE, ("arm", "world", "figure", *numbers), means)
+    header = ("contrast", "world", "figure", "role", *numbers, "low_90", "high_90")
+    tests_of = ("low_joint", "high_joint", "p", "p_holm", "p_same", "detectable")
+    write_csv(folder / COMPARISONS, (*header, *tests_of), compared)
 
 
 def write_report(
@@ -62,12 +68,14 @@ def write_report(
 ) -> str:
     """Write ``report.md``; return it.
 
-    missing: lines on runs that failed or were not made. plots: file names of pictures beside.
+    missing: Lines on runs that failed or were not made.
+    plots: File names of pictures beside.
     """
     lines = ["# Experiment", "", *(f"- {line}" for line in missing), ""]
-    lines += [verdict(table, comparisons), ""]
-    for number, world in enumerate(dict.fromkeys(world for _, world in table)):
-        lines += arms_table(table, comparisons, world, [] if number else _headroom(folder))
+    lines += [verdict(comparisons), ""]
+    for world in dict.fromkeys(world for _, world in table):
+        lines += arms_table(table, comparisons, world)
+        lines += [*informative(comparisons, world), *room(folder, world)]
     lines += [notes(table), ""]
     lines += comparison_lines(comparisons)
     for plot in plots:
@@ -78,124 +86,116 @@ def write_report(
     return text
 
 
-def verdict(table: Table, comparisons: Sequence[Comparison]) -> str:
-    """Return the primary result in words, whichever way it came out."""
-    primary = next((c for c in comparisons if c.role == "primary"), None)
-    if primary is None:
+def verdict(comparisons: Sequence[Comparison]) -> str:
+    """Return the first result in words, whichever way it came out."""
+    if not comparisons or not comparisons[0].role:
         return "**Primary endpoint:** not defined without runs of both losses."
-    found, pair = primary.found, f"`{primary.arm}` - `{primary.other}`"
-    units = "draws" if primary.world else "seeds"
-    text = f"{span(found)} in mean open AUC ({found.n} {units}"
-    text += f"; at equal closed AUC {span(primary.matched)})"
-    if found.n < frozen.DRAWS_AT_LEAST:
+    first = comparisons[0]
+    units = "draws" if first.world else "seeds"
+    text = f"{first.name}: {span(first.found)} in mean open AUC ({first.found.n} {units})"
+    if first.found.n < DRAWS_AT_LEAST:
         return (
-            f"**No verdict.** {pair}: {text}. So few {units} show that everything runs and how "
+            f"**No verdict.** {text}. So few {units} show that everything runs and how "
             "large the AUCs are; they cannot tell losses apart."
         )
-    perfect = next((c for c in comparisons if c.arm == frozen.PERFECT and c.figure == "open"), None)
-    if perfect is None:
-        text += f"; without `{frozen.PERFECT}` nothing says whether a gain could show at all"
-    elif not perfect.found.low > 0:
-        return (
-            f"**Uninformative.** `{frozen.PERFECT}`, with the exact place of each artefact, is not "
-            f"above `{frozen.BASELINE}` ({span(perfect.found)}): no map could have shown a gain "
-            f"here. {pair}: {text}."
-        )
-    if found.low > 0:
-        said = f"`{primary.arm}` is above `{primary.other}`"
-    elif found.high < 0:
-        said = f"`{primary.arm}` is BELOW `{primary.other}`"
-    else:
-        said = f"no difference between `{primary.arm}` and `{primary.other}` is shown"
-    if primary.p_same < 0.05:
-        said += f", and the two are within {number(frozen.MARGIN)} of each other"
     scope = (
         "These generators are drawn from one grammar; they do not speak for those of real data."
-        if primary.world
+        if first.world
         else "Seeds say nothing of other generators and other training images."
     )
     return (
-        f"**{said[:1].upper()}{said[1:]}:** {text}. With this spread over {units}, "
-        f"{number(detectable(found))} would be found in 80 % of such experiments. {scope}"
+        f"**{said(first)}:** {text}. With this spread over {units}, "
+        f"{number(detectable(first.found))} would be found in 80 % of such experiments. {scope}"
     )
 
 
-def arms_table(
-    table: Table, comparisons: Sequence[Comparison], world: str, headroom: Sequence[str]
-) -> list[str]:
-    """Return the table of one world, a row an arm; headroom: rows without a loss."""
+def said(c: Comparison) -> str:
+    """Return whether a contrast is above or below 0, or is not told from it, in words."""
+    if c.found.low > 0 or c.found.high < 0:
+        words = f"{c.contrast.name} is {'above 0' if c.found.low > 0 else 'BELOW 0'}"
+    else:
+        words = f"{c.contrast.name} is not told from 0"
+    return f"{words}, and within {number(MARGIN)} of it" if c.p_same < 0.05 else words
+
+
+def informative(comparisons: Sequence[Comparison], world: str) -> list[str]:
+    """Return whether the exact places of the artefacts help in a world: its positive control."""
+    names = [f"`{arm}` - `{BASELINE}`" for arm in CONTROLS]
+    for c in comparisons:
+        if c.contrast.name in names and (c.world, c.figure) == (world, "open"):
+            text = f"{c.contrast.name} is {span(c.found)}"
+            if c.found.low > 0:
+                return [f"Positive control: {text}.", ""]
+            return [f"**Uninformative about maps:** {text}, with the exact places.", ""]
+    return ["No positive control: nothing says whether a gain by maps could show at all.", ""]
+
+
+def room(folder: Path, world: str) -> list[str]:
+    """Return how far an oracle is above cross-entropy on the spare draws, by ``--headroom``."""
+    path = folder / HEADROOM_FILE
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["world"] == world]
+    opened = {
+        arm: np.array([float(r["open"]) for r in rows if r["row"] == arm])
+        for arm in (ORACLE_ARM, BASELINE)
+    }
+    if not all(map(len, opened.values())):
+        return []
+    gain = float(opened[ORACLE_ARM].mean() - opened[BASELINE].mean())
+    text = f"`{ORACLE_ARM}` - `{BASELINE}` is {signed(gain)} on {len(opened[BASELINE])} spare draws"
+    return [f"Room: {text}." if gain >= ROOM else f"**No room for a difference:** {text}.", ""]
+
+
+def arms_table(table: Table, comparisons: Sequence[Comparison], world: str) -> list[str]:
+    """Return the table of one world, a row an arm."""
     against = {
-        c.arm: c.found
-        for c in comparisons
-        if (c.other, c.world, c.figure) == (frozen.BASELINE, world, "open")
+        c.contrast.name: c.found for c in comparisons if (c.world, c.figure) == (world, "open")
     }
     title = [f"Shortcut agrees with the label in {world} % of the training images.", ""]
-    heads = (
-        *("arm", "draws", "closed", "closed-balanced", "open", f"open - {frozen.BASELINE}"),
-        *("stuck to the shortcut", "CAM peaks in the artefact", "CAM entropy"),
-    )
+    heads = ("arm", "draws", "closed", "open", f"open - {BASELINE}", *_COLUMNS)
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for arm, own in table:
-        if own != world or arm in frozen.DOSES:
+    for arm, where in table:
+        if where != world:
             continue
         mean = {name: over_draws(table, arm, world, name) for name in FIGURES}
-        difference = span(against[arm]) if arm in against else ""
-        stuck = "-" if math.isnan(mean["locked"].mean) else f"{100 * mean['locked'].mean:.0f} %"
-        aucs = (spread(mean[name]) for name in ("closed", "closed_balanced", "open"))
-        focus = (number(mean[name].mean) for name in ("pointing", "entropy"))
-        cells = f"`{arm}`", str(len(table[arm, world])), *aucs, difference, stuck, *focus
+        name = f"`{arm}` - `{BASELINE}`"
+        difference = span(against[name]) if name in against else ""
+        aucs = (spread(mean[each]) for each in ("closed", "open"))
+        others = (number(mean[each].mean) for each in _COLUMNS.values())
+        cells = f"`{arm}`", str(len(table[arm, world])), *aucs, difference, *others
         lines.append(f"| {' | '.join(cells)} |")
-    return [*(title if world else []), *lines, *headroom, ""]
+    return [*(title if world else []), *lines, ""]
 
 
 def notes(table: Table) -> str:
     """Return what a reader of the tables must know."""
     text = "Mean ± SD over draws; in brackets Student's 95 % interval of the paired differences. "
     if any(world for _, world in table):
-        text += (
-            "Stuck: the share of runs whose scores tell the two sources of real test images apart "
-            f"with an AUC above {number(frozen.LOCKED)}. "
-        )
+        text += "Source: AUC with which the scores tell the two sources of real test images apart. "
     chance = [figures["chance"] for each in table.values() for figures in each.values()]
     return f"{text}By chance a CAM peaks in the artefact in {number(t_interval(chance).mean)}."
 
 
 def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return the table of the comparisons that are tested."""
-    tested = [c for c in comparisons if c.role]
+    """Return the table of the comparisons that are tested, or have a simultaneous interval."""
+    tested = [c for c in comparisons if c.role or c.joint]
     if not tested:
         return []
     lines = [
-        f"| tested | role | open AUC [95 %] | 90 % | same within {number(frozen.MARGIN)} | p "
-        "| p (Holm) | detectable | at equal closed AUC |",
+        f"| contrast | role | open AUC [95 %] | 90 % | all doses at once | same within "
+        f"{number(MARGIN)} | p | p (Holm) | detectable |",
         "|---" * 9 + "|",
     ]
     for c in tested:
-        same = "yes" if c.p_same < 0.05 else "not shown"
         cells = (
-            *(c.name, c.role, span(c.found), ends(c.narrow), same, _p(c.p), _p(c.p_holm)),
-            *(number(detectable(c.found)), span(c.matched)),
+            *(c.name, c.role, span(c.found), ends(c.narrow), ends(c.joint) if c.joint else ""),
+            *("yes" if c.p_same < 0.05 else "not shown", _p(c.p), _p(c.p_holm)),
+            number(detectable(c.found)),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
-
-
-def _headroom(folder: Path) -> list[str]:
-    """Return the rows of what could be reached, that ``--headroom`` measured on spare draws."""
-    path = folder / HEADROOM_FILE
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    lines = []
-    for name in dict.fromkeys(row["row"] for row in rows if row["row"] not in frozen.ARMS):
-        own = [row for row in rows if row["row"] == name]
-        aucs = (
-            spread(t_interval([float(row[figure] or "nan") for row in own]))
-            for figure in ("closed", "closed_balanced", "open")
-        )
-        lines.append(f"| {name} (spare draws) | {len(own)} | {' | '.join(aucs)} | | | | |")
-    return lines
 
 
 def _numbers(each: Interval) -> tuple[object, ...]:

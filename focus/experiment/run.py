@@ -39,19 +39,29 @@ def is_finished(run: Run) -> bool:
 
 
 def execute(
-    runs: Sequence[Run], *, jobs: int, logs: Path, prepare: Callable[[Run], None]
+    runs: Sequence[Run],
+    *,
+    jobs: int,
+    logs: Path,
+    prepare: Callable[[Run], None],
+    finished: Callable[[Run], bool] = is_finished,
+    ended: Callable[[Run], None] = lambda run: None,
 ) -> dict[str, str]:
     """Make all runs that are not finished, ``jobs`` at a time, and print a line for each that ends.
 
-    prepare: writes the images of a run, before it starts. A run that was cut short goes on from its
-    last checkpoint. On a signal of ``SIGNALS`` or an error all runs save and stop, as does this.
-    Returns a sentence for each run that failed, by its name.
+    prepare: Writes the images of a run, before it starts.
+    finished: Says which runs are left out.
+    ended: Is called with each run that has just been made.
+
+    A run that was cut short goes on from its last checkpoint. On a signal of ``SIGNALS`` or an
+    error all runs save and stop, as does this. Returns a sentence for each run that failed, by its
+    name.
 
     Raises:
         InputError: a folder holds a run with other settings; before any is started.
         KeyboardInterrupt: it was stopped.
     """
-    left = [run for run in runs if not is_finished(run)]
+    left = [run for run in runs if not finished(run)]
     print(f"{len(runs)} runs, {len(runs) - len(left)} of them done before; {jobs} at a time")
     logs.mkdir(parents=True, exist_ok=True)
     for each in SIGNALS:
@@ -72,6 +82,8 @@ def execute(
                 end = f"{run.name} is done"
                 if code := process.returncode or int(not is_finished(run)):
                     end = failures[run.name] = f"{run.name} ended with code {code}: see {log}"
+                else:
+                    ended(run)
                 done = len(left) - len(waiting) - len(running)
                 seconds = (time.monotonic() - began) / done * (len(left) - done)
                 print(f"{done}/{len(left)}  {end}; about {format_duration(seconds)} left")

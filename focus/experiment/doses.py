@@ -1,0 +1,129 @@
+"""The protocol of ``--range``: how hard should focus be driven?
+
+The doses are weights of the focus term. They are chosen on spare draws, by the entropy and the AUC
+on validation alone, and frozen here before the first open-set number.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from focus.experiment.collect import Outcome
+from focus.experiment.frozen import (
+    BASELINE,
+    MORE,
+    SPARE,
+    WORLDS,
+    Arm,
+    Contrast,
+    Protocol,
+    Test,
+    minus,
+)
+from focus.experiment.statistics import Floats
+from focus.runtime.files import write_csv
+
+SETTINGS = {"epochs": MORE, "mixed_precision": "bf16"}
+WEIGHTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""Weights of the focus term that are tried on the spare draws."""
+SHARES = {"faint": 0.9, "mild": 0.5, "strong": 0.125}
+"""The validation entropy of a dose, divided by that of ``ce``."""
+LOST = 0.02
+"""What *aggressive*, the largest weight of those tried, may lose of validation AUC."""
+
+SPARE_DOSES = Protocol(
+    arms={
+        BASELINE: Arm("ce"),
+        **{f"focus-{w:g}": Arm("focus", settings={"focus_weight": w}) for w in WEIGHTS},
+    },
+    units=SPARE,
+    tests=(),
+    settings=SETTINGS,
+)
+
+DOSES = {"faint": 0.002, "mild": 0.01, "strong": 0.1, "aggressive": 1.0}
+WIDE = 0.5
+"""Weights, and the validation entropy of ``ce``, as ``--range --search`` found them."""
+
+
+def _with_maps(dose: str, maps: str = "own", worlds: tuple[str, ...] = WORLDS) -> Arm:
+    return Arm("blend", maps, {"focus_weight": DOSES[dose]}, worlds)
+
+
+_FIVE = (BASELINE, *DOSES)
+_LINEAR, _QUADRATIC = (
+    Contrast(name, {arm: scale * c for arm, c in zip(_FIVE, coefficients, strict=True)})
+    for name, scale, coefficients in (
+        # In units of the difference between the ends of the line that is fitted to the five.
+        ("linear, none ... aggressive", 4 / 10, (-2, -1, 0, 1, 2)),
+        # In units of the ends minus the middle of the parabola.
+        ("quadratic, none ... aggressive", 4 / 14, (2, -1, -2, -1, 2)),
+    )
+)
+
+RANGE = Protocol(
+    arms={
+        BASELINE: Arm("ce"),
+        **{name: Arm("focus", settings={"focus_weight": w}) for name, w in DOSES.items()},
+        "saliency": Arm("saliency"),
+        "saliency-strong": _with_maps("strong", worlds=WORLDS[:1]),
+        "saliency-aggressive": _with_maps("aggressive"),
+        "wide": Arm(
+            "blend",
+            settings={"focus_weight": 1.0, "focus_level": "match", "entropy_target": WIDE},
+            worlds=WORLDS[:1],
+        ),
+        "shuffled-strong": _with_maps("strong", "shuffled", WORLDS[:1]),
+        "exact-1": Arm("saliency", "masks", {"saliency_weight": 1.0}, WORLDS[1:]),
+        "exact-5": Arm("saliency", "masks", worlds=WORLDS[1:]),
+    },
+    units=range(20, 36),
+    tests=(
+        Test(_LINEAR, WORLDS[0], "tested"),
+        Test(_LINEAR, WORLDS[1], "tested"),
+        Test(minus("saliency-aggressive", "wide"), WORLDS[0], "tested"),
+    ),
+    described=(_QUADRATIC, minus("saliency-strong", "shuffled-strong")),
+    series={
+        "without maps": _FIVE,
+        "with maps": ("wide", "saliency", "saliency-strong", "saliency-aggressive"),
+    },
+    settings=SETTINGS,
+    blind=True,
+)
+
+
+def choose(outcomes: Sequence[Outcome], folder: Path) -> str:
+    """Write ``doses.csv``; return what was tried on the spare draws, and the weights that follow.
+
+    An entropy between those of two weights is interpolated, linearly in the logarithm of the
+    weight; below the smallest weight, in the weight.
+    """
+    rows = []
+    for name, arm in SPARE_DOSES.arms.items():
+        own = [o.figures for o in outcomes if o.run.arm == name]
+        means = (float(np.mean([f[n] for f in own])) for n in ("validation_entropy", "validation"))
+        rows.append((arm.settings.get("focus_weight", 0.0), *means))
+    header = ("focus_weight", "validation_entropy", "validation_auc")
+    write_csv(folder / "doses.csv", header, ([f"{v:.6g}" for v in row] for row in rows))
+    weights, entropies, aucs = map(np.array, zip(*rows, strict=True))
+    found = {name: reached(weights, entropies, share) for name, share in SHARES.items()}
+    found["aggressive"] = float(weights[aucs >= aucs[0] - LOST].max())
+    lines = ["| weight | validation entropy | validation AUC |", "|---|---|---|"]
+    lines += [f"| {w:g} | {h:.3f} | {a:.3f} |" for w, h, a in rows]
+    lines += ["", f"wide: {entropies[0]:.2g}"]
+    return "\n".join([*lines, *(f"{name}: {weight:.2g}" for name, weight in found.items())])
+
+
+def reached(weights: Floats, entropies: Floats, share: float) -> float:
+    """Return the weight at which the entropy first falls to a share of the first; NaN if never."""
+    target = share * entropies[0]
+    after = int(np.argmax(entropies <= target))
+    if not after:
+        return math.nan
+    two = slice(after - 1, after + 1)
+    if after == 1:
+        return float(np.interp(-target, -entropies[two], weights[two]))
+    return float(np.exp(np.interp(-target, -entropies[two], np.log(weights[two]))))
