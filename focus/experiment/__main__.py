@@ -49,12 +49,8 @@ def experiment(config: ExperimentConfig) -> None:
     # For this process and those it starts, before any of them imports torch: a core for each run.
     os.environ.update(OMP_NUM_THREADS=str(config.threads), OMP_WAIT_POLICY="PASSIVE")
     os.environ.update(OPENBLAS_NUM_THREADS="1")
-    if config.headroom:
-        failures = _headroom(setup, config)
-    elif config.search:
-        failures = _doses(setup, config) if config.range else _search(setup, config, arms)
-    else:
-        failures = _grid(setup, config, arms)
+    searched = config.search and not config.range
+    failures = (_search if searched else _grid)(setup, config, arms)
     for failure in failures:
         print(f"{PROG}: {failure}", file=sys.stderr)
     if failures:
@@ -85,12 +81,15 @@ def make_setup(config: ExperimentConfig) -> Setup:
         sheet_epochs=0,
         checkpoints_kept=1,
     )
-    worlds = ("",) if config.data else frozen.WORLDS[:1] if config.quick else frozen.WORLDS
-    protocol = frozen.GRID
+    protocol = frozen.HEADROOM if config.headroom else frozen.GRID
     if config.range:
         from focus.experiment.doses import RANGE, SPARE_DOSES
 
         protocol = SPARE_DOSES if config.search else RANGE
+    if config.data and protocol is not frozen.GRID:
+        raise InputError("--headroom and --range are of the embedded benchmark: leave --data out.")
+    worlds = ("",) if config.data else protocol.worlds[: 1 if config.quick else None]
+    output /= protocol.folder
     return Setup(output, base, config.epochs, chosen, worlds, protocol)
 
 
@@ -115,13 +114,6 @@ def images(config: ExperimentConfig) -> "Images":
     return drawn
 
 
-def _headroom(setup: Setup, config: ExperimentConfig) -> list[str]:
-    """Measure what can be reached at all, on spare draws."""
-    from focus.experiment.headroom import headroom
-
-    return headroom(setup, images(config), jobs=_jobs(config), train=not config.report)
-
-
 def _search(setup: Setup, config: ExperimentConfig, losses: Sequence[str]) -> list[str]:
     """Make each candidate without one known generator, and choose by the AUC on that."""
     from focus.experiment.data import trainable_arms, write_data
@@ -144,22 +136,6 @@ def _search(setup: Setup, config: ExperimentConfig, losses: Sequence[str]) -> li
             f"\n{write_search(found, folder)}\n\nwritten: {folder / 'weights.yaml'}; commit it as "
             "CHOSEN of focus/experiment/frozen.py before the grid is run, or give it as --weights."
         )
-    return list(failures.values())
-
-
-def _doses(setup: Setup, config: ExperimentConfig) -> list[str]:
-    """Try weights of the focus term on spare draws, of which validation alone is looked at."""
-    from focus.experiment.collect import outcome
-    from focus.experiment.data import write_data
-    from focus.experiment.doses import choose
-    from focus.experiment.run import execute
-
-    setup = replace(setup, worlds=setup.worlds[:1], output=setup.output / "search")
-    runs = grid(setup, setup.protocol.arms, setup.protocol.units, images="untested")
-    prepare = partial(write_data, images=images(config))
-    failures = execute(runs, jobs=_jobs(config), logs=setup.output / LOGS, prepare=prepare)
-    if not failures:
-        print(f"\n{choose([outcome(run) for run in runs], setup.output)}")
     return list(failures.values())
 
 
@@ -208,18 +184,30 @@ def _grid(setup: Setup, config: ExperimentConfig, names: Sequence[str]) -> list[
 
 
 def _report(setup: Setup, outcomes: Sequence["Outcome"], missing: Sequence[str]) -> None:
+    from focus.experiment.collect import Records
     from focus.experiment.compare import analyse, table_of
     from focus.experiment.plots import GAIN, RANGE, gain_by_grade, open_auc_by_entropy
-    from focus.experiment.report import write_report, write_tables
+    from focus.experiment.report import RUNS, write_report, write_tables
 
-    output, series = setup.output, setup.protocol.series
+    output, protocol = setup.output, setup.protocol
+    if protocol.folder == "doses":
+        from focus.experiment.doses import choose
+
+        print(f"\n{choose(outcomes, output)}")
+        return
     table = table_of(outcomes)
-    comparisons = analyse(table, setup.protocol)
+    comparisons = analyse(table, protocol)
     write_tables(table, comparisons, output)
     plots = [GAIN] if gain_by_grade(comparisons, output / GAIN) else []
-    plots += [RANGE] if open_auc_by_entropy(table, series, output / RANGE) else []
-    print(f"\n{write_report(table, comparisons, output, missing=missing, plots=plots)}")
-    print(f"written: {output}")
+    plots += [RANGE] if open_auc_by_entropy(table, protocol.series, output / RANGE) else []
+    gate = replace(setup, protocol=frozen.HEADROOM, epochs=None, chosen=frozen.CHOSEN)
+    records = Records(output / frozen.HEADROOM.folder / RUNS)
+    runs = grid(gate, frozen.HEADROOM.arms, frozen.SPARE)
+    spare = table_of([found for run in runs if (found := records.find(run))])
+    text = write_report(
+        table, comparisons, output, missing=missing, spare=spare or table, plots=plots
+    )
+    print(f"\n{text}\nwritten: {output}")
 
 
 def _jobs(config: ExperimentConfig) -> int:

@@ -94,8 +94,8 @@ def analyse(table: Table, protocol: Protocol) -> list[Comparison]:
     for doses in [*protocol.series.values()][:1]:
         for world in worlds:
             found = _joint(table, doses, world, found)
-    order = {test.role: number for number, test in enumerate(reversed(planned), start=1)}
-    found.sort(key=lambda c: -order.get(c.role, 0))
+    order = {key: number for number, key in enumerate(tests)}
+    found.sort(key=lambda c: order[c.contrast.name, c.world] if c.role else len(order))
     family = [c.p if c.role not in ("", "primary") else math.nan for c in found]
     missing = sum(t.role != "primary" for t in planned) - np.count_nonzero(~np.isnan(family))
     adjusted = holm([*family, *[1.0] * int(missing)])

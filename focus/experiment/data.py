@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from focus.config.train import loss_config
+from focus.data.demo import ORACLE, demo_manifest
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
 from focus.experiment.frozen import Arm
@@ -31,7 +32,9 @@ def write_data(run: Run, images: Images) -> None:
         manifest = leave_out(manifest, int(run.images.removeprefix("left")))
     elif run.images == "shuffled":
         manifest = shuffled_maps(manifest, run.unit)
-    elif run.images in ("masks", "exact"):
+    elif run.images in ("masks", "oracle"):
+        if run.images == "oracle":
+            manifest += demo_manifest(draw=run.unit, agreement=int(run.world) / 100, splits=ORACLE)
         manifest = exact_maps(manifest, run.data.parent / "face.png")
     before = run.data.read_bytes() if run.data.exists() else None
     with atomic_write(run.data) as aside:
@@ -136,7 +139,7 @@ def trainable_arms(setup: Setup, manifest: Manifest, arms: Mapping[str, Arm]) ->
         settings = {**setup.chosen.get(arm.loss, {}), **arm.settings}
         loss = loss_config(replace(setup.base, loss=arm.loss, **settings))
         aims = loss.focus_level in ("match", "hinge") and loss.entropy_target is None
-        needed = "artefact mask" if arm.maps == "masks" else "human map"
+        needed = "artefact mask" if arm.images == "masks" else "human map"
         return needed if (loss.saliency_weight or aims) and not there[needed] else ""
 
     gone = {name: lack for name, arm in arms.items() if (lack := lacks(arm))}

@@ -35,21 +35,22 @@ LOST = 0.02
 
 SPARE_DOSES = Protocol(
     arms={
-        BASELINE: Arm("ce"),
-        **{f"focus-{w:g}": Arm("focus", settings={"focus_weight": w}) for w in WEIGHTS},
+        BASELINE: Arm("ce", "untested"),
+        **{f"focus-{w:g}": Arm("focus", "untested", {"focus_weight": w}) for w in WEIGHTS},
     },
     units=SPARE,
     tests=(),
+    worlds=WORLDS[:1],
+    folder="doses",
     settings=SETTINGS,
 )
-
 DOSES = {"faint": 0.002, "mild": 0.01, "strong": 0.1, "aggressive": 1.0}
 WIDE = 0.5
 """Weights, and the validation entropy of ``ce``, as ``--range --search`` found them."""
 
 
-def _with_maps(dose: str, maps: str = "own", worlds: tuple[str, ...] = WORLDS) -> Arm:
-    return Arm("blend", maps, {"focus_weight": DOSES[dose]}, worlds)
+def _with_maps(dose: str, images: str = "own", worlds: tuple[str, ...] = WORLDS) -> Arm:
+    return Arm("blend", images, {"focus_weight": DOSES[dose]}, worlds)
 
 
 _FIVE = (BASELINE, *DOSES)

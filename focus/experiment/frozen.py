@@ -18,17 +18,19 @@ BETWEEN = " - ".join(WORLDS)
 
 @dataclass(frozen=True)
 class Arm:
-    """A loss, the human maps of the training images, and settings of its own.
+    """A loss, its images, and settings of its own.
 
     loss: The loss, as ``--loss``.
-    maps: "own"; "shuffled", another image's of the same class; "masks", just where the artefacts
-        are; or "exact", the same for the oracle.
+    images: The images of the draw, with their "own" human maps; with "shuffled" ones, another
+        image's of the same class; with "masks", just where the artefacts are; for the "oracle",
+        those and fakes of the unknown generators; "untested", without open and closed-balanced
+        test images; or "left0" without the first of the known generators.
     settings: What differs from the settings that were chosen for the loss.
     worlds: The worlds in which the arm is run.
     """
 
     loss: str
-    maps: str = "own"
+    images: str = "own"
     settings: Settings = field(default_factory=dict)
     worlds: tuple[str, ...] = WORLDS
 
@@ -70,6 +72,8 @@ class Protocol:
     units: Draws of the embedded benchmark, or seeds on one's own data.
     tests: The contrasts that are tested, the first of which is the verdict.
     described: Other contrasts, reported in each world without a test.
+    worlds: Its worlds.
+    folder: The folder of its runs and tables in ``--output``.
     series: Arms in the order of a dose, by the name of their line in the picture. Those of the
         first series have simultaneous intervals against its first arm.
     settings: Settings of all runs, on top of those of the loss.
@@ -80,12 +84,14 @@ class Protocol:
     units: Sequence[int]
     tests: tuple[Test, ...]
     described: tuple[Contrast, ...] = ()
+    worlds: tuple[str, ...] = WORLDS
+    folder: str = ""
     series: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     settings: Settings = field(default_factory=dict)
     blind: bool = False
 
 
-BASELINE, PERFECT, ORACLE_ARM = "ce", "perfect-focus", "oracle"
+BASELINE, PERFECT, ORACLE = "ce", "perfect-focus", "oracle"
 EPOCHS, MORE = 16, 24
 CHOSEN: Mapping[str, Settings] = {
     "ce": {"epochs": EPOCHS},
@@ -100,7 +106,6 @@ epochs of ``ce``."""
 GRID = Protocol(
     arms={
         BASELINE: Arm("ce"),
-        "ce-24": Arm("ce", settings={"epochs": MORE}),
         "focus": Arm("focus"),
         "saliency": Arm("saliency"),
         "blend": Arm("blend"),
@@ -123,15 +128,20 @@ DRAWS_AT_LEAST = 5
 MARGIN = 0.02
 """Differences of less are of no use to anybody: the margin of equivalence."""
 
-HEADROOM: Mapping[str, Arm] = {
-    BASELINE: GRID.arms[BASELINE],
-    PERFECT: GRID.arms[PERFECT],
-    # Fewer epochs, as it has three times as many images.
-    ORACLE_ARM: Arm("saliency", "exact", {"saliency_weight": 10.0, "epochs": EPOCHS // 2}),
-}
-"""Arms of the gate. The oracle is trained on fakes of the unknown generators too."""
 SPARE = (100, 101, 102)
 """Draws on which the benchmark was made and weights were chosen: none of a grid's."""
+HEADROOM = Protocol(
+    arms={
+        BASELINE: GRID.arms[BASELINE],
+        PERFECT: GRID.arms[PERFECT],
+        # Fewer epochs, as it has three times as many images.
+        ORACLE: Arm("saliency", "oracle", {"saliency_weight": 10.0, "epochs": EPOCHS // 2}),
+    },
+    units=SPARE,
+    tests=(),
+    folder="headroom",
+)
+"""The gate."""
 ROOM = 0.05
 """The gain of the oracle over cross-entropy below which a world has no room for a difference."""
 

@@ -13,7 +13,6 @@ from focus.experiment.frozen import (
     CHOSEN,
     FOLDS,
     GRID,
-    HEADROOM,
     SEARCH,
     Arm,
     Protocol,
@@ -46,17 +45,16 @@ class Run:
     """One training: what focus train is told, and the images that it is told of.
 
     unit: The number of the draw, or the seed on one's own data; draw and seed are the same number.
-    images: Which images, and maps, of the unit: the maps of an arm; "left0" without a generator,
-        counted; or "untested", without test images other than closed ones.
+    images: As of its arm.
     settings: What tells the run from others of its unit, in words.
     """
 
     arm: str
     world: str
     unit: int
-    config: TrainConfig
     images: str
     settings: str
+    config: TrainConfig
 
     @property
     def folder(self) -> Path:
@@ -79,17 +77,14 @@ def arms_of(protocol: Protocol, names: Iterable[str]) -> dict[str, Arm]:
     return {name: protocol.arms.get(name) or Arm(name) for name in names or protocol.arms}
 
 
-def grid(
-    setup: Setup, arms: Mapping[str, Arm], units: Iterable[int], images: str | None = None
-) -> list[Run]:
+def grid(setup: Setup, arms: Mapping[str, Arm], units: Iterable[int]) -> list[Run]:
     """Return the runs of the arms in their worlds.
 
-    images: as of :class:`Run`, in the place of each arm's maps. One unit after the other, its
-    worlds side by side, so that an experiment that is cut short has whole units; a blind one has
-    one world after the other.
+    One unit after the other, its worlds side by side, so that an experiment that is cut short has
+    whole units; a blind one has one world after the other.
     """
     runs = [
-        _run(setup, name, arm, world, unit, images or arm.maps)
+        _run(setup, name, arm, world, unit)
         for unit in units
         for name, arm in arms.items()
         for world in setup.worlds
@@ -98,36 +93,19 @@ def grid(
     return sorted(runs, key=lambda r: setup.worlds.index(r.world)) if setup.protocol.blind else runs
 
 
-def headroom_runs(setup: Setup, units: Iterable[int]) -> list[Run]:
-    """Return the runs of the gate: all its arms in all worlds on each spare draw."""
-    return grid(setup, HEADROOM, units)
-
-
 def search_runs(setup: Setup, losses: Iterable[str]) -> list[tuple[str, Settings, list[Run]]]:
     """Return each candidate of each loss: the loss, its settings, and a run for each fold."""
-    searched = replace(setup, output=setup.output / "search")
-    return [
-        (
-            loss,
-            settings,
-            [
-                _run(
-                    searched,
-                    f"{loss}-{number}",
-                    Arm(loss, settings=settings),
-                    setup.worlds[0],
-                    unit,
-                    f"left{left}",
-                )
-                for unit, left in FOLDS
-            ],
-        )
-        for loss in losses
-        for number, settings in enumerate(SEARCH[loss])
-    ]
+    searched, world = replace(setup, output=setup.output / "search"), setup.worlds[0]
+    found = []
+    for loss in losses:
+        for number, settings in enumerate(SEARCH[loss]):
+            arms = {left: Arm(loss, f"left{left}", settings) for _, left in FOLDS}
+            runs = [_run(searched, f"{loss}-{number}", arms[n], world, unit) for unit, n in FOLDS]
+            found.append((loss, settings, runs))
+    return found
 
 
-def _run(setup: Setup, name: str, arm: Arm, world: str, unit: int, images: str) -> Run:
+def _run(setup: Setup, name: str, arm: Arm, world: str, unit: int) -> Run:
     chosen = setup.chosen.get(arm.loss, {"epochs": setup.chosen["ce"]["epochs"]})
     settings = {**chosen, **setup.protocol.settings, **arm.settings}
     if setup.epochs is not None:
@@ -136,14 +114,16 @@ def _run(setup: Setup, name: str, arm: Arm, world: str, unit: int, images: str) 
     config = replace(
         setup.base,
         **settings,
-        data=(str(setup.output / "data" / f"{where}-{images}.csv"),),
+        data=(str(setup.output / "data" / f"{where}-{arm.images}.csv"),),
         loss=arm.loss,
         seed=unit,
         output=str(setup.output / "runs"),
-        name=f"{name}-{where}" if images == arm.maps else f"{name}-{where}-{images}",
+        name=f"{name}-{where}",
     )
-    words = ", ".join(f"{key} {value}" for key, value in settings.items())
-    return Run(name, world, unit, config, images, f"{arm.loss}, {images} maps, {words}")
+    model = [config.model] if config.model else []
+    words = [str(config.recipe), *model, arm.loss, f"{arm.images} images"]
+    words += [f"{key} {value}" for key, value in settings.items()]
+    return Run(name, world, unit, arm.images, ", ".join(words), config)
 
 
 def check_arms(arms: Iterable[str], known: Iterable[str] = (*GRID.arms, *LOSSES)) -> None:

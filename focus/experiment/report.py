@@ -1,21 +1,17 @@
 """Write what the runs show: tables as Markdown and CSV, and the verdict in words."""
 
-import csv
 import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from focus.experiment.collect import FIGURES
 from focus.experiment.compare import Comparison, Table
-from focus.experiment.frozen import BASELINE, DRAWS_AT_LEAST, MARGIN, ORACLE_ARM, PERFECT, ROOM
+from focus.experiment.frozen import BASELINE, DRAWS_AT_LEAST, MARGIN, ORACLE, PERFECT, ROOM
 from focus.experiment.statistics import Interval, detectable, t_interval
 from focus.runtime.files import atomic_write, write_csv
 
 REPORT, RUNS, TABLE, COMPARISONS = "report.md", "runs.csv", "table.csv", "comparisons.csv"
-HEADROOM_FILE = "headroom.csv"
 CONTROLS = (PERFECT, "exact-5")
 """Arms with the exact place of each artefact, of which the first that is there is the control."""
 _COLUMNS = {
@@ -64,18 +60,21 @@ def write_report(
     folder: Path,
     *,
     missing: Sequence[str],
+    spare: Table,
     plots: Sequence[str] = (),
 ) -> str:
     """Write ``report.md``; return it.
 
+    spare: The figures of the gate.
     missing: Lines on runs that failed or were not made.
     plots: File names of pictures beside.
     """
     lines = ["# Experiment", "", *(f"- {line}" for line in missing), ""]
-    lines += [verdict(comparisons), ""]
+    if any(c.role for c in comparisons):
+        lines += [verdict(comparisons[0]), ""]
     for world in dict.fromkeys(world for _, world in table):
         lines += arms_table(table, comparisons, world)
-        lines += [*informative(comparisons, world), *room(folder, world)]
+        lines += [*informative(comparisons, world), *room(spare, world)]
     lines += [notes(table), ""]
     lines += comparison_lines(comparisons)
     for plot in plots:
@@ -86,11 +85,8 @@ def write_report(
     return text
 
 
-def verdict(comparisons: Sequence[Comparison]) -> str:
+def verdict(first: Comparison) -> str:
     """Return the first result in words, whichever way it came out."""
-    if not comparisons or not comparisons[0].role:
-        return "**Primary endpoint:** not defined without runs of both losses."
-    first = comparisons[0]
     units = "draws" if first.world else "seeds"
     text = f"{first.name}: {span(first.found)} in mean open AUC ({first.found.n} {units})"
     if first.found.n < DRAWS_AT_LEAST:
@@ -130,21 +126,13 @@ def informative(comparisons: Sequence[Comparison], world: str) -> list[str]:
     return ["No positive control: nothing says whether a gain by maps could show at all.", ""]
 
 
-def room(folder: Path, world: str) -> list[str]:
-    """Return how far an oracle is above cross-entropy on the spare draws, by ``--headroom``."""
-    path = folder / HEADROOM_FILE
-    if not path.exists():
+def room(spare: Table, world: str) -> list[str]:
+    """Return how far an oracle is above cross-entropy in a world, on the spare draws."""
+    if not {(arm, world) for arm in (ORACLE, BASELINE)} <= spare.keys():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["world"] == world]
-    opened = {
-        arm: np.array([float(r["open"]) for r in rows if r["row"] == arm])
-        for arm in (ORACLE_ARM, BASELINE)
-    }
-    if not all(map(len, opened.values())):
-        return []
-    gain = float(opened[ORACLE_ARM].mean() - opened[BASELINE].mean())
-    text = f"`{ORACLE_ARM}` - `{BASELINE}` is {signed(gain)} on {len(opened[BASELINE])} spare draws"
+    oracle, base = (over_draws(spare, arm, world, "open") for arm in (ORACLE, BASELINE))
+    gain = oracle.mean - base.mean
+    text = f"`{ORACLE}` - `{BASELINE}` is {signed(gain)} on {base.n} spare draws"
     return [f"Room: {text}." if gain >= ROOM else f"**No room for a difference:** {text}.", ""]
 
 

@@ -3,20 +3,23 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from focus.config.experiment import ExperimentConfig
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, TestSet
 from focus.errors import InputError
 from focus.experiment.__main__ import make_setup
 from focus.experiment.data import (
+    exact_maps,
     leave_out,
     shuffled_maps,
-    thinned_maps,
     trainable_arms,
     write_data,
 )
-from focus.experiment.grid import grid, search_runs
+from focus.experiment.frozen import GRID, Arm
+from focus.experiment.grid import arms_of, grid, search_runs
 
 
 def drawn(count: int = 20) -> Manifest:
@@ -62,12 +65,17 @@ def test_shuffled_maps_are_others_of_the_same_class() -> None:
     assert [s for s in found if s.split != "train"] == [s for s in whole if s.split != "train"]
 
 
-def test_the_images_of_a_smaller_dose_are_among_those_of_a_larger_one() -> None:
-    few, more = (thinned_maps(drawn(), 1, share) for share in (0.05, 0.25))
-    for label, count in ((REAL, 20), (SYNTHETIC, 40)):
-        small, large = ({*maps_of(each, label)} - {None} for each in (few, more))
-        assert (len(small), len(large)) == (count * 0.05, count * 0.25)
-        assert small < large < {*maps_of(drawn(), label)}
+def test_exact_maps_are_masks_and_whole_faces(tmp_path: Path) -> None:
+    face = tmp_path / "face.png"
+    rows = [
+        Sample("real", 0, split="train", human_map="marks"),
+        Sample("fake", 1, "g", split="train", human_map="marks", mask_path="mask"),
+        Sample("global", 1, "g", split="train", human_map="marks"),
+        Sample("test", 1, "g", split="test", human_map="marks", mask_path="mask"),
+    ]
+    maps = [sample.human_map for sample in exact_maps(Manifest(rows), face)]
+    assert maps == [str(face), "mask", None, "marks"]
+    assert 0.2 < np.asarray(Image.open(face)).mean() / 255 < 0.4
 
 
 def test_the_search_sees_no_unknown_and_no_left_out_image_in_training() -> None:
@@ -91,13 +99,16 @@ def test_the_search_sees_no_unknown_and_no_left_out_image_in_training() -> None:
 
 def test_the_manifest_of_a_run_has_its_maps_and_stays_as_it_is(tmp_path: Path) -> None:
     setup = make_setup(ExperimentConfig(output=str(tmp_path), quick=True))
-    runs = {run.arm: run for run in grid(setup, ["ce", "perfect-focus"], units=1)}
+    arms = {**GRID.arms, "weight": Arm("focus", "untested")}
+    runs = {run.arm: run for run in grid(setup, arms, [0])}
     for run in runs.values():
         write_data(run, lambda unit, world: drawn())
     assert Manifest.from_csv(runs["ce"].data) == drawn()
     perfect = Manifest.from_csv(runs["perfect-focus"].data)
     assert maps_of(perfect, REAL) == [str(runs["ce"].data.parent / "face.png")] * 20
     assert maps_of(perfect, SYNTHETIC) == [s.mask_path for s in drawn() if s.split == "train"][20:]
+    # A weight is chosen without an image of an unknown generator.
+    assert {s.test_set for s in Manifest.from_csv(runs["weight"].data)} == {"", "closed"}
     (*_, folds), *_ = search_runs(setup, ["ce"])
     write_data(folds[0], lambda unit, world: drawn())
     assert Manifest.from_csv(folds[0].data) == leave_out(drawn(), 0)
@@ -109,12 +120,12 @@ def test_losses_that_need_maps_or_masks_are_left_out_without(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     setup = make_setup(ExperimentConfig(output=str(tmp_path)))
-    arms = ["ce", "focus", "hinge", "match", "blend-shuffled", "perfect-focus"]
+    arms = arms_of(GRID, ["ce", "focus", "hinge", "match", "blend-shuffled", "perfect-focus"])
     assert trainable_arms(setup, drawn(), arms) == arms
     bare = Manifest(Sample(s.path, s.label, s.generator, split=s.split) for s in drawn())
-    assert trainable_arms(setup, bare, arms) == ["ce", "focus", "hinge"]
+    assert list(trainable_arms(setup, bare, arms)) == ["ce", "focus", "hinge"]
     said = capsys.readouterr().out
     assert "has a human map, so without: match, blend-shuffled" in said
     assert "has an artefact mask, so without: perfect-focus" in said
     with pytest.raises(InputError, match="which all losses given need"):
-        trainable_arms(setup, bare, ["blend"])
+        trainable_arms(setup, bare, arms_of(GRID, ["blend"]))

@@ -1,10 +1,12 @@
 """Which runs there are, in which order, what is frozen, and the weights that a search chose."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from focus.config.experiment import ExperimentConfig
@@ -13,25 +15,19 @@ from focus.config.train import resolve
 from focus.errors import InputError
 from focus.experiment import frozen
 from focus.experiment.__main__ import make_setup
-from focus.experiment.grid import Run, Setup, arm_of, check_arms, grid, read_weights, search_runs
+from focus.experiment.collect import Outcome
+from focus.experiment.doses import RANGE, choose, reached
+from focus.experiment.frozen import Arm
+from focus.experiment.grid import Setup, arms_of, check_arms, grid, read_weights, search_runs
 
 
 def setup_in(folder: Path, **settings: Any) -> Setup:
     return make_setup(ExperimentConfig(output=str(folder), **settings))
 
 
-def whole_grid(setup: Setup) -> list[Run]:
-    return grid(setup, list(frozen.ARMS), units=20, doses=frozen.DOSES, dose_units=5)
-
-
 def test_the_default_grid(tmp_path: Path) -> None:
-    runs = whole_grid(setup_in(tmp_path))
-    assert len(runs) == len({run.folder for run in runs}) == 20 * 2 * 6 + 5 * 4
-    counts = Counter(run.arm for run in runs)
-    assert {counts[arm] for arm in frozen.ARMS} == {40}
-    assert {(run.arm, run.world) for run in runs if run.arm in frozen.DOSES} == {
-        (arm, "90") for arm in frozen.DOSES
-    }
+    runs = grid(setup_in(tmp_path), frozen.GRID.arms, frozen.GRID.units)
+    assert len(runs) == len({run.folder for run in runs}) == 20 * 2 * 6
     # Whole draws first, so that an experiment that is cut short can be read; both worlds together.
     assert [run.unit for run in runs] == sorted(run.unit for run in runs)
     assert [(run.arm, run.world) for run in runs[:3]] == [
@@ -41,44 +37,91 @@ def test_the_default_grid(tmp_path: Path) -> None:
     ]
     assert runs[-1].folder == tmp_path / "runs" / "perfect-focus-50-19"
     assert {run.config.seed for run in runs if run.unit == 7} == {7}
+    # Losses are compared at equal epochs.
+    assert {run.config.epochs for run in runs} == {16}
     # One's own data have no worlds.
-    own = grid(setup_in(tmp_path, data=("x.csv",)), ["ce", "hinge"], units=2)
-    assert [run.name for run in own] == ["ce-00", "hinge-00", "ce-01", "hinge-01"]
+    own = setup_in(tmp_path, data=("x.csv",))
+    names = [run.name for run in grid(own, arms_of(own.protocol, ["ce", "hinge"]), range(2))]
+    assert names == ["ce-00", "hinge-00", "ce-01", "hinge-01"]
 
 
-def test_arms_of_a_draw_differ_in_their_loss_its_epochs_or_their_maps_alone(tmp_path: Path) -> None:
+def test_arms_of_a_draw_differ_in_their_loss_or_their_maps_alone(tmp_path: Path) -> None:
     # Whatever the search gives blend, its control has it too.
-    chosen = {**frozen.CHOSEN, "blend": {"epochs": 3, "focus_weight": 0.7, "saliency_weight": 3.0}}
-    found = whole_grid(replace(setup_in(tmp_path), chosen=chosen))
-    runs = {run.arm: resolve(run.config) for run in found if (run.world, run.unit) == ("90", 1)}
-    assert runs.keys() == frozen.ARMS.keys() | frozen.DOSES.keys()
-    loss = {"loss", "focus_weight", "saliency_weight", "focus_level", "epochs", "name"}
+    chosen = {**frozen.CHOSEN, "blend": {"epochs": 16, "focus_weight": 0.7, "saliency_weight": 3.0}}
+    runs = {
+        run.arm: resolve(run.config)
+        for run in grid(replace(setup_in(tmp_path), chosen=chosen), frozen.GRID.arms, [1])
+        if run.world == "90"
+    }
+    assert runs.keys() == frozen.GRID.arms.keys()
+    loss = {"loss", "focus_weight", "saliency_weight", "focus_level", "name"}
     for arm, config in runs.items():
         differ = {n for n in vars(config) if getattr(runs["ce"], n) != getattr(config, n)}
-        assert differ <= loss | ({"data"} if arm_of(arm).maps != "own" else set()), arm
+        own = frozen.GRID.arms[arm]
+        assert differ <= loss | ({"data"} if own.images != "own" else set()), arm
     assert runs["blend"].focus_weight == 0.7
-    for arm, of, maps in (
+    for arm, of, images in (
         ("blend-shuffled", "blend", "shuffled"),
-        ("blend-5", "blend", "5"),
         ("perfect-focus", "saliency", "masks"),
     ):
-        assert runs[arm].data == (str(tmp_path / "data" / f"90-01-{maps}.csv"),)
+        assert runs[arm].data == (str(tmp_path / "data" / f"90-01-{images}.csv"),)
         same = replace(runs[arm], data=runs[of].data, name=runs[of].name)
-        assert (
-            replace(same, **{n: getattr(runs[of], n) for n in frozen.FIXED.get(arm, {})})
-            == runs[of]
-        )
+        settings = {n: getattr(runs[of], n) for n in frozen.GRID.arms[arm].settings}
+        assert replace(same, **settings) == runs[of]
+
+
+def test_the_range_is_frozen(tmp_path: Path) -> None:
+    setup = setup_in(tmp_path, range=True)
+    runs = grid(setup, RANGE.arms, RANGE.units)
+    assert Counter(run.world for run in runs) == {"90": 10 * 16, "50": 9 * 16}
+    # One world after the other; each is reported when it is whole.
+    assert [run.world for run in runs] == ["90"] * 160 + ["50"] * 144
+    assert {run.unit for run in runs} == set(range(20, 36))
+    assert {(r.config.epochs, r.config.mixed_precision) for r in runs} == {(24, "bf16")}
+    weights = {r.arm: resolve(r.config).focus_weight for r in runs}
+    assert 0 == weights["ce"] < weights["faint"] < weights["mild"] < weights["strong"]
+    assert weights["strong"] == weights["saliency-strong"] < weights["aggressive"]
+    (wide,) = (r for r in runs if (r.arm, r.unit) == ("wide", 20))
+    assert resolve(wide.config).focus_level == "match"
+    assert "entropy_target" in wide.settings
+    for test in RANGE.tests:
+        assert sum(test.contrast.weights.values()) == pytest.approx(0)
+        assert {r.arm for r in runs if r.world == test.world} >= test.contrast.weights.keys()
+    # The gate and the search for the weights are of spare draws.
+    for more in ({"headroom": True}, {"range": True, "search": True}):
+        spare = setup_in(tmp_path, **more)
+        assert spare.output.parent == tmp_path
+        assert min(spare.protocol.units) >= 100
+    with pytest.raises(InputError, match="leave --data out"):
+        setup_in(tmp_path, range=True, data=("x.csv",))
+
+
+def test_a_dose_is_the_weight_at_which_the_entropy_falls_to_its_share(tmp_path: Path) -> None:
+    # By hand: half of .8 lies between .6 at .01 and .2 at .1, halfway in the logarithm.
+    weights, entropies = np.array([0, 0.01, 0.1, 1]), np.array([0.8, 0.6, 0.2, 0.1])
+    assert reached(weights, entropies, 0.5) == pytest.approx(0.01 * 10**0.5)
+    assert reached(weights, entropies, 0.875) == pytest.approx(0.005)
+    assert math.isnan(reached(weights, entropies, 0.1))
+    setup = setup_in(tmp_path, range=True, search=True)
+    outcomes = []
+    for run in grid(setup, setup.protocol.arms, [100, 101]):
+        weight = resolve(run.config).focus_weight
+        figures = {"validation": 0.98 if weight < 1 else 0.97 - 0.02 * weight}
+        figures["validation_entropy"] = 0.6 - 0.1 * weight + 0.02 * (run.unit - 100.5)
+        outcomes.append(Outcome(run, figures))
+    text = choose(outcomes, tmp_path)
+    assert "| 0.3 | 0.570 | 0.980 |" in text
+    assert "wide: 0.6\n" in text
+    # At 1 the AUC is .95, .03 below that of ce; at .3 it is not below.
+    assert text.endswith("aggressive: 0.3")
 
 
 def test_the_search_is_of_spare_draws_and_what_is_frozen_is_in_it(tmp_path: Path) -> None:
     for loss, settings in frozen.CHOSEN.items():
         assert settings in frozen.SEARCH[loss], loss
     assert frozen.CHOSEN.keys() == frozen.SEARCH.keys()
-    assert {arm.loss for arm in (*frozen.ARMS.values(), *frozen.DOSES.values())} <= set(
-        frozen.CHOSEN
-    )
+    assert {arm.loss for arm in frozen.GRID.arms.values()} <= set(frozen.CHOSEN)
     assert frozen.FOLDS == ((100, 0), (101, 1), (102, 2))  # draws that the grid has not
-    assert frozen.DRAWS <= 100
     found = search_runs(setup_in(tmp_path), ["ce", "blend"])
     runs = [run for *_, own in found for run in own]
     assert (
@@ -90,10 +133,12 @@ def test_the_search_is_of_spare_draws_and_what_is_frozen_is_in_it(tmp_path: Path
 
 
 def test_settings_of_another_recipe_and_of_another_loss(tmp_path: Path) -> None:
-    paper = grid(setup_in(tmp_path, data=("x.csv",)), ["ce", "hinge"], units=1)
+    paper = grid(
+        own := setup_in(tmp_path, data=("x.csv",)), arms_of(own.protocol, ["ce", "hinge"]), [0]
+    )
     assert [run.config.epochs for run in paper] == [50, 50]
     assert resolve(paper[1].config).focus_weight == LOSSES["hinge"].focus_weight
-    (short,) = grid(setup_in(tmp_path, epochs=2), ["ce"], units=1)[:1]
+    (short,) = grid(setup_in(tmp_path, epochs=2), {"ce": Arm("ce")}, [0])[:1]
     assert short.config.epochs == 2
     check_arms(["blend-shuffled", "match"])
     with pytest.raises(InputError, match=r"'blend-shufled' .did you mean blend-shuffled"):
@@ -106,7 +151,7 @@ def test_weights_of_a_search_are_read(tmp_path: Path) -> None:
     weights = read_weights(path)
     assert weights["focus"] == {"epochs": 7, "focus_weight": 0.3}
     assert weights["blend"] == frozen.CHOSEN["blend"]
-    (run,) = grid(setup_in(tmp_path, weights=str(path)), ["focus"], units=1)[:1]
+    (run,) = grid(setup_in(tmp_path, weights=str(path)), {"focus": Arm("focus")}, [0])[:1]
     assert (run.config.epochs, run.config.focus_weight) == (7, 0.3)
     for text, message in (
         ("focus: {focus_wait: 0.3}", r"'focus_wait' .did you mean focus_weight"),

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import pytest
 
 from focus.config.experiment import ExperimentConfig
 from focus.data.manifest import Manifest, Sample
+from focus.errors import InputError
 from focus.evaluation.results import write_results
-from focus.experiment import frozen
 from focus.experiment.__main__ import make_setup
-from focus.experiment.collect import FIGURES, GRADES, Outcome, outcome, whole_units
+from focus.experiment.collect import FIGURES, GRADES, Outcome, Records, outcome, whole_units
 from focus.experiment.compare import Comparison, Table, analyse, table_of
+from focus.experiment.doses import RANGE
+from focus.experiment.frozen import GRID, Protocol
 from focus.experiment.grid import grid
-from focus.experiment.plots import gain_by_grade, how_many_maps
-from focus.experiment.report import over_draws, write_report, write_tables
+from focus.experiment.plots import gain_by_grade, open_auc_by_entropy
+from focus.experiment.report import write_report, write_tables
 from focus.experiment.statistics import t_interval
 
 from ..evaluation.few_scores import summarise, table
@@ -28,42 +31,41 @@ GAINS = {"blend": 0.06, "saliency": 0.05, "focus": 0.02, "perfect-focus": 0.1}
 
 
 def invented(
-    folder: Path, gains: Mapping[str, float], draws: int = 20, sd: float = 0.02
+    folder: Path, gains: Mapping[str, float], draws: int = 20, sd: float = 0.02, **settings: Any
 ) -> list[Outcome]:
-    """Outcomes of the grid: arms gain in open AUC in the first world, half as much in the other."""
+    """Outcomes of a protocol: arms gain in open AUC in one world, half as much in the other."""
     draw = np.random.default_rng(0)
-    setup = make_setup(ExperimentConfig(output=str(folder)))
-    arms = list(frozen.ARMS)
-    difficulty = draw.normal(0.75, 0.05, draws)
+    setup = make_setup(ExperimentConfig(output=str(folder), **settings))
+    units = setup.protocol.units[:draws]
+    difficulty = dict(zip(units, draw.normal(0.75, 0.05, draws), strict=True))
     found = []
-    for run in grid(setup, arms, units=draws, doses=frozen.DOSES, dose_units=5):
-        loss, _, share = run.arm.partition("-")
+    for run in grid(setup, setup.protocol.arms, units):
         gain = gains.get(run.arm, 0) / (1 if run.world == "90" else 2)
-        if share.isdigit():
-            gain = gains.get(loss, 0) * (0.3 if share == "5" else 0.8)
-        figures = dict.fromkeys(FIGURES, 0.4) | {"chance": 0.06, "locked": float(gain == 0)}
-        figures["closed"] = 0.95 + 0.1 * gain + draw.normal(0, 0.01)
+        figures = dict.fromkeys(FIGURES, 0.4) | {"chance": 0.06}
+        figures["entropy"] = 0.6 - gain
         figures["open"] = difficulty[run.unit] + gain + draw.normal(0, sd)
         for number, grade in enumerate(GRADES):
             figures[grade] = difficulty[run.unit] + gain * (1 - number / 3) + draw.normal(0, sd)
-        found.append(Outcome(run, figures))
+        found.append(Outcome(run, figures, "c0ffee"))
     return found
 
 
-def reported(folder: Path, outcomes: list[Outcome]) -> tuple[str, list[Comparison], Table]:
+def reported(
+    folder: Path, outcomes: list[Outcome], protocol: Protocol = GRID, spare: Table | None = None
+) -> tuple[str, list[Comparison], Table]:
     own = table_of(outcomes)
-    comparisons = analyse(own)
-    write_tables(outcomes, own, comparisons, folder)
-    return write_report(own, comparisons, folder, missing=["1 run failed"]), comparisons, own
+    comparisons = analyse(own, protocol)
+    write_tables(own, comparisons, folder)
+    text = write_report(own, comparisons, folder, missing=["1 run failed"], spare=spare or {})
+    return text, comparisons, own
 
 
 @pytest.mark.parametrize(
     ("gains", "verdict"),
     [
-        (GAINS, "**`blend` is above `ce`:** +.0"),
-        (GAINS | {"blend": -0.06}, "**`blend` is BELOW `ce`:** -.0"),
-        ({"perfect-focus": 0.1}, "**No difference between `blend` and `ce` is shown, and the two"),
-        (GAINS | {"perfect-focus": 0}, "**Uninformative.** `perfect-focus`, with the exact place"),
+        (GAINS, "**`blend` - `ce` is above 0:** `blend` - `ce`, 90: +.0"),
+        (GAINS | {"blend": -0.06}, "**`blend` - `ce` is BELOW 0:** `blend` - `ce`, 90: -.0"),
+        ({"perfect-focus": 0.1}, "**`blend` - `ce` is not told from 0, and within .020 of it:**"),
     ],
 )
 def test_the_report_says_it_whichever_way_it_came_out(
@@ -75,60 +77,72 @@ def test_the_report_says_it_whichever_way_it_came_out(
     assert "- 1 run failed\n" in text
     # Each difference is paired within a draw, so how hard a draw is does not matter.
     primary = comparisons[0]
-    assert (primary.name, primary.world, primary.role) == ("`blend` - `ce`", "90", "primary")
+    assert (primary.name, primary.role) == ("`blend` - `ce`, 90", "primary")
     assert primary.found.mean == pytest.approx(gains.get("blend", 0), abs=0.02)
     assert primary.found.sd < 0.05
     tested = [c for c in comparisons if c.role]
     assert [c.name for c in tested[1:]] == [
-        "`focus` - `ce`",
-        "`blend` - `blend-shuffled`",
+        "`focus` - `ce`, 90",
+        "`blend` - `blend-shuffled`, 90",
         "`blend` - `ce`, 90 - 50",
     ]
     assert math.isnan(primary.p_holm)
     assert all(c.p_holm >= c.p for c in tested[1:])
 
 
+def test_control_and_room_are_judged_in_each_world(tmp_path: Path) -> None:
+    outcomes = [
+        replace(o, figures={**o.figures, "open": 0.7})
+        if (o.run.arm, o.run.world) == ("perfect-focus", "50")
+        else o
+        for o in invented(tmp_path, GAINS)
+    ]
+    gains = {"oracle": 0.08, "perfect-focus": 0.02}  # half as much in the world 50
+    spare = table_of(invented(tmp_path, gains, draws=3, sd=0, headroom=True))
+    text, *_ = reported(tmp_path, outcomes, spare=spare)
+    first, second = text.split("Shortcut agrees with the label in ")[1:]
+    assert "Positive control: `perfect-focus` - `ce` is +.1" in first
+    assert "Room: `oracle` - `ce` is +.080 on 3 spare draws." in first
+    assert "**Uninformative about maps:** `perfect-focus` - `ce` is -.0" in second
+    assert "**No room for a difference:** `oracle` - `ce` is +.040 on 3 spare draws." in second
+
+
 def test_holm_counts_the_interaction_before_it_is_run(tmp_path: Path) -> None:
     outcomes = [each for each in invented(tmp_path, {}) if each.run.world == "90"]
-    first, second = sorted(
-        (c for c in analyse(table_of(outcomes)) if c.role == "secondary"), key=lambda c: c.p
-    )
+    found = analyse(table_of(outcomes), GRID)
+    first, second = sorted((c for c in found if c.role == "secondary"), key=lambda c: c.p)
     assert first.p_holm == pytest.approx(min(3 * first.p, 1))
     assert second.p_holm == pytest.approx(min(max(2 * second.p, 3 * first.p), 1))
 
 
 def test_few_draws_give_no_verdict(tmp_path: Path) -> None:
     text, *_ = reported(tmp_path, invented(tmp_path, GAINS, draws=2))
-    assert "**No verdict.** `blend` - `ce`: +" in text
-    assert "is above" not in text
+    assert "**No verdict.** `blend` - `ce`, 90: +" in text
+    assert "above 0" not in text
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_the_tables_hold_what_the_report_says(tmp_path: Path) -> None:
     outcomes = invented(tmp_path, GAINS)
-    (tmp_path / "headroom.csv").write_text(
-        "row,draw,closed,closed_balanced,open\n"
-        "joint oracle,100,.98,.97,.93\njoint oracle,101,.98,.95,.95\nFFT + LR,100,,,.6\n"
-    )
-    text, comparisons, own = reported(tmp_path, outcomes)
-    assert "| joint oracle (spare draws) | 2 | .980 ± .000 | .960 ± .014 | .940 ± .014 |" in text
-    assert "| FFT + LR (spare draws) | 1 | - | - | .600 |" in text
+    text, comparisons, _ = reported(tmp_path, outcomes)
     assert text.count("| `blend` | 20 |") == 2
-    assert "saliency-5" not in text  # the doses are in the figure
-
-    def rows(name: str) -> list[dict[str, str]]:
-        with (tmp_path / name).open(newline="") as file:
-            return list(csv.DictReader(file))
-
     mine = [o.figures["open"] for o in outcomes if (o.run.arm, o.run.world) == ("blend", "50")]
-    (row,) = (r for r in rows("table.csv") if list(r.values())[:3] == ["blend", "50", "open"])
+    (row,) = (
+        r for r in rows(tmp_path / "table.csv") if list(r.values())[:3] == ["blend", "50", "open"]
+    )
     assert float(row["mean"]) == pytest.approx(np.mean(mine), abs=1e-5)
     assert float(row["sd"]) == pytest.approx(np.std(mine, ddof=1), abs=1e-5)
-    assert [tmp_path / r["folder"] for r in rows("runs.csv")] == [o.run.folder for o in outcomes]
-    (row,) = (r for r in rows("comparisons.csv") if r["role"] == "primary")
+    compared = rows(tmp_path / "comparisons.csv")
+    (row,) = (r for r in compared if r["role"] == "primary")
     assert float(row["low"]) == pytest.approx(comparisons[0].found.low, abs=1e-5)
-    assert over_draws(own, "blend-5", "90", "open").n == 5
-    # Gains by grade are there, untested.
-    assert sum(r["figure"] == "far" and not r["role"] for r in rows("comparisons.csv")) > 10
+    # Gains by grade, and in what else is looked at, are there, untested.
+    assert sum(r["figure"] == "far" and not r["role"] for r in compared) > 10
+    (row,) = (r for r in compared if list(r.values())[:3] == ["`blend` - `ce`", "90", "entropy"])
+    assert float(row["mean"]) == pytest.approx(-GAINS["blend"])
 
 
 def test_the_interaction_is_the_difference_of_paired_differences(tmp_path: Path) -> None:
@@ -138,32 +152,79 @@ def test_the_interaction_is_the_difference_of_paired_differences(tmp_path: Path)
         - (found["blend", "50"][n]["open"] - found["ce", "50"][n]["open"])
         for n in range(20)
     ]
-    (mine,) = (c for c in analyse(found) if c.world == "90 - 50")
+    (mine,) = (c for c in analyse(found, GRID) if c.world == "90 - 50")
     assert (mine.found.low, mine.found.high) == pytest.approx(
         (t_interval(each).low, t_interval(each).high)
     )
 
 
+def test_the_trend_of_the_range_is_that_of_a_line(tmp_path: Path) -> None:
+    """Doses that gain .00, .01, .02, .03, .04: end to end .04, no bend; each above none at once."""
+    doses = ("faint", "mild", "strong", "aggressive")
+    gains = {dose: 0.01 * n for n, dose in enumerate(doses, start=1)} | {"exact-5": 0.2}
+    outcomes = invented(tmp_path, gains, draws=16, sd=0.002, range=True)
+    text, comparisons, own = reported(tmp_path, outcomes, RANGE)
+    found = {c.name: c for c in comparisons if c.figure == "open"}
+    linear, bend = (
+        found["linear, none ... aggressive, 90"],
+        found["quadratic, none ... aggressive, 90"],
+    )
+    assert linear.found.mean == pytest.approx(0.04, abs=0.002)
+    assert bend.found.mean == pytest.approx(0, abs=0.003)
+    slopes = [
+        np.polyfit(np.arange(5) / 4, [own[a, "90"][n]["open"] for a in ("ce", *doses)], 1)[0]
+        for n in RANGE.units
+    ]
+    assert linear.found.low == pytest.approx(t_interval(slopes).low)
+    assert [c.role for c in comparisons[:4]] == ["tested"] * 3 + [""]
+    assert "**linear, none ... aggressive is above 0:**" in text
+    for dose in doses:
+        mine = found[f"`{dose}` - `ce`, 90"]
+        assert mine.joint is not None
+        assert mine.joint.low < mine.found.low < mine.found.high < mine.joint.high
+    assert found["`saliency` - `ce`, 90"].joint is None
+    assert "Positive control: `exact-5` - `ce` is +.1" in text
+
+
+def test_a_run_of_the_table_is_not_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    outcomes = invented(tmp_path, GAINS, draws=2)
+    records = Records(path)
+    for each in outcomes[:5]:
+        records.add(each)
+    again = Records(path)
+    assert [again.find(each.run) is not None for each in outcomes] == [True] * 5 + [False] * 19
+    found = again.find(outcomes[3].run)
+    assert found is not None
+    assert found.commit == "c0ffee"
+    assert found.figures == pytest.approx(outcomes[3].figures, rel=1e-5)
+    longer = make_setup(ExperimentConfig(output=str(tmp_path), epochs=30))
+    (other,) = grid(longer, {"ce": GRID.arms["ce"]}, [0])[:1]
+    with pytest.raises(InputError, match=r"epochs 16, not .*epochs 30: give another --output"):
+        again.find(other)
+
+
 def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     outcomes = invented(tmp_path, GAINS)
     own = table_of(outcomes)
-    assert gain_by_grade(analyse(own), tmp_path / "gain.png")
-    assert how_many_maps(own, tmp_path / "maps.png")
-    bare = table_of([o for o in outcomes if o.run.arm in ("ce", "blend")])
-    assert not how_many_maps(bare, tmp_path / "none.png")
+    assert gain_by_grade(analyse(own, GRID), tmp_path / "gain.png")
+    assert not open_auc_by_entropy(own, GRID.series, tmp_path / "none.png")
+    doses = table_of(invented(tmp_path, GAINS, draws=3, range=True))
+    assert open_auc_by_entropy(doses, RANGE.series, tmp_path / "range.png")
     nowhere = dict.fromkeys(GRADES, math.nan)
     ungraded = {
         arm: {unit: {**figures, **nowhere} for unit, figures in units.items()}
-        for arm, units in bare.items()
+        for arm, units in own.items()
     }
-    assert not gain_by_grade(analyse(ungraded), tmp_path / "none.png")
-    assert {path.name for path in tmp_path.glob("*.png")} == {"gain.png", "maps.png"}
+    assert not gain_by_grade(analyse(ungraded, GRID), tmp_path / "none.png")
+    assert {path.name for path in tmp_path.glob("*.png")} == {"gain.png", "range.png"}
 
 
 def test_only_whole_draws_are_reported(tmp_path: Path) -> None:
     runs = [o.run for o in invented(tmp_path, {}, draws=3)]
-    assert whole_units(runs, runs) == {0, 1, 2}
-    assert whole_units(runs, [run for run in runs if run.name != "blend-50-01"]) == {0, 2}
+    names = {run.name for run in runs}
+    assert whole_units(runs, names) == {0, 1, 2}
+    assert whole_units(runs, names - {"blend-50-01"}) == {0, 2}
 
 
 def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
@@ -178,8 +239,11 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
         entropy_predicted=[0.5, 0.25, 0, *[1] * 7],
         pointing_hit=[-1, -1, 1, -1, 0, -1, -1, 1, 0, 0],
     )
-    (run,) = grid(make_setup(ExperimentConfig(output=str(tmp_path), quick=True)), ["ce"], units=1)
+    (run,) = grid(
+        make_setup(ExperimentConfig(output=str(tmp_path), quick=True)), {"ce": GRID.arms["ce"]}, [0]
+    )
     results = summarise(scores, ["k"]) | {"model": {"validation_auc": 0.97, "epoch": 12}}
+    results["provenance"] = {"commit": "c0ffee"}
     write_results(run.folder, scores, results)
     sources = {0: "1", 1: "0", 3: "0", 5: "0", 6: "1"}
     samples = []
@@ -191,7 +255,9 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
         about: dict[str, Any] = {"split": "test", "test_set": test_set, "extra": extra}
         samples.append(Sample(path, label, generator, **about))
     Manifest(samples).to_csv(run.folder / "manifest.csv")
+    (run.folder / "summary.csv").write_text("epoch,eval_entropy\n11,.5\n12,.4\n13,.3\n")
     found = outcome(run).figures
+    assert outcome(run).commit == "c0ffee"
     assert list(found) == list(FIGURES)
     wanted = {
         "closed": 0.5,
@@ -201,10 +267,10 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
         "far": 0.75,
         # .6 is above .5 and .2; the closed set, where the shortcut speaks, does not count.
         "source": 1,
-        "locked": 1,
         "pointing": 1 / 3,
         "entropy": 1,
         "validation": 0.97,
+        "validation_entropy": 0.4,
         "epoch": 12,
     }
     assert {name: found[name] for name in wanted} == pytest.approx(wanted)
