@@ -33,10 +33,16 @@ SHARES = {"faint": 0.9, "mild": 0.5, "strong": 0.125}
 LOST = 0.02
 """What *aggressive*, the largest weight of those tried, may lose of validation AUC."""
 
+DOSES = {"faint": 0.002, "mild": 0.01, "strong": 0.1, "aggressive": 1.0}
+WIDE = 0.5
+"""Weights, and the validation entropy of ``ce``, as ``--range --search`` found them."""
+_MATCH = {"focus_weight": 1.0, "focus_level": "match", "entropy_target": WIDE}
+
 SPARE_DOSES = Protocol(
     arms={
         BASELINE: Arm("ce", "untested"),
         **{f"focus-{w:g}": Arm("focus", "untested", {"focus_weight": w}) for w in WEIGHTS},
+        "wide": Arm("blend", "untested", _MATCH),
     },
     units=SPARE,
     tests=(),
@@ -44,9 +50,6 @@ SPARE_DOSES = Protocol(
     folder="doses",
     settings=SETTINGS,
 )
-DOSES = {"faint": 0.002, "mild": 0.01, "strong": 0.1, "aggressive": 1.0}
-WIDE = 0.5
-"""Weights, and the validation entropy of ``ce``, as ``--range --search`` found them."""
 
 
 def _with_maps(dose: str, images: str = "own", worlds: tuple[str, ...] = WORLDS) -> Arm:
@@ -71,11 +74,7 @@ RANGE = Protocol(
         "saliency": Arm("saliency"),
         "saliency-strong": _with_maps("strong", worlds=WORLDS[:1]),
         "saliency-aggressive": _with_maps("aggressive"),
-        "wide": Arm(
-            "blend",
-            settings={"focus_weight": 1.0, "focus_level": "match", "entropy_target": WIDE},
-            worlds=WORLDS[:1],
-        ),
+        "wide": Arm("blend", settings=_MATCH, worlds=WORLDS[:1]),
         "shuffled-strong": _with_maps("strong", "shuffled", WORLDS[:1]),
         "exact-1": Arm("saliency", "masks", {"saliency_weight": 1.0}, WORLDS[1:]),
         "exact-5": Arm("saliency", "masks", worlds=WORLDS[1:]),
@@ -102,20 +101,22 @@ def choose(outcomes: Sequence[Outcome], folder: Path) -> str:
     An entropy between those of two weights is interpolated, linearly in the logarithm of the
     weight; below the smallest weight, in the weight.
     """
-    rows = []
+    tried = {}
     for name, arm in SPARE_DOSES.arms.items():
         own = [o.figures for o in outcomes if o.run.arm == name]
         means = (float(np.mean([f[n] for f in own])) for n in ("validation_entropy", "validation"))
-        rows.append((arm.settings.get("focus_weight", 0.0), *means))
-    header = ("focus_weight", "validation_entropy", "validation_auc")
-    write_csv(folder / "doses.csv", header, ([f"{v:.6g}" for v in row] for row in rows))
-    weights, entropies, aucs = map(np.array, zip(*rows, strict=True))
+        tried[name] = (arm.settings.get("focus_weight", 0.0), *means)
+    header = ("arm", "focus_weight", "validation_entropy", "validation_auc")
+    rows = ((name, *(f"{value:.4g}" for value in row)) for name, row in tried.items())
+    write_csv(folder / "doses.csv", header, rows)
+    lines = ["| arm | weight | validation entropy | validation AUC |", "|---|---|---|---|"]
+    lines += [f"| {name} | {w:g} | {h:.3f} | {a:.3f} |" for name, (w, h, a) in tried.items()]
+    del tried["wide"]
+    weights, entropies, aucs = map(np.array, zip(*tried.values(), strict=True))
     found = {name: reached(weights, entropies, share) for name, share in SHARES.items()}
     found["aggressive"] = float(weights[aucs >= aucs[0] - LOST].max())
-    lines = ["| weight | validation entropy | validation AUC |", "|---|---|---|"]
-    lines += [f"| {w:g} | {h:.3f} | {a:.3f} |" for w, h, a in rows]
-    lines += ["", f"wide: {entropies[0]:.2g}"]
-    return "\n".join([*lines, *(f"{name}: {weight:.2g}" for name, weight in found.items())])
+    found["wide"] = float(entropies[0])
+    return "\n".join([*lines, "", *(f"{name}: {value:.2g}" for name, value in found.items())])
 
 
 def reached(weights: Floats, entropies: Floats, share: float) -> float:

@@ -75,7 +75,13 @@ def write_report(
     for world in dict.fromkeys(world for _, world in table):
         lines += arms_table(table, comparisons, world)
         lines += [*informative(comparisons, world), *room(spare, world)]
-    lines += [notes(table), ""]
+    chance = t_interval([f["chance"] for each in table.values() for f in each.values()])
+    lines += [
+        "Mean ± SD over draws or seeds; in brackets Student's 95 % interval of the paired "
+        "differences. Source: AUC with which scores tell the two sources of real test images "
+        f"apart. By chance a CAM peaks in the artefact in {number(chance.mean)}.",
+        "",
+    ]
     lines += comparison_lines(comparisons)
     for plot in plots:
         lines += [f"![{plot}]({plot})", ""]
@@ -155,15 +161,6 @@ def arms_table(table: Table, comparisons: Sequence[Comparison], world: str) -> l
         cells = f"`{arm}`", str(len(table[arm, world])), *aucs, difference, *others
         lines.append(f"| {' | '.join(cells)} |")
     return [*(title if world else []), *lines, ""]
-
-
-def notes(table: Table) -> str:
-    """Return what a reader of the tables must know."""
-    text = "Mean ± SD over draws; in brackets Student's 95 % interval of the paired differences. "
-    if any(world for _, world in table):
-        text += "Source: AUC with which the scores tell the two sources of real test images apart. "
-    chance = [figures["chance"] for each in table.values() for figures in each.values()]
-    return f"{text}By chance a CAM peaks in the artefact in {number(t_interval(chance).mean)}."
 
 
 def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:

@@ -27,18 +27,12 @@ class Candidate:
         return float(np.mean(self.aucs))
 
 
-def left_out_auc(run: Run) -> float:
-    """Return the AUC on the one generator that was left out."""
-    results = read_results(run)
-    return float(results["open"]["mean"]["auc"])
-
-
 def candidates(
     groups: Sequence[tuple[str, Settings, Sequence[Run]]], failed: Collection[str]
 ) -> list[Candidate]:
     """Return the candidates of :func:`focus.experiment.grid.search_runs` without a failed run."""
     return [
-        Candidate(loss, settings, tuple(map(left_out_auc, runs)))
+        Candidate(loss, settings, tuple(read_results(r)["open"]["mean"]["auc"] for r in runs))
         for loss, settings, runs in groups
         if not any(run.name in failed for run in runs)
     ]
@@ -58,7 +52,8 @@ def write_search(found: Sequence[Candidate], folder: Path) -> str:
     lines = ["| loss | settings | AUC on the generator left out | |", "|---|---|---|---|"]
     rows = []
     for each in found:
-        text, best = settings_text(each.settings), each is chosen[each.loss]
+        best = each is chosen[each.loss]
+        text = ", ".join(f"{name} {value:g}" for name, value in each.settings.items())
         folds = " ".join(f"{auc:.4f}" for auc in each.aucs)
         rows.append((each.loss, text, f"{each.mean:.4f}", int(best), folds))
         cells = f"{each.mean:.3f} ({folds}) | {'chosen' if best else ''}"
@@ -70,8 +65,3 @@ def write_search(found: Sequence[Candidate], folder: Path) -> str:
     with atomic_write(folder / "weights.yaml") as aside:
         aside.write_text(yaml.safe_dump(weights, sort_keys=False), encoding="utf-8")
     return "\n".join(lines)
-
-
-def settings_text(settings: Settings) -> str:
-    """Return ``focus_weight 0.1, saliency_weight 5``."""
-    return ", ".join(f"{name} {value:g}" for name, value in settings.items())

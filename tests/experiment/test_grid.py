@@ -110,10 +110,9 @@ def test_a_dose_is_the_weight_at_which_the_entropy_falls_to_its_share(tmp_path: 
         figures["validation_entropy"] = 0.6 - 0.1 * weight + 0.02 * (run.unit - 100.5)
         outcomes.append(Outcome(run, figures))
     text = choose(outcomes, tmp_path)
-    assert "| 0.3 | 0.570 | 0.980 |" in text
-    assert "wide: 0.6\n" in text
+    assert "| focus-0.3 | 0.3 | 0.570 | 0.980 |" in text
     # At 1 the AUC is .95, .03 below that of ce; at .3 it is not below.
-    assert text.endswith("aggressive: 0.3")
+    assert text.endswith("aggressive: 0.3\nwide: 0.6")
 
 
 def test_the_search_is_of_spare_draws_and_what_is_frozen_is_in_it(tmp_path: Path) -> None:
