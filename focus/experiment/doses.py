@@ -33,8 +33,8 @@ SHARES = {"faint": 0.9, "mild": 0.5, "strong": 0.125}
 LOST = 0.02
 """What *aggressive*, the largest weight of those tried, may lose of validation AUC."""
 
-DOSES = {"faint": 0.002, "mild": 0.01, "strong": 0.1, "aggressive": 1.0}
-WIDE = 0.5
+DOSES = {"faint": 0.00052, "mild": 0.0057, "strong": 0.068, "aggressive": 1.0}
+WIDE = 0.33
 """Weights, and the validation entropy of ``ce``, as ``--range --search`` found them."""
 _MATCH = {"focus_weight": 1.0, "focus_level": "match", "entropy_target": WIDE}
 
