@@ -198,10 +198,10 @@ def steps(
     weights = {k: empty(k, CHANNELS) for k in (classes, SEVERAL_CLASSES)}
     weight, scale = weights[classes], empty()
 
-    def head_forward(weight: Tensor, cam_class: str = "true") -> object:
+    def head_forward(weight: Tensor, cam_class: str = "true", entropy: str = "softmax") -> object:
         per_class, mask = empty(len(weight)), empty(BATCH, dtype=torch.bool)
         tensors = features, weight, per_class, target, cams, mask, None, per_class
-        settings = 0.7, 0.9, 1.3, 0.8, 0.1, "hinge", cam_class, "mean"
+        settings = 0.7, 0.9, 1.3, 0.8, 0.1, "hinge", cam_class, entropy, "mean"
         return triton_focus_head.focus_head_forward(*tensors, *settings, True)
 
     def head_backward(weight: Tensor, contrast: bool = False) -> object:
@@ -220,6 +220,7 @@ def steps(
     return heads | {
         f"focus_head contrast forward K {classes}": partial(head_forward, weight, "contrast"),
         f"focus_head contrast backward K {classes}": partial(head_backward, weight, True),
+        f"focus_head sum forward K {classes}": partial(head_forward, weight, entropy="sum"),
         "cam_entropy forward": lambda: triton_cam.cam_entropy_forward(*arguments),
         "cam_entropy backward": lambda: triton_cam.cam_entropy_backward(
             *arguments[:3], cams, scale, cams, empty(BATCH), True, True

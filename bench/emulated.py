@@ -54,6 +54,8 @@ CASES = {
     "head bf16 64": Case("focus_head", "bf16", "channels_last", (2, 256, 64), 3, 1, True),
     "head bf16 splits": Case("focus_head", "bf16", "channels_last", (3, 1024, 49), 2, 8, True),
     "head bf16 16": Case("focus_head", "bf16", "channels_last", (2, 256, 49), 16, 2, True),
+    "head sum": Case("focus_head sum", "bf16", "channels_last", (2, 256, 49), 2, 1),
+    "head sum splits": Case("focus_head sum", "fp32", "nchw", (3, 1000, 49), 2, 8),
     "cam fp32": Case("cam_entropy", "fp32", "nchw", (3, 300, 49), 2, 1),
     "cam bf16 splits": Case("cam_entropy", "bf16", "channels_last", (4, 1024, 49), 3, 8),
     "maps fp32 splits": Case("class_activation", "fp32", "nchw", (2, 600, 49), 3, 4),

@@ -41,6 +41,7 @@ from bench.harness import (
     write,
 )
 from focus.kernels import focus_head, use_backend
+from focus.kernels.types import Entropy
 
 Shape = tuple[int, int, int]
 """Batch, channels, cells."""
@@ -199,7 +200,12 @@ def pool_by_product(features: Tensor) -> Tensor:
 
 
 def ours_loss(
-    features: Tensor, weight: Tensor, bias: Tensor, target: Tensor, saliency: Tensor
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    target: Tensor,
+    saliency: Tensor,
+    entropy: Entropy = "softmax",
 ) -> Tensor:
     """Return the loss of the whole head by one operation."""
     return focus_head(
@@ -210,6 +216,7 @@ def ours_loss(
         saliency=saliency,
         focus_weight=FOCUS_WEIGHT,
         saliency_weight=SALIENCY_WEIGHT,
+        entropy=entropy,
     ).loss
 
 

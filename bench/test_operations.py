@@ -36,6 +36,7 @@ def two_maps(inputs: head.Inputs) -> tuple[Tensor, ...]:
 
 OPERATIONS: dict[str, Callable[[head.Inputs], tuple[Tensor, ...]]] = {
     "focus_head": partial(head.gradients, loss=head.ours_loss),
+    "focus_head sum": partial(head.gradients, loss=partial(head.ours_loss, entropy="sum")),
     "cam_entropy": cam_and_entropy,
     "class_activation": two_maps,
 }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from focus.kernels.types import CamClass, FocusLevel, HeadArguments, Number, Reduction
+from focus.kernels.types import CamClass, Entropy, FocusLevel, HeadArguments, Number, Reduction
 
 SMALLEST = torch.finfo(torch.float32).tiny
 """The smallest temperature: what is below is 0 in float32, or may be taken as 0 by a GPU."""
@@ -159,8 +159,8 @@ def _focus_head(*arguments: Any) -> None:
         _check_tensor("target", target, (batch, classes), features, _FLOATS)
     else:
         _check_tensor("target", target, (batch,), features, "int64")
-    kinds = {"focus_level": FocusLevel, "cam_class": CamClass, "reduction": Reduction}
-    for name, choice in kinds.items():
+    kinds = {"focus_level": FocusLevel, "cam_class": CamClass, "entropy": Entropy}
+    for name, choice in (kinds | {"reduction": Reduction}).items():
         if (value := getattr(given, name)) not in get_args(choice):
             raise ValueError(f"{name} {value!r} is not one of {', '.join(get_args(choice))}")
     if given.cam_class == "contrast" and classes < 2:

@@ -14,6 +14,7 @@ from focus.kernels import checks, eager, operators, reference
 from focus.kernels.backend import backend_for, rows_held
 from focus.kernels.types import (
     CamClass,
+    Entropy,
     FocusHeadOutput,
     FocusLevel,
     HeadArguments,
@@ -108,6 +109,7 @@ def focus_head(
     saliency_weight: Number = 0.0,
     focus_level: FocusLevel = "minimize",
     cam_class: CamClass = "true",
+    entropy: Entropy = "softmax",
     temperature: Number = 1.0,
     label_smoothing: Number = 0.0,
     class_weight: Tensor | None = None,
@@ -143,6 +145,8 @@ def focus_head(
         cam_class: class of the CAM in the loss: "true" (the target), "predicted" (argmax of the
             logits, constant in backward) or "contrast" (the target's row minus the mean of the
             others; K >= 2).
+        entropy: the ``h`` of the focus term: "softmax", of ``softmax(z / T)``, or "sum", of
+            ``(z - min z) / sum(z - min z)``.
         class_weight: ``[K]`` factors of the cross-entropy; no gradient.
         reduction: "mean", "sum" or "none". "mean" divides by B, also with ``class_weight``, where
             torch divides by the sum of the weights: a plain mean over samples, of which
@@ -168,7 +172,7 @@ def focus_head(
         saliency_weight=number("saliency_weight", saliency_weight),
         temperature=checks.temperature_of(temperature),
         label_smoothing=number("label_smoothing", label_smoothing),
-        focus_level=focus_level, cam_class=cam_class, reduction=reduction,
+        focus_level=focus_level, cam_class=cam_class, entropy=entropy, reduction=reduction,
     )  # fmt: skip
     checks.check_focus_head(given)
     backend = _backend(features, len(weight))
@@ -176,8 +180,7 @@ def focus_head(
         need_weight = weight.requires_grad and torch.is_grad_enabled()
         apply: Any = operators.FocusHead.apply
         loss, logits, cam, terms = apply(features, weight, bias, given, need_weight)
-        entropy, classification, focus, saliency, _ = terms.unbind()
-        return FocusHeadOutput(loss, logits, cam, entropy, classification, focus, saliency)
+        return FocusHeadOutput(loss, logits, cam, *terms.unbind()[:4])
     if target.dim() == 1:
         checks.check_range("target", target, len(weight))
     return reference.focus_head(given, _reader(backend))

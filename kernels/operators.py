@@ -136,8 +136,8 @@ _register(
     "focus_head_forward(Tensor features, Tensor weight, Tensor? bias, Tensor target,"
     " Tensor? saliency, Tensor? saliency_mask, Tensor? entropy_target, Tensor? class_weight,"
     " Tensor classification_weight, Tensor focus_weight, Tensor saliency_weight,"
-    " Tensor temperature, Tensor label_smoothing, str focus_level, str cam_class, str reduction,"
-    " bool need_weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " Tensor temperature, Tensor label_smoothing, str focus_level, str cam_class, str entropy,"
+    " str reduction, bool need_weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     in_graph=True,
 )
 _register(

@@ -9,7 +9,9 @@ shares ``[B,K]``; p runs over the ``H*W`` cells.
     logits     = mean_p(CAM_k) + b_k                       pooling + classifier + CAM: one product
     p          = softmax(z / T)                            focus distribution
     h          = -sum_p p log p / log(HW)                  in [0, 1]; 0 when HW = 1
-    focus      = 0 | |h - h*| | relu(h - h*) | h           levels none, match, hinge, minimize
+    h_sum      = h of p = (z - min z) / sum(z - min z)     1 for a flat z
+    focus      = 0 | |h - h*| | relu(h - h*) | h           levels none, match, hinge, minimize;
+                                                           of h, or of h_sum
     saliency   = mean_p (minmax(z) - S)^2                  S the human map on the CAM grid
     loss_b     = a CE_b + b focus_b + c saliency_b
 
@@ -84,6 +86,14 @@ def normalised_entropy(cam: Tensor, temperature: Number = 1.0) -> Tensor:
     # No 0 * -inf where a finite CAM spans more than the type's range; NaN stays.
     entropy: Tensor = _Entropy.apply(torch.where(shifted < -1e30, -1e30, shifted))  # type: ignore[no-untyped-call]
     return entropy * _inverse_log(cam)
+
+
+def sum_entropy(cam: Tensor) -> Tensor:
+    """Return ``h_sum`` of raw CAMs ``[..., P]`` over the last dimension, in [0, 1].
+
+    The softmax of logarithms is the division by the sum. A flat CAM has 1, and no gradient.
+    """
+    return normalised_entropy(minmax(cam).clamp_min(flat_floor(cam.dtype)).log())
 
 
 def map_entropy(saliency: Tensor) -> Tensor:
@@ -202,6 +212,7 @@ def losses(cam: Tensor, logits: Tensor, given: HeadArguments) -> tuple[Tensor, .
     classification = -torch.where(smoothed == 0, 0, smoothed * log_p).sum(1)
 
     entropy = normalised_entropy(cam, given.temperature)
+    h = entropy if given.entropy == "softmax" else sum_entropy(cam)
     zero = torch.zeros_like(entropy)
     saliency, map_target, has_target = zero, zero, zero > 0
     if given.saliency is not None:
@@ -215,9 +226,9 @@ def losses(cam: Tensor, logits: Tensor, given: HeadArguments) -> tuple[Tensor, .
 
     focus = zero
     if given.focus_level == "minimize":
-        focus = entropy
+        focus = h
     elif given.focus_level != "none":
-        excess = entropy - map_target
+        excess = h - map_target
         excess = excess.relu() if given.focus_level == "hinge" else excess.abs()
         focus = torch.where(has_target, excess, 0)
 

@@ -112,25 +112,46 @@ def _focus(h, excess, LEVEL: tl.constexpr):
 
 
 @triton.jit
-def _saliency(z, human, inside, P: tl.constexpr, FLAT: tl.constexpr, FLOOR: tl.constexpr):
-    """mean_p (mu - S)^2 with mu = (z - low) / (high - low), and its gradient by z.
-
-    Ties share evenly, as torch's amin; a flat z has no gradient.
-    """
+def _minmax(z, inside, FLAT: tl.constexpr, FLOOR: tl.constexpr):
+    """mu = (z - low) / (high - low), and what its gradient takes."""
     half = z / 2  # the range of the halves cannot overflow
     low = tl.min(tl.where(inside, half, float("inf")), 0)
     high = tl.max(tl.where(inside, half, -float("inf")), 0)
     flat = high - low <= tl.maximum(FLAT * tl.maximum(tl.abs(low), tl.abs(high)), FLOOR / 2)
     span = tl.where(flat, 1, high - low)
     mu = tl.where(inside, tl.where(flat, tl.where(half == half, 0, half), (half - low) / span), 0)
-    error = tl.where(inside, mu - human, 0)
-    slope = error * (2 / P)
+    return mu, half, low, high, span, flat
+
+
+@triton.jit
+def _through_minmax(slope, mu, half, low, high, inside):
+    """A gradient by mu as one by z, times high - low; ties share evenly, as torch's amin."""
     at_low = tl.where(inside & (half == low), 1.0, 0.0)
     at_high = tl.where(inside & (half == high), 1.0, 0.0)
     by_high = tl.sum(slope * mu, 0)
     by_low = tl.sum(slope, 0) - by_high
     slope -= at_low * (by_low / tl.sum(at_low, 0)) + at_high * (by_high / tl.sum(at_high, 0))
+    return slope
+
+
+@triton.jit
+def _saliency(z, human, inside, P: tl.constexpr, FLAT: tl.constexpr, FLOOR: tl.constexpr):
+    """mean_p (mu - S)^2, and its gradient by z; a flat z has none."""
+    mu, half, low, high, span, flat = _minmax(z, inside, FLAT, FLOOR)
+    error = tl.where(inside, mu - human, 0)
+    slope = _through_minmax(error * (2 / P), mu, half, low, high, inside)
     return tl.sum(error * error, 0) / P, tl.where(flat, 0, slope / (2 * span))
+
+
+@triton.jit
+def _sum_entropy(z, inside, INVERSE_LOG: tl.constexpr, FLAT: tl.constexpr, FLOOR: tl.constexpr):
+    """h of q = mu / sum mu = softmax(log mu), and dh/dz."""
+    mu, half, low, high, span, flat = _minmax(z, inside, FLAT, FLOOR)
+    kept = tl.where(mu < FLOOR, FLOOR, mu)  # NaN stays
+    h, slope = cam.entropy_and_slope(tl.log(kept), inside, 1.0, INVERSE_LOG)
+    slope = tl.where(mu < FLOOR, 0, slope / kept)
+    slope = _through_minmax(slope, mu, half, low, high, inside)
+    return h, tl.where(flat, 0, slope / (2 * span))
 
 
 def columns(cells: int, classes: int) -> int:
@@ -157,7 +178,7 @@ def _head(
     stride_bias, stride_h, splits, batch, channels, K: tl.constexpr, INVERSE_LOG: tl.constexpr,
     LEVEL: tl.constexpr, CAM_CLASS: tl.constexpr, REDUCTION: tl.constexpr, SOFT: tl.constexpr,
     NEED_WEIGHT: tl.constexpr, PRODUCTS: tl.constexpr, FLAT: tl.constexpr, FLOOR: tl.constexpr,
-    P: tl.constexpr,
+    ENTROPY: tl.constexpr, P: tl.constexpr,
     LAST: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Program (b, split): all of a sample, but for the channels of other splits."""
@@ -196,6 +217,9 @@ def _head(
         ce, d = _cross_entropy(logits, tl.where(real, share, 0), k == t, real)
         ce, d = tl.where(exists, ce, float("nan")), tl.where(exists, d, float("nan"))
         h, slope = cam.entropy_and_slope(z, inside, cam.number(temperature, 0), INVERSE_LOG)
+        of_focus = h
+        if ENTROPY == "sum":
+            of_focus, slope = _sum_entropy(z, inside, INVERSE_LOG, FLAT, FLOOR)
         human = tl.zeros((BLOCK_P,), tl.float32)
         present = True
         if saliency_ptr is not None:
@@ -205,11 +229,11 @@ def _head(
                 cells = tl.where(present, P, 0)
             human = tl.load(saliency_ptr + b * P + p, p < cells, 0).to(tl.float32)
         if entropy_target is not None:
-            excess = h - cam.number(entropy_target, b * stride_h)
+            excess = of_focus - cam.number(entropy_target, b * stride_h)
         else:
             own, has_mass = _map_entropy(human, INVERSE_LOG)
-            excess = tl.where(has_mass, h - own, 0)
-        focus, sign = _focus(h, excess, LEVEL)
+            excess = tl.where(has_mass, of_focus - own, 0)
+        focus, sign = _focus(of_focus, excess, LEVEL)
         g = cam.number(weight_focus, 0) * sign * slope
         saliency = tl.full((), 0, tl.float32)
         if saliency_ptr is not None:
@@ -371,6 +395,7 @@ def focus_head_forward(*arguments: Any, in_graph: bool = False) -> HeadForward:
         INVERSE_LOG=inverse_log(cells), LEVEL=given.focus_level, CAM_CLASS=given.cam_class,
         REDUCTION=reduction, SOFT=given.target.dim() == 2, NEED_WEIGHT=need_weight,
         PRODUCTS=cam.products(features, classes, _head), FLAT=FLAT, FLOOR=FLOOR,
+        ENTROPY=given.entropy,
     )  # fmt: skip
     shares = cam.splits_of(features, blocks)
     aim, stride_h = given.entropy_target, 0

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 FocusLevel = Literal["none", "match", "hinge", "minimize"]
 CamClass = Literal["true", "predicted", "contrast"]
+Entropy = Literal["softmax", "sum"]
 Reduction = Literal["mean", "sum", "none"]
 Number = float | Tensor
 """A setting: a float, or a tensor of one element on the features' device."""
@@ -64,6 +65,7 @@ class HeadArguments(NamedTuple):
     label_smoothing: Number
     focus_level: FocusLevel
     cam_class: CamClass
+    entropy: Entropy
     reduction: Reduction
 
 

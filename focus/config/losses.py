@@ -13,6 +13,7 @@ from focus.errors import InputError, did_you_mean
 # As in focus.kernels.types, which imports torch: --help does without.
 FocusLevel = Literal["none", "match", "hinge", "minimize"]
 CamClass = Literal["true", "predicted", "contrast"]
+Entropy = Literal["softmax", "sum"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class LossConfig:
     focus term takes the entropy. cam_class: whose CAM focus and saliency term look at.
     entropy_target: ``h*`` in [0, 1] of the levels match and hinge, None for that of each sample's
     human map. temperature: of the CAM's softmax, above 0. label_smoothing: in [0, 1). The
-    configuration of a program checks these ranges, this class does not.
+    configuration of a program checks these ranges, this class does not. entropy: of the CAM's
+    softmax, or of the CAM less its minimum and divided by its sum.
     """
 
     classification_weight: float = 1.0
@@ -36,6 +38,7 @@ class LossConfig:
     entropy_target: float | None = None
     temperature: float = 1.0
     label_smoothing: float = 0.0
+    entropy: Entropy = "softmax"
 
 
 LOSSES: dict[str, LossConfig] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from focus.config.evaluate import EVALUATION_BATCH, EvaluateConfig
-from focus.config.losses import LOSSES, CamClass, FocusLevel, LossConfig, loss_of
+from focus.config.losses import LOSSES, CamClass, Entropy, FocusLevel, LossConfig, loss_of
 from focus.config.options import (
     BELOW_1,
     BETWEEN_0_AND_1,
@@ -50,6 +50,7 @@ CONFIG_VERSION = 2
 SET_BY_LOSS: dict[str, Any] = {
     **dict.fromkeys(("cam_class", "classification_weight", "focus_weight", "saliency_weight")),
     **dict.fromkeys(("focus_level", "entropy_target", "focus_schedule", "saliency_schedule")),
+    "entropy": None,
     "target_from_maps": False,
 }
 """The settings that go with the loss that is named beside them, at their defaults: all but
@@ -104,6 +105,9 @@ class TrainConfig(SharedConfig):
     )
     entropy_target: float | None = in_loss(
         "of match and hinge, in [0, 1] (default: loss, else the human map's)", within=SHARE
+    )
+    entropy: Entropy | None = in_loss(
+        "of the focus term: of the softmax, or of the map less its minimum divided by its sum"
     )
     temperature: float | None = in_loss(
         "of the softmax over the activation map", within=TEMPERATURE
@@ -239,6 +243,7 @@ class ResolvedTrainConfig(TrainConfig):
     focus_weight: float
     saliency_weight: float
     focus_level: FocusLevel
+    entropy: Entropy
     temperature: float
     label_smoothing: float
     epochs: int
@@ -287,12 +292,13 @@ def loss_config(config: TrainConfig) -> LossConfig:
         else:
             raise InputError("--focus-level none leaves nothing to --focus-weight: drop one.")
     elif loss.focus_weight == 0:
-        loss = replace(loss, focus_level="none")
+        loss = replace(loss, focus_level="none", entropy="softmax")
     aims = loss.focus_level in ("match", "hinge")
-    if config.focus_level not in (None, loss.focus_level):
-        raise InputError(
-            f"--focus-level: the loss {name!r} has no focus term: give --focus-weight, too."
-        )
+    for field in ("focus_level", "entropy"):
+        if getattr(config, field) not in (None, getattr(loss, field)):
+            raise InputError(
+                f"{flag(field)}: the loss {name!r} has no focus term: give --focus-weight, too."
+            )
     if (config.target_from_maps or config.entropy_target is not None) and not aims:
         raise InputError(
             f"The loss {name!r} aims at no entropy: give --focus-level match or hinge, too."

@@ -67,7 +67,7 @@ def trained_how(config: ResolvedTrainConfig) -> str:
     target = "" if config.entropy_target is None else f" at {config.entropy_target:g}"
     terms = {
         "cross-entropy": config.classification_weight,
-        f"focus term ({config.focus_level}{target})": config.focus_weight,
+        f"focus term ({config.focus_level}{target}, entropy {config.entropy})": config.focus_weight,
         "saliency term": config.saliency_weight,
     }
     weighted = " + ".join(f"{weight:g} x {name}" for name, weight in terms.items() if weight)

@@ -30,7 +30,7 @@ FLAGS = {
     TrainConfig: f"""{SHARED}
         augment batch-size cached-features cam-class channels-last checkpoint-steps
         checkpoints-kept class-weight classification-weight clip-grad compare-ce
-        compile compile-mode dry-run entropy-target epochs
+        compile compile-mode dry-run entropy entropy-target epochs
         eval-batch-size eval-metric focus-level focus-schedule focus-weight
         grad-accum-steps grad-checkpointing image-size initial-checkpoint
         label-smoothing layer-decay log-steps loss lr
@@ -230,7 +230,8 @@ def test_another_loss_or_recipe_over_a_runs_configuration(tmp_path: Path) -> Non
     """It spells out what its own loss and recipe decided, which no other takes over."""
     file = tmp_path / "config.yaml"
     shared = ("--label-smoothing", "0.1", "--temperature", "2")  # by these losses are compared
-    run = train("--loss", "match", "--focus-schedule", "0:0,5:1", "--focus-weight", "2", *shared)
+    given = "--loss match --focus-schedule 0:0,5:1 --focus-weight 2 --entropy sum"
+    run = train(*given.split(), *shared)
     write_config(resolve(run), file)
     config = ["--config", str(file)]
     assert resolve(train(*config)) == resolve(run)

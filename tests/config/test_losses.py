@@ -19,3 +19,4 @@ def test_a_loss_that_there_is_not_is_refused() -> None:
 def test_the_words_of_the_losses_are_those_of_the_kernels() -> None:
     assert get_args(losses.FocusLevel) == get_args(types.FocusLevel)
     assert get_args(losses.CamClass) == get_args(types.CamClass)
+    assert get_args(losses.Entropy) == get_args(types.Entropy)

@@ -97,6 +97,8 @@ def test_without_human_maps_the_loss_is_cross_entropy_unless_another_is_asked_fo
             {"loss": "blend", "temperature": 2.0, "label_smoothing": 0.1, "saliency_weight": 1.0},
             LossConfig(1, 0.1, 1, "minimize", temperature=2.0, label_smoothing=0.1),
         ),
+        ({"loss": "match", "entropy": "sum"}, LossConfig(1, 1, 0, "match", entropy="sum")),
+        ({"loss": "ce", "entropy": "sum", "focus_weight": 3}, LossConfig(1, 3, entropy="sum")),
     ],
 )
 def test_flags_on_top_of_a_loss(given: dict[str, Any], expected: LossConfig) -> None:
@@ -126,6 +128,7 @@ def test_flags_on_top_of_a_loss(given: dict[str, Any], expected: LossConfig) -> 
         ({"loss": "ce", "compare_ce": True}, "--compare-ce beside the loss ce"),
         ({"sampling": "balanced", "class_weight": "balanced"}, "--sampling balanced and --class-w"),
         ({"loss": "ce", "focus_level": "hinge"}, "--focus-level: .*'ce' has no focus term"),
+        ({"loss": "ce", "entropy": "sum"}, "--entropy: the loss 'ce' has no focus term"),
         ({"loss": "ce", "entropy_target": 0.5}, "The loss 'ce' aims at no entropy"),
         ({"loss": "focus", "target_from_maps": True}, "The loss 'focus' aims at no entropy"),
         (

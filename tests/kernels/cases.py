@@ -55,6 +55,7 @@ LAYOUTS = ("nchw", "channels_last")
 LEVELS = ("none", "match", "hinge", "minimize")
 CAM_CLASSES = ("true", "predicted", "contrast")
 MAPS = ("no maps", "maps", "masked maps")
+ENTROPIES = ("softmax", "sum")
 # In the order in which :func:`pairwise` takes them, where several make as many new pairs.
 DTYPES = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 
@@ -69,6 +70,7 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     "weight_dtype": ("float32", "own"),
 }
 HEAD = SHAPES | {"focus_level": LEVELS, "cam_class": CAM_CLASSES, "maps": MAPS}
+HEAD |= {"entropy": ENTROPIES}
 
 Case = dict[str, Any]
 
@@ -234,6 +236,7 @@ def head_options(case: Case, inputs: Inputs) -> dict[str, Any]:
         "saliency_weight": 1.3,
         "focus_level": case["focus_level"],
         "cam_class": case["cam_class"],
+        "entropy": case.get("entropy", "softmax"),
         "temperature": 0.8,
     }
     if case["maps"] == "no maps":

@@ -69,6 +69,7 @@ OF_FOCUS_HEAD: Wrong = [
         "focus_level 'min' is not one of none, match, hinge, minimize",
     ),
     ({"cam_class": "top"}, ValueError, "cam_class 'top' is not one of true, predicted"),
+    ({"entropy": "min"}, ValueError, "entropy 'min' is not one of softmax, sum"),
     ({"reduction": "avg"}, ValueError, "reduction 'avg' is not one of mean, sum, none"),
     (
         {"weight": W[:1], "bias": None, "cam_class": "contrast"},

@@ -132,6 +132,7 @@ OPTIONS = {
     "focus_level": cases.LEVELS,
     "cam_class": cases.CAM_CLASSES,
     "maps": cases.MAPS,
+    "entropy": cases.ENTROPIES,
     "reduction": ("mean", "sum", "none"),
     "class_weight": (None, (0.5, 2.0, 0.0)),
     "label_smoothing": (0.0, 0.2),

@@ -24,7 +24,7 @@ from .cases import HEAD, Case, name_of, pairwise, run_on_meta
 
 READ_FEATURES = {
     *(f"focus_head forward K {k}: head" for k in (2, 16)),
-    "focus_head contrast forward K 2: head",
+    *(f"focus_head {name} forward K 2: head" for name in ("contrast", "sum")),
     "cam_entropy forward: cams",
     "cam_entropy backward: cams_backward",
     "class_activation: cams",

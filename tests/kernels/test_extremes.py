@@ -60,10 +60,11 @@ def test_results_and_gradients_are_finite_and_those_of_the_reference(form: Form)
         inputs = extreme_inputs(make, form.device)
         wide, dtype = inputs.double(), inputs.features.dtype
         compare(run_cam_entropy(form, inputs), run_cam_entropy(cases.REFERENCE, wide), dtype)
-        options = {"focus_weight": 0.5, "saliency_weight": 2.0}
-        actual = run_focus_head(form, inputs, saliency=inputs.saliency, **options)
-        expected = run_focus_head(cases.REFERENCE, wide, saliency=wide.saliency, **options)
-        compare(actual, expected, dtype)
+        for entropy in cases.ENTROPIES:
+            options = {"focus_weight": 0.5, "saliency_weight": 2.0, "entropy": entropy}
+            actual = run_focus_head(form, inputs, saliency=inputs.saliency, **options)
+            expected = run_focus_head(cases.REFERENCE, wide, saliency=wide.saliency, **options)
+            compare(actual, expected, dtype)
 
 
 @pytest.mark.parametrize("form", WITH_REFERENCE)
@@ -78,18 +79,18 @@ def test_entropy_at_its_limits(form: Form) -> None:
         assert not out.signbit().any()  # programs would print -0.00
 
 
+@pytest.mark.parametrize("entropy", cases.ENTROPIES)
 @pytest.mark.parametrize(("scale", "weight"), [(1e-32, 1e4), (1e-40, 0.0), (1e-45, 1e4)])
 @pytest.mark.parametrize("form", WITH_REFERENCE)
-def test_cam_of_hardly_any_range_is_flat(form: Form, scale: float, weight: float) -> None:
+def test_cam_of_hardly_any_range_is_flat(
+    form: Form, scale: float, weight: float, entropy: str
+) -> None:
     # Divided by such a range the gradient overflows, and is NaN where the weight of the term is 0.
     inputs = extreme_inputs(lambda features: features * scale, form.device)
-    actual = run_focus_head(
-        form, inputs, saliency=inputs.saliency, focus_weight=0.5, saliency_weight=weight
-    )
+    options = {"focus_weight": 0.5, "saliency_weight": weight, "entropy": entropy}
+    actual = run_focus_head(form, inputs, saliency=inputs.saliency, **options)
     inputs.features = torch.zeros_like(inputs.features)
-    expected = run_focus_head(
-        cases.REFERENCE, inputs, saliency=inputs.saliency, focus_weight=0.5, saliency_weight=weight
-    )
+    expected = run_focus_head(cases.REFERENCE, inputs, saliency=inputs.saliency, **options)
     for name, tensor in actual.items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6, msg=name)
 
@@ -187,15 +188,17 @@ def test_focus_head_keeps_what_is_not_finite_in_its_sample(
     grid = {"channels": 24, "grid": (7, 7)} if form == cases.GPU_TILES else {}
     inputs = make_inputs(CASE | grid | {"dtype": dtype}, form.device)
     options = {"saliency": inputs.saliency, "saliency_weight": 1.0, "focus_weight": 1.0}
-    options["reduction"] = "none"
-    clean = run_focus_head(form, inputs, **options)
-    inputs.features[1, 2, -1, -1] = value
-    out = run_focus_head(form, inputs, **options)
-    assert out["loss"][1].isnan()
-    others = [0, 2, 3]
-    for name, tensor in out.items():
-        if name not in ("dW", "db"):
-            torch.testing.assert_close(tensor[others], clean[name][others], msg=name)
+    clean_features, others = inputs.features.clone(), [0, 2, 3]
+    for entropy in cases.ENTROPIES:
+        options |= {"reduction": "none", "entropy": entropy}
+        inputs.features = clean_features.clone()
+        clean = run_focus_head(form, inputs, **options)
+        inputs.features[1, 2, -1, -1] = value
+        out = run_focus_head(form, inputs, **options)
+        assert out["loss"][1].isnan()
+        for name, tensor in out.items():
+            if name not in ("dW", "db"):
+                torch.testing.assert_close(tensor[others], clean[name][others], msg=name)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -206,8 +209,9 @@ def test_no_nan_where_the_cam_is_finite_though_its_range_is_not(form: Form) -> N
     inputs.features, inputs.weight = features, torch.ones_like(inputs.weight)
     human = torch.tensor([1.0, 0, 0, 0]).view(1, 2, 2).to(form.device)
     options = {"saliency": human, "saliency_weight": 1.0, "focus_weight": 1.0}
-    for name, tensor in run_focus_head(form, inputs, **options).items():
-        assert tensor.isfinite().all(), name
+    for entropy in cases.ENTROPIES:
+        for name, tensor in run_focus_head(form, inputs, entropy=entropy, **options).items():
+            assert tensor.isfinite().all(), name
     out = run_cam_entropy(form, inputs, temperature=0.01)
     assert out["entropy"].tolist() == [0]
     assert out["dF"].isfinite().all()

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from focus.kernels import focus_head
+from focus.kernels import cam_entropy, focus_head
+from focus.metrics.cams import sum_entropy
 
 from . import cases
 from .cases import FORMS, SHAPES, WITH_REFERENCE, Form, head_options, make_inputs, run_focus_head
@@ -54,6 +55,35 @@ def test_hand_worked_numbers(form: Form) -> None:
     torch.testing.assert_close(grads[1][0], features[0] @ g + dlogits[0] * pooled)
     torch.testing.assert_close(grads[1][1], dlogits[1] * pooled)
     torch.testing.assert_close(grads[2], dlogits)
+
+
+@pytest.mark.parametrize("form", WITH_REFERENCE)
+def test_hand_worked_sum_entropy(form: Form) -> None:
+    log3, log4 = math.log(3), math.log(4)
+    # Less the minimum and divided by the sum: (0, 1, 3, 0) / 4; one cell alone; none, for a CAM
+    # that is flat up to rounding.
+    cams = torch.tensor([[-1.0, 0, 2, -1], [5, 5, 5, 9], [1, 1, 1, 1 + 2**-20]])
+    features = cams.view(3, 1, 2, 2).to(form.device).requires_grad_()
+    weight = torch.ones(1, 1, device=form.device)
+    target = torch.zeros(3, dtype=torch.int64, device=form.device)
+    human = torch.tensor([0.0, 1, 1, 0], device=form.device).view(1, 2, 2).expand(3, 2, 2)
+    options = {"entropy": "sum", "focus_weight": 2.0, "reduction": "none", "temperature": 0.1}
+    with form.active():
+        out = focus_head(features, weight, None, target, **options)
+        (grad,) = torch.autograd.grad(out.loss, features, torch.ones_like(out.loss))
+        matched = focus_head(
+            features, weight, None, target, saliency=human, focus_level="match", **options
+        )
+        _, softmax = cam_entropy(features, weight, target, temperature=0.1)
+    h = torch.tensor([1 - 0.75 * log3 / log4, 0, 1])
+    torch.testing.assert_close(out.focus.cpu(), h, rtol=1e-6, atol=1e-6)
+    assert sum_entropy(cams.view(3, 2, 2).numpy()) == pytest.approx(h.numpy(), abs=1e-6)
+    torch.testing.assert_close(matched.focus.cpu(), (h - 0.5).abs(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(out.entropy, softmax.detach())  # what is reported as the entropy
+    # dh/dz_p = -(log p + h log 4) / (4 log 4) where p > 0; the two cells at the minimum, which is
+    # taken from all, share minus the sum of these.
+    expected = torch.tensor([[-1.0, 3, -1, -1], [0] * 4, [0] * 4]) * log3 / 16 / log4
+    torch.testing.assert_close(grad.cpu().view(3, 4), 2 * expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)

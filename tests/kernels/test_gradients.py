@@ -32,6 +32,7 @@ OPTIONS = {
     "focus_level": cases.LEVELS,
     "cam_class": cases.CAM_CLASSES,
     "maps": cases.MAPS,
+    "entropy": cases.ENTROPIES,
     # Each number has a backward of its own.
     "classes": (3, 5, 17),
 }

@@ -43,6 +43,7 @@ CHANGES: list[Case] = [
     {"grid": (1, 1)},
     {"maps": "no maps", "focus_level": "hinge", "cam_class": "contrast"},
     {"focus_level": "none", "cam_class": "predicted"},
+    {"focus_level": "hinge", "entropy": "sum"},
     {"classes": 3, "focus_level": "minimize", "dtype": torch.float16, "weight_dtype": "own"},
 ]
 OPERATORS = {"cam_entropy_forward", "cam_entropy_backward"}
@@ -66,7 +67,7 @@ def opcheck(form: Form, change: Case) -> None:
     features, weight, bias, index = list(vars(inputs).values())[:4]
     aim = None if case["maps"] != "no maps" else scale
     maps = (options.get("saliency"), options.get("saliency_mask"), aim)
-    choices = (case["focus_level"], case["cam_class"], "mean")
+    choices = (case["focus_level"], case["cam_class"], case.get("entropy", "softmax"), "mean")
     head = (features, weight, bias, index, *maps, None, *numbers, *choices)
     ops: Any = torch.ops.focus
     like = (list(features.shape), features.dtype, case.get("layout") == "channels_last")
