@@ -34,8 +34,8 @@ Figures = dict[str, Floats]
 results.json."""
 Intervals = dict[str, Interval | None]
 Units = Mapping[str, int]
-"""Independent images or groups that a figure is of: ``real`` ones, ``fake`` ones, and under its own
-name those that a hit rate has a map or mask of."""
+"""Independent images or groups that a figure is of: ``real`` ones, ``fake`` ones, ``both``, and
+under its own name those that a mean over images has a value of."""
 
 _OF_BOTH = (
     *("entropy_synthetic", "entropy_sum", "entropy_z", "cam_range"),
@@ -62,6 +62,8 @@ class Table:
     ) -> None:
         self.scores, self.points, self.threshold = scores, points, threshold.value
         given = {} if points is None else points.thresholds
+        # Of the wrong class.
+        self.largest_cost = float(llr_costs(-np.abs(scores.llr).max(initial=0), SYNTHETIC))
         self.thresholds = [(DECISION, threshold.value)]
         self.thresholds += [(name, value) for name, value in given.items() if value is not None]
         self.values = np.stack([getattr(scores, name).astype(np.float64) for name in _COLUMNS])
@@ -134,6 +136,7 @@ class Group:
         self._threshold = table.threshold
         self._outliers_known = bool((table.scores.peak_outlier >= 0).any())
         self.real, self.fake = table.part(real, REAL), table.part(fake, SYNTHETIC)
+        self.rows = np.append(real, fake)
         self._calibrated = not any(np.isnan(p.costs).any() for p in (self.real, self.fake))
         self._ranking = Ranking(self.real.side, self.fake.side)
 
@@ -168,21 +171,19 @@ class Group:
         loss = None if cllr is None or least is None else cllr - least
         return {"min_cllr": least, "calibration_loss": loss}
 
-    def hits(self) -> dict[str, tuple[Integers, Floats]]:
-        """Return, by the name of each hit rate, the rows that have a value and the 0s and 1s."""
-        found = {}
-        for name in HITS:
-            real, fake = self.real.known(name), self.fake.known(name)
-            found[name] = fake
-            if name in OF_BOTH:
-                found |= {f"{name}_on_real": real, f"{name}_on_synthetic": fake}
-                found[name] = np.append(real[0], fake[0]), np.append(real[1], fake[1])
+    def known(self) -> dict[str, tuple[Integers, Floats]]:
+        """Return, by the name of each mean over images, the rows that have a value and these."""
+        found = {name: self.fake.known(name) for name in OF_FAKES}
+        for name, column in OF_BOTH.items():
+            real, fake = self.real.known(column), self.fake.known(column)
+            found |= {f"{name}_on_real": real, f"{name}_on_synthetic": fake}
+            found[name] = np.append(real[0], fake[0]), np.append(real[1], fake[1])
         return found
 
     def units(self, resampler: Resampler) -> dict[str, int]:
         """Count what ``resampler`` draws as one, as :data:`Units`."""
-        rows = {"real": self.real.rows, "fake": self.fake.rows}
-        rows |= {name: known for name, (known, _) in self.hits().items()}
+        rows = {"real": self.real.rows, "fake": self.fake.rows, "both": self.rows}
+        rows |= {name: known for name, (known, _) in self.known().items()}
         return {name: resampler.units(own) for name, own in rows.items()}
 
     def errors(self, threshold: float) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -198,19 +199,21 @@ class Group:
         return score[rows[0]], score[rows[1]], unit[rows[0]], unit[rows[1]]
 
     def exact_intervals(self, resampler: Resampler) -> Intervals:
-        """Return DeLong's of the AUC and, where images are independent, those of rates."""
+        """Return DeLong's of the AUC, and those of rates whose images are independent."""
         found: Intervals = {"auc": mean_auc_interval([self.compared(resampler)])}
-        if resampler.grouped:
-            return found
-        right = [(total - wrong, total) for wrong, total in self.errors(self._threshold)]
-        found["accuracy"] = rate_interval(sum(n for n, _ in right), sum(n for _, n in right))
-        found["balanced_accuracy"] = mean_of_rates(right)
-        for name, (_, hits) in self.hits().items():
-            found[name] = rate_interval(int(hits.sum()), len(hits))
+        if resampler.independent(self.rows):
+            right = [(total - wrong, total) for wrong, total in self.errors(self._threshold)]
+            found["accuracy"] = rate_interval(sum(n for n, _ in right), len(self.rows))
+            found["balanced_accuracy"] = mean_of_rates(right)
+        for name, (rows, values) in self.known().items():
+            if name.startswith(HITS) and resampler.independent(rows):
+                found[name] = rate_interval(int(values.sum()), len(rows))
         for point, threshold in self._points:
-            flagged, missed = self.errors(threshold)
-            found[f"operating_points/{point}/bpcer"] = rate_interval(*flagged)
-            found[f"operating_points/{point}/apcer"] = rate_interval(*missed)
+            for rate, part, errors in zip(
+                ("bpcer", "apcer"), (self.real, self.fake), self.errors(threshold), strict=True
+            ):
+                if resampler.independent(part.rows):
+                    found[f"operating_points/{point}/{rate}"] = rate_interval(*errors)
         return found
 
     def calibrated_ece(self) -> dict[str, float]:
@@ -288,11 +291,12 @@ def intervals(
     exact: Intervals,
     units: Units,
     calibrated_ece: Mapping[str, float],
+    unseen: float,
 ) -> dict[str, Interval]:
     """Return the interval of each figure that has one: the exact one, else that of its draws.
 
-    draws [R]: of the resamples. calibrated_ece: :meth:`Group.calibrated_ece`. A figure of fewer
-    than two units has none.
+    draws [R]: of the resamples. calibrated_ece: :meth:`Group.calibrated_ece`. unseen: what
+    an image on the wrong side may add to C_llr, 0 where enough are there.
     """
     made = {}
     for name, value in found.items():
@@ -301,7 +305,7 @@ def intervals(
         interval = exact.get(name)
         if name not in exact:
             excess = calibrated_ece.get(name, 0.0)
-            interval = _bootstrap(name, value, draws[name], _units_of(name, units), excess)
+            interval = _bootstrap(name, value, draws[name], units, excess, unseen)
         if interval is not None:
             made[name] = interval
     return made
@@ -309,6 +313,7 @@ def intervals(
 
 # A sample overstates these, the largest of several or a sum of distances, and a resample more so.
 _OVERSTATED = ("ece", "peak_share", "apcer_max", "acer_max")
+_COSTS = ("brier", "cllr", "ece")
 _SHARES = (
     *("auc", "average_precision", "eer", "tpr_at_fpr", "accuracy", "pcer", "acer"),
     *("map_hit", "pointing_hit", "peak_share", "peak_outlier"),
@@ -316,25 +321,30 @@ _SHARES = (
 
 
 def _bootstrap(
-    name: str, value: float, draws: Floats, units: int, excess: float
+    name: str, value: float, draws: Floats, units: Units, excess: float, unseen: float
 ) -> Interval | None:
     """Return the percentiles of ``draws``, or None.
 
     Of a figure that samples overstate: from the reflection of the percentiles in it (the basic
-    bootstrap), less ``excess``, to the higher end of both. Of a share that no resample moves from 0
-    or 1: Clopper and Pearson's.
+    bootstrap), less ``excess``, to the higher end of both. Of a cost with ``unseen``: at least to
+    Clopper and Pearson's end, as if an image cost nothing or the most. Of a share that no resample
+    moves from 0 or 1: theirs.
     """
-    interval = percentiles(draws)
-    if interval is None or units < 2:
-        return None
-    low, high = interval
-    if name.startswith(_OVERSTATED) or name.endswith(_OVERSTATED):
-        low, high = min(low, 2 * value - high) - excess, max(high, 2 * value - low)
-        low, high = max(0.0, low), min(1.0, high)
-    if math.isclose(low, high, abs_tol=1e-12):  # equal up to the rounding of sums
-        share = value in (0, 1) and any(word in name for word in _SHARES)
-        return rate_interval(round(value * units), units) if share else None
-    return low, high
+    count = _units_of(name, units)
+    interval = percentiles(draws, count)
+    if interval is not None:
+        low, high = interval
+        if name.startswith(_OVERSTATED) or name.endswith(_OVERSTATED):
+            low, high = min(low, 2 * value - high) - excess, max(high, 2 * value - low)
+            low, high = max(0.0, low), min(1.0, high)
+        if unseen and name.startswith(_COSTS):
+            most, images = unseen if name == "cllr" else 1.0, min(2 * count, units["both"])
+            of_share = rate_interval(value / most * images, images)
+            high = max(high, most * of_share[1]) if of_share else high
+        if not math.isclose(low, high, abs_tol=1e-12):  # equal up to the rounding of sums
+            return low, high
+    share = value in (0, 1) and any(word in name for word in _SHARES)
+    return rate_interval(round(value * count), count) if share and count > 1 else None
 
 
 def _units_of(name: str, units: Units) -> int:
@@ -342,9 +352,9 @@ def _units_of(name: str, units: Units) -> int:
         return units[name]
     if name.endswith(("_on_real", "bpcer")):
         return units["real"]
-    if name.endswith("_on_synthetic") or name in OF_FAKES or "apcer" in name:
+    if name.endswith("_on_synthetic") or "apcer" in name:
         return units["fake"]
-    return min(units["real"], units["fake"])
+    return units["both"] if name == "peak_share" else min(units["real"], units["fake"])
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -242,8 +242,8 @@ def means(falls: Falls, scores: Scores, rows: Rows, apart: Rows) -> dict[str, An
     """Return the means over the images in ``rows``, with 95 % intervals by a bootstrap.
 
     Resampled are whole ``group``s within the strata ``apart`` [N]
-    (:func:`focus.evaluation.protocol.strata`). No intervals where a class has fewer than two
-    independent images.
+    (:func:`focus.evaluation.protocol.strata`). None of fewer than ``SUPPORT``
+    independent images, but of a share of 0 or 1.
     """
     values = {name: column[rows] for name, column in falls.columns().items()}
     found: dict[str, Any] = {
@@ -251,9 +251,7 @@ def means(falls: Falls, scores: Scores, rows: Rows, apart: Rows) -> dict[str, An
     }
     intervals: dict[str, Interval | None] = {}
     resampler = Resampler(apart[rows], scores.group[rows])
-    labels = scores.label[rows]
-    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    if min((resampler.units(own) for own in classes), default=0) >= 2:
+    if len(rows):
         random, draws = np.random.default_rng(0), []
         stacked = np.stack(list(values.values()))
         at_once = max(1, 2**20 // len(rows))  # weights in memory
@@ -261,7 +259,7 @@ def means(falls: Falls, scores: Scores, rows: Rows, apart: Rows) -> dict[str, An
             weights = resampler.draw(random, min(at_once, RESAMPLES - done))
             draws.append(stacked @ weights.T / weights.sum(axis=1))
         for name, drawn in zip(values, np.hstack(draws), strict=True):
-            interval = percentiles(drawn)
+            interval = percentiles(drawn, resampler.count)
             if interval and not np.isclose(*interval, rtol=0, atol=1e-12):
                 intervals[name] = interval
             elif name == _SHARE and found[name] in (0, 1):  # no resample moves it from there

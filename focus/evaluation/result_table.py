@@ -9,7 +9,7 @@ from focus.data.manifest import TEST_SETS
 from focus.evaluation.estimates import DECISION
 from focus.evaluation.protocol import match
 from focus.evaluation.results import Results
-from focus.evaluation.scores import Scores
+from focus.evaluation.scores import Scores, in_common
 from focus.metrics.annotators import MEASURES
 from focus.metrics.bootstrap import units
 from focus.metrics.intervals import mean_auc_difference
@@ -301,17 +301,17 @@ Model = tuple[str, Scores, Results]
 def difference_lines(first: Model, second: Model) -> list[str]:
     """Return a line for each test set: the difference of two models' mean AUC, by DeLong's test.
 
-    Or one line that says why there is none: the models scored different images, or know other
-    generators, so that their test sets differ, or a class has too few images.
+    Of models that scored different images it is that of the images in common, and says so. Or one
+    line that says why there is none: no image is in common, or is in other groups, or the models
+    know other generators, so that their test sets differ, or a class has too few images.
     """
     (name, scores, results), (other, others, other_results) = first, second
     # A table may have been sorted again.
     scores, others = scores.in_order(), others.in_order()
     untested = f"{name} - {other}: the difference is not tested, "
-    if [*scores.path, *scores.group] != [*others.path, *others.group]:
-        shared = len({*scores.path} & {*others.path})
-        if shared and len(scores) + len(others) > 2 * shared:
-            return [f"{untested}they have {shared} images in common: --common takes only these."]
+    if differ := [*scores.path] != [*others.path]:
+        scores, others = in_common([scores, others])
+    if not len(scores) or [*scores.group] != [*others.group]:
         return [f"{untested}they scored other images, or the same in other groups."]
     sets, other_sets = _pairs(scores, results), _pairs(others, other_results)
     unit = units(scores.group, scores.images)
@@ -327,10 +327,14 @@ def difference_lines(first: Model, second: Model) -> list[str]:
         )
         if difference is not None:
             value, low, high, p_value = difference
+            count = len({row for _, *sides in pairs for rows in sides for row in rows})
+            of = f"mean of {len(pairs)}" + f", {count:,} images in common" * differ
             lines.append(
-                f"{_AUC[test_set]}, mean of {len(pairs)}: {name} - {other} = {value:+.3f} "
+                f"{_AUC[test_set]}, {of}: {name} - {other} = {value:+.3f} "
                 f"[{low:+.3f}, {high:+.3f}], p = {p_value:.2g}"
             )
+    if differ and lines:
+        lines.append(f"--common computes all figures of the images that {name} and {other} share.")
     few = "they know other generators, or a class has fewer than two independent images."
     return lines or [untested + few]
 

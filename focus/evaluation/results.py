@@ -29,6 +29,7 @@ from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import Resampler
 from focus.metrics.intervals import (
     LEVEL,
+    few_inverted,
     mean_auc_interval,
     mean_interval,
     mean_of_rates,
@@ -126,7 +127,7 @@ class TestSet:
     """The comparisons of one test set: figures by generator, their mean, and of all images."""
 
     def __init__(self, table: Table, comparisons: list[Comparison]) -> None:
-        self.comparisons = comparisons
+        self.comparisons, self._largest_cost = comparisons, table.largest_cost
         self._thresholds = table.thresholds
         self._groups = [Group(table, c.real, c.fake) for c in comparisons]
         rows = [
@@ -155,18 +156,21 @@ class TestSet:
         units = [group.units(resampler) for group in groups]
         # A group without images of a kind is in no mean of theirs.
         fewest = {name: min((n for u in units if (n := u[name])), default=0) for name in units[0]}
+        units += [fewest, fewest]
+        compared = [[group.compared(resampler)] for group in groups]
+        compared += [[one for n in self._defining.get("auc", []) for one in compared[n]], []]
+        unseen = [self._largest_cost if few_inverted(own) else 0.0 for own in compared]
         exact = [group.exact_intervals(resampler) for group in groups]
-        exact += [self._mean_intervals(exact, resampler), {}]
-        if not resampler.grouped:
-            exact[-1] = self._error_intervals()
+        exact += [self._mean_intervals(exact, resampler), self._error_intervals(resampler)]
+        exact[-2]["auc"] = mean_auc_interval(compared[-2])
         entries = []
-        for found, draws, sure, count, noise in zip(
-            self._found, self._draws, exact, [*units, fewest, fewest], self._noise, strict=True
+        for found, draws, sure, count, noise, most in zip(
+            self._found, self._draws, exact, units, self._noise, unseen, strict=True
         ):
             ends: dict[str, Any] = {}
             if any(draws.values()):
                 joined = {name: np.concatenate(parts) for name, parts in draws.items()}
-                ends = intervals(found, joined, sure, count, noise)
+                ends = intervals(found, joined, sure, count, noise, most)
             entries.append({**nested(found), "intervals": nested(ends)})
         for group, entry in zip(groups, entries, strict=False):
             entry |= {**group.counts(), "undefined": group.undefined()}
@@ -226,7 +230,7 @@ class TestSet:
         return [*generators, *both, rates]
 
     def _mean_intervals(self, exact: list[Intervals], resampler: Resampler) -> Intervals:
-        """Return those of the mean AUC, of means over one generator, and of rates of fakes.
+        """Return those of means over one generator, and of rates of fakes.
 
         exact: of the generators. Real images that they share make other rates dependent.
         """
@@ -234,15 +238,19 @@ class TestSet:
         for name, places in self._defining.items():
             if len(places) == 1 and name in exact[places[0]]:
                 found[name] = exact[places[0]][name]
-            elif name.startswith("pointing_hit") and not resampler.grouped:
-                hits = [self._groups[place].hits()[name][1] for place in places]
-                found[name] = mean_of_rates([(int(own.sum()), len(own)) for own in hits])
-        compared = [self._groups[n].compared(resampler) for n in self._defining.get("auc", [])]
-        return found | {"auc": mean_auc_interval(compared)}
+            elif name.startswith("pointing_hit"):
+                rows, hits = zip(*(self._groups[n].known()[name] for n in places), strict=True)
+                if resampler.independent(np.concatenate(rows)):
+                    found[name] = mean_of_rates([(int(own.sum()), len(own)) for own in hits])
+        return found
 
-    def _error_intervals(self) -> Intervals:
-        """Return those of the error rates over independent images."""
+    def _error_intervals(self, resampler: Resampler) -> Intervals:
+        """Return those of the error rates whose images are independent."""
         found: Intervals = {}
+        real = self._pooled.real.rows
+        fake = np.concatenate([real[:0], *(c.fake for c in self.comparisons)])
+        rows = {"bpcer": real, "apcer": fake, "acer": np.append(real, fake)}
+        exact = tuple(rate for rate, own in rows.items() if resampler.independent(own))
         for point, threshold in self._thresholds:
             flagged, missed = self._pooled.errors(threshold)
             each = [e for e in (g.errors(threshold)[1] for g in self._groups) if e[1]]
@@ -263,7 +271,7 @@ class TestSet:
                 values = [self._found[-1][rate] for rate in rates]
                 acer = mean_interval(values, parts) if len(parts) == 2 else None
                 found[f"{point}/acer_{name}"] = acer
-        return found
+        return {name: found[name] for name in found if name.rpartition("/")[2].startswith(exact)}
 
 
 def _defining(figures: list[Figures]) -> dict[str, list[int]]:

@@ -192,6 +192,16 @@ class Scores:
         return Scores(**columns)
 
 
+def in_common(tables: Sequence[Scores]) -> list[Scores]:
+    """Return of each table the rows that all have by their keys, in one order."""
+    keys = [table.keys() for table in tables]
+    shared = set(keys[0]).intersection(*keys[1:])
+    return [
+        table.select([key in shared for key in own]).in_order()
+        for table, own in zip(tables, keys, strict=True)
+    ]
+
+
 # Columns in which an empty cell is -1; in one of float32 it is NaN.
 _UNKNOWN = (
     *("label", "peak_row", "peak_col", "pointing_hit", "pointing_hit_synthetic", "map_hit"),

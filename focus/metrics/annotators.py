@@ -74,7 +74,7 @@ def overall(found: Mapping[Any, Floats], classes: Any) -> dict[str, Any]:
     ):
         parts = {"": own, "_chance": chance, "_above_chance": own - chance}
         for ending, each in parts.items():
-            ends = percentiles(weights @ each / len(faces)) if len(faces) > 1 else None
+            ends = percentiles(weights @ each / len(faces), len(faces))
             told[f"{measure}{ending}"] = {"value": float(each.mean()), "interval": ends}
     return told
 

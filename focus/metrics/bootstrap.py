@@ -1,10 +1,14 @@
 """Resample images with replacement: stratified, and whole groups at a time."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from focus.metrics.arrays import Array
 from focus.metrics.intervals import LEVEL, Interval
+from focus.metrics.ranking import SUPPORT
 
 Floats = NDArray[np.float64]
 
@@ -22,8 +26,6 @@ class Resampler:
         strata = np.asarray(strata, dtype=np.int64)
         _, self.unit = np.unique(units(groups, images), return_inverse=True)
         self.count = int(self.unit.max(initial=-1)) + 1
-        self.grouped = self.count < (len(strata) if images is None else len(np.unique(images)))
-        """True if a group holds more than one image."""
         pairs = np.unique(np.stack([self.unit, strata]), axis=1)
         first, strata_of_unit = np.unique(pairs[0], return_index=True, return_counts=True)[1:]
         pool = np.where(strata_of_unit > 1, -1, pairs[1][first])
@@ -34,6 +36,10 @@ class Resampler:
     def units(self, rows: NDArray[np.int64]) -> int:
         """Return how many independent units the images in ``rows`` are."""
         return int(np.count_nonzero(np.bincount(self.unit[rows])))
+
+    def independent(self, rows: NDArray[np.int64]) -> bool:
+        """Return whether no two of the images in ``rows`` are of one unit."""
+        return self.units(rows) == len(rows)
 
     def draw(self, random: np.random.Generator, resamples: int) -> Floats:
         """Return [R, N], how often each image is in each resample."""
@@ -62,14 +68,15 @@ def units(groups: Array, images: Array | None = None) -> NDArray[np.int64]:
     return unit if images is None else unit[images]
 
 
-def percentiles(draws: Array) -> Interval | None:
-    """Return the middle 95 % of ``draws`` [R]; NaN is a resample that leaves a figure undefined.
+def percentiles(draws: Array, count: int) -> Interval | None:
+    """Return the 95 % interval from ``draws`` [R] of a figure of ``count`` independent units.
 
-    None if that is more than one in twenty: the rest would be a choice among the resamples.
+    Its middle, as much wider as Student's quantile is than the normal one, and the variance of the
+    units than that of resamples (Hesterberg, 2015). NaN is a resample that leaves the figure
+    undefined. None of fewer than ``SUPPORT`` units.
     """
-    defined = np.asarray(draws, dtype=np.float64)
-    defined = defined[~np.isnan(defined)]
-    if len(defined) < 0.95 * len(draws) or len(defined) == 0:
+    if count < SUPPORT:
         return None
-    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    wider = special.stdtrit(count - 1, (1 + LEVEL) / 2) * math.sqrt(count / (count - 1))
+    low, high = np.nanquantile(draws, special.ndtr([-wider, wider]))
     return float(low), float(high)

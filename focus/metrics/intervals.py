@@ -29,11 +29,11 @@ class Difference(NamedTuple):
     p_value: float
 
 
-def rate_interval(count: float, total: int, level: float = LEVEL) -> Interval | None:
+def rate_interval(count: float, total: float, level: float = LEVEL) -> Interval | None:
     """Return Clopper and Pearson's (1934) interval of ``count / total``; None for a total of 0.
 
     It covers at least ``level`` whatever the rate is: 0 of 300 is [0, 0.0122]. count: that of a
-    mean over ties may be no whole number.
+    mean over ties may be no whole number, nor the total that of images that weigh differently.
     """
     if total == 0:
         return None
@@ -47,17 +47,28 @@ def rate_interval(count: float, total: int, level: float = LEVEL) -> Interval | 
 def mean_of_rates(rates: Sequence[tuple[int, int]]) -> Interval | None:
     """Return the interval of the mean of ``count / total`` over independent images.
 
-    From the intervals of the rates, by the squares of the distances to their ends (Zou and Donner,
-    2008). None without rates, and if a total is 0.
+    Of equal totals that of the pooled count: independent images of several rates vary no more than
+    as many of their mean (Hoeffding, 1956). Else :func:`mean_interval`, and it holds that of as
+    many images as vary alike where the rates are equal. None without rates, or if a total is 0.
     """
-    ends = [interval for rate in rates if (interval := rate_interval(*rate))]
-    if not ends or len(ends) < len(rates):
+    totals = [of for _, of in rates]
+    if not totals or 0 in totals:
         return None
-    return mean_interval([n / of for n, of in rates], ends)
+    if len(set(totals)) == 1:
+        return rate_interval(sum(n for n, _ in rates), sum(totals))
+    values, alike = [n / of for n, of in rates], len(rates) ** 2 / sum(1 / of for of in totals)
+    ends = [interval for rate in rates if (interval := rate_interval(*rate))]
+    by_count = rate_interval(alike * sum(values) / len(values), alike)
+    assert by_count is not None
+    low, high = mean_interval(values, ends)
+    return min(low, by_count[0]), max(high, by_count[1])
 
 
 def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
-    """Return the interval of the mean of independent ``values`` from theirs, as there."""
+    """Return the interval of the mean of independent ``values`` from theirs.
+
+    By the squares of the distances to their ends (Zou and Donner, 2008).
+    """
     mean, n = sum(values) / len(values), len(values)
     pairs = list(zip(values, intervals, strict=True))
     below = math.hypot(*(value - low for value, (low, _) in pairs)) / n
@@ -76,6 +87,15 @@ def mean_auc_interval(comparisons: Sequence[Compared]) -> Interval | None:
     """
     placed = _placed(comparisons)
     return None if placed is None else _interval(placed)
+
+
+def few_inverted(comparisons: Sequence[Compared]) -> bool:
+    """Return whether so few images are on the wrong side that no variance tells what they may be.
+
+    As in :func:`mean_auc_interval`: fewer than ``SUPPORT`` units of a class.
+    """
+    placed = _placed(comparisons)
+    return placed is not None and placed.inverted < SUPPORT
 
 
 class _Placed(NamedTuple):

@@ -20,7 +20,7 @@ from focus.evaluation.other_detectors import without_calibration
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.result_table import SET_TITLES, difference_lines, format_table
 from focus.evaluation.results import VERSION, Results, summarise
-from focus.evaluation.scores import Scores
+from focus.evaluation.scores import Scores, in_common
 from focus.findings import Finding, worst_first
 from focus.model.detector import Detector
 from focus.model.operating_points import OperatingPoints, Threshold
@@ -155,16 +155,15 @@ def _in_common(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
     Robustness, which is known of all rows together, is left out.
     """
-    keys = [run.scores.keys() for run in runs]
-    shared = set(keys[0]).intersection(*keys[1:])
-    if not shared:
+    shared = in_common([run.scores for run in runs])
+    if not len(shared[0]):
         raise InputError(
             "--common: no image is in all of them by path, label and generator: give --data-root "
             "where paths are relative."
         )
     found = []
-    for run, own in zip(runs, keys, strict=True):
-        scores, was = run.scores.select([key in shared for key in own]), run.results
+    for run, scores in zip(runs, shared, strict=True):
+        was = run.results
         known = was["thresholds"]
         points = OperatingPoints(known, None, 0, 0) if known else None
         of_generators = {name: family or "" for name, family in was["training_families"].items()}
@@ -177,8 +176,8 @@ def _in_common(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
         found.append(Run(run.name, run.folder, scores, new, []))
     sizes = ", ".join(f"{len(run.scores):,} of {run.name}" for run in runs)
     text = (
-        f"All figures are of the {len(shared):,} images in common ({sizes}), without robustness; "
-        "what is said of a run is about all its images."
+        f"All figures are of the {len(shared[0]):,} images in common ({sizes}), without "
+        "robustness; what is said of a run is about all its images."
     )
     return found, [text]
 

@@ -1,11 +1,12 @@
 """Figures and intervals of test sets, against figures of repeated images and hand-worked ones."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 
 from focus.config.options import POINTS
 from focus.evaluation.protocol import match
@@ -129,6 +130,12 @@ def test_exact_intervals_of_independent_images() -> None:
     assert results["mean"]["intervals"]["pointing_hit"] == mean_of_rates(hits)
 
 
+def widened(count: int) -> list[float]:
+    """The shares of resamples below the ends of the interval: Student's for so many images."""
+    ratio = stats.t.ppf(0.975, count - 1) * np.sqrt(count / (count - 1))
+    return [stats.norm.cdf(-ratio), stats.norm.cdf(ratio)]
+
+
 def test_resampled_intervals_are_those_of_repeated_images() -> None:
     """The same draws, made by hand: the shared real images once for both generators."""
     scores, resamples = table(40, 2, 25), 60
@@ -146,12 +153,13 @@ def test_resampled_intervals_are_those_of_repeated_images() -> None:
         cells = np.concatenate([side.peak_row for side in drawn[0]])
         peaks.append(commonest_peak_share(cells))
     of_first = results["generators"]["g0"]
-    expected = tuple(np.quantile(np.array(eers)[:, 0], [0.025, 0.975]))
+    middle, wide = widened(25), widened(65)
+    expected = tuple(np.quantile(np.array(eers)[:, 0], middle))
     assert of_first["intervals"]["eer"] == pytest.approx(expected)
-    expected = tuple(np.quantile(np.mean(eers, axis=1), [0.025, 0.975]))
+    expected = tuple(np.quantile(np.mean(eers, axis=1), middle))
     assert results["mean"]["intervals"]["eer"] == pytest.approx(expected)
     # The largest of several shares: the percentiles and their reflection in it, and all between.
-    share, (low, high) = of_first["peak_share"], np.quantile(np.array(peaks, float), [0.025, 0.975])
+    share, (low, high) = of_first["peak_share"], np.quantile(np.array(peaks, float), wide)
     expected = min(low, 2 * share - high), max(high, 2 * share - low)
     assert of_first["intervals"]["peak_share"] == pytest.approx(expected)
     assert in_the_open_set(scores, resamples) == results
@@ -190,7 +198,11 @@ def test_figures_that_no_resample_moves_are_not_certain(grouped: bool) -> None:
     assert ranges["operating_points"]["eer"]["apcer"] == rate_interval(0, fakes)
     # Half of the fakes have a mask.
     assert ranges["pointing_hit"] == rate_interval(0, fakes // 2)
-    assert "brier" not in ranges  # it does not move, and is neither 0 nor 1
+    # No resample moves it, and the next image may cost 1: of twice the smaller class.
+    value, (low, high) = 0.01, ranges["brier"]
+    assert (low, high) == pytest.approx(
+        (value, (rate_interval(value * 2 * fakes, 2 * fakes) or (0, 0))[1])
+    )
     shared = 0.025 ** (1 / (40 if grouped else 80))
     assert results["mean"]["intervals"]["auc"] == (pytest.approx(shared), 1.0)
     assert results["mean"]["intervals"]["eer"] == ranges["eer"]
@@ -203,11 +215,11 @@ def test_a_class_of_one_image_has_no_resampled_interval() -> None:
 
 
 def test_a_mean_is_over_the_same_generators_in_each_resample() -> None:
-    """Two fakes of g0 have a mask: neither is drawn in one of eight resamples."""
+    """Two fakes of g0 have a mask, too few for an interval."""
     masks = np.full(80, -1)
     masks[[40, 41, *range(60, 80)]] = np.arange(22) % 2
-    # Two real images of one person: no rate's interval is exact.
-    scores = table(40, 2, 20, pointing_hit=masks, group=["p", "p", *[""] * 78])
+    # Two fakes of one person: the interval of no rate of fakes is exact.
+    scores = table(40, 2, 20, pointing_hit=masks, group=[*[""] * 78, "p", "p"])
     mean = in_the_open_set(scores, 200)["mean"]
     assert mean["pointing_hit"] == 0.5
     # No interval, rather than that of g1 alone in some of them.
@@ -233,3 +245,98 @@ def test_calibrated_scores_may_have_no_calibration_error() -> None:
     assert (np.mean(above, axis=0) <= 0.06).all()
     sure = in_the_open_set(calibrated(random, 300, sharper=6), 100)["pooled"]["intervals"]
     assert sure["ece"][0] > 0.05
+
+
+def coverage(
+    draw: Callable[[np.random.Generator], dict[str, Any]],
+    truth: dict[str, float],
+    group: str = "",
+    samples: int = 200,
+) -> dict[str, float]:
+    """Return in which share of samples the interval of a figure is there and holds the true one.
+
+    Each is a generator with real images of its own, of the columns that ``draw`` gives. group: of
+    two more fakes, of another generator.
+    """
+    random = np.random.default_rng(0)
+    drawn = [draw(random) for _ in range(samples)]
+    columns = {name: np.concatenate([own[name] for own in drawn]) for name in drawn[0]}
+    names = [f"g{at}" for at, own in enumerate(drawn) for _ in own["label"]] + ["other"] * 2
+    filled = {name: np.append(column, column[-2:]) for name, column in columns.items()}
+    groups = [""] * (len(names) - 2) + [group] * 2
+    scores = table(len(names) - 2, 1, 2, **filled, generator=names, group=groups)
+    found = in_the_open_set(scores, 100)["generators"]
+    held = dict.fromkeys(truth, 0.0)
+    for at in range(samples):
+        ends = found[f"g{at}"]["intervals"]
+        ends |= ends.get("operating_points", {}).get("eer", {})
+        for name, value in truth.items():
+            low, high = ends.get(name, (1, 0))
+            held[name] += (low <= value <= high) / samples
+    return held
+
+
+@pytest.mark.slow
+def test_coverage_beside_images_of_one_person() -> None:
+    """The rates of images that are independent are exact, whatever groups there are elsewhere."""
+
+    def draw(random: np.random.Generator) -> dict[str, Any]:
+        label = np.repeat([0, 1], 20)
+        return {"label": label, "score": np.where(random.random(40) < 0.17, 0.8 - label, label)}
+
+    held = coverage(draw, {"apcer": 0.17, "bpcer": 0.17, "accuracy": 0.83}, group="a person")
+    assert min(held.values()) >= 0.95 - 0.03, held  # two standard errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reals", [0, 1])
+def test_coverage_without_real_images(reals: int) -> None:
+    def draw(random: np.random.Generator) -> dict[str, Any]:
+        size, label = reals + 25, np.repeat([0, 1], [reals, 25])
+        peaks = random.choice(3, size, p=[0.6, 0.3, 0.1])
+        values = {"entropy_predicted": random.beta(2, 2, size), "map_mse": random.beta(2, 4, size)}
+        return {"label": label, "peak_row": peaks, "score": label, **values}
+
+    truth = {"entropy": 0.5, "map_mse": 1 / 3, "peak_share": 0.6}
+    held = coverage(draw, truth, samples=600)
+    assert min(held.values()) >= 0.92, held
+
+
+@pytest.mark.slow
+def test_coverage_of_peaks_in_one_place() -> None:
+    """Ten real images and 190 fakes; in half of the samples all peaks are in one cell."""
+
+    def draw(random: np.random.Generator) -> dict[str, Any]:
+        label = np.repeat([0, 1], [10, 190])
+        return {"label": label, "score": label, "peak_row": random.random(200) < 0.0035}
+
+    truth = {"peak_share": 0.9965}
+    assert coverage(draw, truth)["peak_share"] >= 0.95 - 0.03
+    # As sure as 200 images are, not ten.
+    label = np.repeat([0, 1], [10, 190])
+    (own,) = in_the_open_set(table(10, 1, 190, peak_row=0 * label), 20)["generators"].values()
+    assert own["intervals"]["peak_share"] == rate_interval(200, 200)
+
+
+@pytest.mark.slow
+def test_coverage_of_costs_where_few_images_are_wrong() -> None:
+    """One in fifty is taken for the other class, and surely so; often the sample has none."""
+
+    def ratios(random: np.random.Generator, label: Any) -> Any:
+        right = np.where(random.random(len(label)) < 0.02, -1, 1)
+        return random.normal(6 * right * (2 * label - 1), 0.5)
+
+    def draw(random: np.random.Generator) -> dict[str, Any]:
+        label = np.repeat([0, 1], 40)
+        llr = ratios(random, label)
+        return {"label": label, "llr": llr, "score": special.expit(llr)}
+
+    label = np.repeat([0, 1], 200_000)
+    llr = ratios(np.random.default_rng(1), label)
+    real, fake = np.split(special.expit(llr), 2)
+    ranking = Ranking.of(real, fake)
+    truth = {"cllr": float(np.logaddexp(0, llr * (1 - 2 * label)).mean() / np.log(2))}
+    truth |= dict.fromkeys(("brier", "brier_balanced"), float(ranking.brier()[0]))
+    truth |= dict.fromkeys(("ece", "ece_balanced", "ece_tempered"), float(ranking.ece()[0]))
+    held = coverage(draw, truth)
+    assert min(held.values()) >= 0.93, held

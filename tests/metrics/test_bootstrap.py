@@ -20,7 +20,8 @@ def test_strata_keep_their_size_and_groups_stay_together(random: np.random.Gener
     assert times[:, :7].mean(0) == pytest.approx(np.ones(7), abs=0.05)
     assert times[:, 0].var() == pytest.approx(3 * (1 / 3) * (2 / 3), abs=0.05)
     assert (resampler.units(np.arange(3)), resampler.units(np.arange(3, 9))) == (3, 3)
-    assert resampler.grouped
+    assert resampler.independent(np.arange(3))
+    assert not resampler.independent(np.array([0, 3, 4]))
 
 
 def test_groups_in_several_strata_are_drawn_once(random: np.random.Generator) -> None:
@@ -37,17 +38,35 @@ def test_groups_in_several_strata_are_drawn_once(random: np.random.Generator) ->
 
 def test_names_that_group_nothing_are_no_groups() -> None:
     names = np.array(["a", "b", "", ""], dtype=object)
-    assert not Resampler(np.zeros(4), names).grouped
+    assert Resampler(np.zeros(4), names).independent(np.arange(4))
     # Two rows of one image, as where two generators list it.
     twice = np.array(["a", "a", "b", ""], dtype=object)
-    assert not Resampler(np.zeros(4), twice, np.array([0, 0, 2, 3])).grouped
+    resampler = Resampler(np.zeros(4), twice, np.array([0, 0, 2, 3]))
+    assert resampler.independent(np.array([0, 2, 3]))
+    assert not resampler.independent(np.array([0, 1]))
 
 
 def test_percentiles() -> None:
     draws = np.arange(1001.0)
-    assert percentiles(draws) == (pytest.approx(25), pytest.approx(975))
-    draws[:40] = np.nan
-    assert percentiles(draws) is not None
-    draws[:60] = np.nan
-    assert percentiles(draws) is None
-    assert percentiles(np.array([])) is None
+    assert percentiles(draws, 10**9) == (pytest.approx(25), pytest.approx(975))
+    draws[:501] = np.nan  # leaves a figure undefined
+    assert percentiles(draws, 10**9) == (
+        pytest.approx(501 + 499 * 0.025),
+        pytest.approx(1000 - 499 * 0.025),
+    )
+    assert percentiles(draws, 4) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "least"), [(5, 0.91), (10, 0.94), (20, 0.95)])
+def test_coverage_of_the_mean_of_few_images(
+    random: np.random.Generator, count: int, least: float
+) -> None:
+    names = np.full(count, "", dtype=object)
+    weights = Resampler(np.zeros(count), names).draw(random, 2000) / count
+    held = [
+        low <= 0 <= high
+        for draws in random.normal(size=(4000, count)) @ weights.T
+        for low, high in [percentiles(draws, count) or (1, 0)]
+    ]
+    assert np.mean(held) >= least - 2 * np.sqrt(least * (1 - least) / 4000)

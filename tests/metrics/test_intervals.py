@@ -65,12 +65,29 @@ def test_intervals_of_rates_are_scipys() -> None:
 
 
 def test_the_mean_of_rates_by_hand() -> None:
-    (low, high), (least, most) = (stats.binomtest(k, 8).proportion_ci() for k in (4, 8))
+    assert mean_of_rates([(4, 8), (8, 8)]) == rate_interval(12, 16)
+    (low, high), (least, most) = (stats.binomtest(8, n).proportion_ci() for n in (16, 8))
     expected = 0.75 - np.hypot(0.5 - low, 1 - least) / 2, 0.75 + (high - 0.5) / 2
     assert most == 1
-    assert mean_of_rates([(4, 8), (8, 8)]) == pytest.approx(expected)
+    found = mean_of_rates([(8, 16), (8, 8)]) or (0, 0)
+    # As many images as vary alike: (1/16 + 1/8) / 4 is 1 / 21.3.
+    alike = rate_interval(16, 64 / 3) or (0, 0)
+    assert found == pytest.approx((min(expected[0], alike[0]), max(expected[1], alike[1])))
+    assert found != pytest.approx(expected)
     assert mean_of_rates([(4, 8), (0, 0)]) is None
     assert mean_of_rates([]) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [[30] * 10, [*range(25, 35)], [100] * 3, [100, 1000, 300]])
+def test_coverage_of_the_mean_of_rates(random: np.random.Generator, sizes: list[int]) -> None:
+    """With few errors the intervals of the rates, put together, cover as little as 90 %."""
+    for rate in (0.005, 0.01, 0.02, 0.05, 0.3):
+        held = 0
+        for counts in random.binomial(sizes, rate, (3000, len(sizes))).tolist():
+            low, high = mean_of_rates(list(zip(counts, sizes, strict=True))) or (1, 0)
+            held += low <= rate <= high
+        assert held / 3000 >= 0.95 - 0.008, rate  # two standard errors
 
 
 def test_the_interval_of_a_mean_auc_is_delongs(random: np.random.Generator) -> None:
