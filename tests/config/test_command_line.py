@@ -50,8 +50,8 @@ FLAGS = {
     ManipulateConfig: f"{DATA} image-size output resume seed",
     MapsConfig: f"{DATA} from granularity output resume",
     ExperimentConfig: """
-        data data-root debug epochs headroom human-maps jobs losses model output quick range recipe report
-        search seeds test-data test-real threads weights workers""",
+        data data-root debug epochs headroom human-maps jobs losses model output quick range recipe
+        report search seeds test-data test-real threads weights workers""",
 }
 FLAGS[CheckConfig] = f"{FLAGS[TrainConfig]} drop-leaks strict"
 
