@@ -83,6 +83,13 @@ def _of_run(given: Mapping[str, Any], parser: "_Parser") -> dict[str, Any]:
     return _read_yaml(str(run / "config.yaml"), parser) | {"output": str(run.parent)}
 
 
+def train_settings(given: Mapping[str, str]) -> dict[str, Any]:
+    """Return settings of focus train, read as on its command line, without those as by default."""
+    config = parse(TrainConfig, [f"{flag(name)}={value}" for name, value in given.items()])
+    usual = vars(TrainConfig())
+    return {name: value for name, value in vars(config).items() if value != usual[name]}
+
+
 def load_config(config_class: type[C], path: str | Path) -> C:
     """Load the configuration in a YAML file, as ``--config`` reads it."""
     return parse(config_class, [f"--config={path}"])

@@ -4,19 +4,17 @@ from dataclasses import dataclass
 
 from focus.config.options import (
     COUNT,
-    NON_NEGATIVE,
-    check_options,
     in_data,
     in_loss,
     in_machine,
-    in_model,
     in_output,
     in_training,
 )
+from focus.config.shared import DataConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
+class ExperimentConfig(DataConfig):
     """Settings of ``focus experiment``; those of ``focus train`` are the same for each run."""
 
     headroom: bool = in_training("the gate: what can be reached at all, on spare draws", False)
@@ -31,25 +29,21 @@ class ExperimentConfig:
         "separated by commas: of docs/experiment.md or of focus train (default: all of the former)",
         metavar="NAMES",
     )
-    weights: str | None = in_loss("weights.yaml of a search (default: frozen)", metavar="FILE")
+    weights: str | None = in_loss(
+        "weights.yaml or doses.yaml of a search (default: frozen)", metavar="FILE"
+    )
     seeds: int | None = in_training(
         "how many; of the embedded benchmark each draws its own images and generators "
         "(default: 20; 2 with --quick, 10 with --data)",
         within=COUNT,
     )
-    epochs: int | None = in_training("of each run (default: as chosen)", within=COUNT)
-    recipe: str | None = in_training("as of focus train (default: demo without --data, else paper)")
-    model: str | None = in_model("as of focus train")
-    data: tuple[str, ...] = in_data("as of focus train; may be repeated", (), metavar="PATH")
-    data_root: str | None = in_data("as of focus train", metavar="DIR")
-    human_maps: str | None = in_data("as of focus train", metavar="DIR")
+    train: dict[str, str] = in_training(
+        "a setting of focus train for all runs, as recipe=foundation or config=FILE; may be "
+        "repeated",
+        dict,
+        metavar="NAME=VALUE",
+    )
     test_data: dict[str, str] = in_data("as of focus train", dict)
     test_real: dict[str, str] = in_data("as of focus train", dict)
     output: str = in_output("folder of the runs and the tables", "experiment", metavar="DIR")
     jobs: int | None = in_machine("runs at a time (default: one a core)", within=COUNT)
-    threads: int = in_machine("of a run", 1, within=COUNT)
-    workers: int = in_machine("that load images, of a run", 0, within=NON_NEGATIVE)
-    debug: bool = in_machine("show a traceback with an error", False)
-
-    def __post_init__(self) -> None:
-        check_options(self)

@@ -15,10 +15,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from focus.config.command_line import run
+from focus.config.command_line import run, train_settings
 from focus.config.experiment import ExperimentConfig
 from focus.config.losses import LOSSES
-from focus.config.train import TrainConfig, resolve
+from focus.config.recipes import RECIPES
+from focus.config.shared import SharedConfig
+from focus.config.train import SET_BY_LOSS, TrainConfig, resolve
 from focus.errors import InputError
 from focus.experiment import frozen
 from focus.experiment.grid import Setup, arms_of, check_arms, grid, read_weights, search_runs
@@ -42,14 +44,11 @@ def experiment(config: ExperimentConfig) -> None:
     """
     arms = config.losses.split(",") if config.losses else []
     setup = make_setup(config)
-    if config.search and not config.range:
-        check_arms(arms, frozen.SEARCH)
-    else:
-        check_arms(arms, (*setup.protocol.arms, *LOSSES))
-    # For this process and those it starts, before any of them imports torch: a core for each run.
-    os.environ.update(OMP_NUM_THREADS=str(config.threads), OMP_WAIT_POLICY="PASSIVE")
-    os.environ.update(OPENBLAS_NUM_THREADS="1")
     searched = config.search and not config.range
+    check_arms(arms, frozen.SEARCH if searched else (*setup.protocol.arms, *LOSSES))
+    # For this process and those it starts, before any of them imports torch: a core for each run.
+    os.environ.update(OMP_NUM_THREADS=str(setup.base.threads), OMP_WAIT_POLICY="PASSIVE")
+    os.environ.update(OPENBLAS_NUM_THREADS="1")
     failures = (_search if searched else _grid)(setup, config, arms)
     for failure in failures:
         print(f"{PROG}: {failure}", file=sys.stderr)
@@ -60,21 +59,23 @@ def experiment(config: ExperimentConfig) -> None:
 def make_setup(config: ExperimentConfig) -> Setup:
     """Return what all runs share.
 
-    Raises InputError if the folder cannot be written to, or the weights not be read.
+    Raises InputError if the folder cannot be written to, the weights not be read, or ``--train``
+    has what is not the same in all runs.
     """
     from focus.runtime.files import check_writable
 
-    chosen = read_weights(Path(config.weights)) if config.weights else frozen.CHOSEN
-    recipe = config.recipe or ("paper" if config.data else "demo")
-    if recipe != "demo" and not config.weights:  # another recipe has epochs of its own
-        epochs = resolve(TrainConfig(recipe=recipe)).epochs
-        chosen = {loss: {**settings, "epochs": epochs} for loss, settings in chosen.items()}
     check_writable(output := Path(config.output).absolute())
+    settings = train_settings(config.train)
+    if own := settings.keys() & {"loss", "name", "seed", *SET_BY_LOSS, *vars(config)}:
+        raise InputError(f"--train has {min(own)}, which {PROG} itself decides: leave it out.")
+    recipe = settings.pop("recipe", "paper" if config.data else "demo")
+    if recipe != "demo":  # another recipe has epochs of its own
+        settings.setdefault("epochs", RECIPES[recipe]["epochs"])
     base = TrainConfig(
         recipe=recipe,
-        model=config.model,
-        threads=config.threads,
-        workers=config.workers,
+        max_pixels=config.max_pixels,
+        threads=config.threads or 1,
+        workers=settings.pop("workers", 0),
         resume=True,
         report=False,
         report_to=("none",),
@@ -86,14 +87,17 @@ def make_setup(config: ExperimentConfig) -> Setup:
         from focus.experiment.doses import RANGE, SPARE_DOSES
 
         protocol = SPARE_DOSES if config.search else RANGE
-    if config.data and protocol is not frozen.GRID:
-        raise InputError("--headroom and --range are of the embedded benchmark: leave --data out.")
+    if config.data:
+        if config.headroom:
+            raise InputError("--headroom is of the embedded benchmark: leave --data out.")
+        units = protocol.units if config.search else frozen.SEEDS
+        protocol = replace(protocol, units=units, settings={})
+    chosen = read_weights(Path(config.weights), protocol) if config.weights else frozen.CHOSEN
     worlds = ("",) if config.data else protocol.worlds[: 1 if config.quick else None]
-    output /= protocol.folder
-    return Setup(output, base, config.epochs, chosen, worlds, protocol)
+    return Setup(output / protocol.folder, base, settings, chosen, worlds, protocol)
 
 
-def images(config: ExperimentConfig) -> "Images":
+def images(setup: Setup, config: ExperimentConfig) -> "Images":
     """Return a function that gives the images of a unit in a world, with their splits.
 
     One's own data are the same in each unit, whose splits are those of seed 0.
@@ -101,9 +105,8 @@ def images(config: ExperimentConfig) -> "Images":
     if config.data:
         from focus.data.training_set import training_manifest
 
-        names = ("data", "data_root", "human_maps", "test_data", "test_real")
-        given = {name: getattr(config, name) for name in names}
-        own = training_manifest(resolve(TrainConfig(recipe=config.recipe, **given)))
+        given = {n: v for n, v in vars(config).items() if n in vars(SharedConfig())}
+        own = training_manifest(resolve(replace(setup.base, **{**setup.train, **given})))
         return lambda unit, world: own
     from focus.data.demo import demo_manifest
 
@@ -120,7 +123,7 @@ def _search(setup: Setup, config: ExperimentConfig, losses: Sequence[str]) -> li
     from focus.experiment.run import execute
     from focus.experiment.search import candidates, write_search
 
-    of = images(config)
+    of = images(setup, config)
     first = of(frozen.FOLDS[0][0], setup.worlds[0])
     arms = arms_of(setup.protocol, losses or frozen.SEARCH)
     groups = search_runs(setup, trainable_arms(setup, first, arms))
@@ -146,9 +149,9 @@ def _grid(setup: Setup, config: ExperimentConfig, names: Sequence[str]) -> list[
     from focus.experiment.report import RUNS
     from focus.experiment.run import execute, is_finished
 
-    of = images(config)
-    usual = frozen.SEEDS if config.data else setup.protocol.units
-    units = range(config.seeds) if config.seeds else frozen.QUICK_DRAWS if config.quick else usual
+    of = images(setup, config)
+    units = frozen.QUICK_DRAWS if config.quick else setup.protocol.units
+    units = range(config.seeds) if config.seeds else units
     arms = arms_of(setup.protocol, names)
     if config.data:
         arms = trainable_arms(setup, of(0, ""), arms)
@@ -172,7 +175,8 @@ def _grid(setup: Setup, config: ExperimentConfig, names: Sequence[str]) -> list[
     done = {run.name: found for run in runs if (found := records.find(run))}
     for world in setup.worlds if setup.protocol.blind else ():
         if left := sum(run.world == world and run.name not in done for run in runs):
-            missing.append(f"{left} runs of the world {world} are missing: it is not looked at")
+            where = f" of the world {world}" if world else ""
+            missing.append(f"{left} runs{where} are missing: nothing is looked at before")
             runs = [run for run in runs if run.world != world]
     whole = whole_units(runs, done)
     if cut := {run.unit for run in runs} - whole:
@@ -193,14 +197,14 @@ def _report(setup: Setup, outcomes: Sequence["Outcome"], missing: Sequence[str])
     if protocol.folder == "doses":
         from focus.experiment.doses import choose
 
-        print(f"\n{choose(outcomes, output)}")
+        print(f"\n{choose(outcomes, output)}\n\nwritten: {output / 'doses.yaml'}, for --weights")
         return
     table = table_of(outcomes)
     comparisons = analyse(table, protocol)
     write_tables(table, comparisons, output)
     plots = [GAIN] if gain_by_grade(comparisons, output / GAIN) else []
     plots += [RANGE] if open_auc_by_entropy(table, protocol.series, output / RANGE) else []
-    gate = replace(setup, protocol=frozen.HEADROOM, epochs=None, chosen=frozen.CHOSEN)
+    gate = replace(setup, protocol=frozen.HEADROOM, train={}, chosen=frozen.CHOSEN)
     records = Records(output / frozen.HEADROOM.folder / RUNS)
     runs = grid(gate, frozen.HEADROOM.arms, frozen.SPARE)
     spare = table_of([found for run in runs if (found := records.find(run))])
@@ -214,7 +218,7 @@ def _jobs(config: ExperimentConfig) -> int:
     import torch
 
     # Runs that share an accelerator gain nothing.
-    default = 1 if torch.accelerator.is_available() else usable_cores() // config.threads
+    default = 1 if torch.accelerator.is_available() else usable_cores() // (config.threads or 1)
     return config.jobs or max(1, default)
 
 

@@ -27,7 +27,7 @@ def write_data(run: Run, images: Images) -> None:
     run.data.parent.mkdir(parents=True, exist_ok=True)
     manifest = images(run.unit, run.world)
     if run.images == "untested":
-        manifest = manifest.where(lambda sample: sample.test_set in ("", "closed"))
+        manifest = manifest.where(lambda s: s.split != "test" or s.test_set == "closed")
     elif run.images.startswith("left"):
         manifest = leave_out(manifest, int(run.images.removeprefix("left")))
     elif run.images == "shuffled":

@@ -22,6 +22,7 @@ from focus.experiment.frozen import (
     Test,
     minus,
 )
+from focus.experiment.search import write_weights
 from focus.experiment.statistics import Floats
 from focus.runtime.files import write_csv
 
@@ -96,10 +97,10 @@ RANGE = Protocol(
 
 
 def choose(outcomes: Sequence[Outcome], folder: Path) -> str:
-    """Write ``doses.csv``; return what was tried on the spare draws, and the weights that follow.
+    """Write ``doses.csv`` and ``doses.yaml``; return what was tried, and the weights that follow.
 
     An entropy between those of two weights is interpolated, linearly in the logarithm of the
-    weight; below the smallest weight, in the weight.
+    weight; below the smallest weight, in the weight. One that none reaches takes the largest.
     """
     tried = {}
     for name, arm in SPARE_DOSES.arms.items():
@@ -113,10 +114,16 @@ def choose(outcomes: Sequence[Outcome], folder: Path) -> str:
     lines += [f"| {name} | {w:g} | {h:.3f} | {a:.3f} |" for name, (w, h, a) in tried.items()]
     del tried["wide"]
     weights, entropies, aucs = map(np.array, zip(*tried.values(), strict=True))
-    found = {name: reached(weights, entropies, share) for name, share in SHARES.items()}
-    found["aggressive"] = float(weights[aucs >= aucs[0] - LOST].max())
-    found["wide"] = float(entropies[0])
-    return "\n".join([*lines, "", *(f"{name}: {value:.2g}" for name, value in found.items())])
+    found = {n: np.fmin(reached(weights, entropies, s), WEIGHTS[-1]) for n, s in SHARES.items()}
+    found |= {"aggressive": weights[aucs >= aucs[0] - LOST].max(), "wide": entropies[0]}
+    doses = {name: float(f"{value:.2g}") for name, value in found.items()}
+    chosen = {
+        name: {**arm.settings, "entropy_target" if dose == "wide" else "focus_weight": doses[dose]}
+        for name, arm in RANGE.arms.items()
+        if (dose := name.rpartition("-")[2]) in doses
+    }
+    write_weights(chosen, folder / "doses.yaml")
+    return "\n".join([*lines, "", *(f"{name}: {value:g}" for name, value in doses.items())])
 
 
 def reached(weights: Floats, entropies: Floats, share: float) -> float:

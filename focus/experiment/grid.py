@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from focus.config.command_line import train_settings
 from focus.config.losses import LOSSES
 from focus.config.train import TrainConfig
 from focus.errors import InputError, did_you_mean
@@ -26,15 +27,15 @@ class Setup:
 
     output: The experiment's folder.
     base: The configuration of every run.
-    epochs: Epochs in the place of those that are chosen.
-    chosen: The settings of each loss.
+    train: Settings on top of those that are chosen.
+    chosen: The settings of each loss, and of arms.
     worlds: Those of the benchmark; one "" for one's own data.
     protocol: The arms, units and tests.
     """
 
     output: Path
     base: TrainConfig
-    epochs: int | None
+    train: Settings
     chosen: Mapping[str, Settings]
     worlds: tuple[str, ...]
     protocol: Protocol = GRID
@@ -98,7 +99,11 @@ def search_runs(setup: Setup, losses: Iterable[str]) -> list[tuple[str, Settings
     searched, world = replace(setup, output=setup.output / "search"), setup.worlds[0]
     found = []
     for loss in losses:
-        for number, settings in enumerate(SEARCH[loss]):
+        # What is the same in all runs is not searched.
+        tried = [{n: v for n, v in each.items() if n not in setup.train} for each in SEARCH[loss]]
+        for number, settings in enumerate(tried):
+            if settings in tried[:number]:
+                continue
             arms = {left: Arm(loss, f"left{left}", settings) for _, left in FOLDS}
             runs = [_run(searched, f"{loss}-{number}", arms[n], world, unit) for unit, n in FOLDS]
             found.append((loss, settings, runs))
@@ -107,9 +112,8 @@ def search_runs(setup: Setup, losses: Iterable[str]) -> list[tuple[str, Settings
 
 def _run(setup: Setup, name: str, arm: Arm, world: str, unit: int) -> Run:
     chosen = setup.chosen.get(arm.loss, {"epochs": setup.chosen["ce"]["epochs"]})
-    settings = {**chosen, **setup.protocol.settings, **arm.settings}
-    if setup.epochs is not None:
-        settings["epochs"] = setup.epochs
+    own = {} if name == arm.loss else setup.chosen.get(name, {})
+    settings = {**chosen, **setup.protocol.settings, **arm.settings, **own, **setup.train}
     where = "-".join(filter(None, (world, f"{unit:02d}")))
     config = replace(
         setup.base,
@@ -120,8 +124,7 @@ def _run(setup: Setup, name: str, arm: Arm, world: str, unit: int) -> Run:
         output=str(setup.output / "runs"),
         name=f"{name}-{where}",
     )
-    model = [config.model] if config.model else []
-    words = [str(config.recipe), *model, arm.loss, f"{arm.images} images"]
+    words = [str(config.recipe), arm.loss, f"{arm.images} images"]
     words += [f"{key} {value}" for key, value in settings.items()]
     return Run(name, world, unit, arm.images, ", ".join(words), config)
 
@@ -136,28 +139,18 @@ def check_arms(arms: Iterable[str], known: Iterable[str] = (*GRID.arms, *LOSSES)
             )
 
 
-def read_weights(path: Path) -> dict[str, Settings]:
-    """Read the settings of each loss from the YAML file that ``--search`` writes.
+def read_weights(path: Path, protocol: Protocol) -> dict[str, Settings]:
+    """Read settings of losses, or of arms of the protocol, from the YAML file of a search.
 
-    A loss that the file has not keeps the frozen ones. Raises InputError for what cannot be read,
-    an unknown loss, and a setting that is unknown or no number.
+    What the file has not keeps the frozen ones. Raises InputError for what cannot be read, and for
+    an unknown name.
     """
     try:
-        # YAML takes 4e-3, which has no point, for text.
-        given = {
-            loss: {n: int(v) if n == "epochs" else float(v) for n, v in settings.items()}
-            for loss, settings in yaml.safe_load(path.read_text(encoding="utf-8")).items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        given = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        found = {n: {**CHOSEN.get(n, {}), **train_settings(own)} for n, own in given.items()}
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise InputError(
             f"--weights {path} cannot be read ({error}): give what a search wrote."
         ) from error
-    check_arms(given, SEARCH)
-    for loss, settings in given.items():
-        known = sorted(SEARCH[loss][0])
-        for name in settings.keys() - known:
-            raise InputError(
-                f"--weights {path}: {loss} has {name!r}{did_you_mean(name, known)}, which is none "
-                f"of {', '.join(known)}."
-            )
-    return {**CHOSEN, **given}
+    check_arms(given, (*SEARCH, *protocol.arms))
+    return {**CHOSEN, **found}

@@ -1,6 +1,6 @@
 """Choose weights and epochs by the AUC on a known generator that training left out."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,11 @@ def write_search(found: Sequence[Candidate], folder: Path) -> str:
     write_csv(
         folder / "search.csv", ("loss", "settings", "mean", "chosen", "auc_of_each_fold"), rows
     )
-    weights = {loss: dict(c.settings) for loss, c in chosen.items()}
-    with atomic_write(folder / "weights.yaml") as aside:
-        aside.write_text(yaml.safe_dump(weights, sort_keys=False), encoding="utf-8")
+    write_weights({loss: c.settings for loss, c in chosen.items()}, folder / "weights.yaml")
     return "\n".join(lines)
+
+
+def write_weights(chosen: Mapping[str, Settings], path: Path) -> None:
+    """Write the settings of losses or arms as ``--weights`` reads them."""
+    with atomic_write(path) as aside:
+        aside.write_text(yaml.safe_dump(dict(chosen), sort_keys=False), encoding="utf-8")

@@ -49,9 +49,9 @@ FLAGS = {
     DemoConfig: "debug folder",
     ManipulateConfig: f"{DATA} image-size output resume seed",
     MapsConfig: f"{DATA} from granularity output resume",
-    ExperimentConfig: """
-        data data-root debug epochs headroom human-maps jobs losses model output quick range recipe
-        report search seeds test-data test-real threads weights workers""",
+    ExperimentConfig: f"""{DATA}
+        headroom jobs losses output quick range report search seeds test-data test-real train
+        weights""",
 }
 FLAGS[CheckConfig] = f"{FLAGS[TrainConfig]} drop-leaks strict"
 

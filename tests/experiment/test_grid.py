@@ -93,7 +93,7 @@ def test_the_range_is_frozen(tmp_path: Path) -> None:
         assert spare.output.parent == tmp_path
         assert min(spare.protocol.units) >= 100
     with pytest.raises(InputError, match="leave --data out"):
-        setup_in(tmp_path, range=True, data=("x.csv",))
+        setup_in(tmp_path, headroom=True, data=("x.csv",))
 
 
 def test_a_dose_is_the_weight_at_which_the_entropy_falls_to_its_share(tmp_path: Path) -> None:
@@ -113,6 +113,23 @@ def test_a_dose_is_the_weight_at_which_the_entropy_falls_to_its_share(tmp_path: 
     assert "| focus-0.3 | 0.3 | 0.570 | 0.980 |" in text
     # At 1 the AUC is .95, .03 below that of ce; at .3 it is not below.
     assert text.endswith("aggressive: 0.3\nwide: 0.6")
+
+
+def test_doses_are_written_for_the_range(tmp_path: Path) -> None:
+    setup = setup_in(tmp_path, range=True, search=True)
+    # Halved at .1, and not below that at any weight.
+    entropies = {0.0: 0.6, 0.001: 0.58, 0.003: 0.55, 0.01: 0.5, 0.03: 0.4}
+    outcomes = []
+    for run in grid(setup, setup.protocol.arms, [100]):
+        entropy = entropies.get(resolve(run.config).focus_weight, 0.3)
+        outcomes.append(Outcome(run, {"validation": 0.9, "validation_entropy": entropy}))
+    choose(outcomes, tmp_path)
+    weights = read_weights(tmp_path / "doses.yaml", RANGE)
+    assert weights["mild"]["focus_weight"] == 0.1
+    assert weights["wide"]["entropy_target"] == 0.6
+    for dose in ("strong", "saliency-strong", "shuffled-strong", "aggressive"):
+        assert weights[dose]["focus_weight"] == 3, dose
+    assert weights["ce"] == frozen.CHOSEN["ce"]
 
 
 def test_the_search_is_of_spare_draws_and_what_is_frozen_is_in_it(tmp_path: Path) -> None:
@@ -137,23 +154,53 @@ def test_settings_of_another_recipe_and_of_another_loss(tmp_path: Path) -> None:
     )
     assert [run.config.epochs for run in paper] == [50, 50]
     assert resolve(paper[1].config).focus_weight == LOSSES["hinge"].focus_weight
-    (short,) = grid(setup_in(tmp_path, epochs=2), {"ce": Arm("ce")}, [0])[:1]
+    (short,) = grid(setup_in(tmp_path, train={"epochs": "2"}), {"ce": Arm("ce")}, [0])[:1]
     assert short.config.epochs == 2
+    with pytest.raises(InputError, match="--train has focus_weight, which"):
+        setup_in(tmp_path, train={"recipe": "demo", "focus_weight": "0.3"})
     check_arms(["blend-shuffled", "match"])
     with pytest.raises(InputError, match=r"'blend-shufled' .did you mean blend-shuffled"):
         check_arms(["blend-shufled"])
 
 
+def test_the_range_on_own_data(tmp_path: Path) -> None:
+    (tmp_path / "doses.yaml").write_text(
+        "{strong: {focus_weight: .2}, saliency-strong: {focus_weight: .2}, "
+        "wide: {focus_weight: 1, focus_level: match, entropy_target: .7}}"
+    )
+    (tmp_path / "train.yaml").write_text("{image_size: 96, recipe: foundation, pretrained: no}")
+    setup = setup_in(
+        tmp_path,
+        range=True,
+        data=("x.csv",),
+        weights=str(tmp_path / "doses.yaml"),
+        train={"config": str(tmp_path / "train.yaml"), "workers": "3"},
+    )
+    runs = grid(setup, setup.protocol.arms, setup.protocol.units)
+    assert {run.unit for run in runs} == set(range(10))
+    found = {run.arm: resolve(run.config) for run in runs if run.unit == 4}
+    assert found["strong"].focus_weight == found["saliency-strong"].focus_weight == 0.2
+    assert found["saliency-strong"].saliency_weight == 5
+    assert found["mild"].focus_weight == RANGE.arms["mild"].settings["focus_weight"]
+    assert (found["wide"].entropy_target, found["ce"].focus_weight) == (0.7, 0)
+    for config in found.values():
+        same = config.recipe, config.epochs, config.image_size, config.mixed_precision
+        assert same == ("foundation", 300, 96, "no")
+        assert (config.pretrained, config.workers, config.seed) == (False, 3, 4)
+    # Runs of another image size are others.
+    assert all("image_size 96" in run.settings and "workers" not in run.settings for run in runs)
+
+
 def test_weights_of_a_search_are_read(tmp_path: Path) -> None:
     path = tmp_path / "weights.yaml"
     path.write_text("focus: {epochs: 7, focus_weight: 3e-1}\n")
-    weights = read_weights(path)
+    weights = read_weights(path, frozen.GRID)
     assert weights["focus"] == {"epochs": 7, "focus_weight": 0.3}
     assert weights["blend"] == frozen.CHOSEN["blend"]
     (run,) = grid(setup_in(tmp_path, weights=str(path)), {"focus": Arm("focus")}, [0])[:1]
     assert (run.config.epochs, run.config.focus_weight) == (7, 0.3)
     for text, message in (
-        ("focus: {focus_wait: 0.3}", r"'focus_wait' .did you mean focus_weight"),
+        ("focus: {focus_wait: 0.3}", r"--focus-wait .did you mean --focus-weight"),
         ("blendd: {focus_weight: 0.3}", r"--losses got 'blendd' .did you mean blend"),
         ("focus: 3", "cannot be read"),
         ("{", "cannot be read"),
@@ -161,4 +208,4 @@ def test_weights_of_a_search_are_read(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         with pytest.raises(InputError, match=message):
-            read_weights(path)
+            read_weights(path, frozen.GRID)

@@ -198,7 +198,7 @@ def test_a_run_of_the_table_is_not_made_again(tmp_path: Path) -> None:
     assert found is not None
     assert found.commit == "c0ffee"
     assert found.figures == pytest.approx(outcomes[3].figures, rel=1e-5)
-    longer = make_setup(ExperimentConfig(output=str(tmp_path), epochs=30))
+    longer = make_setup(ExperimentConfig(output=str(tmp_path), train={"epochs": "30"}))
     (other,) = grid(longer, {"ce": GRID.arms["ce"]}, [0])[:1]
     with pytest.raises(InputError, match=r"epochs 16, not .*epochs 30: give another --output"):
         again.find(other)

@@ -28,10 +28,11 @@ from focus.experiment.run import is_finished
 from ..launching import write_faces
 
 
-def words(tree: Path, output: Path, *more: str) -> list[str]:
+def words(tree: Path, output: Path, *more: str, epochs: int = 1) -> list[str]:
     return [
         *("--data", str(tree / "known"), "--test-data", f"other={tree / 'unknown'}"),
-        *("--recipe", "demo", "--jobs", "1", "--output", str(output), "--epochs", "1", *more),
+        *("--train", "recipe=demo", "--train", f"epochs={epochs}"),
+        *("--jobs", "1", "--output", str(output), *more),
     ]
 
 
@@ -148,7 +149,8 @@ def test_the_search_trains_without_the_generator_that_it_tests_on(
     monkeypatch.setattr("focus.experiment.grid.FOLDS", ((0, 0),))
     given = words(tree, tmp_path, "--search", "--losses", "ce")
     assert main(given) == 0
-    (run,) = (tmp_path / "search" / "runs").glob("ce-1-*")
+    # Their epochs are given, so the candidates are one.
+    (run,) = (tmp_path / "search" / "runs").glob("ce-*")
     manifest = Manifest.from_csv(run / "manifest.csv")
     assert manifest.split("train").generators() == manifest.split("validation").generators()
     assert manifest.split("train").generators() != manifest.split("test").generators()
@@ -162,7 +164,7 @@ def test_the_search_trains_without_the_generator_that_it_tests_on(
 def test_a_stopped_or_killed_experiment_saves_and_goes_on(
     signum: signal.Signals, tree: Path, tmp_path: Path
 ) -> None:
-    given = words(tree, tmp_path, "--losses", "ce", "--seeds", "1", "--epochs", "15")
+    given = words(tree, tmp_path, "--losses", "ce", "--seeds", "1", epochs=15)
     folder, log = tmp_path / "runs" / "ce-00", tmp_path / "logs" / "ce-00.log"
     command = [sys.executable, "-P", "-m", "focus.experiment", *given]
     (tmp_path / "focus.py").write_text("raise SystemExit('not this one')")
