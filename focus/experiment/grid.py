@@ -97,7 +97,7 @@ def grid(setup: Setup, arms: Mapping[str, Arm], units: Iterable[int]) -> list[Ru
 def search_runs(setup: Setup, losses: Iterable[str]) -> list[tuple[str, Settings, list[Run]]]:
     """Return each candidate of each loss: the loss, its settings, and a run for each fold."""
     searched, world = replace(setup, output=setup.output / "search"), setup.worlds[0]
-    found = []
+    found = list[tuple[str, Settings, list[Run]]]()
     for loss in losses:
         # What is the same in all runs is not searched.
         tried = [{n: v for n, v in each.items() if n not in setup.train} for each in SEARCH[loss]]
