@@ -1,6 +1,7 @@
 """The manifests that the experiment trains on."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,9 @@ def test_the_manifest_of_a_run_has_its_maps_and_stays_as_it_is(tmp_path: Path) -
     assert maps_of(perfect, SYNTHETIC) == [s.mask_path for s in drawn() if s.split == "train"][20:]
     # A weight is chosen without an image of an unknown generator.
     assert {s.test_set for s in Manifest.from_csv(runs["weight"].data)} == {"", "closed"}
+    # Nor is a test image of one's own, which names no test set: it is the same manifest.
+    unnamed = [replace(s, test_set="" if s.test_set == "open" else s.test_set) for s in drawn()]
+    write_data(runs["weight"], lambda unit, world: Manifest(unnamed))
     (*_, folds), *_ = search_runs(setup, ["ce"])
     write_data(folds[0], lambda unit, world: drawn())
     assert Manifest.from_csv(folds[0].data) == leave_out(drawn(), 0)
