@@ -37,9 +37,9 @@ class ExperimentConfig(DataConfig):
         "(default: 20; 2 with --quick, 10 with --data)",
         within=COUNT,
     )
+    recipe: str | None = in_training("as of focus train (default: demo without --data, else paper)")
     train: dict[str, str] = in_training(
-        "a setting of focus train for all runs, as recipe=foundation or config=FILE; may be "
-        "repeated",
+        "another setting of focus train for all runs, as epochs=20 or config=FILE; may be repeated",
         dict,
         metavar="NAME=VALUE",
     )

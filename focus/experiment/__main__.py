@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from focus.config.command_line import run, train_settings
 from focus.config.experiment import ExperimentConfig
 from focus.config.losses import LOSSES
-from focus.config.recipes import RECIPES
 from focus.config.shared import SharedConfig
 from focus.config.train import SET_BY_LOSS, TrainConfig, resolve
 from focus.errors import InputError
@@ -66,11 +65,12 @@ def make_setup(config: ExperimentConfig) -> Setup:
 
     check_writable(output := Path(config.output).absolute())
     settings = train_settings(config.train)
+    given = settings.pop("recipe", "paper" if config.data else "demo")
+    recipe = config.recipe or given
     if own := settings.keys() & {"loss", "name", "seed", *SET_BY_LOSS, *vars(config)}:
         raise InputError(f"--train has {min(own)}, which {PROG} itself decides: leave it out.")
-    recipe = settings.pop("recipe", "paper" if config.data else "demo")
     if recipe != "demo":  # another recipe has epochs of its own
-        settings.setdefault("epochs", RECIPES[recipe]["epochs"])
+        settings.setdefault("epochs", resolve(TrainConfig(recipe=recipe)).epochs)
     base = TrainConfig(
         recipe=recipe,
         max_pixels=config.max_pixels,

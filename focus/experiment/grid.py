@@ -101,9 +101,7 @@ def search_runs(setup: Setup, losses: Iterable[str]) -> list[tuple[str, Settings
     for loss in losses:
         # What is the same in all runs is not searched.
         tried = [{n: v for n, v in each.items() if n not in setup.train} for each in SEARCH[loss]]
-        for number, settings in enumerate(tried):
-            if settings in tried[:number]:
-                continue
+        for number, settings in enumerate(s for n, s in enumerate(tried) if s not in tried[:n]):
             arms = {left: Arm(loss, f"left{left}", settings) for _, left in FOLDS}
             runs = [_run(searched, f"{loss}-{number}", arms[n], world, unit) for unit, n in FOLDS]
             found.append((loss, settings, runs))

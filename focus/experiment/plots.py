@@ -48,8 +48,8 @@ def gain_by_grade(comparisons: Sequence[Comparison], path: Path) -> bool:
             markersize=5,
             linewidth=1.4,
         )
-        at = 1 - 0.08 * number
-        axes.text(1.0, at, arm, color=colour, ha="right", va="top", transform=axes.transAxes)
+        place: Any = {"ha": "right", "va": "top", "transform": axes.transAxes}
+        axes.text(1.0, 1 - 0.08 * number, arm, color=colour, **place)
     axes.set_xticks(range(len(GRADES)), GRADES)
     axes.margins(x=0.05, y=0.2)
     axes.set_xlabel("artefacts of the unknown generators")

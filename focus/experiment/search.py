@@ -38,17 +38,11 @@ def candidates(
     ]
 
 
-def choose(found: Sequence[Candidate]) -> dict[str, Candidate]:
-    """Return the candidate of each loss with the best mean AUC, the first of several."""
-    losses = dict.fromkeys(candidate.loss for candidate in found)
-    return {
-        loss: max((c for c in found if c.loss == loss), key=lambda c: c.mean) for loss in losses
-    }
-
-
 def write_search(found: Sequence[Candidate], folder: Path) -> str:
     """Write ``search.csv`` and ``weights.yaml``; return the table as text."""
-    chosen = choose(found)
+    chosen: dict[str, Candidate] = {}
+    for each in sorted(found, key=lambda c: -c.mean):  # of several that are best, the first
+        chosen.setdefault(each.loss, each)
     lines = ["| loss | settings | AUC on the generator left out | |", "|---|---|---|---|"]
     rows = []
     for each in found:
@@ -58,9 +52,8 @@ def write_search(found: Sequence[Candidate], folder: Path) -> str:
         rows.append((each.loss, text, f"{each.mean:.4f}", int(best), folds))
         cells = f"{each.mean:.3f} ({folds}) | {'chosen' if best else ''}"
         lines.append(f"| `{each.loss}` | {text} | {cells} |")
-    write_csv(
-        folder / "search.csv", ("loss", "settings", "mean", "chosen", "auc_of_each_fold"), rows
-    )
+    header = "loss", "settings", "mean", "chosen", "auc_of_each_fold"
+    write_csv(folder / "search.csv", header, rows)
     write_weights({loss: c.settings for loss, c in chosen.items()}, folder / "weights.yaml")
     return "\n".join(lines)
 

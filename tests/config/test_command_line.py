@@ -50,7 +50,7 @@ FLAGS = {
     ManipulateConfig: f"{DATA} image-size output resume seed",
     MapsConfig: f"{DATA} from granularity output resume",
     ExperimentConfig: f"""{DATA}
-        headroom jobs losses output quick range report search seeds test-data test-real train
+        headroom jobs losses output quick range recipe report search seeds test-data test-real train
         weights""",
 }
 FLAGS[CheckConfig] = f"{FLAGS[TrainConfig]} drop-leaks strict"

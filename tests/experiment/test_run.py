@@ -31,7 +31,7 @@ from ..launching import write_faces
 def words(tree: Path, output: Path, *more: str, epochs: int = 1) -> list[str]:
     return [
         *("--data", str(tree / "known"), "--test-data", f"other={tree / 'unknown'}"),
-        *("--train", "recipe=demo", "--train", f"epochs={epochs}"),
+        *("--recipe", "demo", "--train", f"epochs={epochs}"),
         *("--jobs", "1", "--output", str(output), *more),
     ]
 
