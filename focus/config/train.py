@@ -30,10 +30,14 @@ from focus.config.options import (
     in_training,
 )
 from focus.config.recipes import (
+    CUT,
+    FROM_SCRATCH,
     PAPER_IMAGE_SIZES,
     RECIPES,
     SMALL_MODEL,
     CachedFeatures,
+    Fit,
+    Input,
     Optimizer,
     Sampling,
     Schedule,
@@ -68,8 +72,9 @@ class TrainConfig(SharedConfig):
 
     recipe: str | None = in_training(
         "paper (CYBORG's training), quick (a small network from scratch, in minutes on a CPU; for "
-        "the demo set called demo), or foundation (the head of a frozen transformer): the defaults "
-        "of the flags marked recipe (default: demo without --data, else paper)"
+        "the demo set called demo), foundation (the head of a frozen transformer), or others' "
+        "detectors (docs/baselines.md): cnndetection, univfd, gend, npr, xception; the defaults of "
+        "the flags marked recipe (default: demo without --data, else paper)"
     )
     model: str | None = in_model(f"{SMALL_MODEL} or a network of timm")
     image_size: int | None = in_model("pixels a side", within=PIXELS)
@@ -79,10 +84,16 @@ class TrainConfig(SharedConfig):
         "what is trained: full (all weights), norm (normalisation layers and head), head (alone), "
         "or lora (adapters of low rank, by peft, and head)"
     )
-    pool: str = in_model(
+    pool: str | None = in_model(
         "what is classified: the mean of the cells or patch tokens, or both it and the class token",
-        "mean",
         metavar="{mean,both}",
+    )
+    input: Input | None = in_model(
+        "what the network sees: the colours, or of each pixel the difference to its neighbour (npr)"
+    )
+    fit: Fit | None = in_model(
+        "how a picture comes to its size: squash resamples all of it, crop takes a part of its own "
+        "pixels, at random in training, else the middle"
     )
     cached_features: CachedFeatures | None = in_model(
         "with --tune head, run the network once on each image and keep the features on disk, in "
@@ -214,7 +225,8 @@ class TrainConfig(SharedConfig):
             )
         if self.sampling == self.class_weight == "balanced":
             raise InputError("--sampling balanced and --class-weight balanced: give one of them.")
-        check_pool(self.pool)
+        if self.pool is not None:
+            check_pool(self.pool)
         if self.augment is not None:
             parse_augment(self.augment)
         for name in ("focus_schedule", "saliency_schedule"):
@@ -238,6 +250,10 @@ class ResolvedTrainConfig(TrainConfig):
     model: str
     pretrained: bool
     tune: Tune
+    # Runs of before these were flags go on.
+    pool: str = "mean"
+    input: Input = "rgb"
+    fit: Fit = "squash"
     cam_class: CamClass
     classification_weight: float
     focus_weight: float
@@ -268,6 +284,13 @@ class ResolvedTrainConfig(TrainConfig):
     def caches_features(self) -> bool:
         """Return whether a frozen network runs once on each image."""
         return self.cached_features not in (None, "no")
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Return what changes training images, for :class:`focus.data.augment.Augmentation`."""
+        if self.caches_features and self.views is None:
+            return ()
+        return (CUT,) * (self.fit == "crop") + parse_augment(self.augment)
 
 
 def loss_config(config: TrainConfig) -> LossConfig:
@@ -328,7 +351,7 @@ def resolve(config: TrainConfig, *, maps: bool = True) -> ResolvedTrainConfig:
     size = PAPER_IMAGE_SIZES.get(model.partition(".")[0])  # without the tag of its weights
     if recipe_name == "paper" and size:
         recipe["image_size"] = size
-    if model == SMALL_MODEL or config.initial_checkpoint is not None:
+    if model in FROM_SCRATCH or config.initial_checkpoint is not None:
         recipe["pretrained"] = False
 
     values = {f.name: getattr(config, f.name) for f in fields(TrainConfig)} | {"model": model}
@@ -354,14 +377,19 @@ def _cached_features(values: Mapping[str, Any], config: TrainConfig) -> dict[str
     """
     tune, views, cached = (values[name] for name in ("tune", "views", "cached_features"))
     keep = tune == "head" and cached != "no"
-    if views is not None and not keep:
+    if config.views is not None and not keep:
         raise InputError(f"--views {views} needs cached features: give --tune head, or drop it.")
+    if keep and values["input"] == "npr" and config.initial_checkpoint is None:
+        raise InputError(
+            "--input npr is not what a frozen network was trained on: give --tune full, or "
+            "--initial-checkpoint of one that was."
+        )
     if tune != "head" and cached not in (None, "no"):
         raise InputError(
             f"--cached-features {cached} needs a frozen network: give --tune head, or drop it."
         )
     if not keep:
-        return {}
+        return {"views": None}
     if views is None and config.augment not in (None, "none"):
         raise InputError(
             f"--augment {config.augment} changes each epoch's images, but cached features are "

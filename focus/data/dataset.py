@@ -20,9 +20,10 @@ from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from focus.config.recipes import CUT, Fit
 from focus.data.augment import Augmentation
 from focus.data.image_cache import KINDS, ImageCache
-from focus.data.images import load_image, load_map, squash
+from focus.data.images import at_least, fitted, load_image, load_map, middle, squash
 from focus.data.manifest import Manifest
 from focus.data.maps import human_map, resized
 from focus.errors import LostWorkerError
@@ -74,10 +75,11 @@ Row = int | tuple[int, int]
 class FaceDataset(Dataset[Batch]):
     """The images of a manifest, from the cache or decoded; InputError names one that cannot be.
 
-    Images are squashed to ``image_size`` x ``image_size`` (bilinear, antialiased), not cropped, as
-    CYBORG does. A human map is squashed by area, augmented with its image, averaged over the cells
-    of ``grid`` (height, width), then stretched to [0, 1]; one that is constant there counts as
-    none.
+    Images come to ``image_size`` x ``image_size`` by ``fit``. "squash": resampled (bilinear,
+    antialiased), as CYBORG does. "crop": a part of their own pixels, continued by reflection where
+    they are smaller; a random part if ``augment`` has ``CUT``, else the middle. A human map is
+    squashed by area, or cropped with its image, augmented with it, averaged over the cells of
+    ``grid`` (height, width), then stretched to [0, 1]; one that is constant there counts as none.
 
     augment: names of :mod:`focus.data.augment`; seed, epoch and row alone decide what is drawn.
     perturb: changes the decoded image, at the size that the file has, not its map. images: has what
@@ -90,6 +92,7 @@ class FaceDataset(Dataset[Batch]):
         *,
         image_size: int,
         grid: tuple[int, int],
+        fit: Fit = "squash",
         augment: tuple[str, ...] = (),
         seed: int = 0,
         perturb: Perturb | None = None,
@@ -102,8 +105,10 @@ class FaceDataset(Dataset[Batch]):
         labels = (UNLABELLED if sample.label is None else sample.label for sample in manifest)
         self._labels = np.fromiter(labels, np.int64, len(manifest))
         self.image_size = image_size
+        self.fit = fit
         self.grid = grid
         self.augment = Augmentation(augment, image_size) if augment else None
+        self._cuts_middle = CUT not in augment
         self.seed = seed
         self._perturb = perturb
         self._stored = images and {kind: images.rows_of(manifest, kind) for kind in KINDS}
@@ -123,7 +128,8 @@ class FaceDataset(Dataset[Batch]):
         found = []
         with_map = np.flatnonzero(self._human_maps)
         for row in progress_bar(with_map, "entropy of the maps", unit="map", disable=not progress):
-            saliency = self._saliency(self._heat(row))
+            heat = self._heat(row) if self.fit == "squash" else self._parts(row, cut=True)[1]
+            saliency = self._saliency(heat)
             if saliency is not None:
                 found.append(float(map_entropy(saliency.double().flatten())))
         return float(np.mean(found)) if found else None
@@ -140,10 +146,15 @@ class FaceDataset(Dataset[Batch]):
         has_map = torch.zeros(len(keys), dtype=torch.bool, device="cpu")
         pixels = memory.permute(0, 3, 1, 2)
         for at, (row, again) in enumerate(keys):
-            self._load(row, memory[at].numpy())
-            heat = self._heat(row)
+            if self.fit == "squash":
+                self._load(row, memory[at].numpy())
+                image, heat = pixels[at], self._heat(row)
+            else:
+                image, heat = self._parts(row, cut=self._cuts_middle)
             if self.augment is not None:
-                pixels[at], heat = self.augment(pixels[at], heat, self.draw(row, again))
+                image, heat = self.augment(image, heat, self.draw(row, again))
+            if self.augment is not None or self.fit == "crop":
+                pixels[at] = image
             on_grid = self._saliency(heat)
             if on_grid is not None:
                 saliency[at], has_map[at] = on_grid, True
@@ -159,10 +170,20 @@ class FaceDataset(Dataset[Batch]):
         """Write the squashed image [S, S, 3] to ``out``."""
         if self._perturb is None and self._stored and self._stored["image"].read(row, out):
             return
+        out[:] = squash(self._image(row), self.image_size)
+
+    def _image(self, row: int) -> Image.Image:
         image = load_image(_decoded(self._paths[row]))
-        if self._perturb is not None:
-            image = self._perturb(image, row)
-        out[:] = squash(image, self.image_size)
+        return image if self._perturb is None else self._perturb(image, row)
+
+    def _parts(self, row: int, *, cut: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the image [3, H, W] and its map [1, H, W]; of ``cut`` ones the middle."""
+        image, side, fitting = self._image(row), self.image_size, middle if cut else at_least
+        pixels = torch.tensor(fitting(np.asarray(image), side), device="cpu").permute(2, 0, 1)
+        if not (path := _decoded(self._human_maps[row])):
+            return pixels, None
+        heat = fitting(resized(human_map(path), image.size), side)
+        return pixels, torch.tensor(heat, device="cpu")[None]
 
     def _heat(self, row: int) -> Tensor | None:
         """Return the human map at the images' size, [1, S, S]."""
@@ -193,9 +214,9 @@ def _decoded(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
 
 
-def squashed(image: Image.Image, side: int) -> Tensor:
-    """Squash an RGB image to uint8 [3, S, S], S = ``side``."""
-    return torch.tensor(squash(image, side), device="cpu").permute(2, 0, 1)
+def as_seen(image: Image.Image, side: int, fit: Fit) -> Tensor:
+    """Return what :func:`focus.data.images.fitted` does as uint8 [3, S, S]."""
+    return torch.tensor(fitted(image, side, fit), device="cpu").permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -326,12 +347,17 @@ def name_lost_workers() -> Iterator[None]:
         ) from error
 
 
-def artefact_coverage(mask_path: str | Path, grid: tuple[int, int]) -> npt.NDArray[np.float32]:
+def artefact_coverage(
+    mask_path: str | Path, grid: tuple[int, int], seen: tuple[str, int, Fit] | None = None
+) -> npt.NDArray[np.float32]:
     """Return the share of each cell of ``grid`` that the mask covers, float32 [Hg, Wg] in [0, 1].
 
-    A pixel is covered from half of full white on. Raises InputError if it cannot be decoded.
+    A pixel is covered from half of full white on. seen: The image's path, size and fit; None: all
+    of it is seen. Raises InputError if it cannot be decoded.
     """
     covered = (load_map(mask_path) >= 0.5).astype(np.float32)
+    if seen is not None and seen[2] == "crop":
+        covered = middle(resized(covered, load_image(seen[0]).size), seen[1])
     return _cell_means(torch.tensor(covered)[None], grid).numpy()
 
 

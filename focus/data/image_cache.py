@@ -11,6 +11,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from focus.config.recipes import Fit
 from focus.data.images import squash
 from focus.data.known_images import CONTENT
 from focus.data.manifest import Manifest
@@ -54,9 +55,11 @@ class ImageCache:
         self._writes = False
 
     @classmethod
-    def of(cls, image_size: int, image_cache: str) -> "ImageCache | None":
-        """Return the cache that ``--image-cache`` names; None for "no"."""
-        return None if image_cache == "no" else cls(image_size, image_cache)
+    def of(cls, image_size: int, image_cache: str, fit: Fit = "squash") -> "ImageCache | None":
+        """Return the cache that ``--image-cache`` names; None for "no", and for pictures as they
+        are, which have no one size.
+        """
+        return cls(image_size, image_cache) if image_cache != "no" and fit == "squash" else None
 
     def has(self, kind: str, digests: Sequence[str]) -> NDArray[np.bool_]:
         """Return which of these digests have a row."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
 from focus.config.options import MAX_PIXELS
+from focus.config.recipes import Fit
 from focus.errors import UnreadableError
 from focus.runtime.files import atomic_write
 
@@ -57,6 +58,40 @@ def squash(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
     return np.asarray(
         image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
     )
+
+
+def fitted(image: Image.Image, side: int, fit: Fit) -> npt.NDArray[np.uint8]:
+    """Bring an RGB image to ``side`` x ``side`` pixels, as evaluation does: [S, S, 3].
+
+    "squash": by :func:`squash`. "crop": its :func:`middle`.
+    """
+    return squash(image, side) if fit == "squash" else middle(np.asarray(image), side)
+
+
+def part_seen(box: tuple[int, int, int, int], side: int, fit: Fit) -> tuple[int, int, int, int]:
+    """Return what :func:`fitted` shows of a box: all of it, or ``side`` x ``side`` in its middle.
+
+    A box is left, top, right and bottom. The middle of a smaller one is larger.
+    """
+    if fit == "squash":
+        return box
+    left, top = (box[at] + (box[at + 2] - box[at] - side) // 2 for at in (0, 1))
+    return left, top, left + side, top + side
+
+
+def at_least(pixels: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+    """Return [H, W, ...] with no side below ``side``, continued by its reflection on both sides."""
+    lacking = [max(0, side - length) for length in pixels.shape[:2]]
+    around = [(n - n // 2, n // 2) for n in lacking] + [(0, 0)] * (pixels.ndim - 2)
+    return np.pad(pixels, around, mode="reflect") if any(lacking) else pixels
+
+
+def middle(pixels: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
+    """Return the middle [S, S, ...] of [H, W, ...], S = ``side``, after :func:`at_least`."""
+    pixels = at_least(pixels, side)
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = part_seen((0, 0, width, height), side, "crop")
+    return pixels[top:bottom, left:right]
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from focus.config.recipes import Fit
 from focus.data.faces import Box
-from focus.data.images import load_image, load_map
+from focus.data.images import load_image, load_map, part_seen
 from focus.data.manifest import Sample
 from focus.data.maps import human_map
 from focus.metrics.cams import stretched
@@ -43,19 +44,18 @@ def overlay(
 def marked(
     image: Image.Image,
     faces: Iterable[tuple[Box, NDArray[np.floating[Any]], str, str]],
-    scale: float = 1,
+    scale: tuple[float, float] = (1, 1),
 ) -> Image.Image:
     """Return the image with the CAM over each face, a box around it and a label.
 
-    faces: of each its square in the image, times ``scale``; its CAM [h, w]; label; and colour.
+    faces: of each the square that its CAM is of, in the image, times ``scale``; its CAM [h, w];
+    label; and colour.
     """
     image, side = image.copy(), max(image.size)
     font, line = ImageFont.load_default(max(10, side / 40)), max(1, round(side / 256))
     labels = []
     for square, cam, label, colour in faces:
-        left, top, right, bottom = (round(edge * scale) for edge in square)
-        box = (left, top, max(right, left + 1), max(bottom, top + 1))
-        image.paste(overlay(image.crop(box), cam), box[:2])
+        box = lay(image, square, cam, scale)
         labels.append((box, label, colour))
     draw = ImageDraw.Draw(image)
     for box, label, colour in labels:
@@ -71,14 +71,38 @@ def marked(
     return image
 
 
-def strip(sample: Sample, cam: NDArray[np.floating[Any]], side: int) -> Image.Image:
+def lay(
+    image: Image.Image, part: Box, cam: NDArray[np.floating[Any]], scale: tuple[float, float]
+) -> Box:
+    """Draw the CAM of a part of a picture over it in ``image``; return the part's box there.
+
+    scale: how many times as wide and as high the image is as the picture. A part may lie outside.
+    """
+    left, top, right, bottom = (round(edge * scale[at % 2]) for at, edge in enumerate(part))
+    box = (left, top, max(right, left + 1), max(bottom, top + 1))
+    image.paste(overlay(image.crop(box), cam), box[:2])
+    return box
+
+
+def strip(
+    sample: Sample,
+    cam: NDArray[np.floating[Any]],
+    side: int,
+    fittings: Sequence[tuple[int, Fit]] = (),
+) -> Image.Image:
     """Return squares of ``side`` pixels in a row: face, CAM, and human map if there is one.
 
     cam [h, w], or several [n, h, w]: drawn over the face, with the artefact mask outlined if the
-    sample has one.
+    sample has one. fittings: Size and fit of each detector, which may have seen a part of the face.
     """
-    face = load_image(sample.path).resize((side, side), Image.Resampling.LANCZOS)
-    looked = [overlay(face, own) for own in cam.reshape(-1, *cam.shape[-2:])]
+    image = load_image(sample.path)
+    face = image.resize((side, side), Image.Resampling.LANCZOS)
+    cams = cam.reshape(-1, *cam.shape[-2:])
+    looked = [face.copy() for _ in cams]
+    scale = side / image.width, side / image.height
+    for at, over in enumerate(looked):
+        whole = (0, 0, *image.size)
+        lay(over, part_seen(whole, *fittings[at]) if fittings else whole, cams[at], scale)
     if sample.mask_path is not None:
         looked = [outlined(own, load_map(sample.mask_path)) for own in looked]
     people = [] if sample.human_map is None else [overlay(face, human_map(sample.human_map))]

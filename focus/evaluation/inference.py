@@ -80,9 +80,11 @@ def predictions(
         faces = CachedFaces(features, manifest)
         loaded = map(faces.batch, batches)
     else:
+        size, fit = detector.fitting
         pictures = FaceDataset(
             manifest,
-            image_size=detector.image_size,
+            image_size=size,
+            fit=fit,
             grid=detector.grid,
             perturb=perturb,
             images=images,
@@ -236,7 +238,7 @@ def _rows(
     masks = np.zeros((len(samples), *grid), np.float32)
     for mask, sample in zip(masks, samples, strict=True):
         if sample.label == SYNTHETIC and sample.mask_path is not None:
-            mask[:] = artefact_coverage(sample.mask_path, grid)
+            mask[:] = artefact_coverage(sample.mask_path, grid, (sample.path, *detector.fitting))
     targets = [hit_cells(mask) for mask in masks]
     peaks = of_classes.reshape(*of_classes.shape[:2], -1).argmax(axis=2)
     hits = [

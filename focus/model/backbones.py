@@ -2,18 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import timm
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import register_model
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from focus.errors import InputError, did_you_mean
 
-_PATIENCE = 4.0  # seconds, for the Hub's first answer
+_PATIENCE = 1.0  # seconds, for each part of the Hub's first answer
 
 
 def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any:
@@ -36,7 +39,7 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
         # Stripped after its weights are loaded: some networks put another norm where there is no
         # pooling from the start.
         fetched = pretrained and getattr(config, "hf_hub_id", None)
-        with from_cache_if_unreachable() if fetched else nullcontext():
+        with from_cache_if_unreachable(fetched) if fetched else nullcontext():
             network: Any = timm.create_model(model, pretrained=pretrained, **size)
         network.reset_classifier(0, "")
         return network
@@ -58,7 +61,7 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
 
 
 @contextmanager
-def from_cache_if_unreachable() -> Iterator[None]:
+def from_cache_if_unreachable(repo: str) -> Iterator[None]:
     """Let the Hub's library take files from its cache alone if the Hub cannot be reached.
 
     Else it tries six times to reach it for each file, which takes a minute. Raises ConnectionError
@@ -70,7 +73,12 @@ def from_cache_if_unreachable() -> Iterator[None]:
             get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
     except Exception:  # of the connection: what it raises depends on the library's version
         constants.HF_HUB_OFFLINE = True
+    # Before a large network is made in vain.
+    folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"))
+    reachable = not constants.HF_HUB_OFFLINE or folder.is_dir()
     try:
+        if not reachable:
+            raise LocalEntryNotFoundError(repo)
         yield
     except LocalEntryNotFoundError as error:
         raise ConnectionError("The Hub was not reached, and the cache lacks the weights") from error
@@ -124,6 +132,23 @@ def _residual(inputs: int, outputs: int, stride: int) -> nn.Module:
         )
     block: nn.Module = BasicBlock(inputs, outputs, stride, shortcut)
     return block
+
+
+@register_model
+def resnet50_npr(pretrained: bool = False, **_: Any) -> Any:
+    """Make NPR's network: a ResNet-50 with a 3x3 stem, without its last two stages."""
+    if pretrained:
+        raise RuntimeError("resnet50_npr has no pretrained weights")
+    network: Any = timm.create_model("resnet50", zero_init_last=False)
+    network.conv1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.layer3 = network.layer4 = nn.Identity()
+    network.pretrained_cfg = {
+        "input_size": (3, 224, 224),
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+    }
+    return network
 
 
 @register_model

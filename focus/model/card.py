@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jinja2
 
+from focus.config.recipes import SOURCES
 from focus.config.train import ResolvedTrainConfig
 from focus.data.faces import WHOLE
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
@@ -70,10 +71,11 @@ def trained_how(config: ResolvedTrainConfig) -> str:
         f"focus term ({config.focus_level}{target}, entropy {config.entropy})": config.focus_weight,
         "saliency term": config.saliency_weight,
     }
+    source = f" (after {SOURCES[config.recipe]})" if config.recipe in SOURCES else ""
     weighted = " + ".join(f"{weight:g} x {name}" for name, weight in terms.items() if weight)
     return (
         f"`{config.loss}`, {weighted}, on the CAM of the class `{config.cam_class}`; recipe "
-        f"`{config.recipe}`, the best on validation of up to {config.epochs} epochs, seed "
+        f"`{config.recipe}`{source}, the best on validation of up to {config.epochs} epochs, seed "
         f"{config.seed}"
     )
 

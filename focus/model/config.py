@@ -9,6 +9,7 @@ from typing import Annotated, Self, TypedDict
 from msgspec import Meta
 
 from focus.config.options import TEMPERATURES
+from focus.config.recipes import Fit, Input
 from focus.errors import InputError
 from focus.runtime.json_files import read_json, write_json
 
@@ -39,15 +40,17 @@ class OfTimm(TypedDict, total=False):
 class DetectorConfig:
     """The content of a saved detector's ``config.json``.
 
-    model: timm name. image_size: pixels a side; images are squashed to it. mean, std: of the
-    normalisation, for RGB in [0, 1]. temperature: of the CAM's softmax. training_generators: the
-    generators whose images training saw, also that of the weights it began with. training_families:
-    the family of each, "" if it is not known. geometry: how faces were cut out of the images that
-    training saw, each way once (see :mod:`focus.data.faces`); empty if it is not known. pool: what
-    is classified, the "mean" of the cells or "both" it and the class token. outlier_norm: the norm
-    from which on a token is an outlier, by the training images; None if it is not known, or there
-    are no tokens. weights_sha256: of the file of weights that it was saved with or loaded from, in
-    hexadecimal; "" where the file may be any.
+    model: timm name. image_size: pixels a side. fit: how images come to it, "squash" or "crop", see
+    :func:`focus.data.images.fitted`. mean, std: of the normalisation, for RGB in [0, 1]. input:
+    what the network sees of that, "rgb", or "npr" by :mod:`focus.model.inputs`. temperature: of the
+    CAM's softmax. training_generators: the generators whose images training saw, also that of the
+    weights it began with. training_families: the family of each, "" if it is not known. geometry:
+    how faces were cut out of the images that training saw, each way once (see
+    :mod:`focus.data.faces`); empty if it is not known. pool: what is classified, the "mean" of the
+    cells or "both" it and the class token. outlier_norm: the norm from which on a token is an
+    outlier, by the training images; None if it is not known, or there are no tokens.
+    weights_sha256: of the file of weights that it was saved with or loaded from, in hexadecimal; ""
+    where the file may be any.
     """
 
     model: str
@@ -60,6 +63,8 @@ class DetectorConfig:
     training_families: dict[str, str] = field(default_factory=dict)
     geometry: tuple[str, ...] = ()
     pool: str = "mean"
+    input: Input = "rgb"
+    fit: Fit = "squash"
     outlier_norm: Annotated[float, Meta(ge=0)] | None = None
     weights_sha256: str = field(default="", compare=False)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from focus.config.losses import LossConfig
-from focus.config.recipes import SMALL_MODEL
+from focus.config.recipes import SMALL_MODEL, Fit, Input
 from focus.data.dataset import Normalise
 from focus.data.faces import face_finder
 from focus.data.manifest import SYNTHETIC
@@ -27,6 +27,7 @@ from focus.model.card import model_card, read_card, write_card
 from focus.model.config import CONFIG_FILE, LARGEST, DetectorConfig, OfTimm
 from focus.model.head import DetectorOutput, FocusHead, pick
 from focus.model.hub import WEIGHTS_FILE, fetch_folder, upload_folder
+from focus.model.inputs import neighbour_differences
 from focus.model.layout import evaluation_mode, layout_of
 from focus.model.operating_points import (
     THRESHOLDS,
@@ -51,6 +52,8 @@ class Detector(nn.Module):
         num_classes: 2, or more for several classes of fakes: 0 is real, all others are synthetic.
         pool: "mean": logits of the mean of the features' cells, the patch tokens; "both": and of
             the class token, of which no cell of the CAM has a part.
+        input: "rgb", or "npr" for differences of neighbouring pixels (:mod:`focus.model.inputs`).
+        fit: how pictures come to ``image_size``: "squash" resamples them, "crop" takes the middle.
         pretrained: load timm's weights (downloads).
         initial_checkpoint: a file of safetensors, or of ``torch.save`` read with ``weights_only``:
             weights of the network by timm's names, or of a whole detector. If its config.json lies
@@ -72,6 +75,8 @@ class Detector(nn.Module):
         image_size: int | None = None,
         num_classes: int = 2,
         pool: str = "mean",
+        input: Input = "rgb",
+        fit: Fit = "squash",
         pretrained: bool = False,
         initial_checkpoint: str | Path | None = None,
         loss: LossConfig | str | None = None,
@@ -99,6 +104,8 @@ class Detector(nn.Module):
             mean=data["mean"],
             std=data["std"],
             pool=pool,
+            input=input,
+            fit=fit,
             temperature=self.head.loss.temperature,
             training_generators=tuple(training_generators),
         )
@@ -137,6 +144,11 @@ class Detector(nn.Module):
         """Pixels a side of the input."""
         return self.config.image_size
 
+    @property
+    def fitting(self) -> tuple[int, Fit]:
+        """How pictures come to the input: :func:`focus.data.dataset.as_seen` takes it."""
+        return self.config.image_size, self.config.fit
+
     def at_once(self, asked: int) -> int:
         """Return how many images to take at a time: at most what fills as much as 64 of 512 px."""
         return max(1, min(asked, 2**24 // self.image_size**2))
@@ -163,7 +175,10 @@ class Detector(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return :meth:`features`, and the class token ``[B,C]`` if it is pooled, else None."""
-        return self._split(self.backbone(images))
+        return self._split(self.backbone(self._input(images)))
+
+    def _input(self, images: Tensor) -> Tensor:
+        return neighbour_differences(images) if self.config.input == "npr" else images
 
     def _split(self, out: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.layout.features(out), out[:, 0] if self.config.pool == "both" else None
@@ -180,7 +195,7 @@ class Detector(nn.Module):
         """
         if not self.has_norms:
             return *self.encode(images), None
-        out, (tokens,) = self.backbone.forward_intermediates(images, indices=1)
+        out, (tokens,) = self.backbone.forward_intermediates(self._input(images), indices=1)
         return *self._split(self.backbone.forward_head(out)), tokens.float().norm(dim=1)
 
     def forward(
@@ -280,7 +295,7 @@ class Detector(nn.Module):
         finder = face_finder(faces, self.config.geometry)
         parts = [
             self.predict_pixels(b.pixels, b.names)._replace(picture=b.picture, box=b.box)
-            for b in picture_batches(pictures, self.image_size, self.at_once(batch_size), finder)
+            for b in picture_batches(pictures, self.fitting, self.at_once(batch_size), finder)
         ]
         return Prediction(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
@@ -347,6 +362,8 @@ class Detector(nn.Module):
             image_size=config.image_size,
             num_classes=config.num_classes,
             pool=config.pool,
+            input=config.input,
+            fit=config.fit,
             loss=LossConfig(temperature=config.temperature),
         )
         weights = folder / WEIGHTS_FILE
@@ -378,6 +395,11 @@ class Detector(nn.Module):
             return
         if whole:
             then = DetectorConfig.read(beside).with_weights(path)
+            if then.input != self.config.input:
+                raise InputError(
+                    f"{path} was trained on --input {then.input}, not {self.config.input}: give "
+                    "that, or another --initial-checkpoint."
+                )
             self.config = replace(self.config, mean=then.mean, std=then.std).after(
                 then.training_generators, then.training_families, then.geometry
             )

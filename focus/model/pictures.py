@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from focus.data.dataset import squashed
+from focus.config.recipes import Fit
+from focus.data.dataset import as_seen
 from focus.data.faces import Box, FaceFinder
 from focus.data.images import as_rgb, load_image, reason, turn_upright
 from focus.errors import ImageError, InputError
@@ -25,7 +26,7 @@ Picture = str | Path | Image.Image | NDArray[np.uint8]
 class PictureBatch(NamedTuple):
     """What the detector sees of some pictures: each of them, or F faces in them.
 
-    names: [F]. pixels: ``[F,3,S,S]`` uint8, squashed. picture: [F] int64, the number of the
+    names: [F]. pixels: ``[F,3,S,S]`` uint8. picture: [F] int64, the number of the
     picture. box: [F,4], what the detector of faces found in it, or all of it.
     """
 
@@ -37,13 +38,14 @@ class PictureBatch(NamedTuple):
 
 def picture_batches(
     pictures: Picture | Iterable[Picture],
-    image_size: int,
+    fitting: tuple[int, Fit],
     batch_size: int,
     finder: FaceFinder | None = None,
 ) -> Iterator[PictureBatch]:
-    """Yield pictures, or with a ``finder`` the faces in them, squashed to ``image_size``.
+    """Yield pictures, or with a ``finder`` the faces in them, as a detector sees them.
 
-    An iterator of pictures is read a batch at a time. A batch without faces is left out.
+    fitting: :attr:`focus.model.detector.Detector.fitting`. An iterator of pictures is read a batch
+    at a time. A batch without faces is left out.
 
     Raises:
         ImageError: a picture cannot be decoded, or is none.
@@ -64,9 +66,9 @@ def picture_batches(
     def load(picture: str | Path | Image.Image) -> list[tuple[Tensor, Box]]:
         image = picture if isinstance(picture, Image.Image) else load_image(picture)
         if finder is None:
-            return [(squashed(image, image_size), (0, 0, *image.size))]
+            return [(as_seen(image, *fitting), (0, 0, *image.size))]
         (seen,) = finder.people([finder(image)])
-        return [(squashed(image.crop(f.square), image_size), f.box) for _, f in seen]
+        return [(as_seen(image.crop(f.square), *fitting), f.box) for _, f in seen]
 
     count, empty = 0, True
     with ThreadPoolExecutor(usable_cores()) as pool:

@@ -89,7 +89,7 @@ def contact_sheet(
         score, predicted, cams, entropy = (field.cpu().numpy() for field in prediction[:4])
         for at, index in enumerate(batch.index.tolist()):
             sample, (left, bottom) = manifest[index], places[index]
-            picture = strip(sample, cams[at, 0], _PIXELS)
+            picture = strip(sample, cams[at, 0], _PIXELS, [detector.fitting])
             own_width = _SIDE * picture.width / _PIXELS
             box = (left / size[0], bottom / size[1], own_width / size[0], _SIDE / size[1])
             axes = figure.add_axes(box, frameon=False, xticks=(), yticks=())

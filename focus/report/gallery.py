@@ -108,7 +108,7 @@ def pictures(
     for batch, prediction in predictions(detector, bare, batch_size=32, indices=rows):
         cams = prediction.cams[:, 0].float().cpu().numpy()
         for row, cam in zip(batch.index.tolist(), cams, strict=True):
-            yield row, as_data_uri(strip(manifest[row], cam, SIDE))
+            yield row, as_data_uri(strip(manifest[row], cam, SIDE, [detector.fitting]))
 
 
 def as_data_uri(picture: Image.Image) -> str:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from focus.config.losses import loss_of
 from focus.config.options import GROUPS, flag
-from focus.config.recipes import RECIPES
+from focus.config.recipes import RECIPES, SOURCES
 from focus.config.train import ResolvedTrainConfig, TrainConfig
 from focus.data.image_cache import ImageCache, gb
 from focus.data.manifest import LABEL_NAMES, Manifest
@@ -47,6 +47,8 @@ def dry_run(
         f"({4 * parameters / 2**20:.1f} MiB), maps of {detector.grid[0]} x {detector.grid[1]} cells"
     )
     say(describe(accelerator))
+    if config.recipe in SOURCES:
+        say(f"the recipe follows {SOURCES[config.recipe]}; docs/baselines.md: what differs")
     if RECIPES[config.recipe] is not RECIPES["quick"]:
         say("a first trial: --recipe quick trains a small network in minutes, on a CPU too")
     if tuned := describe_tuning(detector, config.tune):

@@ -10,7 +10,6 @@ import timm
 import torch
 from accelerate import Accelerator
 
-from focus.config.recipes import parse_augment
 from focus.config.train import ResolvedTrainConfig
 from focus.data.dataset import Batch, FaceDataset, Row, load_batches, loader
 from focus.data.feature_cache import Encoded, FeatureCache, digest_of, digests
@@ -48,11 +47,12 @@ def filled_cache(
     cache = feature_cache(config, detector)
     train = manifest.split("train")
     others = manifest.where(lambda sample: sample.split != "train")
-    augment, views = parse_augment(config.augment), config.views or 1
+    augment, views = config.changes, config.views or 1
     for images, changes, count in ((train, augment, views), (others, (), 1)):
         faces = _ViewedFaces(
             images,
             image_size=detector.image_size,
+            fit=detector.config.fit,
             grid=detector.grid,
             augment=changes,
             images=decoded,
@@ -70,9 +70,12 @@ def _key(config: ResolvedTrainConfig, detector: Detector) -> str:
         weights.update(f"{name} {value.dtype} {[*value.shape]}".encode())
         weights.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     pictures = ImageCache(detector.image_size).folder.name  # their size, and who decodes them
-    preprocessing = pictures, detector.mean, detector.std, config.mixed_precision
+    own = detector.config
+    preprocessing = pictures, own.mean, own.std, config.mixed_precision
+    # The features of before there were other inputs have none in their key.
+    seen = () if (own.input, own.fit) == ("rgb", "squash") else (own.input, own.fit)
     # A network may compute something else in another version of timm.
-    return repr((config.model, timm.__version__, weights.hexdigest(), *preprocessing))
+    return repr((config.model, timm.__version__, weights.hexdigest(), *preprocessing, *seen))
 
 
 class _ViewedFaces(FaceDataset):

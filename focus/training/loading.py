@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import torch
 from accelerate import Accelerator
 
-from focus.config.recipes import parse_augment
 from focus.config.train import ResolvedTrainConfig
 from focus.data.dataset import Batch, FaceDataset, Row, end_workers, load_batches, loader
 from focus.data.feature_cache import CachedFaces
@@ -39,8 +38,9 @@ class TrainingImages:
         self.dataset = FaceDataset(
             manifest,
             image_size=detector.image_size,
+            fit=detector.config.fit,
             grid=detector.grid,
-            augment=parse_augment(config.augment),
+            augment=config.changes,
             seed=config.seed,
             images=decoded,
         )

@@ -93,7 +93,7 @@ def train(config: TrainConfig) -> None:
         lambda: listed_images(run, given, progress=main, output=output, resumed=not output),
     )
     detectors = run_on_all(accelerator, lambda: [*map(make_detector, runs, saved)])
-    decoded = ImageCache.of(detectors[0].image_size, run.image_cache)
+    decoded = ImageCache.of(detectors[0].image_size, run.image_cache, run.fit)
     noticed: list[Finding] = []
     told: dict[str, Any] = {"recorded": recorded, "progress": main, "noticed": noticed}
     manifest, bad = run_on_main_first(
@@ -132,6 +132,8 @@ def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) ->
         config.model,
         image_size=config.image_size,
         pool=config.pool,
+        input=config.input,
+        fit=config.fit,
         pretrained=config.pretrained and saved is None,
         initial_checkpoint=config.initial_checkpoint if saved is None else None,
         loss=loss_config(config),

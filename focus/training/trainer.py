@@ -19,7 +19,6 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from focus.config.recipes import parse_augment
 from focus.config.schedules import factor_at, parse_points
 from focus.config.train import ResolvedTrainConfig
 from focus.data.copies import copies, without
@@ -149,7 +148,7 @@ class Trainer:
         """Run the frozen network on each image, unless that was done; then take the features."""
         work = self.config, self.detector, self.manifest, self.accelerator, self.decoded
         cache = run_on_main_first(self.accelerator, lambda: filled_cache(*work))
-        views = parse_augment(self.config.augment), self.config.views or 1
+        views = self.config.changes, self.config.views or 1
         self.images.cached = CachedFaces(cache, self.train, *views)
         self.score = partial(self.score, features=cache)
 

@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig) -> None:
     detector = run_on_all(accelerator, lambda: Detector.from_pretrained(model))
     threshold = run_on_all(accelerator, lambda: detector.set_threshold(config.threshold))
     detector.to(accelerator.device)
-    decoded = ImageCache.of(detector.image_size, config.image_cache)
+    decoded = ImageCache.of(detector.image_size, config.image_cache, detector.config.fit)
     manifest, bad, found = run_on_main_first(
         accelerator, lambda: _images(config, model, output, decoded, progress=main)
     )

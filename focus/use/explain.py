@@ -16,9 +16,10 @@ from torch import Tensor
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import focus
+from focus.config.recipes import Fit
 from focus.config.use import ExplainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, Role
-from focus.data.dataset import squashed
+from focus.data.dataset import as_seen
 from focus.data.faces import (
     GEOMETRY,
     NO_FACE,
@@ -28,9 +29,9 @@ from focus.data.faces import (
     Seen,
     face_finder,
 )
-from focus.data.images import limit_pixels, load_image
+from focus.data.images import limit_pixels, load_image, part_seen
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample, absolute, box_text
-from focus.data.overlay import marked, overlay
+from focus.data.overlay import lay, marked
 from focus.data.readers import refuse_inside
 from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.folders import images_without_maps
@@ -131,9 +132,13 @@ def explain(config: ExplainConfig) -> None:
                 f"without a face: {len(no_face)}, not decoded: {len(bad)}",
             ]
         )
+        how = {
+            "squash": "Pictures are taken whole and squashed to",
+            "crop": "Of a picture only the middle is seen, as it is:",
+        }[detector.config.fit]
         notes = [
-            f"Pictures are taken whole and squashed to {detector.image_size} x "
-            f"{detector.image_size} pixels; --faces largest, or all, cuts the faces out before."
+            f"{how} {detector.image_size} x {detector.image_size} pixels; --faces largest, or all, "
+            "cuts the faces out before."
         ] * (finder is None and config.faces is None)
         page = write_page(output, summary, notes, rows, frames)
         written = [manifest, page, *written]
@@ -185,15 +190,15 @@ class _View(NamedTuple):
     """A picture that the detector looks at: an image, or a frame of a video.
 
     frame: from 0. at: where in the video, in seconds or as the file in a folder. picture: to lay
-    CAMs over, ``scale`` times as large as the image. pixels: uint8 [3,S,S] of each face. seen: the
-    faces; the whole picture is of person 0.
+    CAMs over, ``scale`` times as wide and high as the image. pixels: uint8 [3,S,S] of each face.
+    seen: the faces; the whole picture is of person 0.
     """
 
     item: Item
     frame: int | None
     at: str
     picture: Image.Image
-    scale: float
+    scale: tuple[float, float]
     pixels: dict[Face, Tensor]
     seen: list[Seen]
 
@@ -213,7 +218,7 @@ def _scored(
     folder = Path(config.output)
 
     def load(item: Item) -> tuple[Item, list[_View], list[BadFile]]:
-        return item, *_load(item, config, detector.image_size, finder)
+        return item, *_load(item, config, detector.fitting, finder)
 
     def write(view: _View, predictions: list[tuple[Any, ...]]) -> list[Row]:
         # By the number no two are alike; most file systems take 255 bytes.
@@ -226,7 +231,8 @@ def _scored(
             np.save(folder / places["cam"], cams)
             decision = REAL if predicted == REAL else SYNTHETIC
             label = f"{seen.person}: {LABEL_NAMES[decision]} {score:.2f}"
-            marks.append((seen.face.square, cams[0], label, _COLOURS[decision]))
+            part = part_seen(seen.face.square, *detector.fitting)
+            marks.append((part, cams[0], label, _COLOURS[decision]))
             rows.append(
                 {
                     "frame": view.frame,
@@ -240,7 +246,9 @@ def _scored(
                     **places,
                 }
             )
-        laid = marked(view.picture, marks, view.scale) if finder else overlay(view.picture, cams[0])
+        laid = marked(view.picture, marks, view.scale) if finder else view.picture.copy()
+        if finder is None:
+            lay(laid, *marks[0][:2], view.scale)
         laid.save(folder / f"{OVERLAYS}/{name}.png")
         return rows
 
@@ -279,7 +287,7 @@ def _chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _load(
-    item: Item, config: ExplainConfig, size: int, finder: FaceFinder | None
+    item: Item, config: ExplainConfig, fitting: tuple[int, Fit], finder: FaceFinder | None
 ) -> tuple[list[_View], list[BadFile]]:
     """Return an item's views, and what of it cannot be decoded."""
 
@@ -301,10 +309,10 @@ def _load(
             for frame, at, picture in pictures:
                 whole = (0, 0, *picture.size)
                 faces = finder(picture) if finder else [Face(whole, whole)]
-                pixels = {face: squashed(picture.crop(face.square), size) for face in faces}
+                pixels = {face: as_seen(picture.crop(face.square), *fitting) for face in faces}
                 small = picture.copy()
                 small.thumbnail((config.overlay_size,) * 2, Image.Resampling.LANCZOS)
-                scale = small.width / picture.width
+                scale = small.width / picture.width, small.height / picture.height
                 seen = [Seen(0, face) for face in faces]
                 views.append(_View(item, frame, at, small, scale, pixels, seen))
         except ImageError as error:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import focus
 from focus.config.use import ExportConfig
-from focus.data.dataset import squashed
+from focus.data.dataset import as_seen
 from focus.data.demo import demo_manifest
 from focus.data.images import load_image
 from focus.data.readers.files import images_below
@@ -100,7 +100,7 @@ def images_to_check(detector: Detector, place: str | None) -> Tensor:
     if not paths:
         raise InputError(f"--check-images: there are no images in {place}: give another folder.")
     chosen = [load_image(str(paths[number])) for number in evenly(len(paths), _CHECKED)]
-    pixels = [squashed(image, detector.image_size) for image in chosen]
+    pixels = [as_seen(image, *detector.fitting) for image in chosen]
     return detector.normalise(torch.stack(pixels))
 
 
@@ -142,7 +142,10 @@ def metadata(detector: Detector) -> dict[str, str]:
         "focus_format": VERSION,
         "focus_preprocessing": {
             "color": "RGB in [0, 1]",
-            "resize": "squash to image_size x image_size, bilinear, antialiased",
+            "resize": {
+                "squash": "squash to image_size x image_size, bilinear, antialiased",
+                "crop": "the middle image_size x image_size pixels, continued by reflection",
+            }[config["fit"]],
             **{name: config[name] for name in ("image_size", "mean", "std", "geometry")},
         },
         "focus_threshold": detector.threshold.value,

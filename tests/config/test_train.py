@@ -51,6 +51,19 @@ def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> 
             {"image_size": None, "pretrained": True, "tune": "head", "cached_features": "bfloat16"},
         ),
         ({"recipe": "foundation", "image_size": 224, "tune": "norm"}, {"image_size": 224}),
+        (
+            {"recipe": "npr"},
+            {"model": "resnet50_npr", "input": "npr", "fit": "crop", "changes": ("cut", "flip")},
+        ),
+        ({"recipe": "cnndetection", "fit": "squash"}, {"changes": ("flip", "blur", "jpeg")}),
+        ({"recipe": "univfd"}, {"views": 4, "cached_features": "bfloat16", "pool": "both"}),
+        (
+            {"recipe": "univfd", "tune": "full"},
+            {"views": None, "cached_features": None, "augment": "flip,blur,jpeg"},
+        ),
+        # The features of an image are computed once: of its middle.
+        ({"recipe": "foundation", "fit": "crop"}, {"augment": "none", "changes": ()}),
+        ({"recipe": "gend", "input": "npr"}, {"tune": "norm", "input": "npr"}),
         ({}, {"name": "demo-blend-seed0"}),
         ({"data": ("sets/faces.csv",), "loss": "ce", "seed": 7}, {"name": "faces-ce-seed7"}),
         ({"data": ("tests/..",)}, {"name": f"{Path.cwd().stem}-blend-seed0"}),

@@ -123,3 +123,35 @@ def test_names() -> None:
             parse_augment(text)
     with pytest.raises(InputError, match="names flip twice"):
         parse_augment("flip,flip")
+
+
+@pytest.mark.parametrize("name", ["blur", "jpeg"])
+def test_a_picture_is_painted_at_its_own_size_before_it_is_cut(name: str) -> None:
+    """What lies outside the part is in it: a JPEG's blocks begin at the picture's corner."""
+    draw = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 90, 100), dtype=torch.uint8, generator=draw)
+    heat = torch.rand((1, 90, 100), generator=draw)
+    found = set()
+    for epoch in range(30):
+        cut, painted = ("cut",), ("cut", name)
+        key = (0, epoch, 0)
+        got, map_ = Augmentation(painted, SIZE)(image, heat, key)
+        assert got.shape == (3, SIZE, SIZE)
+        assert map_ is not None
+        # By the map, which no paint changes, one sees which part it is.
+        (row,), (column,) = (
+            (heat[0].unfold(0, SIZE, 1).unfold(1, SIZE, 1) == map_[0])
+            .all((2, 3))
+            .nonzero(as_tuple=True)
+        )
+        part = image[:, row : row + SIZE, column : column + SIZE]
+        found.add(bool(got.equal(part)))
+        plain, _ = Augmentation(cut, SIZE)(image, heat, key)
+        assert plain.shape == got.shape
+        with torch.random.fork_rng():
+            changed = Augmentation((name,), SIZE)
+            (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
+            torch.default_generator.manual_seed(int(state))
+            whole = changed._paints[name](image)
+        assert got.equal(whole[:, row : row + SIZE, column : column + SIZE])
+    assert found == {True, False}

@@ -174,3 +174,64 @@ def test_artefact_coverage_by_hand(tmp_path: Path) -> None:
     coverage = artefact_coverage(save(tmp_path / "m.png", mask), (2, 3))
     assert coverage.dtype == np.float32
     np.testing.assert_array_equal(coverage, [[0.25, 0, 0.5], [0, 1, 0]])
+
+
+def numbered(height: int, width: int) -> np.ndarray:
+    """Pixels that say where they are: row, column, and 7."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, np.full_like(rows, 7)], 2).astype(np.uint8)
+
+
+def test_the_middle_of_a_picture_and_of_its_map_by_hand(tmp_path: Path) -> None:
+    """Of 9 x 6 pixels rows 2 to 5 and columns 1 to 4; a map is as large as it likes."""
+    heat = np.zeros((18, 12))
+    heat[4:8, 2:6] = 255  # rows 2 and 3, columns 1 and 2 of the picture: the first cell of its part
+    paths = save(tmp_path / "i.png", numbered(9, 6)), save(tmp_path / "m.png", heat)
+    item = dataset([Sample(paths[0], 1, human_map=paths[1])], fit="crop")[0]
+    assert item.images[0].tolist() == [[row] * 4 for row in (2, 3, 4, 5)]
+    assert item.images[1].tolist() == [[1, 2, 3, 4]] * 4
+    assert item.saliency.tolist() == [[1, 0], [0, 0]]
+    # A perturbation sees the whole picture, at the size that the file has.
+    turned = lambda image, row: image.rotate(180)  # noqa: E731
+    other = dataset([Sample(paths[0])], fit="crop", perturb=turned)[0]
+    assert other.images[0].tolist() == [[row] * 4 for row in (6, 5, 4, 3)]
+    seen = (paths[0], 4, "crop")
+    assert artefact_coverage(paths[1], (2, 2), seen).tolist() == [[1, 0], [0, 0]]
+    assert artefact_coverage(paths[1], (2, 2), (paths[0], 4, "squash")).tolist() != [[1, 0], [0, 0]]
+
+
+def test_a_smaller_picture_goes_on_as_its_reflection(tmp_path: Path) -> None:
+    heat = np.zeros((3, 2))
+    heat[2, 1] = 255
+    paths = save(tmp_path / "i.png", numbered(3, 2)), save(tmp_path / "m.png", heat)
+    item = dataset([Sample(paths[0], 1, human_map=paths[1])], image_size=6, grid=(6, 6), fit="crop")
+    # Two rows before the first and one behind the last; two columns on either side.
+    rows, columns = [2, 1, 0, 1, 2, 1], [0, 1, 0, 1, 0, 1]
+    assert item[0].images[0].tolist() == [[row] * 6 for row in rows]
+    assert item[0].images[1].tolist() == [columns] * 6
+    expected = [[float((row, column) == (2, 1)) for column in columns] for row in rows]
+    assert item[0].saliency.tolist() == expected
+
+
+def test_training_cuts_at_random_and_the_map_with_it(tmp_path: Path) -> None:
+    pixels = numbered(20, 24)
+    heat = np.zeros((20, 24))
+    heat[8:14, 9:15] = 255
+    paths = save(tmp_path / "i.png", pixels), save(tmp_path / "m.png", heat)
+    sample = Sample(paths[0], 1, human_map=paths[1])
+    data = dataset([sample], image_size=16, grid=(16, 16), fit="crop", augment=("cut", "flip"))
+    corners, mirrored = set(), set()
+    for epoch in range(60):
+        data.set_epoch(epoch)
+        item = data[0]
+        rows, columns = item.images[:2].numpy().astype(int)
+        # Neighbours stay neighbours: nothing is resampled.
+        assert (np.diff(rows, axis=0) == 1).all()
+        assert (np.abs(np.diff(columns, axis=1)) == 1).all()
+        expected = (rows >= 8) & (rows < 14) & (columns >= 9) & (columns < 15)
+        assert (item.saliency.numpy() == expected).all()
+        corners.add((rows.min(), columns.min()))
+        mirrored.add(bool(columns[0, 0] > columns[0, 1]))
+    assert {row for row, _ in corners} == set(range(5))
+    assert {column for _, column in corners} == set(range(9))
+    assert mirrored == {True, False}

@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from focus.config.recipes import Fit
 from focus.data.manifest import Sample
 from focus.data.overlay import COLOUR_MAP, OUTLINE, marked, overlay, strip
 
@@ -55,7 +56,7 @@ def test_faces_are_marked_where_they_are() -> None:
     cams = [np.array([[0.0, k]], np.float32) for k in (1, 2)]
     faces = [((20, 0, 100, 80), cams[0], "1: real 0.02", "#0072b2")]
     faces += [((280, 200, 360, 280), cams[1], "2: synthetic 0.98", "#d55e00")]
-    laid = np.asarray(marked(picture, faces, 0.5))
+    laid = np.asarray(marked(picture, faces, (0.5, 0.5)))
     assert laid.shape == (160, 200, 3)
     for (left, top, right, bottom), box in (
         ((10, 0, 50, 40), (0x00, 0x72, 0xB2)),
@@ -70,3 +71,19 @@ def test_faces_are_marked_where_they_are() -> None:
     assert (laid[90:98, 141:170] != (9, 90, 9)).any(2).all()
     assert (laid[60:80] == (9, 90, 9)).all()
     assert (laid[:, :9] == (9, 90, 9)).all()
+
+
+def test_the_cam_of_a_middle_lies_over_the_middle(tmp_path: Path) -> None:
+    """Of 64 x 32 pixels 16 x 16 are seen; of a network of 64 only a part of the CAM is shown."""
+    Image.fromarray(GREY).save(tmp_path / "face.png")
+    face, cam = Sample(str(tmp_path / "face.png"), 1), np.array([[0.0, 1.0]] * 2, np.float32)
+    side = 128
+    fittings: list[tuple[int, Fit]] = [(16, "crop"), (64, "crop"), (64, "squash")]
+    whole = np.asarray(strip(face, np.stack([cam] * 3), side, fittings))
+    plain, small, large, squashed = np.split(whole.astype(int), 4, axis=1)
+    rows, columns = np.nonzero(np.abs(small - plain).sum(2))
+    # Columns 24 to 39 of 64, rows 8 to 23 of 32, of 128 pixels each.
+    edges = [rows.min(), rows.max() + 1, columns.min(), columns.max() + 1]
+    np.testing.assert_allclose(edges, [32, 96, 48, 80], atol=1)
+    # As wide as the picture and twice as high: the two rows of the CAM are alike.
+    np.testing.assert_allclose(large, squashed, atol=2)

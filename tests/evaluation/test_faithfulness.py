@@ -36,7 +36,7 @@ class OneCell(nn.Module):
     The logit of synthetic is the gain times the mean of the cell's red, which is in -0.5 ... 0.5.
     """
 
-    image_size, grid = SIZE, GRID
+    image_size, grid, fitting = SIZE, GRID, (SIZE, "squash")
     normalise = Normalise((0.5,) * 3, (1.0,) * 3)
     config = SimpleNamespace(training_generators=("kA",), geometry=(), outlier_norm=None)
     points = None

@@ -38,6 +38,7 @@ class RedDetector(nn.Module):
     normalise = Normalise((0.5,) * 3, (1.0,) * 3)
     points = None
     config = SimpleNamespace(geometry=(), outlier_norm=None)
+    fitting = SIZE, "squash"
 
     def __init__(self) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ class Stripes(nn.Module):
     What is smooth has the same score to the last bit, so AUCs can be told in advance.
     """
 
-    image_size, grid = SIZE, (2, 2)
+    image_size, grid, fitting = SIZE, (2, 2), (SIZE, "squash")
     normalise = Normalise((0.5,) * 3, (1.0,) * 3)
     config = SimpleNamespace(training_generators=("kA",), geometry=(), outlier_norm=None)
     points = None

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from focus.config.options import POINTS
+from focus.config.train import TrainConfig, resolve
 from focus.metrics.calibration import Calibration
-from focus.model.card import CARD, model_card, write_card
+from focus.model.card import CARD, model_card, trained_how, write_card
 from focus.model.config import DetectorConfig
 from focus.model.operating_points import OperatingPoints
 
@@ -23,6 +24,16 @@ def test_the_card_states_what_was_measured() -> None:
     assert "```text\nAUC 0.9 [0.8, 0.95]\n```" in card
     for heading in ("Training", "Thresholds", "Results", "Intended use", "Limits"):
         assert f"\n## {heading}\n" in card
+
+
+def test_the_card_names_the_recipe_its_source_and_what_the_network_sees() -> None:
+    how = trained_how(resolve(TrainConfig(recipe="npr", loss="ce")))
+    assert "recipe `npr` (after NPR, https://github.com/chuangchuangtan/NPR-" in how
+    assert "after" not in trained_how(resolve(TrainConfig(loss="ce")))
+    config = DetectorConfig("resnet50_npr", 224, input="npr", fit="crop")
+    card = model_card(config, None, training=how)
+    assert "`resnet50_npr`, of pictures the middle 224 x 224 pixels, differences of neighb" in card
+    assert "pictures squashed to 32 x 32 pixels, RGB normalised" in model_card(CONFIG, None)
 
 
 def test_a_readme_of_something_else_stays(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from focus.config.train import TrainConfig, resolve
 from focus.data.augment import Augmentation
-from focus.data.dataset import Normalise, squashed
+from focus.data.dataset import Normalise, as_seen
 from focus.data.images import load_image
 from focus.data.known_images import content_hash
 from focus.data.manifest import Manifest
@@ -107,7 +107,7 @@ def test_views_are_drawn_by_content_and_taken_in_turn(
     plan = run.plan.epoch(4)[0]
     batch = next(run.images.load(4, [plan]))
     row, detector = plan[0].rows[0], run.detector.eval()
-    pixels = squashed(load_image(faces[row].path), 64)
+    pixels = as_seen(load_image(faces[row].path), 64, "squash")
     key = 4 % 3, int(content_hash(faces[row].path), 16), 0
     changed, _ = Augmentation(("shift", "flip"), 64)(pixels, None, key)
     with torch.no_grad():
@@ -118,6 +118,25 @@ def test_views_are_drawn_by_content_and_taken_in_turn(
     again = replace(run.config, seed=5, name="b")
     Trainer(again, detector, Manifest(faces[10:]), run.accelerator)
     assert not seen
+
+
+def test_views_of_cut_pictures_are_parts_of_them(
+    faces: Manifest, tmp_path: Path, seen: list[int]
+) -> None:
+    """Faces of 32 pixels are continued to 64; other features than those of squashed ones."""
+    weights = tmp_path / "weights.pth"
+    torch.save(Detector("test_convnext").backbone.state_dict(), weights)
+    of = {"initial_checkpoint": str(weights), "cached_features": "float32"}
+    for fit in ("squash", "crop"):
+        seen.clear()
+        run = trainer(faces, tmp_path / fit, **given(fit=fit, **of))
+        assert sum(seen) == len(faces), "none are those of the other"
+        plan = run.plan.epoch(0)[0]
+        batch, row = next(run.images.load(0, [plan])), plan[0].rows[0]
+        image = as_seen(load_image(faces[row].path), 64, fit)
+        with torch.no_grad():
+            expected = run.detector.eval().features(run.detector.normalise(image[None]))
+        torch.testing.assert_close(batch.images[:1], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_resumed_run_goes_on_with_the_same_bits(
@@ -156,6 +175,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(
         ({"tune": "full", "views": 2}, "--views 2 needs cached features: give --tune head"),
         ({"cached_features": "no", "views": 2}, "--views 2 needs cached features"),
         ({"tune": "norm", "cached_features": "float32"}, "needs a frozen network"),
+        ({"input": "npr"}, "--input npr is not what a frozen .*: give --tune full, or --initial-"),
     ],
 )
 def test_what_cannot_be_cached_is_one_sentence(settings: dict[str, Any], message: str) -> None:

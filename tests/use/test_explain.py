@@ -15,7 +15,7 @@ from PIL import Image
 
 from focus.config.options import POINTS
 from focus.config.use import ExplainConfig
-from focus.data.dataset import Normalise, squashed
+from focus.data.dataset import Normalise, as_seen
 from focus.data.manifest import Manifest, Sample
 from focus.data.overlay import overlay
 from focus.errors import InputError
@@ -141,7 +141,7 @@ def test_a_transformers_cam_lies_over_the_patch_that_it_is_of(tmp_path: Path) ->
     Image.fromarray(pixels).save(tmp_path / "marked.png")
 
     def seen(picture: Image.Image) -> Any:
-        image = Normalise(detector.mean, detector.std)(squashed(picture, 96)[None])
+        image = Normalise(detector.mean, detector.std)(as_seen(picture, 96, "squash")[None])
         return detector.features(image)[0, :, row, col]
 
     with torch.no_grad():  # what the mark changes there speaks for synthetic
@@ -154,6 +154,29 @@ def test_a_transformers_cam_lies_over_the_patch_that_it_is_of(tmp_path: Path) ->
     with Image.open(tmp_path / "out" / found["overlay"]) as laid:
         heat = np.abs(np.asarray(laid, float) - pixels).sum(2)
     assert heat.reshape(6, 32, 6, 16).mean((1, 3)).argmax() == 6 * row + col
+
+
+def test_a_cropping_models_cam_lies_over_the_middle_that_it_saw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Detector(image_size=32, fit="crop").save_pretrained(tmp_path / "m")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    Image.fromarray(pixels[:20, :40]).save(tmp_path / "small.png")
+    large, small = run(
+        tmp_path / "m", tmp_path / "out", tmp_path / "large.png", tmp_path / "small.png"
+    )
+    said = capsys.readouterr().out
+    assert "Of a picture only the middle is seen, as it is: 32 x 32 pixels; --faces" in said
+    for row, whole, box in (
+        (large, pixels, (16, 48, 32, 64)),
+        (small, pixels[:20, :40], (0, 20, 4, 36)),  # which goes on above and below
+    ):
+        with Image.open(tmp_path / "out" / row["overlay"]) as laid:
+            rows, columns = np.nonzero((np.asarray(laid) != whole).any(2))
+        assert (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1) == box
+    (expected,) = Detector.from_pretrained(tmp_path / "m").predict(pixels[16:48, 32:64]).score
+    assert float(large["score"]) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_a_folder_of_frames_is_a_video(

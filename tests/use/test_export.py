@@ -88,6 +88,16 @@ def test_onnxruntime_gives_what_the_detector_gives(pictures: Path, tmp_path: Pat
     assert_same_outputs(detector, export(detector, tmp_path, pictures), pictures)
 
 
+def test_npr_and_the_middle_of_pictures_are_in_the_file_and_its_metadata(
+    pictures: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    detector = lifelike(Detector("resnet50_npr", image_size=64, input="npr", fit="crop"))
+    assert_same_outputs(detector, export(detector, tmp_path, pictures), pictures)
+    found = json.loads(exporting.metadata(detector)["focus_preprocessing"])
+    assert found["resize"].startswith("the middle image_size x image_size pixels")
+
+
 # A transformer's tokens are folded to a grid, and its class token is classified.
 @pytest.mark.slow
 def test_a_transformer_is_exported(
