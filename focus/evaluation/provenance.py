@@ -26,6 +26,7 @@ def provenance(network: str, manifest: Manifest, config: TrainConfig | None) -> 
     """
     return {
         "network": network,
+        "recipe": config and config.recipe,
         "loss": None if config is None else {"name": config.loss, **asdict(loss_config(config))},
         "seed": None if config is None else config.seed,
         "data_sha256": data_digest(manifest),

@@ -14,6 +14,7 @@ from focus.data.overlay import strip
 from focus.data.perturbations import STRENGTHS
 from focus.errors import ImageError, InputError, shown
 from focus.evaluation import robustness
+from focus.evaluation.cost import cost
 from focus.evaluation.findings import recorded
 from focus.evaluation.inference import predictions
 from focus.evaluation.other_detectors import without_calibration
@@ -83,6 +84,7 @@ def compare(
         differences.append(
             f"The p-values are not adjusted for {len(others)} runs compared with one."
         )
+    abouts = {run.name: _about(run) for run in runs}
     faces, why = _faces(runs)
     findings = [
         Finding(each.severity, f"{run.name}: {each.text}")
@@ -92,7 +94,7 @@ def compare(
     ]
     findings += [Finding("note", text) for text in (*parts, *missing, *why)]
     print(format_table(results), end="\n\n")
-    for line in differences:
+    for line in (*differences, *(f"{name}: {about}" for name, about in abouts.items())):
         print(line)
     sections = {
         f"{kind} by generator": [plot for plot in curves if plot.title.startswith(kind)]
@@ -101,7 +103,7 @@ def compare(
     path = page.render(
         output,
         title=f"Comparison of {len(runs)} runs",
-        facts={run.name: _about(run) for run in runs},
+        facts=abouts,
         results=results,
         differences=differences,
         findings=worst_first(findings),
@@ -202,17 +204,31 @@ def _roc_and_det(runs: Sequence[Run]) -> list[plots.Plot]:
     return drawn
 
 
+def _detector(run: Run) -> Detector:
+    """Load the run's detector; InputError if there is none, as beside a table of scores."""
+    folder = run.folder.absolute()  # never a name on the Hub
+    places = (folder / "model", folder.parent / "model")[: 1 + folder.is_dir()]
+    return Detector.from_pretrained(next((p for p in places if p.is_dir()), places[0]))
+
+
 def _about(run: Run) -> str:
     """Return what the head of the page says of a run."""
     origin = run.results.get("provenance") or {}
     decision = run.results["decision"]
     parts = [
         (origin.get("loss") or {}).get("name"),
+        f"recipe {origin['recipe']}" if origin.get("recipe") else None,
         origin.get("network"),
         None if origin.get("seed") is None else f"seed {origin['seed']}",
         f"{len(run.scores):,} images",
         f"threshold {threshold_text(decision['threshold'])}",
     ]
+    try:
+        detector = _detector(run)
+        own = detector.config
+        parts += [f"input {own.input}, {own.fit} to {own.image_size} pixels", cost(detector)]
+    except InputError:
+        pass  # of a run whose model is gone, or a table, the rest is shown
     return ", ".join(part for part in parts if part)
 
 
@@ -228,17 +244,17 @@ def _faces(runs: Sequence[Run]) -> tuple[list[tuple[str, str]], list[str]]:
         return [], ["No faces are shown: a table of scores has no CAMs."]
     rows = _disputed(ordered)
     faces = Manifest(Sample(path) for path in ordered[0].path[rows])
-    cams = []
+    cams, fittings = [], []
     try:
         for run in runs:
-            places = run.folder / "model", run.folder.parent / "model"
-            detector = Detector.from_pretrained(next((p for p in places if p.is_dir()), places[0]))
+            detector = _detector(run)
             detector.set_threshold(run.results["decision"]["threshold"])
+            fittings.append(detector.fitting)
             made = predictions(detector, faces, batch_size=len(faces))
             cams.append(np.concatenate([p.cams[:, 0].float().numpy() for _, p in made]))
         pictures = [
-            gallery.as_data_uri(strip(face, np.stack([own[at] for own in cams]), gallery.SIDE))
-            for at, face in enumerate(faces)
+            gallery.as_data_uri(strip(face, own, gallery.SIDE, fittings))
+            for face, own in zip(faces, map(np.stack, zip(*cams, strict=True)), strict=True)
         ]
     except (InputError, ImageError) as error:
         return [], [f"No faces are shown: {error}"]

@@ -29,4 +29,6 @@ def test_weights_seed_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
         4,
     )
     assert found["versions"].keys() == {"focus", "python", "torch", "timm", "numpy"}
-    assert provenance("net", Manifest(), None)["loss"] is None
+    assert provenance("net", Manifest(), TrainConfig(recipe="npr"))["recipe"] == "npr"
+    unknown = provenance("net", Manifest(), None)
+    assert (unknown["loss"], unknown["recipe"]) == (None, None)

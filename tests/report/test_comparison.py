@@ -90,16 +90,19 @@ def test_the_same_faces_lie_side_by_side(tmp_path: Path) -> None:
         columns["score"] = np.where(np.arange(len(scores)) % 6 == 3, number, scores.score)
         changed = Scores(**columns)
         results = summarise(changed, ["kA"], resamples=0)
+        results["provenance"] = {"network": "focus_small", "recipe": "quick"}
         write_results(tmp_path / name, changed, results)
     folders = [tmp_path / "one", tmp_path / "two"]
     found = compared(folders, tmp_path / "out")
     pictures = re.findall(r'<img src="data:image/webp;base64,([^"]+)" alt="([^"]+)"', found.html)
     assert len(pictures) == 12
+    assert "recipe quick, focus_small, " in found.text
     kinds = [words.partition(":")[0] for _, words in pictures[:4]]
     assert sorted(kinds) == ["&lt;b&gt;u&amp;C&lt;/b&gt;", "kA", "real", "uB"]
     assert all("score 0.00" in words and "two" in words for _, words in pictures[:4])
     with Image.open(io.BytesIO(base64.b64decode(pictures[0][0]))) as picture:
         assert picture.size == (3 * gallery.SIDE, gallery.SIDE), "a face and two CAMs"
+    assert "input rgb, squash to 32 pixels, 0.223 million parameters, " in found.text
     shutil.rmtree(tmp_path / "two" / "model")
     found = compared(folders, tmp_path / "out")
     assert "No faces are shown: " in found.text
