@@ -23,6 +23,11 @@ class ExperimentConfig(DataConfig):
         "from no control of focus to aggressive: the second protocol; with --search its doses",
         False,
     )
+    recipes: str | None = in_training(
+        "others' detectors beside the small network, or with --data as they are, each without and "
+        "with human maps: recipes of focus train, separated by commas (docs/baselines.md)",
+        metavar="NAMES",
+    )
     quick: bool = in_training("two draws of one world: shows that it works", False)
     report: bool = in_training("train nothing: tables of the draws that are done", False)
     losses: str | None = in_loss(

@@ -69,7 +69,7 @@ def make_setup(config: ExperimentConfig) -> Setup:
     recipe = config.recipe or given
     if own := settings.keys() & {"loss", "name", "seed", *SET_BY_LOSS, *vars(config)}:
         raise InputError(f"--train has {min(own)}, which {PROG} itself decides: leave it out.")
-    if recipe != "demo":  # another recipe has epochs of its own
+    if recipe != "demo" and not config.recipes:  # another recipe has epochs of its own
         settings.setdefault("epochs", resolve(TrainConfig(recipe=recipe)).epochs)
     base = TrainConfig(
         recipe=recipe,
@@ -87,6 +87,10 @@ def make_setup(config: ExperimentConfig) -> Setup:
         from focus.experiment.doses import RANGE, SPARE_DOSES
 
         protocol = SPARE_DOSES if config.search else RANGE
+    if config.recipes:
+        from focus.experiment.baselines import protocol_of
+
+        protocol = protocol_of(config.recipes.split(","), recipe if config.data else None)
     if config.data:
         if config.headroom:
             raise InputError("--headroom is of the embedded benchmark: leave --data out.")

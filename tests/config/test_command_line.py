@@ -31,8 +31,8 @@ FLAGS = {
         augment batch-size cached-features cam-class channels-last checkpoint-steps
         checkpoints-kept class-weight classification-weight clip-grad compare-ce
         compile compile-mode dry-run entropy entropy-target epochs
-        eval-batch-size eval-metric focus-level focus-schedule focus-weight
-        grad-accum-steps grad-checkpointing image-size initial-checkpoint
+        eval-batch-size eval-metric fit focus-level focus-schedule focus-weight
+        grad-accum-steps grad-checkpointing image-size initial-checkpoint input
         label-smoothing layer-decay log-steps loss lr
         max-nonfinite model model-ema-decay momentum name opt output patience pool pretrained
         recipe report-to resume saliency-schedule saliency-weight sampling sched seed sheet-epochs
@@ -50,8 +50,8 @@ FLAGS = {
     ManipulateConfig: f"{DATA} image-size output resume seed",
     MapsConfig: f"{DATA} from granularity output resume",
     ExperimentConfig: f"""{DATA}
-        headroom jobs losses output quick range recipe report search seeds test-data test-real train
-        weights""",
+        headroom jobs losses output quick range recipe recipes report search seeds test-data
+        test-real train weights""",
 }
 FLAGS[CheckConfig] = f"{FLAGS[TrainConfig]} drop-leaks strict"
 

@@ -96,6 +96,38 @@ def test_the_range_is_frozen(tmp_path: Path) -> None:
         setup_in(tmp_path, headroom=True, data=("x.csv",))
 
 
+def test_recipes_are_trained_alike_from_scratch_with_and_without_maps(tmp_path: Path) -> None:
+    setup = setup_in(tmp_path, recipes="npr,cnndetection,xception")
+    runs = grid(setup, setup.protocol.arms, setup.protocol.units)
+    assert Counter(run.unit for run in runs) == dict.fromkeys(range(40, 46), 8)
+    assert {run.world for run in runs} == {"90"}
+    found = {run.arm: resolve(run.config) for run in runs if run.unit == 40}
+    alike = {(c.epochs, c.batch_size, c.opt, c.sched, c.image_size) for c in found.values()}
+    assert alike == {(16, 32, "adamw", "one-cycle", 96)}
+    assert {(c.pretrained, c.mixed_precision) for c in found.values()} == {(False, "bf16")}
+    assert {name: c.lr for name, c in found.items() if name in ("ce", "npr")} == {
+        "ce": 3e-3,
+        "npr": 1e-3,
+    }
+    npr = found["npr-blend"]
+    assert (npr.recipe, npr.model, npr.input, npr.fit) == ("npr", "resnet50_npr", "npr", "crop")
+    assert (npr.loss, npr.saliency_weight, found["npr"].loss) == ("blend", 5.0, "ce")
+    assert found["xception"].augment == "flip,blur,jpeg"
+    for test in setup.protocol.tests:
+        assert sum(test.contrast.weights.values()) == pytest.approx(0)
+        assert found.keys() >= test.contrast.weights.keys()
+    # One's own data have each as its authors train it.
+    own = setup_in(tmp_path, recipes="univfd", data=("x.csv",))
+    trained = {r.arm: resolve(r.config) for r in grid(own, own.protocol.arms, [0])}
+    assert (trained["ce"].recipe, trained["ce"].epochs) == ("paper", 50)
+    wanted = trained["univfd"]
+    assert (wanted.epochs, wanted.lr, wanted.pretrained, wanted.tune) == (30, 1e-4, True, "head")
+    with pytest.raises(InputError, match="give --data, or npr"):
+        setup_in(tmp_path, recipes="univfd")
+    with pytest.raises(InputError, match="--recipe got 'nrp'"):
+        setup_in(tmp_path, recipes="nrp")
+
+
 def test_a_dose_is_the_weight_at_which_the_entropy_falls_to_its_share(tmp_path: Path) -> None:
     # By hand: half of .8 lies between .6 at .01 and .2 at .1, halfway in the logarithm.
     weights, entropies = np.array([0, 0.01, 0.1, 1]), np.array([0.8, 0.6, 0.2, 0.1])
