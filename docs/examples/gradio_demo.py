@@ -10,6 +10,7 @@ import gradio
 
 from focus import Detector, InputError
 from focus.data.faces import way_of, window
+from focus.data.images import part_seen
 from focus.data.overlay import marked
 
 detector = Detector.from_pretrained(sys.argv[1])
@@ -25,6 +26,7 @@ def judge(picture, faces):
     for score, fake, cams, box in zip(*found[:3], found.box.tolist(), strict=True):
         square = box if faces == "none" else window(box, margin, picture.size)
         word, colour = ("synthetic", "firebrick") if fake else ("real", "seagreen")
+        square = part_seen(square, *detector.fitting)
         marks.append((square, cams[0].numpy(), f"{word} {score:.3f}", colour))
     return marked(picture, marks), "\n".join(label for _, _, label, _ in marks)
 

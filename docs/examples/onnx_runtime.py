@@ -15,6 +15,8 @@ file, *pictures = sys.argv[1:]
 session = onnxruntime.InferenceSession(file)
 about = session.get_modelmeta().custom_metadata_map
 prepared = json.loads(about["focus_preprocessing"])
+if not prepared["resize"].startswith("squash"):
+    raise SystemExit(f"{file} wants {prepared['resize']}, which this program does not do")
 threshold = json.loads(about["focus_threshold"])
 
 for picture in pictures:
