@@ -10,6 +10,7 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -96,6 +97,8 @@ def make_setup(config: ExperimentConfig) -> Setup:
             raise InputError("--headroom is of the embedded benchmark: leave --data out.")
         units = protocol.units if config.search else frozen.SEEDS
         protocol = replace(protocol, units=units, settings={})
+    elif protocol is not frozen.GRID and (config.seeds or config.quick):
+        raise InputError("This experiment has draws of its own: leave --seeds and --quick out.")
     chosen = read_weights(Path(config.weights), protocol) if config.weights else frozen.CHOSEN
     worlds = ("",) if config.data else protocol.worlds[: 1 if config.quick else None]
     return Setup(output / protocol.folder, base, settings, chosen, worlds, protocol)
@@ -177,8 +180,9 @@ def _grid(setup: Setup, config: ExperimentConfig, names: Sequence[str]) -> list[
         failures = list(failed.values())
     missing = list(failures)
     done = {run.name: found for run in runs if (found := records.find(run))}
+    every = runs if config.data else grid(setup, setup.protocol.arms, units)
     for world in setup.worlds if setup.protocol.blind else ():
-        if left := sum(run.world == world and run.name not in done for run in runs):
+        if left := sum(run.world == world and records.find(run) is None for run in every):
             where = f" of the world {world}" if world else ""
             missing.append(f"{left} runs{where} are missing: nothing is looked at before")
             runs = [run for run in runs if run.world != world]
@@ -201,7 +205,8 @@ def _report(setup: Setup, outcomes: Sequence["Outcome"], missing: Sequence[str])
     if protocol.folder == "doses":
         from focus.experiment.doses import choose
 
-        print(f"\n{choose(outcomes, output)}\n\nwritten: {output / 'doses.yaml'}, for --weights")
+        print("", *missing, choose(outcomes, output), sep="\n")
+        print(f"\nwritten: {output / 'doses.yaml'}, for --weights")
         return
     table = table_of(outcomes)
     comparisons = analyse(table, protocol)
@@ -211,10 +216,10 @@ def _report(setup: Setup, outcomes: Sequence["Outcome"], missing: Sequence[str])
     gate = replace(setup, protocol=frozen.HEADROOM, train={}, chosen=frozen.CHOSEN)
     records = Records(output / frozen.HEADROOM.folder / RUNS)
     runs = grid(gate, frozen.HEADROOM.arms, frozen.SPARE)
-    spare = table_of([found for run in runs if (found := records.find(run))])
-    text = write_report(
-        table, comparisons, output, missing=missing, spare=spare or table, plots=plots
-    )
+    spare = table
+    with suppress(InputError):  # a gate of other settings says nothing of these
+        spare = table_of([found for run in runs if (found := records.find(run))]) or table
+    text = write_report(table, comparisons, output, missing=missing, spare=spare, plots=plots)
     print(f"\n{text}\nwritten: {output}")
 
 

@@ -10,15 +10,7 @@ from focus.config.command_line import train_settings
 from focus.config.losses import LOSSES
 from focus.config.train import TrainConfig
 from focus.errors import InputError, did_you_mean
-from focus.experiment.frozen import (
-    CHOSEN,
-    FOLDS,
-    GRID,
-    SEARCH,
-    Arm,
-    Protocol,
-    Settings,
-)
+from focus.experiment.frozen import CHOSEN, FOLDS, GRID, SEARCH, Arm, Protocol, Settings
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from focus.experiment.collect import FIGURES
-from focus.experiment.compare import Comparison, Table
-from focus.experiment.frozen import BASELINE, DRAWS_AT_LEAST, MARGIN, ORACLE, PERFECT, ROOM
+from focus.experiment.compare import Comparison, Table, contrasted
+from focus.experiment.frozen import BASELINE, DRAWS_AT_LEAST, MARGIN, ORACLE, PERFECT, ROOM, minus
 from focus.experiment.statistics import Interval, detectable, t_interval
 from focus.runtime.files import atomic_write, write_csv
 
@@ -134,12 +134,11 @@ def informative(comparisons: Sequence[Comparison], world: str) -> list[str]:
 
 def room(spare: Table, world: str) -> list[str]:
     """Return how far an oracle is above cross-entropy in a world, on the spare draws."""
-    if not {(arm, world) for arm in (ORACLE, BASELINE)} <= spare.keys():
-        return []
-    oracle, base = (over_draws(spare, arm, world, "open") for arm in (ORACLE, BASELINE))
-    gain = oracle.mean - base.mean
-    text = f"`{ORACLE}` - `{BASELINE}` is {signed(gain)} on {base.n} spare draws"
-    return [f"Room: {text}." if gain >= ROOM else f"**No room for a difference:** {text}.", ""]
+    contrast = minus(ORACLE, BASELINE)
+    gain = t_interval(contrasted(spare, contrast, world, "open"))
+    text = f"{contrast.name} is {signed(gain.mean)} on {gain.n} spare draws"
+    room = f"Room: {text}." if gain.mean >= ROOM else f"**No room for a difference:** {text}."
+    return [room, ""] if gain.n else []
 
 
 def arms_table(table: Table, comparisons: Sequence[Comparison], world: str) -> list[str]:
@@ -164,8 +163,10 @@ def arms_table(table: Table, comparisons: Sequence[Comparison], world: str) -> l
 
 
 def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
-    """Return the table of the comparisons that are tested, or have a simultaneous interval."""
-    tested = [c for c in comparisons if c.role or c.joint]
+    """Return the table of what is tested or described, and of simultaneous intervals."""
+    plain = f" - `{BASELINE}`"
+    of_open = [c for c in comparisons if c.figure == "open"]
+    tested = [c for c in of_open if c.role or c.joint or not c.contrast.name.endswith(plain)]
     if not tested:
         return []
     lines = [

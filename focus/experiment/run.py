@@ -58,10 +58,13 @@ def execute(
     name.
 
     Raises:
-        InputError: a folder holds a run with other settings; before any is started.
+        InputError: a folder holds a run with other settings or images; before any is started.
         KeyboardInterrupt: it was stopped.
     """
     left = [run for run in runs if not finished(run)]
+    # One's own data may be others than those of finished runs; a draw of the benchmark is not.
+    for run in {run.data: run for run in runs if not run.world and run not in left}.values():
+        prepare(run)
     print(f"{len(runs)} runs, {len(runs) - len(left)} of them done before; {jobs} at a time")
     logs.mkdir(parents=True, exist_ok=True)
     for each in SIGNALS:

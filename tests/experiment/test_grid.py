@@ -94,6 +94,10 @@ def test_the_range_is_frozen(tmp_path: Path) -> None:
         assert min(spare.protocol.units) >= 100
     with pytest.raises(InputError, match="leave --data out"):
         setup_in(tmp_path, headroom=True, data=("x.csv",))
+    for own in ({"range": True}, {"headroom": True}, {"recipes": "npr"}):
+        for more in ({"seeds": 2}, {"quick": True}):
+            with pytest.raises(InputError, match="draws of its own: leave --seeds and --quick out"):
+                setup_in(tmp_path, **own, **more)
 
 
 def test_recipes_are_trained_alike_from_scratch_with_and_without_maps(tmp_path: Path) -> None:

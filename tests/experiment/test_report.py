@@ -105,6 +105,12 @@ def test_control_and_room_are_judged_in_each_world(tmp_path: Path) -> None:
     assert "Room: `oracle` - `ce` is +.080 on 3 spare draws." in first
     assert "**Uninformative about maps:** `perfect-focus` - `ce` is -.0" in second
     assert "**No room for a difference:** `oracle` - `ce` is +.040 on 3 spare draws." in second
+    # Of a gate that is not whole, the draws that have both: the third is easier than their mean.
+    for arm in (key for key in spare if key[0] == "oracle"):
+        spare[arm].pop(100)
+        spare[arm].pop(101)
+    text, *_ = reported(tmp_path, outcomes, spare=spare)
+    assert "**No room for a difference:** `oracle` - `ce` is +.040 on 1 spare draws." in text
 
 
 def test_holm_counts_the_interaction_before_it_is_run(tmp_path: Path) -> None:
@@ -184,6 +190,9 @@ def test_the_trend_of_the_range_is_that_of_a_line(tmp_path: Path) -> None:
         assert mine.joint.low < mine.found.low < mine.found.high < mine.joint.high
     assert found["`saliency` - `ce`, 90"].joint is None
     assert "Positive control: `exact-5` - `ce` is +.1" in text
+    # What is described, without a test, is in the report, too.
+    assert "| quadratic, none ... aggressive, 50 |  | " in text
+    assert "| `saliency-strong` - `shuffled-strong`, 90 |  | " in text
 
 
 def test_a_run_of_the_table_is_not_made_again(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.experiment import frozen, search
 from focus.experiment.__main__ import experiment, make_setup
+from focus.experiment.collect import Outcome, Records
 from focus.experiment.grid import Run, search_runs
 from focus.experiment.run import is_finished
 
 from ..launching import write_faces
+from .test_report import GAINS, invented
 
 
 def words(tree: Path, output: Path, *more: str, epochs: int = 1) -> list[str]:
@@ -104,6 +107,57 @@ def test_a_run_of_other_settings_does_not_stand_for_one(tmp_path: Path) -> None:
 def test_nothing_to_report(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="10 of 10 draws or seeds are not whole"):
         main(words(tree, tmp_path, "--report", "--losses", "ce"))
+
+
+def write_rows(outcomes: Iterable[Outcome], path: Path) -> None:
+    records = Records(path)
+    for each in outcomes:
+        records.add(each)
+
+
+@pytest.mark.usefixtures("own_threads")
+def test_a_world_of_the_range_is_looked_at_only_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not by naming the arms that are there, either."""
+    outcomes = invented(tmp_path, GAINS, draws=16, range=True)
+    here = [o for o in outcomes if o.run.world == "90"]
+    write_rows((o for o in here if o.run.arm in ("ce", "faint")), tmp_path / "runs.csv")
+    given = ["--range", "--report", "--output", str(tmp_path)]
+    for more in ([], ["--losses", "ce,faint"]):
+        with pytest.raises(InputError, match="128 runs of the world 90 are missing: nothing is"):
+            main([*given, *more])
+    write_rows(here, tmp_path / "runs.csv")
+    for more in ([], ["--losses", "ce,faint"]):
+        main([*given, *more])
+        said = capsys.readouterr().out
+        assert "- 144 runs of the world 50 are missing: nothing is looked at before\n" in said
+        assert "| `faint` | 16 |" in said
+
+
+@pytest.mark.usefixtures("own_threads")
+def test_doses_of_some_spare_draws_are_named_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcomes = invented(tmp_path, {}, draws=1, range=True, search=True)
+    (tmp_path / "doses").mkdir(exist_ok=True)
+    write_rows(outcomes, tmp_path / "doses" / "runs.csv")
+    main(["--range", "--search", "--report", "--output", str(tmp_path)])
+    assert "2 of 3 draws or seeds are not whole\n| arm | weight |" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("own_threads")
+def test_a_gate_of_other_settings_says_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(invented(tmp_path, GAINS, draws=2), tmp_path / "runs.csv")
+    gate = invented(tmp_path, {"oracle": 0.1}, draws=3, headroom=True, train={"epochs": "1"})
+    (tmp_path / "headroom").mkdir(exist_ok=True)
+    write_rows(gate, tmp_path / "headroom" / "runs.csv")
+    main(["--report", "--output", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "| `blend` | 2 |" in said
+    assert "Room" not in said
 
 
 @pytest.mark.slow
