@@ -309,7 +309,7 @@ def difference_lines(first: Model, second: Model) -> list[str]:
     # A table may have been sorted again.
     scores, others = scores.in_order(), others.in_order()
     untested = f"{name} - {other}: the difference is not tested, "
-    if differ := [*scores.path] != [*others.path]:
+    if differ := scores.keys() != others.keys():
         scores, others = in_common([scores, others])
     if not len(scores) or [*scores.group] != [*others.group]:
         return [f"{untested}they scored other images, or the same in other groups."]

@@ -123,6 +123,9 @@ def test_the_difference_of_two_models_by_hand() -> None:
     # Without one of the real images: of four pairs three are in order, and one in the other model.
     line, _ = difference_lines(("one", one.select([0, 1, 3, 4, 5]), given[0][2]), given[1])
     assert line.startswith("open-set AUC, mean of 1, 4 images in common: one - other = +0.500 [")
+    # The same files, of which one is of another test set for one of the models.
+    moved = Scores(**(one.columns() | {"test_set": ["", "", "closed", "", "", ""]}))
+    assert difference_lines(("one", moved, given[0][2]), given[1])[0] == line
     # What is open to one is closed to the other: tested as one set, it would say nothing.
     (line,) = difference_lines(given[0], ("other", other, summarise(other, ["new"])))
     assert line.startswith("one - other: the difference is not tested, they know other generators")
