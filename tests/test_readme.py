@@ -192,7 +192,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for name, loss in (("NAME", "blend"), ("OTHER", "ce")):
             words = [*OWN, *TESTS, *SMALL, "--epochs", "1", "--name", name, "--loss", loss]
             focus(["train", *words])
-        (folder / "runs/first").symlink_to("NAME")
+        for also, name in (("first", "NAME"), ("npr-ce", "OTHER"), ("npr-blend", "NAME")):
+            (folder / f"runs/{also}").symlink_to(name)
         focus(["data", "manipulate", "DIR/real", "made", "--image-size=64"])
         yield folder
 
