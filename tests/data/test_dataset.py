@@ -192,8 +192,7 @@ def test_the_middle_of_a_picture_and_of_its_map_by_hand(tmp_path: Path) -> None:
     assert item.images[1].tolist() == [[1, 2, 3, 4]] * 4
     assert item.saliency.tolist() == [[1, 0], [0, 0]]
     # A perturbation sees the whole picture, at the size that the file has.
-    turned = lambda image, row: image.rotate(180)  # noqa: E731
-    other = dataset([Sample(paths[0])], fit="crop", perturb=turned)[0]
+    other = dataset([Sample(paths[0])], fit="crop", perturb=lambda image, _: image.rotate(180))[0]
     assert other.images[0].tolist() == [[row] * 4 for row in (6, 5, 4, 3)]
     seen = (paths[0], 4, "crop")
     assert artefact_coverage(paths[1], (2, 2), seen).tolist() == [[1, 0], [0, 0]]
