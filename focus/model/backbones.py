@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from focus.errors import InputError, did_you_mean
 
-_PATIENCE = 1.0  # seconds, for each part of the Hub's first answer
+_PATIENCE = 4.0  # seconds, for each part of the first answer of the Hub, which may be far away
 
 
 def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any:
