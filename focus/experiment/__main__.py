@@ -214,7 +214,8 @@ def _report(setup: Setup, outcomes: Sequence["Outcome"], missing: Sequence[str])
     plots = [GAIN] if gain_by_grade(comparisons, output / GAIN) else []
     plots += [RANGE] if open_auc_by_entropy(table, protocol.series, output / RANGE) else []
     gate = replace(setup, protocol=frozen.HEADROOM, train={}, chosen=frozen.CHOSEN)
-    records = Records(output / frozen.HEADROOM.folder / RUNS)
+    shared = output.parent if protocol.folder else output
+    records = Records(shared / frozen.HEADROOM.folder / RUNS)
     runs = grid(gate, frozen.HEADROOM.arms, frozen.SPARE)
     spare = table
     with suppress(InputError):  # a gate of other settings says nothing of these

@@ -91,6 +91,7 @@ RANGE = Protocol(
         "without maps": _FIVE,
         "with maps": ("wide", "saliency", "saliency-strong", "saliency-aggressive"),
     },
+    folder="range",
     settings=SETTINGS,
     blind=True,
 )

@@ -89,5 +89,5 @@ def test_the_commands_that_are_shown(
     # No test image is seen before the doses are chosen.
     before = "".join(path.read_text() for path in Path("frozen/doses/logs").glob("*.log"))
     assert sum(map(int, re.findall(r"features of (\d+) images", before))) == 48 + 32
-    (run,) = Path("frozen/runs").glob("saliency-aggressive-01")
+    (run,) = Path("frozen/range/runs").glob("saliency-aggressive-01")
     assert "image_size: 64" in (run / "config.yaml").read_text()

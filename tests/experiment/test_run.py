@@ -122,17 +122,21 @@ def test_a_world_of_the_range_is_looked_at_only_whole(
     """Not by naming the arms that are there, either."""
     outcomes = invented(tmp_path, GAINS, draws=16, range=True)
     here = [o for o in outcomes if o.run.world == "90"]
-    write_rows((o for o in here if o.run.arm in ("ce", "faint")), tmp_path / "runs.csv")
+    table = tmp_path / "range" / "runs.csv"
+    table.parent.mkdir(exist_ok=True)
+    write_rows((o for o in here if o.run.arm in ("ce", "faint")), table)
     given = ["--range", "--report", "--output", str(tmp_path)]
     for more in ([], ["--losses", "ce,faint"]):
         with pytest.raises(InputError, match="128 runs of the world 90 are missing: nothing is"):
             main([*given, *more])
-    write_rows(here, tmp_path / "runs.csv")
+    write_rows(here, table)
+    (tmp_path / "report.md").write_text("of the losses")
     for more in ([], ["--losses", "ce,faint"]):
         main([*given, *more])
         said = capsys.readouterr().out
         assert "- 144 runs of the world 50 are missing: nothing is looked at before\n" in said
         assert "| `faint` | 16 |" in said
+    assert (tmp_path / "report.md").read_text() == "of the losses"
 
 
 @pytest.mark.usefixtures("own_threads")
