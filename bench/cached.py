@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bench.harness import Interval, begin, make_parser, note, ratio, run_program, time_rounds, write
+from focus.data.cache.features import CachedFaces, Encoded, FeatureCache, digests
 from focus.data.dataset import Batch
-from focus.data.feature_cache import CachedFaces, Encoded, FeatureCache, digests
 from focus.data.manifest import Manifest, Sample
 from focus.kernels import use_backend
 from focus.model.detector import Detector

@@ -39,8 +39,8 @@ from bench.harness import begin, make_parser, median, note, ratio, run_program, 
 from focus.config.recipes import parse_augment
 from focus.data import augment
 from focus.data.bad_files import check_images
+from focus.data.cache.images import ImageCache
 from focus.data.dataset import FaceDataset, loader
-from focus.data.image_cache import ImageCache
 from focus.data.manifest import Manifest, Sample
 
 SIZE, BATCH = 224, 32

@@ -20,19 +20,19 @@ DATA_COMMANDS = {
     ),
     "crop": Command(
         "focus.config.data:CropConfig",
-        "focus.data.crop:crop",
+        "focus.data.making.crop:crop",
         "Cut the faces out of images and of their human maps alike, into a new folder with a "
         "manifest that focus train takes as --data.",
     ),
     "manipulate": Command(
         "focus.config.data:ManipulateConfig",
-        "focus.data.manipulate:manipulate",
+        "focus.data.making.manipulate:manipulate",
         "Make synthetic faces of a folder of real ones by six methods, with masks, splits by "
         "identity and a manifest that focus train takes as --data.",
     ),
     "maps": Command(
         "focus.config.data:MapsConfig",
-        "focus.data.saliency:make_maps",
+        "focus.data.making.saliency:make_maps",
         "Write maps of where to look for faces that nobody has annotated, by PCA or LDA, or "
         "coarser ones of those that people made.",
     ),
@@ -69,7 +69,7 @@ COMMANDS: Commands = {
     "data": DATA_COMMANDS,
     "cache": Command(
         "focus.config.data:CacheConfig",
-        "focus.data.caches:cache",
+        "focus.data.cache.command:cache",
         "Show what is kept on the disk between runs, and clear it.",
     ),
     "annotate": Command(

@@ -9,8 +9,8 @@ import sys
 import gradio
 
 from focus import Detector, InputError
-from focus.data.faces import way_of, window
 from focus.data.images import part_seen
+from focus.data.making.faces import way_of, window
 from focus.data.overlay import marked
 
 detector = Detector.from_pretrained(sys.argv[1])

@@ -14,8 +14,7 @@ from typing import Any, Literal, Self
 
 from PIL import Image
 
-from focus.data.coco import read_coco
-from focus.data.image_cache import KINDS, ImageCache
+from focus.data.cache.images import KINDS, ImageCache
 from focus.data.images import load_image, load_map, pixel_limit, reason
 from focus.data.known_images import content_hash
 from focus.data.manifest import STORED_IN, Manifest, Sample
@@ -27,6 +26,7 @@ from focus.data.maps import (
     is_drawing,
     is_faint,
     looks_inverted,
+    read_coco,
 )
 from focus.errors import ImageError, InputError
 from focus.findings import Finding

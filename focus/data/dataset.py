@@ -22,7 +22,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from focus.config.recipes import CUT, Fit
 from focus.data.augment import Augmentation
-from focus.data.image_cache import KINDS, ImageCache
+from focus.data.cache.images import KINDS, ImageCache
 from focus.data.images import at_least, fitted, load_image, load_map, middle, squash
 from focus.data.manifest import Manifest
 from focus.data.maps import human_map, resized

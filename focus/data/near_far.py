@@ -1,7 +1,6 @@
-"""Tell test generators that training knew from near and from far ones.
+"""Tell test generators that training knew from near and from far ones, by a table of names.
 
-``focus.data.known_generators`` is the table of names. A family that the data give wins over the
-table's.
+A family that the data give wins over the one in the table, :data:`FAMILIES`.
 """
 
 import re
@@ -10,7 +9,6 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Literal
 
-from focus.data.known_generators import FAMILIES
 from focus.data.manifest import SYNTHETIC, Sample
 from focus.errors import shown
 from focus.findings import Finding
@@ -19,6 +17,95 @@ Relation = Literal["closed", "near", "far"]
 
 SEVERAL = " | "
 """Between the generators that a real image serves."""
+
+FAMILIES: Mapping[str, Mapping[str, str]] = {
+    # Generative adversarial networks.
+    "progan": {"progan": "pggan pgan progressivegan"},
+    "stylegan": {
+        "stylegan": "stylegan1 sg1 whichfaceisreal",
+        "stylegan2": "sg2 stylegan2f stylegan2configf",
+        "stylegan2-ada": "sg2ada stylegan2adapytorch",
+        "stylegan3": "sg3 stylegan3t stylegan3r aliasfreegan",
+        "stylegan-xl": "sgxl",
+        "thispersondoesnotexist": "tpdne",
+    },
+    "stargan": {"stargan": "starganv1 stargan1", "starganv2": "stargan2"},
+    "biggan": {"biggan": "", "biggan-deep": "", "bigbigan": ""},
+    "gaugan": {"gaugan": "spade", "gaugan2": ""},
+    "vqgan": {"vqgan": "tamingtransformers"},
+    "crn": {"crn": "", "imle": ""},
+    # Faces exchanged or reenacted.
+    "deepfakes": {
+        "deepfakes": "deepfake df",
+        "deepfakedetection": "dfd",
+        "deepfacelab": "dfl",
+        "celeb-df": "celebdfv1 celebdfv2",
+    },
+    "faceswap": {"faceswap": "fs"},
+    "face2face": {"face2face": "f2f"},
+    "neuraltextures": {"neuraltextures": "nt"},
+    "faceshifter": {"faceshifter": "fsh"},
+    # Diffusion.
+    "adm": {
+        "adm": "guided guideddiffusion ablateddiffusion",
+        "iddpm": "improveddiffusion",
+        "ddpm": "",
+        "ddim": "",
+    },
+    "vqdm": {"vqdm": "vqdiffusion"},
+    "stable-diffusion": {
+        "ldm": "latentdiffusion",
+        "stable-diffusion": "sd sdturbo",
+        "stable-diffusion-1.4": "sd14 sdv14 sdv4 stablediffusionv14",
+        "stable-diffusion-1.5": "sd15 sdv15 sdv5 stablediffusionv15",
+        "stable-diffusion-2": "sd2 sdv2 sd20 sdv20 stablediffusion20 stablediffusionv2",
+        "stable-diffusion-2.1": "sd21 sdv21 stablediffusionv21",
+        "stable-diffusion-xl": "sdxl sdxlbase stablediffusionxlbase10 stablediffusionxl10",
+        "stable-diffusion-3": "sd3 sdv3 sd30 stablediffusion30 stablediffusionv3",
+        "stable-diffusion-3.5": "sd35 sdv35 stablediffusionv35",
+        "playground": "playgroundai",
+        "wukong": "",
+    },
+    "deepfloyd": {"deepfloyd": "deepfloydif"},
+    "pixart": {"pixart": "", "pixart-alpha": "pixarta", "pixart-sigma": ""},
+    "flux": {
+        "flux": "",
+        "flux.1-dev": "fluxdev",
+        "flux.1-schnell": "fluxschnell",
+        "flux.1-pro": "fluxpro",
+    },
+    # Services.
+    "midjourney": {"midjourney": "mj"},
+    "dall-e": {"dall-e": "dalle1", "dall-e-2": "", "dall-e-3": ""},
+    "dall-e-mini": {"dall-e-mini": "craiyon"},
+    "gpt-image": {"gpt-image": "gptimage1 gpt4oimage gpto4image 4oimage"},
+    "imagen": {"imagen": "googleimagen"},
+    "firefly": {"firefly": "adobefirefly"},
+    # Without relatives and other names; the last ones are the demo set's.
+    **{
+        name: {name: ""}
+        for name in (
+            *("cyclegan", "dcgan", "gigagan", "simswap", "glide", "kandinsky"),
+            *("hunyuandit", "ideogram", "recraft"),
+            *(
+                f"{grade}-{n}"
+                for grade in ("known", "recombined", "near", "far")
+                for n in range(1, 5)
+            ),
+            "global",
+        )
+    },
+}
+"""Family -> {generator: its other names in data sets, apart by spaces}.
+
+A name is looked up without case, spaces and punctuation, so aliases are written in small letters
+and digits, and one that differs in nothing else is not listed.
+
+A family is a line of development, whose generators share an architecture or code and so, likely,
+what gives them away. What the field tests as different methods stays apart (the manipulations of
+FaceForensics++, ADM and GLIDE). A generator without relatives has an entry too: of one whose family
+is not known nobody can say that it is far from others.
+"""
 
 # What stands for a generator where the data name none.
 _NO_NAMES = frozenset({"", "synthetic", "fake", "ai", "unknown"})

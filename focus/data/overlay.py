@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from focus.config.recipes import Fit
-from focus.data.faces import Box
 from focus.data.images import load_image, load_map, part_seen
+from focus.data.making.faces import Box
 from focus.data.manifest import Sample
 from focus.data.maps import human_map
 from focus.metrics.cams import stretched

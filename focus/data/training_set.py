@@ -9,9 +9,9 @@ from pathlib import Path
 
 from focus.config.train import ResolvedTrainConfig, TrainConfig
 from focus.data.bad_files import DIGESTS, BadFile, check_images, without_digests
+from focus.data.cache.images import ImageCache
 from focus.data.copies import check_left, copies, without
 from focus.data.demo import demo_manifest
-from focus.data.image_cache import ImageCache
 from focus.data.known_images import check_unseen, known_before
 from focus.data.manifest import STORED_IN, Manifest, Sample
 from focus.data.readers import read_given

@@ -13,6 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
+from focus.data.cache.features import CachedFaces, FeatureCache
+from focus.data.cache.images import ImageCache
 from focus.data.dataset import (
     Batch,
     FaceDataset,
@@ -21,14 +23,12 @@ from focus.data.dataset import (
     load_batches,
     loader,
 )
-from focus.data.faces import geometries
-from focus.data.feature_cache import CachedFaces, FeatureCache
-from focus.data.image_cache import ImageCache
+from focus.data.making.faces import geometries
 from focus.data.manifest import STORED_IN, SYNTHETIC, Manifest
-from focus.data.videos import evenly
 from focus.errors import NotFiniteError
 from focus.evaluation.scores import Scores
 from focus.metrics.agreement import map_agreement, mask_mass
+from focus.metrics.arrays import evenly
 from focus.metrics.cams import hit_cells, sum_entropy, z_entropy
 from focus.runtime.progress import progress_bar
 

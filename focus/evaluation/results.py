@@ -64,7 +64,7 @@ def summarise(
     group, only where one holds several images of a class and generator.
 
     training_families: of the training generators; the family of one that is missing is that of
-    :mod:`focus.data.known_generators`. points: fixed on validation. threshold: what decides, by
+    :mod:`focus.data.near_far`. points: fixed on validation. threshold: what decides, by
     default what the points say.
     resamples: for the intervals, 0 for none; always the same ones.
     """

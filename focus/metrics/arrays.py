@@ -1,4 +1,4 @@
-"""Check and divide arrays of numbers for the metrics."""
+"""Check, divide and pick of arrays of numbers."""
 
 from typing import Any
 
@@ -21,3 +21,9 @@ def divided(total: Array, by: Array) -> NDArray[np.float64]:
     """Return ``total / by``, NaN where it is divided by 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(by == 0, np.nan, total / by), dtype=np.float64)
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """Return at most ``wanted`` of ``count`` numbers from 0: the middles of equal parts."""
+    wanted = min(wanted, count)
+    return [(2 * part + 1) * count // (2 * wanted) for part in range(wanted)]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from focus.config.losses import LossConfig
 from focus.config.recipes import SMALL_MODEL, Fit, Input
 from focus.data.dataset import Normalise
-from focus.data.faces import face_finder
+from focus.data.making.faces import face_finder
 from focus.data.manifest import SYNTHETIC
 from focus.errors import ImageError, InputError
 from focus.model.backbones import create_backbone

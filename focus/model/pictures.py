@@ -14,8 +14,8 @@ from torch import Tensor
 
 from focus.config.recipes import Fit
 from focus.data.dataset import as_seen
-from focus.data.faces import Box, FaceFinder
 from focus.data.images import as_rgb, load_image, reason, turn_upright
+from focus.data.making.faces import Box, FaceFinder
 from focus.errors import ImageError, InputError
 from focus.runtime.machine import usable_cores
 

@@ -16,11 +16,11 @@ from PIL import Image
 
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.overlay import strip
-from focus.data.videos import evenly
 from focus.evaluation.inference import images_only, predictions
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
+from focus.metrics.arrays import evenly
 
 if TYPE_CHECKING:
     from focus.model.detector import Detector

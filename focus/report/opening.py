@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from focus.data.manifest import REAL, SYNTHETIC
-from focus.data.videos import evenly
 from focus.evaluation.result_table import SET_TITLES, UNRELATED, figure
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
+from focus.metrics.arrays import evenly
 from focus.model.operating_points import Threshold
 from focus.report.gallery import OUTCOMES, Rows, outcomes
 from focus.report.tables import Cell, cell, threshold_text

@@ -13,7 +13,7 @@ from focus.config.losses import loss_of
 from focus.config.options import GROUPS, flag
 from focus.config.recipes import RECIPES, SOURCES
 from focus.config.train import ResolvedTrainConfig, TrainConfig
-from focus.data.image_cache import ImageCache, gb
+from focus.data.cache.images import ImageCache, gb
 from focus.data.manifest import LABEL_NAMES, Manifest
 from focus.errors import shown
 from focus.evaluation.inference import images_only

@@ -11,9 +11,9 @@ import torch
 from accelerate import Accelerator
 
 from focus.config.train import ResolvedTrainConfig
+from focus.data.cache.features import Encoded, FeatureCache, digest_of, digests
+from focus.data.cache.images import ImageCache
 from focus.data.dataset import Batch, FaceDataset, Row, load_batches, loader
-from focus.data.feature_cache import Encoded, FeatureCache, digest_of, digests
-from focus.data.image_cache import ImageCache
 from focus.data.manifest import Manifest
 from focus.model.detector import Detector
 

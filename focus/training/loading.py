@@ -6,9 +6,9 @@ import torch
 from accelerate import Accelerator
 
 from focus.config.train import ResolvedTrainConfig
+from focus.data.cache.features import CachedFaces
+from focus.data.cache.images import ImageCache
 from focus.data.dataset import Batch, FaceDataset, Row, end_workers, load_batches, loader
-from focus.data.feature_cache import CachedFaces
-from focus.data.image_cache import ImageCache
 from focus.data.manifest import Manifest
 from focus.model.detector import Detector
 from focus.training.batches import BatchPlan, MicroBatch

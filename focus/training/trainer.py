@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from focus.config.schedules import factor_at, parse_points
 from focus.config.train import ResolvedTrainConfig
+from focus.data.cache.features import CachedFaces
+from focus.data.cache.images import ImageCache
 from focus.data.copies import copies, without
 from focus.data.dataset import Batch, name_lost_workers
-from focus.data.faces import geometries
-from focus.data.feature_cache import CachedFaces
-from focus.data.image_cache import ImageCache
+from focus.data.making.faces import geometries
 from focus.data.manifest import Manifest
 from focus.data.near_far import training_families
 from focus.errors import InputError, LostWorkerError, NotFiniteError, UnreadableError, sentence

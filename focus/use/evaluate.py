@@ -10,8 +10,8 @@ from focus.config.evaluate import EvaluateConfig
 from focus.config.layouts import parse_columns, parse_labels
 from focus.config.train import TrainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
+from focus.data.cache.images import ImageCache
 from focus.data.demo import demo_manifest
-from focus.data.image_cache import ImageCache
 from focus.data.known_images import KnownImages, digest_of, is_run, known_to, record_of
 from focus.data.manifest import Manifest, Sample, absolute
 from focus.data.maps import source_findings

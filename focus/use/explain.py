@@ -20,7 +20,8 @@ from focus.config.recipes import Fit
 from focus.config.use import ExplainConfig
 from focus.data.bad_files import BAD_FILES, BadFile, Role
 from focus.data.dataset import as_seen
-from focus.data.faces import (
+from focus.data.images import limit_pixels, load_image, part_seen
+from focus.data.making.faces import (
     GEOMETRY,
     NO_FACE,
     WHOLE,
@@ -29,15 +30,15 @@ from focus.data.faces import (
     Seen,
     face_finder,
 )
-from focus.data.images import limit_pixels, load_image, part_seen
+from focus.data.making.videos import VIDEO_EXTENSIONS, frames_of, import_av
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample, absolute, box_text
 from focus.data.overlay import lay, marked
 from focus.data.readers import refuse_inside
 from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.folders import images_without_maps
-from focus.data.videos import VIDEO_EXTENSIONS, evenly, frames_of, import_av
 from focus.errors import ImageError, InputError, shown
 from focus.evaluation.inference import geometry_warning
+from focus.metrics.arrays import evenly
 from focus.model.detector import Detector
 from focus.plotting import COLOURS
 from focus.runtime.files import check_empty, check_writable, sole_writer

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader
 from scipy import special
 
 from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
-from focus.data.faces import write_no_face
+from focus.data.making.faces import write_no_face
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
 from focus.metrics.calibration import Calibration
 from focus.runtime.files import atomic_write, write_csv

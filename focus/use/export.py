@@ -18,9 +18,9 @@ from focus.data.dataset import as_seen
 from focus.data.demo import demo_manifest
 from focus.data.images import load_image
 from focus.data.readers.files import images_below
-from focus.data.videos import evenly
 from focus.errors import InputError
 from focus.kernels.reference import normalised_entropy
+from focus.metrics.arrays import evenly
 from focus.model.backbones import first_line
 from focus.model.detector import Detector
 from focus.runtime.files import atomic_write, check_writable, sole_writer

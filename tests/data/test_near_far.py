@@ -1,9 +1,9 @@
 """Names of generators, their families, and how far a test generator is from training."""
 
 from focus.data.demo.grammar import NAMES as DEMO
-from focus.data.known_generators import FAMILIES
 from focus.data.manifest import Sample
 from focus.data.near_far import (
+    FAMILIES,
     canonical,
     families,
     families_tested,

@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from focus.data.faces import DETECTORS
 from focus.data.images import load_image
+from focus.data.making.faces import DETECTORS
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError, InputError
 from focus.evaluation.inference import predictions, score_images
 from focus.model.detector import Detector
 
-from ..data.drawn_faces import ANN, BOB, CAT, draw, find
+from ..data.making.drawn_faces import ANN, BOB, CAT, draw, find
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from focus.data.crop import cut_faces
-from focus.data.faces import DETECTORS, window
 from focus.data.images import load_image
+from focus.data.making.crop import cut_faces
+from focus.data.making.faces import DETECTORS, window
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.model.detector import Detector
 
-from ..data.drawn_faces import ANN, BOB, CAT, draw, find
+from ..data.making.drawn_faces import ANN, BOB, CAT, draw, find
 from .test_explain import rows_of, run
 
 pytestmark = pytest.mark.usefixtures("plain_cpu")

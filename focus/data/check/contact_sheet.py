@@ -10,7 +10,7 @@ from focus.data.images import load_image
 from focus.data.manifest import Sample
 from focus.data.maps import human_map
 from focus.data.overlay import overlay
-from focus.data.videos import evenly
+from focus.metrics.arrays import evenly
 from focus.plotting import shortened
 
 CELLS = 8

@@ -7,10 +7,9 @@ from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from focus.data.coco import read_coco
 from focus.data.images import reason
 from focus.data.manifest import Manifest, absolute
-from focus.data.maps import MAP_SOURCE, files_of, is_drawing, source_of
+from focus.data.maps import MAP_SOURCE, files_of, is_drawing, read_coco, source_of
 from focus.data.readers.files import images_below
 from focus.errors import InputError
 

@@ -29,8 +29,8 @@ from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, absolute
 from focus.data.maps import MAP_SOURCE, SOURCE_FILE, Map, human_map
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
-from focus.data.videos import evenly
 from focus.errors import ImageError, InputError
+from focus.metrics.arrays import evenly
 from focus.runtime.files import begin, check_empty, digest, sole_writer
 from focus.runtime.parallel import parallel_map
 

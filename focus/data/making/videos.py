@@ -10,6 +10,7 @@ from PIL import Image
 
 from focus.data.images import check_pixels, pixel_limit
 from focus.errors import ImageError, InputError
+from focus.metrics.arrays import evenly
 
 VIDEO_EXTENSIONS = frozenset(
     [
@@ -31,12 +32,6 @@ class Frame(NamedTuple):
     number: int
     seconds: float
     image: Image.Image
-
-
-def evenly(count: int, wanted: int) -> list[int]:
-    """Return at most ``wanted`` of ``count`` numbers from 0: the middles of equal parts."""
-    wanted = min(wanted, count)
-    return [(2 * part + 1) * count // (2 * wanted) for part in range(wanted)]
 
 
 def import_av() -> Any:

@@ -10,8 +10,8 @@ import skimage.data
 from PIL import Image
 
 from focus.config.data import CropConfig
-from focus.data import faces
-from focus.data.faces import (
+from focus.data.making import faces
+from focus.data.making.faces import (
     DETECTORS,
     Box,
     Face,

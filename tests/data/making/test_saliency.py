@@ -13,12 +13,12 @@ from focus.config.command_line import parse
 from focus.config.data import MapsConfig
 from focus.data.demo.render import REAL_FACES, Picture, render_face
 from focus.data.images import load_map
+from focus.data.making.saliency import SIDE, coarse, make_maps, saliency
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import source_findings
-from focus.data.saliency import SIDE, coarse, make_maps, saliency
 from focus.errors import InputError
 
-from .reading import read_data
+from ..reading import read_data
 
 PATCH = slice(40, 46), slice(10, 16)
 
@@ -185,7 +185,7 @@ def test_which_maps_find_the_artefacts_of_the_demo_set() -> None:
         shares.append([(own * masks).sum() / own.sum() for own in maps])
         return [float(flat[np.arange(len(flat)), peak].mean()) for peak in peaks]
 
-    document = (Path(__file__).parents[2] / "docs" / "making-data.md").read_text()
+    document = (Path(__file__).parents[3] / "docs" / "making-data.md").read_text()
     rows = [
         line for line in document.splitlines() if re.match(r"\| (mean human map|`--from)", line)
     ]

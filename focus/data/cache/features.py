@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from focus.data.bad_files import DIGESTS
+from focus.data.cache.images import gb
 from focus.data.dataset import UNLABELLED, Batch
-from focus.data.image_cache import gb
 from focus.data.known_images import CONTENT, content_hash
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError

@@ -13,13 +13,13 @@ from PIL import Image
 
 from focus.data import dataset
 from focus.data.bad_files import check_images
+from focus.data.cache.images import ImageCache
 from focus.data.dataset import Batch, FaceDataset
-from focus.data.image_cache import ImageCache
 from focus.data.images import load_image
 from focus.data.manifest import Manifest, Sample
 
-from ..launching import CHECKOUT, python, write_faces
-from ..training.trainers import trained
+from ...launching import CHECKOUT, python, write_faces
+from ...training.trainers import trained
 
 GRID = 4, 4
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from focus.data import images
-from focus.data.videos import evenly, frames_of
+from focus.data.making.videos import frames_of
 from focus.errors import ImageError
+from focus.metrics.arrays import evenly
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 

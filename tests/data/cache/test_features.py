@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from focus.data.cache.features import CachedFaces, Encoded, FeatureCache, FeatureType, digests
 from focus.data.dataset import Batch
-from focus.data.feature_cache import CachedFaces, Encoded, FeatureCache, FeatureType, digests
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 

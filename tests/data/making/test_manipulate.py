@@ -13,13 +13,13 @@ from focus.config.data import ManipulateConfig
 from focus.data.check.shortcuts import audit
 from focus.data.check.survey import look
 from focus.data.images import load_map
+from focus.data.making.manipulate import TRAINED, _pictures, manipulate
+from focus.data.making.manipulations import BASIS_SIDE, METHODS, Basis, Given, resized
 from focus.data.manifest import REAL, Manifest, Sample
-from focus.data.manipulate import TRAINED, _pictures, manipulate
-from focus.data.manipulations import BASIS_SIDE, METHODS, Basis, Given, resized
 from focus.data.splits import check_trainable
 from focus.errors import InputError
 
-from ..launching import CHECKOUT, run
+from ...launching import CHECKOUT, run
 
 
 def write_faces(folder: Path, count: int) -> Path:

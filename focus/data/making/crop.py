@@ -19,7 +19,8 @@ from PIL import Image
 
 from focus.config.data import CropConfig
 from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
-from focus.data.faces import (
+from focus.data.images import is_written, load_image, load_map, reason, save_image
+from focus.data.making.faces import (
     DETECTORS,
     GEOMETRY,
     GIVEN,
@@ -33,7 +34,6 @@ from focus.data.faces import (
     window,
     write_no_face,
 )
-from focus.data.images import is_written, load_image, load_map, reason, save_image
 from focus.data.manifest import Manifest, absolute
 from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given, refuse_inside

@@ -19,8 +19,8 @@ from PIL import Image
 from focus.config.data import ManipulateConfig
 from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
 from focus.data.images import is_written, load_image, save_image
+from focus.data.making.manipulations import BASIS_SIDE, METHODS, Array, Basis, Given
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, absolute
-from focus.data.manipulations import BASIS_SIDE, METHODS, Array, Basis, Given
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import assign_splits, common_folder
 from focus.errors import ImageError, InputError

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from focus.config.data import CACHES, CacheConfig
-from focus.data.image_cache import gb
+from focus.data.cache.images import gb
 from focus.errors import InputError
 from focus.runtime.machine import cache_dir
 

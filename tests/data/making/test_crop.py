@@ -16,9 +16,9 @@ from PIL import Image
 from focus.config.command_line import parse
 from focus.config.data import CropConfig
 from focus.config.train import TrainConfig, resolve
-from focus.data.crop import Cut, crop, cut_faces
-from focus.data.faces import Box, geometries
 from focus.data.images import load_image, load_map
+from focus.data.making.crop import Cut, crop, cut_faces
+from focus.data.making.faces import Box, geometries
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map
 from focus.errors import InputError
@@ -28,8 +28,8 @@ from focus.runtime.files import sole_writer
 from focus.runtime.launch import start
 from focus.training.trainer import Trainer
 
-from ..launching import in_another_process
-from .reading import read_data
+from ...launching import in_another_process
+from ..reading import read_data
 
 # Of a picture 100 + n pixels wide: no face in every third; it fails once where a file says so.
 DETECTOR = """

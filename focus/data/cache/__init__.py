@@ -1,0 +1,1 @@
+"""Keep on the disk, between runs, decoded images and features of frozen networks."""
