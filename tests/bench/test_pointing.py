@@ -3,10 +3,8 @@
 import csv
 
 import numpy as np
-import pytest
 
-from bench.pointing import measure, peak_rows
-from focus.data.demo import demo_manifest
+from bench.pointing import peak_rows
 
 from ..launching import CHECKOUT
 
@@ -34,12 +32,6 @@ def test_peaks_that_look_at_no_image() -> None:
         "fixed cell": (2, 0.5),
         "best cell": (2, 1.0),
     }
-
-
-@pytest.mark.slow
-def test_the_file_is_what_the_demo_set_gives() -> None:
-    measured = [(r.peak, str(r.n), str(r.hit)) for r in measure(demo_manifest(progress=False), 8)]
-    assert [(r["peak"], r["n"], r["hit"]) for r in rows()] == measured
 
 
 def test_the_documents_say_what_the_file_says() -> None:
