@@ -13,11 +13,7 @@ from focus.evaluation.scores import Scores
 from .launching import CHECKOUT, python, write_faces
 
 AVERAGED = ["--model-ema-decay", "0.9", "--grad-accum-steps", "2"]
-ON_GPU = [
-    [],
-    ["--mixed-precision", "bf16", "--compile"],
-    ["--mixed-precision", "fp16", *AVERAGED],
-]
+ON_GPU = [[], ["--mixed-precision", "bf16", "--compile"], ["--mixed-precision", "fp16", *AVERAGED]]
 
 
 def on(device: str, script: str, *words: object) -> str:

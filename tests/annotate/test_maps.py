@@ -133,10 +133,7 @@ def test_training_and_the_check_take_the_maps(answered: Answered, tmp_path: Path
     answered.maps()
     folder, maps = str(tmp_path / "faces"), str(answered.output)
     expected = {"A/1_fake/0.png", "A/0_real/1.png", "B/1_fake/0.png"}
-    for words in (
-        ["--data", folder, "--human-maps", maps],
-        ["--data", f"{maps}/manifest.csv"],
-    ):
+    for words in (["--data", folder, "--human-maps", maps], ["--data", f"{maps}/manifest.csv"]):
         found, _ = read_given(parse(TrainConfig, words))
         mapped = {face.path: face.human_map for face in found if face.human_map}
         assert {path.removeprefix(f"{folder}/") for path in mapped} == expected

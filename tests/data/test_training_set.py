@@ -11,11 +11,7 @@ from PIL import Image
 
 from focus.config.train import TrainConfig, resolve
 from focus.data.manifest import Manifest, Sample, Split
-from focus.data.training_set import (
-    listed_images,
-    readable_images,
-    with_recorded_splits,
-)
+from focus.data.training_set import listed_images, readable_images, with_recorded_splits
 from focus.errors import InputError
 
 from .trees import write

@@ -78,12 +78,7 @@ def manifest(tmp_path: Path) -> Manifest:
 
 def measured(manifest: Manifest, detector: nn.Module | None = None, **settings: Any) -> Falls:
     given: dict[str, Any] = {"batch_size": 4, "progress": False} | settings
-    return faithfulness.measure(
-        Accelerator(cpu=True),
-        detector or OneCell(),
-        manifest,
-        **given,
-    )
+    return faithfulness.measure(Accelerator(cpu=True), detector or OneCell(), manifest, **given)
 
 
 def by_hand(red: NDArray[np.float64], box: tuple[slice, slice]) -> float:

@@ -13,13 +13,7 @@ from focus.config.experiment import ExperimentConfig
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, TestSet
 from focus.errors import InputError
 from focus.experiment.__main__ import make_setup
-from focus.experiment.data import (
-    exact_maps,
-    leave_out,
-    shuffled_maps,
-    trainable_arms,
-    write_data,
-)
+from focus.experiment.data import exact_maps, leave_out, shuffled_maps, trainable_arms, write_data
 from focus.experiment.frozen import GRID, Arm
 from focus.experiment.grid import arms_of, grid, search_runs
 from focus.experiment.run import execute

@@ -258,11 +258,7 @@ def test_no_scale_and_no_frozen_side_costs_a_pass_over_the_features(form: Form) 
     scale = torch.tensor(3.0, device=form.device)
     each = torch.linspace(-1, 2, SIZES["batch"], device=form.device)
     found = []
-    for upstream, options in (
-        (None, {}),
-        (scale, {}),
-        (each, {"reduction": "none"}),
-    ):
+    for upstream, options in ((None, {}), (scale, {}), (each, {"reduction": "none"})):
         leaves = [t.detach().requires_grad_() for t in list(vars(inputs).values())[:3]]
         with form.active():
             loss = focus_head(*leaves, inputs.index, focus_weight=0.5, **options).loss

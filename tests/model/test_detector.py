@@ -202,10 +202,7 @@ def test_a_head_of_both_is_saved_and_begun_with(tmp_path: Path) -> None:
     found = Detector.from_pretrained(tmp_path)
     assert found.config == detector.config
     begun = Detector(
-        "test_vit",
-        image_size=48,
-        pool="both",
-        initial_checkpoint=tmp_path / "model.safetensors",
+        "test_vit", image_size=48, pool="both", initial_checkpoint=tmp_path / "model.safetensors"
     )
     expected = detector.predict_batch(x := images(2, 48))
     for other in (found, begun):
@@ -305,20 +302,12 @@ def test_equal_logits_have_equal_scores_wherever_in_the_batch() -> None:
         ("test_vit", {"image_size": 33}, "'test_vit'"),
         ("resnet5", {}, r"no network 'resnet5' in timm.*did you mean.*resnet50"),
         ("focus_small", {"pretrained": True}, "pretrained.*'focus_small'.*--pretrained false"),
-        (
-            "resnet18.foo",
-            {"pretrained": True},
-            r"'resnet18.foo' \(RuntimeError: .*tag.*--pre",
-        ),
+        ("resnet18.foo", {"pretrained": True}, r"'resnet18.foo' \(RuntimeError: .*tag.*--pre"),
         ("focus_small", {"num_classes": 1}, "num_classes is 1"),
         ("focus_small", {"pool": "both"}, "'focus_small' has no class token for --pool both: give"),
         ("test_vit2", {"pool": "both"}, "'test_vit2' has no class token"),  # its one is a register
         ("swin_tiny_patch4_window7_224", {"image_size": 96, "pool": "both"}, "no class token"),
-        (
-            "test_vit",
-            {"pool": "token"},
-            "--pool token leaves no CAM, .*: give --pool both",
-        ),
+        ("test_vit", {"pool": "token"}, "--pool token leaves no CAM, .*: give --pool both"),
         ("test_vit", {"pool": "max"}, "--pool got 'max': give one of mean, both"),
         ("focus_small", {"image_size": 0}, "does not take 0 x 0 images"),
         ("focus_small", {"loss": "blnd"}, r"no loss 'blnd' \(did you mean blend\?\)"),

@@ -16,11 +16,7 @@ import torch
 from focus.data.manifest import Manifest
 from focus.errors import ImageError, InputError
 from focus.runtime import launch
-from focus.runtime.launch import (
-    check_precision,
-    closing_process_group,
-    start,
-)
+from focus.runtime.launch import check_precision, closing_process_group, start
 from focus.runtime.signals import Stopped
 from focus.training.trainer import Trainer
 

@@ -10,11 +10,7 @@ import pytest
 from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.manifest import Manifest
 from focus.errors import InputError
-from focus.training.run_folder import (
-    CHECKPOINTS,
-    check_folder,
-    other_setting,
-)
+from focus.training.run_folder import CHECKPOINTS, check_folder, other_setting
 from focus.training.step import SUMS
 
 from .trainers import few_faces, trainer

@@ -77,10 +77,7 @@ def names_of(output: Path) -> list[str]:
 
 
 def test_evaluate_writes_what_it_prints(
-    model: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         findings, "stored_apart", lambda samples, *said: Finding("error", " ".join(said))

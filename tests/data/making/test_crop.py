@@ -124,9 +124,7 @@ def test_image_map_and_mask_are_cut_alike(boxed: Manifest, tmp_path: Path) -> No
     # and rows 20 to 40 are its columns 0 and 1, rows 2 and 3.
     coarse = load_map(str(boxed[1].human_map))
     np.testing.assert_allclose(
-        human_map(str(second.human_map)),
-        np.kron(coarse[2:4, 0:2], np.ones((10, 10))),
-        atol=1e-5,
+        human_map(str(second.human_map)), np.kron(coarse[2:4, 0:2], np.ones((10, 10))), atol=1e-5
     )
 
     assert [(Path(path).name, why) for path, why in cut.no_face] == [
