@@ -92,6 +92,19 @@ def detector() -> "Detector":
     return detector
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from .browser import CHROMIUM
+
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
+    )
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM)
+        yield browser
+        browser.close()
+
+
 @pytest.fixture(autouse=True)
 def no_workers_left() -> Iterator[None]:
     """End the workers of loaders that an error holds, as pytest holds the error.

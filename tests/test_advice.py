@@ -79,12 +79,6 @@ CASES = {
             "train --data faces --name new --dry-run --max-bad 0.1",
         ],
     ),
-    "too many unreadable files of a table": (
-        f"echo > {FACE}",
-        "train --data table.csv --name new --dry-run",
-        "more than --max-bad 0.01 allows: fix or leave them out,",
-        [f"sed -i '\\:{FACE}:d' table.csv; train --data table.csv --name new --dry-run"],
-    ),
     "a row whose file is not there": (
         f"mv {FACE} face",
         "train --data table.csv --name new --dry-run",
@@ -102,18 +96,6 @@ CASES = {
             f"mv face {FACE}; train --data table.csv --name table --resume",
             f"sed -i '\\:{FACE}:d' table.csv; train --data table.csv --name new",
         ],
-    ),
-    "too many unreadable files of a run that goes on": (
-        f"cp {FACE} face; echo > {FACE}",
-        RESUME,
-        "allows: bring back what the run runs/run began with, or give another --name.",
-        [f"mv face {FACE}; {RESUME}"],
-    ),
-    "a file of a run that goes on is gone": (
-        f"mv {FACE} face",
-        RESUME,
-        "/3.png' is missing): bring them back, or give another",
-        [f"mv face {FACE}; {RESUME}", "train --data faces --name new"],
     ),
     "a label column by another name": (
         "sed -i s/label/what/ table.csv",

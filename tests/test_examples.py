@@ -4,7 +4,6 @@ import json
 import os
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,10 +23,10 @@ from focus.data import demo, training_set
 from focus.data.demo.cache import demo_manifest
 from focus.data.manifest import Manifest
 
+from .browser import IN_BROWSER
 from .launching import Begin, free_port
 from .model.detectors import lifelike
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EXAMPLES = Path(__file__).parents[1] / "docs/examples"
 FEW: Any = {
     "train": {"real": 24, "known-1": 24},
@@ -162,14 +161,15 @@ def test_the_notebook_runs(here: Path, few: Manifest) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+@IN_BROWSER[1]
 def test_the_demo_judges_a_picture_in_a_browser(
-    trained: tuple[Detector, list[str]], here: Path, begin: Begin
+    trained: tuple[Detector, list[str]], here: Path, begin: Begin, browser: Any
 ) -> None:
     pytest.importorskip(
         "gradio", reason="gradio is not installed (pip install 'focus-faces[demo]')"
     )
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    from playwright.sync_api import expect
+
     detector, _ = trained
     detector.config = replace(detector.config, geometry=("lbp margin 0.3",))
     detector.save_pretrained("model")
@@ -181,23 +181,22 @@ def test_the_demo_judges_a_picture_in_a_browser(
     program = begin(words, stdout=subprocess.PIPE, cwd=here, env=own)
     assert program.stdout is not None
     assert any("Running on" in line for line in program.stdout)
-    with sync_api.sync_playwright() as driver:
-        page = driver.chromium.launch(executable_path=CHROMIUM).new_page()
-        # What is asked of other places, such as fonts, would be waited for.
-        page.route(lambda url: "127.0.0.1" not in url, lambda route: route.abort())
-        page.goto(f"http://127.0.0.1:{port}")
-        page.set_input_files("input[type=file]", "astronaut.png")
-        page.get_by_role("button", name="Submit").click()
-        verdict = page.get_by_label("probability of synthetic")
-        sync_api.expect(verdict).not_to_have_value("", timeout=60_000)
-        (score,) = detector.predict("astronaut.png", faces="all").score.tolist()
-        assert verdict.input_value().split()[1] == f"{score:.3f}"
-        address = page.locator("img[src*=gradio_api]").last.get_attribute("src")
-        (here / "shown").write_bytes(page.request.get(address).body())
-        change = np.abs(np.int16(Image.open("shown").convert("RGB")) - data.astronaut()).mean(2)
-        assert change[60:180, 170:280].mean() > 20  # the face
-        assert change[260:].mean() < 5
-        page.get_by_label("Remove Image").click()
-        page.set_input_files("input[type=file]", "grey.png")
-        page.get_by_role("button", name="Submit").click()
-        page.get_by_text("There are no faces").wait_for(timeout=60_000)
+    page = browser.new_page()
+    # What is asked of other places, such as fonts, would be waited for.
+    page.route(lambda url: "127.0.0.1" not in url, lambda route: route.abort())
+    page.goto(f"http://127.0.0.1:{port}")
+    page.set_input_files("input[type=file]", "astronaut.png")
+    page.get_by_role("button", name="Submit").click()
+    verdict = page.get_by_label("probability of synthetic")
+    expect(verdict).not_to_have_value("", timeout=60_000)
+    (score,) = detector.predict("astronaut.png", faces="all").score.tolist()
+    assert verdict.input_value().split()[1] == f"{score:.3f}"
+    address = page.locator("img[src*=gradio_api]").last.get_attribute("src")
+    (here / "shown").write_bytes(page.request.get(address).body())
+    change = np.abs(np.int16(Image.open("shown").convert("RGB")) - data.astronaut()).mean(2)
+    assert change[60:180, 170:280].mean() > 20  # the face
+    assert change[260:].mean() < 5
+    page.get_by_label("Remove Image").click()
+    page.set_input_files("input[type=file]", "grey.png")
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_text("There are no faces").wait_for(timeout=60_000)

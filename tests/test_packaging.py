@@ -117,7 +117,7 @@ def test_importing_a_part_does_not_import_the_rest(tmp_path: Path) -> None:
         ("import focus", {"torch", "timm", "focus.model.detector", "focus.kernels"}),
         ("from focus import LOSSES", {"torch", "timm", "focus.model.detector"}),
         ("from focus import Detector, FocusHead", {"sklearn", "accelerate"}),
-        ("import focus.kernels", {"timm", "focus.model.detector", "accelerate"}),
+        ("import focus.kernels", {"timm", "triton", "focus.model.detector", "accelerate"}),
     ):
         code = f"{statement}; import sys; print({others} & sys.modules.keys())"
         assert python("-c", code, cwd=tmp_path) == "set()\n", statement

@@ -5,11 +5,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
-from torchvision.transforms import v2
 
-from focus.config.recipes import parse_augment
 from focus.data.augment import Augmentation, blurred
-from focus.errors import InputError
 
 SIZE = 64
 
@@ -43,20 +40,6 @@ def test_a_map_moves_with_its_image(name: str) -> None:
     assert (spread[0] > 0.5) == (name != "flip")
 
 
-@pytest.mark.parametrize("name", ["blur", "jpeg"])
-def test_half_of_the_images_are_painted_and_no_map(name: str) -> None:
-    change = Augmentation((name,), SIZE)
-    heat = blob(20, 20)
-    image = (heat * 200).to(torch.uint8).expand(3, -1, -1)
-    changed = 0
-    for epoch in range(200):
-        painted, map_ = change(image, heat, (0, epoch, 0))
-        assert map_ is not None
-        assert map_.equal(heat)
-        changed += not painted.equal(image)
-    assert 70 <= changed <= 130
-
-
 def test_a_shift_is_of_two_pixels_of_64_and_repeats_the_border() -> None:
     """A black border would be something to learn."""
     place = torch.arange(SIZE)
@@ -77,8 +60,7 @@ def noise(size: int) -> Tensor:
     return torch.randint(256, (3, size, size), generator=torch.Generator().manual_seed(0)).byte()
 
 
-@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.7, 3.0])
-@pytest.mark.parametrize("size", [10, 33])
+@pytest.mark.parametrize(("size", "sigma"), [(10, 0.1), (33, 1.7), (10, 3.0)])
 def test_a_blur_is_a_gaussian_rounded_once(size: int, sigma: float) -> None:
     """White, whose sums are the largest, a chessboard, whose neighbours differ most, and noise."""
     row, column = np.indices((size, size))
@@ -89,40 +71,17 @@ def test_a_blur_is_a_gaussian_rounded_once(size: int, sigma: float) -> None:
         assert off <= 0.52
 
 
-def test_a_blur_is_drawn_as_torchvisions_and_rarely_rounded_differently() -> None:
-    ours, image = Augmentation(("blur",), SIZE), noise(SIZE)
-    theirs = Augmentation(("blur",), SIZE)
-    theirs._paints = [v2.RandomApply([v2.GaussianBlur(19, (0.1, 3.0))])]
-    off = []
-    for epoch in range(40):
-        (a, _), (b, _) = (change(image, None, (0, epoch, 0)) for change in (ours, theirs))
-        off.append((a.int() - b.int()).abs())
-    assert torch.stack(off).max() <= 1
-    assert torch.stack(off).double().mean() < 0.003
-
-
-@pytest.mark.parametrize("threads", [2, 3])
-def test_bits_do_not_depend_on_the_number_of_threads(threads: int) -> None:
+def test_bits_do_not_depend_on_the_number_of_threads() -> None:
     change = Augmentation(("crop", "shift", "flip", "blur", "jpeg"), 224)
     image, heat = noise(224), torch.rand(1, 224, 224)
     alone = [change(image, heat, (0, epoch, 0)) for epoch in range(4)]
-    torch.set_num_threads(threads)
+    torch.set_num_threads(3)
     for epoch, (expected, map_) in enumerate(alone):
         found, moved = change(image, heat, (0, epoch, 0))
         assert moved is not None
         assert map_ is not None
         assert found.equal(expected)
         assert moved.equal(map_)
-
-
-def test_names() -> None:
-    assert parse_augment("none") == ()
-    assert parse_augment("flip, crop") == ("crop", "flip")
-    for text in ("", "none,flip", "mirror", "flip,,crop"):
-        with pytest.raises(InputError, match="--augment got"):
-            parse_augment(text)
-    with pytest.raises(InputError, match="names flip twice"):
-        parse_augment("flip,flip")
 
 
 @pytest.mark.parametrize("name", ["blur", "jpeg"])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from focus.config.command_line import parse
 from focus.config.train import EvaluateConfig, TrainConfig, resolve
-from focus.data.bad_files import check_images, without_digests, write_bad_files
+from focus.data.bad_files import check_images, without_digests
 from focus.data.manifest import Manifest, Sample
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
@@ -140,18 +140,6 @@ def test_the_pass_over_the_files_knows_all_kinds_of_maps(
     (tmp_path / "m_2.png").write_text("text")
     _, bad = check_images(manifest, cache=tmp_path / "c", progress=False, max_bad=1)
     assert shared in [file.path for file in bad]
-
-
-def test_names_of_any_bytes(tmp_path: Path) -> None:
-    names = [b"new\nline.png", b"latin-\xe9.png", b'comma,"quote".png']
-    paths = [os.fsdecode(os.fsencode(tmp_path) + b"/" + name) for name in names]
-    for path in paths:
-        Path(path).write_text("text")
-    samples = [*map(Sample, paths), Sample(grey(tmp_path / "a.png", [[0]]))]
-    _, bad = check_images(Manifest(samples), cache=tmp_path / "c", progress=False, max_bad=0.8)
-    assert [file.path for file in bad] == paths
-    write_bad_files(bad, tmp_path / "bad_files.csv")
-    assert rows(tmp_path / "bad_files.csv") == [(f.path, f.role, f.reason) for f in bad]
 
 
 def test_maps_in_colour_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

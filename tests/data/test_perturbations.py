@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from scipy.ndimage import gaussian_filter
 
-from focus.data.dataset import FaceDataset
 from focus.data.images import load_image
-from focus.data.manifest import Manifest, Sample
 from focus.data.perturbations import ROBUSTNESS, STRENGTHS, UNITS, Perturbation, perturbations
 
 
@@ -122,23 +120,3 @@ def test_a_profile_that_is_none_of_rgb_is_passed_over() -> None:
     for profile in (b"none", ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()):
         image.info["icc_profile"] = profile
         assert np.ptp(array(Perturbation("equalise", 75, side=8)(image, 0))) == 0
-
-
-class Marker:
-    """Paints the pixel of its row's number, on images of the file's size only."""
-
-    def __call__(self, image: Image.Image, index: int) -> Image.Image:
-        assert image.size == (8, 12), "not the size of the file"
-        pixels = np.asarray(image).copy()
-        pixels[0, index] = 255
-        return Image.fromarray(pixels)
-
-
-def test_a_dataset_perturbs_before_it_resizes(tmp_path: Path) -> None:
-    grey(0, (8, 12)).save(tmp_path / "black.png")
-    samples = Manifest([Sample(str(tmp_path / "black.png"))] * 4)
-    faces = FaceDataset(samples, image_size=4, grid=(2, 2), perturb=Marker())
-    for row, image in enumerate(faces[[0, 1, 2, 3]].images.numpy()):
-        # The pixel is spread over its neighbours by the resize: it was there before.
-        assert 0 < image.max() < 128
-        assert image[0].astype(int).sum(0).argmax() == row // 2

@@ -128,10 +128,6 @@ def test_a_file_is_one_by_whatever_links_its_folder_is_reached(tmp_path: Path) -
         check_trainable(Manifest([*GOOD, *rows]))
 
 
-def test_a_test_split_may_be_absent_or_unlabelled() -> None:
-    check_trainable(Manifest([*GOOD, Sample("/x", split="test")]))
-
-
 def test_a_group_given_two_splits_is_found_though_others_follow_it() -> None:
     rows = [*GOOD, Sample("/x", 0, group="v", split="train"), Sample("/y", 0, group="v")]
     assert assign_splits(Manifest(rows), seed=0)[-1].split == "train"
@@ -180,9 +176,3 @@ def test_given_splits_are_kept() -> None:
     assert list(assign_splits(assigned, seed=5)) == list(assigned)
     loose = [*assigned, Sample("/data/more.png", 0)]
     assert assign_splits(Manifest(loose), seed=0)[-1].split == "train"
-
-
-def test_a_stratum_of_two_gives_one_to_validation_and_keeps_one() -> None:
-    assigned = assign_splits(Manifest(faces(2, {"kA": 2}, "train")), seed=0)
-    expected = [(0, "train"), (0, "validation"), (1, "train"), (1, "validation")]
-    assert sorted((s.label or 0, s.split) for s in assigned) == expected

@@ -169,7 +169,7 @@ def test_a_gate_of_other_settings_says_nothing(
 def test_a_failed_run_is_named_and_whole_seeds_are_reported(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = words(tree, tmp_path, "--losses", "ce,focus", "--seeds", "2")
+    given = words(tree, tmp_path, "--losses", "ce", "--seeds", "2")
     folder = tmp_path / "runs"
     folder.mkdir()
     (folder / "ce-01").write_text("in the way")
@@ -179,22 +179,22 @@ def test_a_failed_run_is_named_and_whole_seeds_are_reported(
     assert f"ce-01 ended with code 2: see {log}" in said.err
     assert "train --config" in log.read_text()
     assert "- 1 of 2 draws or seeds are not whole\n" in said.out
-    assert "| `focus` | 1 |" in said.out
+    assert "| `ce` | 1 |" in said.out
 
     (folder / "ce-01").unlink()
-    before = (folder / "focus-00" / "results.json").stat().st_mtime_ns
+    before = (folder / "ce-00" / "results.json").stat().st_mtime_ns
     assert main(given) == 0
     said = capsys.readouterr()
-    assert "4 runs, 3 of them done before" in said.out
-    assert (folder / "focus-00" / "results.json").stat().st_mtime_ns == before
+    assert "2 runs, 1 of them done before" in said.out
+    assert (folder / "ce-00" / "results.json").stat().st_mtime_ns == before
     # The table is enough to go on from, and says what it was made with.
     shutil.rmtree(folder)
     assert main([*given, "--report"]) == 0
-    assert "| `focus` | 2 |" in capsys.readouterr().out
+    assert "| `ce` | 2 |" in capsys.readouterr().out
     (tmp_path / "report.md").unlink()
     assert main(given) == 0
     assert not folder.exists()
-    assert "| `focus` | 2 |" in (tmp_path / "report.md").read_text()
+    assert "| `ce` | 2 |" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.slow

@@ -84,13 +84,3 @@ def test_class_activation_agrees_with_the_training_operations(form: Form) -> Non
             torch.testing.assert_close(entropy[:, column], h)
             # Pooling, classifier and CAM are one product.
             torch.testing.assert_close(logits[:, k], cam.mean((1, 2)) + inputs.bias[k])
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_classes_of_each_sample_and_of_all_samples_agree(form: Form) -> None:
-    inputs = make_inputs(SMALL, form.device)
-    arguments = inputs.features, inputs.weight, None
-    each = torch.tensor([2, 1], device=form.device).expand(4, 2)
-    with form.active():
-        of_each, of_all = (class_activation(*arguments, classes) for classes in (each, [2, 1]))
-    assert all(map(torch.equal, of_each, of_all))

@@ -56,12 +56,6 @@ def _count(x_ptr, out_ptr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _one_line(x_ptr, weight_ptr, out_ptr, BLOCK: tl.constexpr):
-    i = tl.arange(0, BLOCK)
-    tl.store(out_ptr + i, tl.load(x_ptr + i) + tl.load(weight_ptr + i))
-
-
-@triton.jit
 def _two_types(out_ptr, wide, BLOCK: tl.constexpr):
     # The interpreter runs it; compiled, a value has one type after either branch.
     value = tl.zeros((BLOCK,), tl.float32)
@@ -77,23 +71,20 @@ def _promoted(out_ptr, BLOCK: tl.constexpr):
     tl.store(out_ptr + i, tl.exp(tl.load(out_ptr + i).to(tl.float64)))
 
 
-@pytest.mark.parametrize("target", ["sm_80", pytest.param("gfx942", marks=pytest.mark.slow)])
-def test_planted_faults_are_found(target: str) -> None:
+def test_planted_faults_are_found() -> None:
     flat, many = torch.empty(1 << 20, device="meta"), torch.empty(64, device="meta")
 
     def faults(kernel: Any, *arguments: Any, block: int = 2048, **options: Any) -> list[str]:
         call = partial(kernel[(1,)], *arguments, BLOCK=block, **options)
-        (launch,) = codegen.capture(target, call)
-        return codegen.faults(codegen.inspect(target, launch))
+        (launch,) = codegen.capture("sm_80", call)
+        return codegen.faults(codegen.inspect("sm_80", launch))
 
     assert faults(_copy, flat, flat, 1) == []
     assert faults(_copy, flat, flat, 2) == ["narrow F loads", "narrow dF stores"]
-    if target == "sm_80":  # specialised as the tensors are: one float off, 16 bytes would fault
-        assert faults(_copy, flat[1:], flat, 1) == ["narrow F loads"]
-        assert "spills" in faults(_copy, flat, flat, 1, block=8192, num_warps=1)
+    # Specialised as the tensors are: one float off, 16 bytes would fault.
+    assert faults(_copy, flat[1:], flat, 1) == ["narrow F loads"]
+    assert "spills" in faults(_copy, flat, flat, 1, block=8192, num_warps=1)
     assert faults(_count, flat, many) == ["atomics"]
-    with pytest.raises(ValueError, match=r"touches one of \['weight_ptr', 'x_ptr'\]"):
-        faults(_one_line, flat, flat, flat)
 
 
 def assert_limits(*wanted: Any, paths: Sequence[str] | None = None) -> set[str]:
@@ -125,7 +116,6 @@ def test_tensor_cores_read_bfloat16_features() -> None:
 @pytest.mark.parametrize(
     ("target", "dtype", "layout", "grid"),
     [
-        ("sm_90", "bf16", "nchw", (7, 7)),
         ("sm_80", "fp32", "channels_last", (10, 10)),
         ("gfx942", "bf16", "nchw", (8, 8)),
         ("sm_100", "bf16", "channels_last", (14, 14)),
@@ -135,15 +125,12 @@ def test_all_kernels_meet_the_limits(target: str, dtype: str, layout: str, grid:
     assert assert_limits([target], [grid], [layout], [dtype]) == READ_FEATURES
 
 
-@pytest.mark.parametrize(
-    "target", ["gfx942", *(pytest.param(t, marks=pytest.mark.slow) for t in ("gfx90a", "gfx950"))]
-)
-def test_on_cdna_all_waves_wait_for_their_stores_before_the_barrier(target: str) -> None:
+def test_on_cdna_all_waves_wait_for_their_stores_before_the_barrier() -> None:
     """Only the wave of the atomic would; another's partial sums may then be on their way."""
     steps = codegen.steps(torch.bfloat16, torch.channels_last, (7, 7))
     for name, atomics in (("focus_head forward K 2", 2), ("cam_entropy backward", 1)):
-        (launch,) = codegen.capture(target, steps[name])
-        listing = codegen.compiled(target, launch).asm["amdgcn"]
+        (launch,) = codegen.capture("gfx942", steps[name])
+        listing = codegen.compiled("gfx942", launch).asm["amdgcn"]
         code = re.findall(r"^\s+((?:s_waitcnt|s_barrier|\w+_store|\w+_atomic).*)", listing, re.M)
         counts = [place for place, line in enumerate(code) if "atomic_add" in line]
         assert len(counts) == atomics
@@ -177,8 +164,6 @@ FACTORS = HEAD | {
     "grid": ((1, 1), (7, 7), (8, 8), (10, 10), (5, 13), (16, 17), (32, 32)),
     "classes": (1, 2, 3, 5, 17, 1000),
 }
-VARIANTS = 40
-"""How many kernels are compiled, at equal steps of all that there are."""
 
 
 def compiler_error(launch: codegen.Launch, target: str = "sm_90") -> str:
@@ -216,6 +201,6 @@ def test_the_variants_of_the_kernels_compile() -> None:
             found.setdefault(key, (name_of(case), launch))
     kernels = {launch.name for _, launch in found.values()}
     assert kernels == {"head", "head_backward", "cams", "cams_backward"}
-    variants = list(found.values())[:: max(1, len(found) // VARIANTS)]
+    variants = list(found.values())[:: max(1, len(found) // 16)]
     errors = {(launch.name, case): compiler_error(launch) for case, launch in variants}
     assert {name: error for name, error in errors.items() if error} == {}

@@ -178,31 +178,22 @@ def test_empty_batch(form: Form) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_inputs_are_left_alone_and_gradients_lie_as_the_features(form: Form) -> None:
-    for layout in SHAPES["layout"]:
-        inputs = make_inputs(SMALL | {"layout": layout}, form.device)
+def test_inputs_are_left_alone_and_gradients_lie_and_are_typed_as_they_are(form: Form) -> None:
+    for layout, dtype in zip(SHAPES["layout"], (*SHAPES["dtype"], torch.bfloat16), strict=True):
+        case = SMALL | {"layout": layout, "dtype": dtype, "weight_dtype": "own"}
+        inputs = make_inputs(case, form.device)
         before = {name: (t.clone(), t._version) for name, t in vars(inputs).items()}
-        grad = run_focus_head(form, inputs, **head_options(SMALL, inputs))["dF"]
+        out = run_focus_head(form, inputs, **head_options(SMALL, inputs))
         for name, (values, version) in before.items():
             tensor = getattr(inputs, name)
             assert torch.equal(tensor, values), name
             assert tensor._version == version, name
         last = layout == "channels_last"
         memory_format = torch.channels_last if last else torch.contiguous_format
-        assert grad.is_contiguous(memory_format=memory_format), layout
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_types_of_results_and_gradients(form: Form) -> None:
-    for dtype in SHAPES["dtype"]:
-        for weight_dtype in SHAPES["weight_dtype"]:
-            case = SMALL | {"dtype": dtype, "weight_dtype": weight_dtype}
-            inputs = make_inputs(case, form.device)
-            out = run_focus_head(form, inputs, **head_options(case, inputs))
-            wide = torch.float64 if dtype == torch.float64 else torch.float32
-            leaves = {"dF": inputs.features, "dW": inputs.weight, "db": inputs.bias}
-            for name, tensor in out.items():
-                assert tensor.dtype == (leaves[name].dtype if name in leaves else wide), name
+        assert out["dF"].is_contiguous(memory_format=memory_format), layout
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        for name, tensor in out.items():
+            assert tensor.dtype == (dtype if name in ("dF", "dW", "db") else wide), name
 
 
 @pytest.mark.parametrize("form", WITH_REFERENCE)

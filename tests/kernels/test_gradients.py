@@ -70,7 +70,7 @@ def test_second_backward_gives_the_same_gradients(form: Form) -> None:
             assert all(map(torch.equal, second, kept))
 
 
-@pytest.mark.parametrize("classes", OPTIONS["classes"])
+@pytest.mark.parametrize("classes", [3, 17])
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_of_some_leaves_are_those_of_all(form: Form, classes: int) -> None:
     case = TINY | {"cam_class": "contrast", "classes": classes}

@@ -84,22 +84,13 @@ def watched(device: str = "meta") -> Iterator[Calls]:
     assert calls.count
 
 
-PLANTED: dict[str, Callable[[Tensor], Any]] = {
-    "item": lambda t: t.sum().item(),
-    "nonzero": lambda t: t.nonzero(),
-    "mask": lambda t: t[t > 0],
-    "to the host": lambda t: t.cpu(),
-    "from the host": lambda t: t + torch.ones(3).to(t.device),
-    "list": lambda t: torch.tensor([1.0, 2.0], device=t.device),
-    "numbers as index": lambda t: t[[0, 2]],
-}
-
-
-@pytest.mark.parametrize("fault", PLANTED)
-def test_what_waits_for_the_device_is_found(fault: str) -> None:
-    tensor = torch.empty(3, device="meta")
+@pytest.mark.parametrize(
+    "fault", [Tensor.item, lambda t: t[t > 0], lambda t: torch.tensor([1.0], device=t.device)]
+)
+def test_what_waits_for_the_device_is_found(fault: Callable[[Tensor], Any]) -> None:
+    tensor = torch.empty(1, device="meta")
     with pytest.raises(AssertionError), watched():
-        PLANTED[fault](tensor.neg())  # a call that may be: to see none is refused as well
+        fault(tensor.neg())  # a call that may be: to see none is refused as well
 
 
 OPTIONS = {
@@ -232,39 +223,3 @@ def test_a_frozen_head_reads_the_features_in_forward_alone(form: Form, layout: s
             features.data.fill_(float("nan"))
             assert torch.equal(torch.autograd.grad(result, features)[0], expected)
             features.data.copy_(kept)
-
-
-class Passes(TorchDispatchMode):
-    """The torch calls of a backward that read or write a tensor of at least some size."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size, self.names = size, list[str]()
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        result, name = operator(*args, **(kwargs or {})), operator._schema.name
-        tensors = [t for t in tree_leaves((args, kwargs, result)) if torch.is_tensor(t)]
-        views = all(r.alias_info and not r.alias_info.is_write for r in operator._schema.returns)
-        large = any(t.numel() >= self.size and t.dtype != torch.uint8 for t in tensors)
-        if large and not views and "empty" not in name and operator.namespace != "focus":
-            self.names.append(name)
-        return result
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_no_scale_and_no_frozen_side_costs_a_pass_over_the_features(form: Form) -> None:
-    """Any upstream gradient takes the same torch calls on large tensors as that of 1."""
-    inputs = make_inputs(SIZES | {"dtype": torch.float16}, form.device)
-    scale = torch.tensor(3.0, device=form.device)
-    each = torch.linspace(-1, 2, SIZES["batch"], device=form.device)
-    found = []
-    for upstream, options in ((None, {}), (scale, {}), (each, {"reduction": "none"})):
-        leaves = [t.detach().requires_grad_() for t in list(vars(inputs).values())[:3]]
-        with form.active():
-            loss = focus_head(*leaves, inputs.index, focus_weight=0.5, **options).loss
-            with Passes(inputs.features.numel()) as passes:
-                torch.autograd.grad(loss, leaves, upstream)
-        found.append(passes.names)
-    assert found[0] == found[1] == found[2]
-    if form.backend == "triton" and form.device == "cuda":
-        assert found[0] == []

@@ -1,8 +1,5 @@
 """The operations inside torch: registered operators, torch.compile, torch.export, autocast."""
 
-import os
-import shutil
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -13,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 from focus import Detector, LossConfig
-from focus.kernels import cam_entropy, class_activation, eager, focus_head
+from focus.kernels import class_activation, eager, focus_head
 from focus.kernels.types import HeadForward
 
 from . import cases
@@ -32,13 +29,12 @@ from .tolerances import assert_close
 
 SMALL: Case = {"batch": 3, "channels": 8, "grid": (3, 3), "classes": 2}
 SMALL |= {"focus_level": "match", "cam_class": "true", "maps": "masked maps"}
-SLOW = pytest.mark.slow
-INDUCTOR = "inductor" if shutil.which(os.environ.get("CXX", "g++")) else "aot_eager"
 
 
 CHANGES: list[Case] = [
     {"layout": "channels_last", "dtype": torch.bfloat16},
-    *({"layout": layout} for layout in cases.SHAPES["layout"]),
+    {"layout": "sliced"},
+    {"layout": "expanded"},
     {"batch": 0},
     {"grid": (1, 1)},
     {"maps": "no maps", "focus_level": "hinge", "cam_class": "contrast"},
@@ -108,20 +104,14 @@ def test_every_registered_operator_is_checked() -> None:
 class Model(nn.Module):
     """A convolution and one of the operations."""
 
-    def __init__(self, head: Callable[..., Tensor]) -> None:
+    def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.convolution, self.linear = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
-        self.head = head
 
     def forward(self, images: Tensor, target: Tensor, saliency: Tensor) -> Tensor:
         features = self.convolution(images).relu()
-        return self.head(features, self.linear.weight, self.linear.bias, target, saliency)
-
-
-def by_cam_entropy(features, weight, bias, target, saliency) -> Tensor:
-    cam, entropy = cam_entropy(features, weight, target, temperature=0.7)
-    return (cam * saliency).mean() + entropy.square().sum() + bias.sum()
+        return by_focus_head(features, self.linear.weight, self.linear.bias, target, saliency)
 
 
 def by_focus_head(features, weight, bias, target, saliency) -> Tensor:
@@ -144,11 +134,10 @@ def loss_and_gradients(model: nn.Module, batch: tuple[Tensor, ...]) -> list[Tens
     return [loss, *(p.grad.clone() for p in model.parameters())]
 
 
-@pytest.mark.parametrize("head", [by_focus_head, pytest.param(by_cam_entropy, marks=SLOW)])
 @pytest.mark.parametrize("form", cases.SLOW_INTERPRETED)
-def test_compiled_model_gives_the_same_in_one_graph(form: Form, head) -> None:
+def test_compiled_model_gives_the_same_in_one_graph(form: Form) -> None:
     torch.compiler.reset()
-    model = Model(head).to(form.device)
+    model = Model().to(form.device)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
     counters.clear()
     # Sizes of a batch that are the size of nothing else, which torch would tie together.
@@ -165,7 +154,7 @@ def test_compiled_model_gives_the_same_in_one_graph(form: Form, head) -> None:
 def test_a_model_compiled_into_cuda_graphs_gives_the_same(form: Form) -> None:
     """A pool of graphs refuses, or overwrites, a tensor that an operator keeps."""
     torch.compiler.reset()
-    model = Model(by_focus_head).to(form.device)
+    model = Model().to(form.device)
     compiled = torch.compile(model, mode="reduce-overhead", fullgraph=True)
     with form.active():
         for seed in range(6):
@@ -185,20 +174,14 @@ def images_of(size: int) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("compiler", "dynamic", "graphs"),
-    # As it is, torch takes the first size as fixed, and the second as the sign that sizes change.
-    [("aot_eager", None, [1, 2, 2]), (INDUCTOR, True, [1, 1, 1])],
-)
-def test_compiled_detector_gives_the_same_at_any_batch_size(
-    compiler: str, dynamic: bool | None, graphs: list[int]
-) -> None:
+def test_compiled_detector_gives_the_same_at_any_batch_size() -> None:
+    """By Inductor, the tests of the trainer compile one."""
     torch.compiler.reset()
     torch.manual_seed(0)
     loss = LossConfig(focus_weight=0.1, saliency_weight=5.0, focus_level="match")
     plain = Detector(image_size=32, loss=loss)
     trained = deepcopy(plain)
-    compiled = torch.compile(trained, fullgraph=True, backend=compiler, dynamic=dynamic)
+    compiled = torch.compile(trained, fullgraph=True, backend="aot_eager")
     counters.clear()
     found = []
     for size in (5, 7, 11):
@@ -214,7 +197,8 @@ def test_compiled_detector_gives_the_same_at_any_batch_size(
         for (name, one), other in zip(plain.named_parameters(), trained.parameters(), strict=True):
             top = float(one.grad.abs().max())
             torch.testing.assert_close(other.grad, one.grad, rtol=0, atol=1e-4 * top, msg=name)
-    assert found == graphs
+    # Torch takes the first size as fixed, and the second as the sign that sizes change.
+    assert found == [1, 2, 2]
 
 
 @pytest.mark.parametrize("form", cases.SLOW_INTERPRETED)
@@ -251,14 +235,13 @@ class Activation(torch.nn.Module):
         return tuple(class_activation(features, self.weight, self.bias, range(2)))
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_exported_class_activation_takes_any_grid(strict: bool) -> None:
+def test_exported_class_activation_takes_any_grid() -> None:
     module = Activation()
     grids = ((5, 6), (3, 4), (9, 11))
     features = [make_inputs(SMALL | {"grid": grid}).features for grid in grids]
     sizes = {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
     shapes = {"features": sizes}
-    exported = torch.export.export(module, (features[0],), dynamic_shapes=shapes, strict=strict)
+    exported = torch.export.export(module, (features[0],), dynamic_shapes=shapes)
     for value in features:
         torch.testing.assert_close(exported.module()(value), module(value))
 
@@ -282,26 +265,22 @@ def test_exported_detector_takes_any_number_of_images(monkeypatch: pytest.Monkey
 RAMPED = ("focus_weight", "saliency_weight", "temperature", "entropy_target", "label_smoothing")
 
 
-@pytest.mark.parametrize(
-    ("number", "frames"), [(torch.tensor, 1), pytest.param(float, 2, marks=SLOW)]
-)
 @pytest.mark.parametrize("form", cases.SLOW_INTERPRETED)
-def test_weights_that_change_with_each_step_compile_once(form: Form, number, frames: int) -> None:
-    """As tensors; as floats once more, when torch sees that they change."""
+def test_weights_that_change_with_each_step_compile_once(form: Form) -> None:
     torch.compiler.reset()
     inputs = make_inputs(SMALL, form.device)
     counter = CompileCounterWithBackend("aot_eager")  # it knows more numbers to be constant
 
     @torch.compile(fullgraph=True, backend=counter)
-    def loss(*weights: Tensor | float) -> Tensor:
+    def loss(*weights: Tensor) -> Tensor:
         options = dict(zip(RAMPED, weights, strict=True)) | {"saliency": inputs.saliency}
         arguments = inputs.features, inputs.weight, inputs.bias, inputs.index
         return focus_head(*arguments, focus_level="match", **options).loss
 
     steps = [(i / 10, i / 5, 0.5 + i / 20, 0.9 - i / 40, i / 40) for i in range(8)]
     with form.active():
-        values = {float(loss(*map(number, weights))) for weights in steps}
-    assert counter.frame_count == frames
+        values = {float(loss(*map(torch.tensor, weights))) for weights in steps}
+    assert counter.frame_count == 1
     assert len(values) == 8
 
 
@@ -337,12 +316,12 @@ def test_backward_under_autocast_gives_the_same_as_outside(form: Form) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_features_of_autocast_meet_a_float32_classifier(form: Form) -> None:
-    model = Model(by_focus_head).to(form.device)
+    model = Model().to(form.device)
     images, target, saliency = batch_of(4, form.device)
     with form.active():
         with torch.autocast(form.device, torch.bfloat16):
             features = model.convolution(images).relu()
-            loss = model.head(features, model.linear.weight, model.linear.bias, target, saliency)
+            loss = by_focus_head(features, model.linear.weight, model.linear.bias, target, saliency)
         loss.backward()
     assert (features.dtype, loss.dtype) == (torch.bfloat16, torch.float32)
     wide = [t.detach().cpu().double() for t in (features, model.linear.weight, model.linear.bias)]

@@ -163,7 +163,7 @@ def test_every_figure_of_a_run_is_the_same_without_it(tmp_path: Path) -> None:
     """Training with workers, and an evaluation that has to perturb its images."""
     faces = write_faces(tmp_path / "faces", 60)
     found = []
-    for where in ("auto", "auto", "no"):
+    for where in ("auto", "no"):
         runs = tmp_path / f"runs{len(found)}"
         trained(
             *("--data", faces, "--recipe", "quick", "--epochs", "2", "--image-cache", where),
@@ -176,4 +176,4 @@ def test_every_figure_of_a_run_is_the_same_without_it(tmp_path: Path) -> None:
         files += ["evaluation/robustness.csv"]
         found.append([(runs / "run" / name).read_bytes() for name in files])
     assert (tmp_path / "cache" / "images").is_dir()
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]

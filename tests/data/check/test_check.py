@@ -138,15 +138,6 @@ def look_at_the_sheet(folder: Path) -> None:
     assert redder[looked_at > 200].mean() > redder[looked_at < 25].mean() + 40
 
 
-def test_data_that_cannot_be_read_stop_training(faces: Path, tmp_path: Path) -> None:
-    with faces.open("a") as file:
-        file.write("faces.png,Reall,,,train,,,,,\r\n")
-    found = check(faces, output=tmp_path / "out")
-    assert (found["exit"], found["n_images"]) == (1, 0)
-    assert "line 34" in found["obstacle"]
-    assert not (tmp_path / "out" / "contact_sheet.png").exists()
-
-
 def test_what_stops_training_is_said_in_its_words(faces: Path, tmp_path: Path) -> None:
     rewrite(faces, lambda sample: sample if sample.label else None)
     with pytest.raises(InputError) as error:

@@ -150,17 +150,6 @@ def test_boxes_count_in_the_upright_image(tmp_path: Path) -> None:
     assert np.asarray(face).min() == 255
 
 
-def test_the_manifest_beside_the_images_names_them_from_there(
-    boxed: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    cut_boxes(boxed, Path("../out"))
-    written = (tmp_path / "out/manifest.csv").read_text()
-    assert "images/a/1.png" in written
-    assert str(tmp_path) not in written
-
-
 def test_rows_of_one_face_share_its_file(boxed: Manifest, tmp_path: Path) -> None:
     """Reals that two generators are compared with: as two files they came into two splits."""
     one = replace(boxed[0], human_map=None, mask_path=None)

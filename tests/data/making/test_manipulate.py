@@ -15,11 +15,9 @@ from focus.data.check.survey import look
 from focus.data.images import load_map
 from focus.data.making.manipulate import TRAINED, _pictures, manipulate
 from focus.data.making.manipulations import BASIS_SIDE, METHODS, Basis, Given, resized
-from focus.data.manifest import REAL, Manifest, Sample
+from focus.data.manifest import REAL, Manifest
 from focus.data.splits import check_trainable
 from focus.errors import InputError
-
-from ...launching import CHECKOUT, run
 
 
 def write_faces(folder: Path, count: int) -> Path:
@@ -109,12 +107,6 @@ def test_a_person_is_in_one_split_and_never_his_own_donor(faces: Path, tmp_path:
         assert split == picture.sample.split
 
 
-def test_a_test_set_is_made_alone(faces: Path, tmp_path: Path) -> None:
-    tests = Manifest(Sample(str(path), REAL, split="test") for path in faces.iterdir())
-    tests.to_csv(tmp_path / "reals.csv")
-    assert {s.split for s in made(tmp_path / "reals.csv", tmp_path / "out")} == {"test"}
-
-
 def test_the_seed_decides_all(faces: Path, out: Manifest, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
@@ -155,10 +147,3 @@ def test_what_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         made(few, tmp_path / "out")
     assert "000.png" in (tmp_path / "out/bad_files.csv").read_text()
     assert "left out 1" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_it_is_trained_on_as_it_is(out: Manifest, tmp_path: Path) -> None:
-    words = ["--recipe", "quick", "--epochs", "1", "--workers", "0", "--report", "false"]
-    done = run(CHECKOUT / "train.py", "--data", out.source, *words, "--output", tmp_path)
-    assert "open" in done.stdout

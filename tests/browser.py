@@ -1,0 +1,23 @@
+"""A browser for tests of pages: Debian's Chromium, headless, through Playwright."""
+
+import shutil
+from typing import Any
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+IN_BROWSER = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)"
+    ),
+]
+
+
+def assert_accessible(page: Any) -> None:
+    """Check what axe-core asks of a page."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
+    )
+    found = axe.Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
