@@ -55,12 +55,3 @@ def test_a_run_from_dry_run_to_evaluation(device: str, words: list[str], tmp_pat
     np.testing.assert_allclose(again.score, first.score, atol=0.02)
     results = json.loads((tmp_path / "again" / "results.json").read_text())
     assert results["n_real"] == results["n_synthetic"] == 9
-
-
-@pytest.mark.slow
-def test_the_suite_ends_by_saying_which_tests_did_not_run() -> None:
-    tests = f"{Path(__file__)}::{test_a_run_from_dry_run_to_evaluation.__name__}"
-    words = ["-m", "pytest", "-n0", "-p", "no:cacheprovider", tests]
-    said = python(*words, cwd=CHECKOUT, CUDA_VISIBLE_DEVICES="", PYTEST_ADDOPTS="")
-    assert f"GPU tests skipped: {len(ON_GPU)} (no CUDA or ROCm device)\n" in said
-    assert "slow tests left out: `make test-all` runs them\n" in said

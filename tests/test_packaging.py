@@ -56,7 +56,8 @@ def test_types_and_names_are_found_however_it_is_installed(
     example = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)[0]
     wrong = "import focus.kernels\nDetector(imagesize=3)\nfocus.kernels.focus_head()\n"
     (tmp_path / "example.py").write_text(f"{example}\nreveal_type(detector.config)\n{wrong}")
-    done = run("-m", "mypy", "--strict", "--python-executable", own, "example.py", cwd=tmp_path)
+    mypy = ("-m", "mypy", "--strict", "--cache-dir", tree / "mypy", "--python-executable", own)
+    done = run(*mypy, "example.py", cwd=tmp_path)
     assert 'Revealed type is "focus.model.config.DetectorConfig"' in done.stdout
     first, second = re.findall(r": error: (.*)", done.stdout)
     assert first.startswith('Unexpected keyword argument "imagesize" for "Detector"')

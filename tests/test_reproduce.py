@@ -90,10 +90,8 @@ def test_the_evaluation_that_is_shown(place: Path) -> None:
     ("network", "loss", "model", "size", "cells", "normalisation"),
     [
         ("densenet121", "ce", "densenet121.tv_in1k", 224, 7, IMAGENET),
-        ("resnet50", "saliency", "resnet50.tv_in1k", 224, 7, IMAGENET),
         # torchvision's network turns images normalised by ImageNet's figures into these.
         ("inception_v3", "focus", "inception_v3.tv_in1k", 299, 8, HALF),
-        ("xception", "blend", "legacy_xception.tf_in1k", 299, 10, HALF),
     ],
 )
 def test_a_training_that_is_shown_would_start(

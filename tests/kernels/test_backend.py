@@ -114,6 +114,7 @@ def test_everything_but_triton_runs_where_triton_cannot_be_imported() -> None:
     assert ended.stdout.strip() == "eager triton is not installed", ended.stderr
 
 
+@pytest.mark.slow
 def test_without_a_compiler_eager_is_taken_with_a_warning(tmp_path: Path) -> None:
     """Triton compiles its driver; that there is a GPU is all that is made up here."""
     pytest.importorskip("triton", reason="triton is not installed")

@@ -61,12 +61,14 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     Recording.launches.clear()
 
 
-def step(case: Case = SMALL, **more: Any) -> list[Launched]:
-    """Return the launches of a forward and a backward."""
+def step(case: Case = SMALL, *, backward: bool = True, **more: Any) -> list[Launched]:
+    """Return the launches of a forward, and a backward."""
     inputs = make_inputs(case)
     leaves = [t.requires_grad_() for t in (inputs.features, inputs.weight, inputs.bias)]
     before = len(Recording.launches)
-    focus_head(*leaves, inputs.index, **head_options(case, inputs) | more).loss.backward()
+    loss = focus_head(*leaves, inputs.index, **head_options(case, inputs) | more).loss
+    if backward:
+        loss.backward()
     return Recording.launches[before:]
 
 
@@ -78,7 +80,7 @@ def comparable(launched: Launched) -> list[Any]:
 
 
 def test_a_launch_by_key_is_the_launch_that_triton_makes() -> None:
-    for change in ({}, {"layout": "offset"}, {"maps": "no maps"}, {"classes": 3}, {"batch": 1}):
+    for change in ({}, {"layout": "offset", "maps": "no maps"}, {"batch": 1}):
         first, second = step(SMALL | change), step(SMALL | change)
         assert len(first) == len(second) == 2
         for one, other in zip(first, second, strict=True):
@@ -87,7 +89,7 @@ def test_a_launch_by_key_is_the_launch_that_triton_makes() -> None:
 
 def test_what_triton_specialises_on_is_in_the_key() -> None:
     def forward(case: Case = SMALL, **more: Any) -> Any:
-        return [step(case, **more)[0].kernel for _ in range(2)]
+        return [step(case, backward=False, **more)[0].kernel for _ in range(2)]
 
     changes: list[Any] = [
         forward(),
@@ -117,7 +119,7 @@ def test_a_profiler_is_told_of_every_launch() -> None:
 def test_numbers_of_any_type_are_one_kernel() -> None:
     """numpy's and Fraction were no arguments of a kernel, and 1 and True were two more kernels."""
     numbers = [1.0, 1, True, np.float32(1), np.float64(1), np.int64(1), Fraction(1)]
-    kernels = {id(step(focus_weight=n, temperature=n)[0].kernel) for n in numbers}
+    kernels = {id(step(backward=False, focus_weight=n, temperature=n)[0].kernel) for n in numbers}
     assert len(kernels) == 1
 
 

@@ -134,7 +134,8 @@ def loss_and_gradients(model: nn.Module, batch: tuple[Tensor, ...]) -> list[Tens
     return [loss, *(p.grad.clone() for p in model.parameters())]
 
 
-@pytest.mark.parametrize("form", cases.SLOW_INTERPRETED)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
 def test_compiled_model_gives_the_same_in_one_graph(form: Form) -> None:
     torch.compiler.reset()
     model = Model().to(form.device)

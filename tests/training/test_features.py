@@ -21,8 +21,9 @@ from focus.training.trainer import Trainer
 
 from .trainers import few_faces, trainer
 
-MODELS = {"test_vit": 160, "test_vit3": 160, "test_convnext": 64, "test_efficientnet": 64}
+MODELS = {"test_vit": 160, "test_convnext": 64, "test_efficientnet": 64}
 """Prefix tokens, channels last within, batch norms; and the pixels that they take."""
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,14 @@ def given(**settings: Any) -> dict[str, Any]:
     } | settings
 
 
-@pytest.mark.parametrize(("model", "pool"), [*((m, "mean") for m in MODELS), ("test_vit", "both")])
+@pytest.mark.parametrize(
+    ("model", "pool"),
+    [
+        ("test_vit", "both"),
+        pytest.param("test_convnext", "mean", marks=SLOW),
+        pytest.param("test_efficientnet", "mean", marks=SLOW),
+    ],
+)
 def test_the_head_is_that_of_a_run_without_the_cache(
     faces: Manifest, tmp_path: Path, model: str, pool: str
 ) -> None:

@@ -153,9 +153,8 @@ def test_kill_9_loses_at_most_one_interval(faces: Path, tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", killed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_processes_leaves_the_workers_to_their_work(
-    number: signal.Signals, faces: Path, tmp_path: Path, begin: Begin
+    faces: Path, tmp_path: Path, begin: Begin
 ) -> None:
     """As of a terminal, of torchrun, and of a cluster: the workers get it too."""
     words = [*SMALL, "--data", faces, "--epochs", "300", "--output", tmp_path, "--workers", "1"]
@@ -166,9 +165,9 @@ def test_a_signal_to_all_processes_leaves_the_workers_to_their_work(
         stderr=subprocess.PIPE,
     )
     until_saved(tmp_path, process)
-    os.killpg(process.pid, number)
+    os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, errors
+    assert process.returncode == 128 + signal.SIGINT, errors
     step = int(checkpoints(tmp_path)[-1].name.removeprefix("step-"))
     last = errors.strip().splitlines()[-1]
     assert last.startswith(f"train.py: stopped after step {step}, saved in ")
@@ -206,15 +205,7 @@ def run_on_all(processes: int, *words: object, cwd: Path) -> str:
     return said
 
 
-@pytest.mark.parametrize(
-    ("model", "tune"),
-    [
-        ("test_convnext", "full"),
-        ("test_vit", "norm"),
-        ("test_resnet", "head"),
-        ("test_vit", "lora"),
-    ],
-)
+@pytest.mark.parametrize(("model", "tune"), [("test_convnext", "full"), ("test_vit", "lora")])
 def test_two_processes_train_as_one(model: str, tune: str, faces: Path, tmp_path: Path) -> None:
     """10 steps, the last of each epoch short and uneven, without statistics of the batch."""
     weights = tmp_path / "weights.safetensors"
@@ -315,17 +306,16 @@ def test_two_machines_without_a_shared_folder_are_refused_at_once(
     assert not checkpoints(tmp_path / "0" / "runs")
 
 
-@pytest.mark.parametrize("moved", ["run", "run/tensorboard"])
-def test_a_folder_that_is_moved_away_is_named(moved: str, faces: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_moved_away_is_named(faces: Path, tmp_path: Path) -> None:
     """And put back, it is gone on with."""
     words = [*SMALL, "--data", faces, "--output", tmp_path, "--log-steps", "1"]
     log = tmp_path / "log"
     process = launch([*words, "--epochs", "40"], log)
     until(lambda: checkpoints(tmp_path), process)
-    (tmp_path / moved).rename(tmp_path / "away")
+    (tmp_path / "run").rename(tmp_path / "away")
     process.join(60)
     # A thread of TensorBoard's may have the last word.
-    assert f"{moved.split('/')[-1]} is no longer there: put it back" in log.read_text()
-    (tmp_path / "away").rename(tmp_path / moved)
+    assert "run is no longer there: put it back" in log.read_text()
+    (tmp_path / "away").rename(tmp_path / "run")
     assert process.exitcode == 2
     assert trained(*words, "--epochs", "40", "--resume", cwd=tmp_path).returncode == 0

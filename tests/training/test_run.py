@@ -236,6 +236,7 @@ def test_missing_human_maps_are_named() -> None:
     assert not any(data_findings(with_map, run) for run in runs)
 
 
+@pytest.mark.slow
 def test_copies_of_training_images_are_no_test(data: Path, tmp_path: Path) -> None:
     """Five of them lie among the real images to test on: neither training nor evaluation scores
     them, a resumed run leaves out the same, and all that show results say so."""

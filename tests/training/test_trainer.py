@@ -238,15 +238,15 @@ def test_a_hinge_that_aims_at_the_maps(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tune", ["full", "lora"])
 def test_a_compiled_network_trains_alike_and_keeps_its_names(
-    tune: str, faces: Manifest, tmp_path: Path
+    faces: Manifest, tmp_path: Path
 ) -> None:
+    """With adapters, whose names Peft changes as well."""
     # What other tests compiled at several sizes would be compiled for any size here.
     torch._dynamo.reset()
     moved = []
     for compile in (False, True):
-        given = {"lr": 0.01, "compile": compile, "batch_size": 35, "tune": tune}
+        given = {"lr": 0.01, "compile": compile, "batch_size": 35, "tune": "lora"}
         run = trainer(faces, tmp_path / str(compile), **given)
         for batches, loaded in steps_of(run):
             do(run, (batches, loaded))
@@ -291,8 +291,7 @@ def resident() -> int:
 
 @pytest.mark.slow
 def test_memory_does_not_grow(faces: Manifest, tmp_path: Path) -> None:
-    """Over 500 steps after a warm-up, with averaged weights, schedules, the log, and what follows
-    an epoch."""
+    """After a warm-up, with averaged weights, schedules, the log, and what follows an epoch."""
     run = trainer(
         faces,
         tmp_path,
@@ -309,7 +308,7 @@ def test_memory_does_not_grow(faces: Manifest, tmp_path: Path) -> None:
     sizes, tensors = [], []
     run.open_folder()
     bar = progress_bar(disable=True)
-    while run.state.step < 35 * 20:
+    while run.state.step < 35 * 12:
         speed = run.train_epoch(bar)
         run.note_epoch(run.validation_scores(), speed)
         gc.collect()
