@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from focus.experiment.__main__ import make_setup
 from focus.experiment.data import exact_maps, leave_out, shuffled_maps, trainable_arms, write_data
 from focus.experiment.frozen import GRID, Arm
 from focus.experiment.grid import arms_of, grid, search_runs
-from focus.experiment.run import execute
 
 
 def drawn(count: int = 20) -> Manifest:
@@ -45,25 +43,6 @@ def drawn(count: int = 20) -> Manifest:
                     )
                 )
     return Manifest(samples)
-
-
-def test_finished_runs_of_other_images_do_not_stand_for_these(tmp_path: Path) -> None:
-    setup = make_setup(ExperimentConfig(output=str(tmp_path), data=("x.csv",)))
-    runs = grid(setup, arms_of(GRID, ["ce"]), [0])
-
-    def go_on(images: Manifest) -> None:
-        execute(
-            runs,
-            jobs=1,
-            logs=tmp_path / "logs",
-            prepare=partial(write_data, images=lambda unit, world: images),
-            finished=lambda run: True,
-        )
-
-    go_on(drawn())
-    go_on(drawn())
-    with pytest.raises(InputError, match="lists other images than those given now"):
-        go_on(drawn(10))
 
 
 def maps_of(manifest: Manifest, label: int) -> list[str | None]:

@@ -18,7 +18,7 @@ from focus.experiment.__main__ import make_setup
 from focus.experiment.collect import Outcome
 from focus.experiment.doses import RANGE, choose, reached
 from focus.experiment.frozen import Arm
-from focus.experiment.grid import Setup, arms_of, check_arms, grid, read_weights, search_runs
+from focus.experiment.grid import Setup, arms_of, check_arms, grid, read_weights
 
 
 def setup_in(folder: Path, **settings: Any) -> Setup:
@@ -149,39 +149,6 @@ def test_a_dose_is_the_weight_at_which_the_entropy_falls_to_its_share(tmp_path: 
     assert "| focus-0.3 | 0.3 | 0.570 | 0.980 |" in text
     # At 1 the AUC is .95, .03 below that of ce; at .3 it is not below.
     assert text.endswith("aggressive: 0.3\nwide: 0.6")
-
-
-def test_doses_are_written_for_the_range(tmp_path: Path) -> None:
-    setup = setup_in(tmp_path, range=True, search=True)
-    # Halved at .1, and not below that at any weight.
-    entropies = {0.0: 0.6, 0.001: 0.58, 0.003: 0.55, 0.01: 0.5, 0.03: 0.4}
-    outcomes = []
-    for run in grid(setup, setup.protocol.arms, [100]):
-        entropy = entropies.get(resolve(run.config).focus_weight, 0.3)
-        outcomes.append(Outcome(run, {"validation": 0.9, "validation_entropy": entropy}))
-    choose(outcomes, tmp_path)
-    weights = read_weights(tmp_path / "doses.yaml", RANGE)
-    assert weights["mild"]["focus_weight"] == 0.1
-    assert weights["wide"]["entropy_target"] == 0.6
-    for dose in ("strong", "saliency-strong", "shuffled-strong", "aggressive"):
-        assert weights[dose]["focus_weight"] == 3, dose
-    assert weights["ce"] == frozen.CHOSEN["ce"]
-
-
-def test_the_search_is_of_spare_draws_and_what_is_frozen_is_in_it(tmp_path: Path) -> None:
-    for loss, settings in frozen.CHOSEN.items():
-        assert settings in frozen.SEARCH[loss], loss
-    assert frozen.CHOSEN.keys() == frozen.SEARCH.keys()
-    assert {arm.loss for arm in frozen.GRID.arms.values()} <= set(frozen.CHOSEN)
-    assert frozen.FOLDS == ((100, 0), (101, 1), (102, 2))  # draws that the grid has not
-    found = search_runs(setup_in(tmp_path), ["ce", "blend"])
-    runs = [run for *_, own in found for run in own]
-    assert (
-        len({run.folder for run in runs})
-        == len(runs)
-        == 3 * sum(len(frozen.SEARCH[loss]) for loss in ("ce", "blend"))
-    )
-    assert runs[0].data == tmp_path / "search" / "data" / "90-100-left0.csv"
 
 
 def test_settings_of_another_recipe_and_of_another_loss(tmp_path: Path) -> None:

@@ -140,17 +140,6 @@ def test_a_world_of_the_range_is_looked_at_only_whole(
 
 
 @pytest.mark.usefixtures("own_threads")
-def test_doses_of_some_spare_draws_are_named_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    outcomes = invented(tmp_path, {}, draws=1, range=True, search=True)
-    (tmp_path / "doses").mkdir(exist_ok=True)
-    write_rows(outcomes, tmp_path / "doses" / "runs.csv")
-    main(["--range", "--search", "--report", "--output", str(tmp_path)])
-    assert "2 of 3 draws or seeds are not whole\n| arm | weight |" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("own_threads")
 def test_a_gate_of_other_settings_says_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

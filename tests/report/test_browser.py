@@ -181,13 +181,6 @@ def test_every_picture_is_told_in_words(opened: Opened) -> None:
             f"uB, {data['outcomes'][data['outcome'][row]]}: image, CAM of the decision, "
             f"human map; score {data['score'][row]:.3f}, CAM entropy {data['entropy'][row]:.3f}"
         )
-    pictures = page.locator("[role=img]")
-    assert pictures.count() >= 8
-    for at in range(pictures.count()):
-        assert len(pictures.nth(at).get_attribute("aria-label")) > 30
-    unnamed = "all => all.filter(e => !(e.textContent.trim() || e.ariaLabel)).length"
-    assert page.eval_on_selector_all("button, a", unnamed) == 0
-    assert page.locator("select").count() == page.locator("label select").count()
 
 
 def test_tables_can_be_downloaded(opened: Opened) -> None:

@@ -110,21 +110,6 @@ def test_a_damaged_video_gives_what_it_has(tmp_path: Path) -> None:
     np.testing.assert_allclose(greys, [25 * frame.seconds for frame in found], atol=1)
 
 
-def test_how_many_frames_of_a_damaged_video_were_read_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = write_video(tmp_path / "a.mp4", "mpeg4")
-    assert len(list(frames_of(path, 8))) == 8
-    assert caplog.messages == []
-    content = bytearray(path.read_bytes())
-    for at in range(len(content) * 3 // 10, len(content) * 7 // 10):
-        content[at] = 0
-    path.write_bytes(content)
-    found = list(frames_of(path, 8))
-    assert 1 < len(found) < 8
-    assert caplog.messages == [f"read {len(found)} of 8 frames of the damaged video {str(path)!r}"]
-
-
 @pytest.mark.parametrize(("name", "says"), [("a.avi", "60 frames"), ("a.webm", "2.4 seconds")])
 def test_frames_that_the_file_announces_and_lacks_are_said(
     name: str, says: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

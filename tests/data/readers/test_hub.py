@@ -133,17 +133,3 @@ def test_a_part_is_the_same_of_a_csv_and_of_parquet(tmp_path: Path) -> None:
     assert [[(s.label, s.generator) for s in part] for part in parts] == [
         [(0, ""), (0, ""), (1, "C"), (1, "C")]
     ] * 2
-
-
-def test_a_part_of_a_folder(tmp_path: Path) -> None:
-    tree = {
-        f"g{g}/{c}/{n}.png": f"face {n}"
-        for g in "AB"
-        for c in ("0_real", "1_fake")
-        for n in range(4)
-    }
-    write(tree, tmp_path)
-    found = read_data(tmp_path, max_images=2)
-    assert [str(Path(s.path).relative_to(tmp_path)) for s in found] == [
-        f"g{g}/{c}/{n}.png" for g in "AB" for c in ("0_real", "1_fake") for n in range(2)
-    ]
