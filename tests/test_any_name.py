@@ -35,7 +35,11 @@ def rows_of(path: Path) -> list[list[str]]:
         return list(csv.reader(file, strict=True))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(names=st.lists(NAMES, min_size=1, max_size=4))
 def test_any_name_comes_back(names: list[str], tmp_path: Path) -> None:
     samples = [Sample(f"{tmp_path}/{name}") for name in names]

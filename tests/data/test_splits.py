@@ -51,7 +51,7 @@ SAMPLES = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(rows=SAMPLES, seed=st.integers(0, 3), turn=st.randoms())
 def test_what_holds_for_any_data(
     rows: list[tuple[int | None, str, str, Split]], seed: int, turn: random.Random

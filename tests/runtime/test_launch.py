@@ -15,7 +15,6 @@ import torch
 
 from focus.data.manifest import Manifest
 from focus.errors import ImageError, InputError
-from focus.runtime import launch
 from focus.runtime.launch import check_precision, closing_process_group, start
 from focus.runtime.signals import Stopped
 from focus.training.trainer import Trainer
@@ -86,29 +85,6 @@ def test_what_the_launcher_was_told_is_not_overruled_silently(
 def test_a_device_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(InputError, match=f"^--device {name}: there is none on this machine"):
         start("no", None, device=name)
-
-
-def test_the_device_is_the_one_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of several processes each has its own; Accelerate reads the name from the environment."""
-    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "")
-    given: dict[str, object] = {}
-    monkeypatch.setattr(launch, "device_named", torch.device)
-
-    class Started(Exception):
-        pass
-
-    def accelerator(**options: object) -> None:
-        given.update(options, name=os.environ["ACCELERATE_TORCH_DEVICE"])
-        raise Started
-
-    monkeypatch.setattr(launch, "Accelerator", accelerator)
-    for name in ("cpu", "cuda:1"):
-        with pytest.raises(Started):
-            start("no", None, device=name)
-        assert (given.pop("cpu", False), given["name"] == name) == (name == "cpu", name != "cpu")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="--device cuda:1 is for one process: give cuda to"):
-        start("no", None, device="cuda:1")
 
 
 @pytest.mark.usefixtures("plain_cpu")

@@ -134,16 +134,6 @@ def test_a_process_without_its_launcher_stops(tmp_path: Path) -> None:
     assert out.read_text() == "ready\nsaved\n"
 
 
-def test_a_worker_that_loads_images_leaves_signals_to_its_parent() -> None:
-    with StopSignals() as signals:
-        child = os.fork()
-        if child == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-            os._exit(signals.pending())
-        assert os.waitpid(child, 0)[1] == 0
-        assert signals.pending() == 0
-
-
 def test_the_handlers_are_those_of_before_afterwards() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with StopSignals():

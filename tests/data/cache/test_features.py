@@ -110,25 +110,6 @@ def test_other_weights_or_types_have_a_folder_of_their_own(cache: FeatureCache) 
     assert len({each.store.folder for each in [cache, *others]}) == 4
 
 
-def test_a_kill_leaves_whole_batches(cache: FeatureCache) -> None:
-    names = digests(FACES).ravel()
-
-    def killed(places: list[int]) -> Iterator[tuple[Batch, Encoded]]:
-        yield from list(batches(places))[:2]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        cache.fill(names, killed, progress=False)
-    # What a kill in the midst of a batch leaves: a part of its records, and of their names.
-    for name in ("rows.bin", "index.bin"):
-        with (cache.store.folder / name).open("ab") as file:
-            file.write(b"part")
-    assert (cache.store.find(names) >= 0).tolist() == [True] * 4 + [False] * 3
-    cache.fill(names, batches, progress=False)
-    found = CachedFaces(cache, FACES).batch(range(7)).images
-    assert found.float().equal(torch.stack([features_of(n) for n in range(7)]).bfloat16().float())
-
-
 def test_a_full_disk_is_one_sentence(
     cache: FeatureCache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

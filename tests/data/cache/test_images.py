@@ -104,22 +104,6 @@ def test_a_file_overwritten_with_its_size_and_time_is_another_one(faces: Manifes
     assert after.images[1:].equal(before.images[1:])
 
 
-def test_a_damaged_row_is_decoded_and_kept_again(
-    faces: Manifest, cache: Path, decoded: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    plain = batch(faces, ImageCache(16))
-    (rows,) = cache.glob("images/*/pictures/rows.bin")
-    content = bytearray(rows.read_bytes())
-    content[16 * 16 * 3 + 5] ^= 1
-    rows.write_bytes(content)
-    assert same(batch(faces, ImageCache(16)), plain)
-    assert decoded == ["1.png"]
-    assert "row 1 of" in caplog.text
-    for _ in range(2):
-        assert same(batch(faces, ImageCache(16)), plain)
-    assert decoded == ["1.png"]
-
-
 @pytest.mark.parametrize("bit", [0x40, 0x80])
 def test_a_damaged_list_of_files_is_looked_at_again(faces: Manifest, cache: Path, bit: int) -> None:
     """A digest that is no number any more, or no text."""
