@@ -7,24 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from focus.__main__ import main as focus
 from focus.model.detector import Detector
 
+from .experiment.test_real_data import FAKES, write_tree
 from .test_readme import CHECKOUT, as_focus, commands, text
 
 pytestmark = pytest.mark.slow
 
 DOCUMENT = "docs/reproduce.md"
-FAKES = ("ProGAN", "StarGANv2", "StyleGAN", "StyleGAN2", "StyleGAN2-ADA", "StyleGAN3")
-# CSV, word of the split, class, number of images.
-FOLDERS = [
-    *(("original", "train", "Real", 8), ("original", "train", "Synthetic", 6)),
-    *(("original", "test", "Real", 9), ("original", "test", "Synthetic", 10)),
-    *((name, "test", "Synthetic", 3) for name in FAKES),
-    *(("CelebA-HQ", "test", "Real", 5), ("FFHQ", "test", "Real", 7)),
-]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -32,22 +24,7 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with the data where the document has them, and configs/."""
-    data = tmp_path / "UND" / "Data"
-    for folder in (tmp_path / "UND/csvs", data / "heatmaps"):
-        folder.mkdir(parents=True)
-    human_map = Image.radial_gradient("L").resize((3, 2)).point(lambda v: 255 - v)
-    greys = iter(range(256))
-    for csv, split, label, n in FOLDERS:
-        below = f"{csv}-{split}-{label}"
-        (data / below).mkdir()
-        with (tmp_path / f"UND/csvs/{csv}.csv").open("a") as rows:
-            for number in range(n):
-                Image.new("RGB", (3, 2), (next(greys),) * 3).save(
-                    data / below / f"{number}{below}.png"
-                )
-                rows.write(f"{split},{label},/{below}/{number}{below}.png\n")
-                if split == "train":
-                    human_map.save(data / "heatmaps" / f"{number}{below}.png")
+    write_tree(tmp_path)
     (tmp_path / "configs").symlink_to(CHECKOUT / "configs")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -64,10 +41,10 @@ def test_the_check_that_is_shown_counts_what_the_table_lists(place: Path) -> Non
     found = json.loads((place / "out" / "check.json").read_text(encoding="utf-8"))
     kinds = [(k["split"], k["label"], k["images"], k["with_map"]) for k in found["kinds"]]
     assert kinds == [
-        *(("train", "real", 8, 8), ("train", "synthetic", 6, 6)),
-        *(("validation", "real", 9, 0), ("validation", "synthetic", 10, 0)),
-        ("test", "real", 12, 0),
-        *(("test", "synthetic", 3, 0) for _ in FAKES),
+        *(("train", "real", 24, 24), ("train", "synthetic", 24, 24)),
+        *(("validation", "real", 16, 0), ("validation", "synthetic", 16, 0)),
+        ("test", "real", 16, 0),
+        *(("test", "synthetic", 8, 0) for _ in FAKES),
     ]
     table = re.findall(r"^\| (train|validation|test) \| (\w+)", text(DOCUMENT), re.MULTILINE)
     assert list(dict.fromkeys(kind[:2] for kind in kinds)) == table
@@ -83,7 +60,7 @@ def test_the_evaluation_that_is_shown(place: Path) -> None:
     results = json.loads((run / "evaluation" / "results.json").read_text(encoding="utf-8"))
     generators = results["open"]["generators"]
     counts = {name: (found["n_real"], found["n_synthetic"]) for name, found in generators.items()}
-    assert counts == dict.fromkeys(FAKES, (12, 3))
+    assert counts == dict.fromkeys(FAKES, (16, 8))
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ IMAGES = sum(count for *_, count in FOLDERS)
 
 
 def write_tree(folder: Path) -> None:
-    """Write drawn faces as CYBORG's data lie, and the weights of a random transformer."""
+    """Write drawn faces as CYBORG's data lie."""
     data, numbers = folder / "UND" / "Data", iter(range(1000))
     for each in (folder / "UND/csvs", data / "heatmaps"):
         each.mkdir(parents=True)
@@ -48,8 +48,6 @@ def write_tree(folder: Path) -> None:
                     shown = np.zeros_like(face.image[..., 0])
                     shown = shown if face.human_map is None else face.human_map
                     Image.fromarray(shown).save(data / "heatmaps" / f"{number}.png")
-    torch.manual_seed(0)
-    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), folder / "vit.safetensors")
 
 
 @pytest.mark.slow
@@ -58,6 +56,8 @@ def test_the_commands_that_are_shown(
 ) -> None:
     """With fewer doses, arms, seeds and epochs; the frozen network runs once on each image."""
     write_tree(tmp_path)
+    torch.manual_seed(0)
+    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "vit.safetensors")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS"):

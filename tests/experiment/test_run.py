@@ -19,7 +19,6 @@ import yaml
 from focus.config.command_line import parse
 from focus.config.experiment import ExperimentConfig
 from focus.config.train import resolve, write_config
-from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.experiment import frozen, search
 from focus.experiment.__main__ import experiment, make_setup
@@ -184,25 +183,6 @@ def test_a_failed_run_is_named_and_whole_seeds_are_reported(
     assert main(given) == 0
     assert not folder.exists()
     assert "| `ce` | 2 |" in (tmp_path / "report.md").read_text()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("own_threads")
-def test_the_search_trains_without_the_generator_that_it_tests_on(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(frozen, "SEARCH", {"ce": frozen.SEARCH["ce"]})
-    monkeypatch.setattr("focus.experiment.grid.SEARCH", {"ce": ({"epochs": 1}, {"epochs": 2})})
-    monkeypatch.setattr("focus.experiment.grid.FOLDS", ((0, 0),))
-    given = words(tree, tmp_path, "--search", "--losses", "ce")
-    assert main(given) == 0
-    # Their epochs are given, so the candidates are one.
-    (run,) = (tmp_path / "search" / "runs").glob("ce-*")
-    manifest = Manifest.from_csv(run / "manifest.csv")
-    assert manifest.split("train").generators() == manifest.split("validation").generators()
-    assert manifest.split("train").generators() != manifest.split("test").generators()
-    assert "other" not in manifest.generators()
-    assert "ce:" in (tmp_path / "search" / "weights.yaml").read_text()
 
 
 @pytest.mark.slow

@@ -23,11 +23,6 @@ def exact_products() -> None:
     torch.set_float32_matmul_precision("highest")
 
 
-@pytest.fixture
-def two_threads() -> None:
-    torch.set_num_threads(2)
-
-
 @pytest.fixture(autouse=True)
 def poison_uninitialised_memory() -> Iterator[None]:
     """An output, or a part of one, that an operation forgets to write is seen."""

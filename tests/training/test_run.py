@@ -27,7 +27,6 @@ from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.evaluation.inference import outlier_norm
 from focus.evaluation.scores import Scores
-from focus.findings import Finding
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
 from focus.runtime.files import sole_writer
@@ -284,17 +283,6 @@ def names(folder: Path) -> list[str]:
     return [Path(path).name for path in Scores.from_csv(folder / "scores.csv").path]
 
 
-def test_files_that_give_the_label_away_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = [Sample("/r", 0, split="train"), Sample("/v", 0, split="validation")]
-    tested = Sample("/t", 0, split="test")
-    apart = Finding("error", "apart")
-    monkeypatch.setattr(
-        "focus.training.run.stored_apart", lambda given, *_: apart if given == samples else None
-    )
-    run = resolve(TrainConfig(loss="ce"))
-    assert data_findings(Manifest([*samples, tested]), run) == [apart]
-
-
 def test_a_dry_run_says_all_and_writes_nothing(data: Path, tmp_path: Path) -> None:
     words = [*SMALL, "--data", data / "tree", "--epochs", "7", "--batch-size", "4", "--name", "dry"]
     out = forked_well(*words, "--dry-run", "--output", tmp_path / "runs", cwd=tmp_path)
@@ -408,60 +396,6 @@ def fit(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return fit
-
-
-def known(run: Path) -> tuple[str, ...]:
-    return DetectorConfig.read(run / "model" / "config.json").training_generators
-
-
-@pytest.mark.usefixtures("plain_cpu")
-@pytest.mark.slow
-def test_generators_that_the_weights_knew_stay_closed(
-    fit: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Of a run from a run from a run, where a manifest says the family that no table has."""
-    faces(tmp_path / "a", "genA")
-    rows = [
-        f"{path},{label},{generator},{family}"
-        for place, label, generator, family in (
-            ("0_real", "real", "", ""),
-            ("1_fake", "synthetic", "genA", "mine"),
-        )
-        for path in sorted((tmp_path / "a" / "genA" / place).iterdir())
-    ]
-    (tmp_path / "one.csv").write_text("path,label,generator,family\n" + "\n".join(rows))
-    fit("first", str(tmp_path / "one.csv"))
-    fit("second", faces(tmp_path / "b", "genB"), after="first")
-    capsys.readouterr()
-    new = faces(tmp_path / "new", "gen-a")
-    third = fit("third", faces(tmp_path / "c", "genC"), after="second", test_data={"gen-a": new})
-    renamed = "note: Tested as known, since training knew it by another name: gen-a (as genA)."
-    assert renamed in capsys.readouterr().out
-    assert known(third) == ("genA", "genB", "genC")
-    config = DetectorConfig.read(third / "model" / "config.json")
-    assert config.training_families == {"genA": "mine", "genB": "", "genC": ""}
-    results = json.loads((third / "results.json").read_text())
-    assert sorted(results["closed"]["generators"]) == ["gen-a", "genC"]
-    assert not results["open"]["generators"]
-    card = (third / "model" / "README.md").read_text()
-    assert "- Generators of its synthetic images: genA (family mine), genB, genC\n" in card
-
-
-@pytest.mark.usefixtures("plain_cpu")
-@pytest.mark.slow
-def test_images_that_the_weights_know_are_no_test(fit: Callable[..., Path], tmp_path: Path) -> None:
-    """By their files, whatever links lead there, and by their groups; the remedies work."""
-    data = faces(tmp_path / "a", "genA", count=20)
-    first = fit("first", data)
-    record = Manifest.from_csv(first / "manifest.csv")
-    (tmp_path / "link").symlink_to(data)
-    known = r"test images or groups of .*/link are those that .*/first/"
-    with pytest.raises(InputError, match=known):
-        fit("second", str(tmp_path / "link"), after="first", seed=1)
-    assert not (tmp_path / "second").exists()
-    fit("same-seed", data, after="first")
-    second = fit("second", str(first / "manifest.csv"), after="first", seed=1)
-    assert list(Manifest.from_csv(second / "manifest.csv")) == list(record)
 
 
 @pytest.mark.usefixtures("plain_cpu")
