@@ -62,7 +62,7 @@ docs:  ## build the site of docs/ and the docstrings into site/ (needs the extra
 	$(PYTHON) -m zensical build --strict
 
 bench:  ## CPU time of the head against its rivals: a short set, within 5 minutes
-	$(PYTHON) -m bench head --short
+	$(PYTHON) -m bench.head --short
 
 demo:  ## train on the embedded demo faces
 	focus train

@@ -110,8 +110,7 @@ def main() -> None:
             name = "x".join(map(str, (BATCH, *shape)))
             for figure, found in measure(shape, given.rounds):
                 rows.append(note(found, figure, shape=name))
-    if given.output:
-        write(given.output, "cached", rows, measured_with)
+    write(given.output, "cached", rows, measured_with)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -33,7 +32,7 @@ from triton.compiler import ASTSource
 from triton.runtime.driver import driver
 
 from bench import head
-from bench.harness import run_program, settings, write
+from bench.harness import judged, make_parser, run_program, settings, write
 from bench.machine_code import MachineCode, compile_for
 from focus.errors import InputError
 from focus.kernels import triton_cam, triton_focus_head
@@ -261,28 +260,17 @@ def grid_of(text: str) -> tuple[int, int]:
 
 def main() -> None:
     """Print the table as it grows, then write it with ``--output``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV and the JSON")
+    parser = make_parser(__doc__)
     parser.add_argument("--targets", choices=TARGETS, nargs="+", default=USUAL_TARGETS)
     parser.add_argument("--classes", type=int, default=CLASSES, metavar="K")
     parser.add_argument("--grid", type=grid_of, nargs="+", default=GRIDS, metavar="HxW")
     given = parser.parse_args()
     if knobs.runtime.interpret:
         raise InputError("TRITON_INTERPRET is set, so nothing is compiled: unset it.")
-    if given.output:
-        given.output.mkdir(parents=True, exist_ok=True)
-    table = []
-    for row in rows(given.targets, given.grid, classes=given.classes):
-        table.append(row.flat())
-        print(", ".join(f"{name} {value}" for name, value in table[-1].items()), flush=True)
-    missed = sum(bool(row["faults"]) for row in table)
-    print(f"{len(table)} kernels, {missed} miss a limit")
-    if given.output:
-        measured_with = settings("python -m bench.codegen") | {"triton": triton.__version__}
-        sizes = {"batch": BATCH, "channels": CHANNELS, "classes": given.classes}
-        write(given.output, "codegen", table, measured_with | sizes)
+    table = judged(row.flat() for row in rows(given.targets, given.grid, classes=given.classes))
+    measured_with = settings("python -m bench.codegen") | {"triton": triton.__version__}
+    sizes = {"batch": BATCH, "channels": CHANNELS, "classes": given.classes}
+    write(given.output, "codegen", table, measured_with | sizes)
 
 
 if __name__ == "__main__":

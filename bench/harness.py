@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,35 +42,39 @@ def run_program(main: Callable[[], int | None]) -> NoReturn:
         sys.exit(130)
 
 
-def make_parser(about: str | None, rounds: int, short_rounds: int) -> argparse.ArgumentParser:
-    """Return a parser with the flags that the timed benchmarks share.
+def make_parser(about: str | None, *rounds: int) -> argparse.ArgumentParser:
+    """Return a parser with the flags that the benchmarks share.
 
     Args:
-        about: the text of ``--help``.
-        rounds: the default of ``--rounds``.
-        short_rounds: its default with ``--short``.
+        about: The text of ``--help``.
+        rounds: The defaults of ``--rounds``, without and with ``--short``; none without these.
     """
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--short", action="store_true", help="fewer cases and rounds")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV and the JSON")
-    parser.add_argument("--rounds", type=int, help=f"default: {rounds}; short: {short_rounds}")
-    parser.set_defaults(usual_rounds=(rounds, short_rounds))
+    parser.add_argument("--output", type=_folder, metavar="FOLDER", help="for the CSV and the JSON")
+    if rounds:
+        parser.add_argument("--short", action="store_true", help="fewer cases and rounds")
+        parser.add_argument("--rounds", type=int, help="default: {}; short: {}".format(*rounds))
+        parser.set_defaults(usual_rounds=rounds)
     return parser
+
+
+def _folder(text: str) -> Path:
+    """Make the folder, so that nothing is measured in vain."""
+    Path(text).mkdir(parents=True, exist_ok=True)
+    return Path(text)
 
 
 def begin(module: str, given: argparse.Namespace) -> dict[str, str | int]:
     """Prepare the process for timing; print and return the settings.
 
     Args:
-        module: the program, as in ``python -m bench.head``.
-        given: the arguments that a parser of :func:`make_parser` read; ``rounds`` is filled in.
+        module: The program, as in ``python -m bench.head``.
+        given: The arguments that a parser of :func:`make_parser` read; ``rounds`` is filled in.
     """
     keep_memory(module)
     torch.set_num_threads(1)
-    if given.output:
-        given.output.mkdir(parents=True, exist_ok=True)
     given.rounds = given.rounds or given.usual_rounds[given.short]
     found = settings(f"python -m {module}" + " --short" * given.short) | {"rounds": given.rounds}
     print(", ".join(f"{name} {value}" for name, value in found.items()))
@@ -140,6 +144,21 @@ def note(found: Interval, figure: str, **case: str) -> dict[str, Any]:
     return {**case, "figure": figure, **dict(zip(("median", "low", "high"), found, strict=True))}
 
 
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """Print the figures of a row that are there; return the row."""
+    cells = (f"{name} {value}" for name, value in row.items() if value not in (None, ""))
+    print(", ".join(cells), flush=True)
+    return row
+
+
+def judged(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Print rows as they come, and at the end how many have ``faults``; return them."""
+    table = [shown(row) for row in rows]
+    missed = sum(bool(row["faults"]) for row in table)
+    print(f"{len(table)} lines, {missed} miss a limit")
+    return table
+
+
 def settings(command: str) -> dict[str, str | int]:
     """Return the versions and the machine that figures are measured with."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
@@ -156,9 +175,14 @@ def settings(command: str) -> dict[str, str | int]:
 
 
 def write(
-    folder: Path, name: str, rows: Sequence[Mapping[str, Any]], measured_with: Mapping[str, Any]
+    folder: Path | None,
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    measured_with: Mapping[str, Any],
 ) -> None:
-    """Write the rows as ``NAME.csv``, and the settings as ``NAME.json``."""
+    """Write the rows as ``NAME.csv`` and the settings as ``NAME.json``, if there is a folder."""
+    if folder is None:
+        return
     with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()

@@ -19,16 +19,14 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm.auto import tqdm
 
 from bench.harness import (
     Step,
@@ -37,6 +35,7 @@ from bench.harness import (
     peak_bytes,
     ratio,
     run_program,
+    shown,
     time_rounds,
     write,
 )
@@ -104,33 +103,6 @@ class Inputs(NamedTuple):
         """Return the same numbers in float64, as leaves of their own."""
         features, weight, bias = (t.detach().double().requires_grad_() for t in self.leaves)
         return Inputs(features, weight, bias, self.target, self.saliency.double())
-
-
-@dataclass
-class Row:
-    """A ratio of two steps in one case; memory is that of the step named first.
-
-    The figures are None where the step could not run; the note says why.
-    """
-
-    shape: str
-    layout: str
-    dtype: str
-    classes: int
-    ratio: str
-    median: float | None = None
-    low: float | None = None
-    high: float | None = None
-    memory: float | None = None
-    note: str = ""
-
-    def __str__(self) -> str:
-        figures = self.note
-        if self.median is not None:
-            figures = f"{self.median:6.2f} [{self.low:.2f}, {self.high:.2f}]"
-        memory = "" if self.memory is None else f"  memory {self.memory:.3f} F"
-        case = f"{self.shape:>12} {self.layout:>13} {self.dtype} K {self.classes:<4}"
-        return f"{case} {self.ratio:<21} {figures}{memory}"
 
 
 def make_inputs(
@@ -280,8 +252,14 @@ def check(inputs: Inputs, steps: Mapping[str, Step]) -> None:
             raise SystemExit(f"{name} is wrong: relative error {error:.1e}")
 
 
-def measure(shape: Shape, layout: str, dtype: str, classes: int, rounds: int) -> list[Row]:
-    """Check, time and weigh the steps of a case."""
+def measure(
+    shape: Shape, layout: str, dtype: str, classes: int, rounds: int
+) -> Iterator[dict[str, Any]]:
+    """Check, time and weigh the steps of a case; yield a row for each ratio of two steps.
+
+    memory: That of the step named first, in times the features. A step that could not run has no
+    figures, and a note that says why.
+    """
     torch.compiler.reset()  # it compiles a function for a few cases, and then no more
     inputs = make_inputs(shape, layout, classes, DTYPES[dtype])
     steps, note = steps_of(inputs), ""
@@ -299,19 +277,16 @@ def measure(shape: Shape, layout: str, dtype: str, classes: int, rounds: int) ->
         "plain again": f"{usual} again",
         "fastest plain": _fastest(seconds, usual, "plain product"),
     }
-    rows = []
+    case = {"shape": "x".join(map(str, shape)), "layout": layout, "dtype": dtype}
     for name, (first, second) in RATIOS.items():
-        row = Row("x".join(map(str, shape)), layout, dtype, classes, name)
         first, second = named.get(first, first), named.get(second, second)
+        figures: list[float | None] = [None] * 4
         if first in seconds:
-            found = ratio(seconds[first], seconds[second])
-            row.median, row.low, row.high = (round(value, 3) for value in found)
-            peak = peak_bytes(steps[first.removesuffix(" again")])
-            row.memory = round(peak / inputs.features.nbytes, 3)
-        else:
-            row.note = note
-        rows.append(row)
-    return rows
+            peak = peak_bytes(steps[first.removesuffix(" again")]) / inputs.features.nbytes
+            figures = [round(x, 3) for x in (*ratio(seconds[first], seconds[second]), peak)]
+        row = case | {"classes": classes, "ratio": name}
+        row |= dict(zip(("median", "low", "high", "memory"), figures, strict=True))
+        yield row | {"note": "" if first in seconds else note}
 
 
 def _fastest(seconds: Mapping[str, np.ndarray], *names: str) -> str:
@@ -336,14 +311,14 @@ def main() -> None:
     given = parser.parse_args()
     measured_with = begin("bench.head", given)
     shapes = given.shapes or (SHORT_SHAPES if given.short else SHAPES)
-    rows: list[Row] = []
-    cases = list(product(given.dtypes, given.layouts, shapes, given.classes))
-    for dtype, layout, shape, classes in tqdm(cases, "head", unit="case"):
-        found = measure(shape, layout, dtype, classes, given.rounds)
-        tqdm.write("\n".join(map(str, found)))
-        rows += found
-    if given.output:
-        write(given.output, "head", [asdict(row) for row in rows], measured_with)
+    rows = [
+        shown(row)
+        for dtype, layout, shape, classes in product(
+            given.dtypes, given.layouts, shapes, given.classes
+        )
+        for row in measure(shape, layout, dtype, classes, given.rounds)
+    ]
+    write(given.output, "head", rows, measured_with)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,28 @@ losses as plain autograd branches, whose torch calls do compute, on tensors so s
 the calls themselves are the cost. Rounds are interleaved; a figure is the median over the rounds.
 """
 
-import argparse
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime.driver import driver
 
-from bench.harness import run_program, settings, write
+from bench.harness import (
+    Step,
+    make_parser,
+    ratio,
+    run_program,
+    settings,
+    shown,
+    time_rounds,
+    write,
+)
 from bench.head import (
     Inputs,
     Loss,
@@ -84,64 +91,40 @@ class StubDriver(DriverBase):  # type: ignore[misc]
         raise NotImplementedError
 
 
-def step(loss: Loss, given: Inputs, autocast: bool) -> Callable[[], None]:
-    """Return a function that runs forward and backward of ``loss``."""
+def steps(loss: Loss, inputs: Inputs, autocast: bool) -> Step:
+    """Return a function that runs forward and backward of ``loss``, ``STEPS`` times."""
 
-    def run() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            value = loss(*given)
-        value.backward()
-        for tensor in given.leaves:
-            tensor.grad = None
+    def run() -> tuple[Tensor, ...]:
+        for _ in range(STEPS):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                value = loss(*inputs)
+            gradients = torch.autograd.grad(value, inputs.leaves)
+        return gradients
 
     return run
 
 
-def measure(steps: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
-    """Return CPU seconds of a step by name, one for each round; rounds are interleaved."""
-    for run in steps.values():
-        for _ in range(20):
-            run()
-    found: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(ROUNDS):
-        for name, run in steps.items():
-            start = time.process_time()
-            for _ in range(STEPS):
-                run()
-            found[name].append((time.process_time() - start) / STEPS)
-    return found
-
-
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV and the JSON")
-    given = parser.parse_args()
-    if given.output:
-        given.output.mkdir(parents=True, exist_ok=True)
+    given = make_parser(__doc__).parse_args()
     torch.set_num_threads(1)
     driver.set_active(StubDriver())
     backend.INTERPRETED = True  # lets tensors of the CPU reach the launchers
     half = make_inputs(SHAPE, "channels_last", dtype=torch.bfloat16)
     single = make_inputs(SHAPE, "channels_last")
     plain = partial(plain_loss, pool_by_mean)
-    times = measure(
-        {
-            "ours": step(ours_loss, half, False),
-            "branches": step(branches_loss, single, True),
-            "plain": step(plain, single, True),
-            "plain, float32": step(plain, single, False),
-        }
-    )
-    rows = []
-    for name, of_rounds in times.items():
-        pairs = [a / b for a, b in zip(times["ours"], of_rounds, strict=True)]
-        row = {"head": name, "microseconds": round(1e6 * statistics.median(of_rounds), 1)}
-        rows.append(row | {"ours / it": round(statistics.median(pairs), 2)})
-        print(", ".join(f"{key} {value}" for key, value in rows[-1].items()))
-    if given.output:
-        measured_with = settings("python -m bench.host") | {"triton": triton.__version__}
-        write(given.output, "host", rows, measured_with | {"rounds": ROUNDS, "steps": STEPS})
+    compared = {
+        "ours": steps(ours_loss, half, False),
+        "branches": steps(branches_loss, single, True),
+        "plain": steps(plain, single, True),
+        "plain, float32": steps(plain, single, False),
+    }
+    seconds, rows = time_rounds(compared, ROUNDS), []
+    for name, values in seconds.items():
+        row = {"head": name, "microseconds": round(1e6 * float(np.median(values)) / STEPS, 1)}
+        rows.append(shown(row | {"ours / it": round(ratio(seconds["ours"], values)[0], 2)}))
+    measured_with = settings("python -m bench.host") | {"triton": triton.__version__}
+    write(given.output, "host", rows, measured_with | {"rounds": ROUNDS, "steps": STEPS})
 
 
 if __name__ == "__main__":

@@ -253,8 +253,7 @@ def main() -> None:
                 case = {"files": kind, "augmentation": WITH[augmented]}
                 rows.append(note(median(count / of_loader), SPEED + name, **case))
     rows += judged(measured)
-    if given.output:
-        write(given.output, "loader", rows, measured_with)
+    write(given.output, "loader", rows, measured_with)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,13 @@ With ``map_cosine`` of the last two and of the fixed cell. Nothing is trained an
 at random, so that every machine gives the same figures.
 """
 
-import argparse
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.harness import run_program, settings, write
+from bench.harness import make_parser, run_program, settings, shown, write
 from focus.data.dataset import FaceDataset, artefact_coverage
 from focus.data.demo import demo_manifest
 from focus.data.manifest import SYNTHETIC, Manifest
@@ -37,20 +35,12 @@ Hits = NDArray[np.bool_]
 GRID = 8
 
 
-@dataclass
-class Row:
-    """One detector of no image. n: the number of images; cosine: None where no map is a CAM."""
+Row = dict[str, Any]
+"""One detector of no image. n: The number of images. cosine: None where no map is a CAM."""
 
-    figure: str
-    images: str
-    peak: str
-    n: int
-    hit: float
-    cosine: float | None = None
 
-    def __str__(self) -> str:
-        cosine = "" if self.cosine is None else f"  cosine {self.cosine:.3f}"
-        return f"{self.figure:<13} {self.images:<11} {self.peak:<13} {self.hit:.3f}{cosine}"
+def _row(figure: str, images: str, peak: str, n: int, hit: float) -> Row:
+    return {"figure": figure, "images": images, "peak": peak, "n": n, "hit": hit, "cosine": None}
 
 
 def artefact_cells(manifest: Manifest, grid: int) -> Hits:
@@ -77,7 +67,7 @@ def peak_rows(figure: str, images: str, hits: Hits, trained: Hits) -> Iterator[R
         ("fixed cell", rate[fixed]),
         ("best cell", rate.max()),
     ):
-        yield Row(figure, images, peak, len(hits), round(float(share), 4))
+        yield _row(figure, images, peak, len(hits), round(float(share), 4))
 
 
 def map_rows(maps: NDArray[np.float64], trained: NDArray[np.float64]) -> Iterator[Row]:
@@ -86,14 +76,14 @@ def map_rows(maps: NDArray[np.float64], trained: NDArray[np.float64]) -> Iterato
     one_cell = np.zeros_like(maps)
     one_cell[:, *np.unravel_index(before.mean(axis=0).argmax(), maps.shape[1:])] = 1
     for row in peak_rows("map_hit", "validation", looked, before):
-        if row.peak == "fixed cell":
-            row.cosine = _mean(map_agreement(one_cell, maps)["map_cosine"])
+        if row["peak"] == "fixed cell":
+            row["cosine"] = _mean(map_agreement(one_cell, maps)["map_cosine"])
         yield row
     mean = np.broadcast_to(trained.mean(axis=0), maps.shape)
     for peak, cams in (("mean map", mean), ("other's map", np.roll(maps, -1, axis=0))):
-        found = {name: _mean(own) for name, own in map_agreement(cams, maps).items()}
-        about = "map_hit", "validation", peak, len(maps)
-        yield Row(*about, found["map_hit"], found["map_cosine"])
+        figures = {name: _mean(values) for name, values in map_agreement(cams, maps).items()}
+        row = _row("map_hit", "validation", peak, len(maps), figures["map_hit"])
+        yield row | {"cosine": figures["map_cosine"]}
 
 
 def _mean(values: NDArray[np.float64]) -> float:
@@ -114,19 +104,11 @@ def measure(manifest: Manifest, grid: int) -> list[Row]:
 
 def main() -> None:
     """Measure, print a line each, and write them with ``--output``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, help="folder for pointing.csv and pointing.json")
+    parser = make_parser(__doc__)
     parser.add_argument("--grid", type=int, default=GRID, help="cells a side of the CAM")
     given = parser.parse_args()
-    if given.output:
-        given.output.mkdir(parents=True, exist_ok=True)
-    rows = measure(demo_manifest(), given.grid)
-    print("\n".join(map(str, rows)))
-    if given.output:
-        command = settings("python -m bench.pointing")
-        write(given.output, "pointing", [asdict(row) for row in rows], command)
+    rows = [shown(row) for row in measure(demo_manifest(), given.grid)]
+    write(given.output, "pointing", rows, settings("python -m bench.pointing"))
 
 
 if __name__ == "__main__":

@@ -17,17 +17,17 @@ Loss and all gradients are first checked in float64 against the reference, on sm
 method is that of :mod:`bench.harness`.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm.auto import tqdm
 
-from bench.harness import Step, begin, make_parser, ratio, run_program, time_rounds, write
+from bench.harness import Step, begin, make_parser, ratio, run_program, shown, time_rounds, write
 from bench.head import branches_loss
 from focus.config.losses import LOSSES
 from focus.config.train import TrainConfig, resolve
@@ -53,23 +53,6 @@ RATIOS = {
 }
 
 Loss = Callable[[Detector, Batch], Tensor]
-
-
-@dataclass
-class Row:
-    """A ratio of two steps in one case; seconds of CPU time are those of the step named first."""
-
-    model: str
-    batch: int
-    ratio: str
-    median: float
-    low: float
-    high: float
-    seconds: float
-
-    def __str__(self) -> str:
-        figures = f"{self.median:7.4f} [{self.low:.4f}, {self.high:.4f}] {self.seconds:8.4f} s"
-        return f"{self.model:<12} {self.batch:>3}  {self.ratio:<32} {figures}"
 
 
 def make_detector(model: str, image_size: int) -> Detector:
@@ -216,15 +199,14 @@ def steps_of(detector: Detector, images: int, losses: dict[str, Loss]) -> dict[s
     return steps | {"head": partial(head_alone, detector, features, batch)}
 
 
-def rows_of(model: str, batch: int, seconds: dict[str, np.ndarray]) -> list[Row]:
-    """Return the ratios of CPU seconds ``[rounds]`` by step."""
-    rows = []
+def rows_of(model: str, batch: int, seconds: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    """Yield the ratios of CPU seconds ``[rounds]`` by step, with those of the step named first."""
     for name, (first, second) in RATIOS.items():
         if first in seconds:
             figures = *ratio(seconds[first], seconds[second]), float(np.median(seconds[first]))
-            median, low, high, own = (round(value, 4) for value in figures)
-            rows.append(Row(model, batch, name, median, low, high, own))
-    return rows
+            named = zip(("median", "low", "high", "seconds"), figures, strict=True)
+            case = {"model": model, "batch": batch, "ratio": name}
+            yield case | {figure: round(value, 4) for figure, value in named}
 
 
 def main() -> None:
@@ -238,14 +220,11 @@ def main() -> None:
     for model in given.models:
         check(model, losses_of(model))
     batches = given.batches or (BATCHES[:1] if given.short else BATCHES)
-    rows: list[Row] = []
-    for images, model in tqdm([(b, m) for b in batches for m in given.models], "step", unit="case"):
+    rows: list[dict[str, Any]] = []
+    for images, model in product(batches, given.models):
         steps = steps_of(make_detector(model, given.image_size), images, losses_of(model))
-        found = rows_of(model, images, time_rounds(steps, given.rounds))
-        tqdm.write("\n".join(map(str, found)))
-        rows += found
-        if given.output:
-            write(given.output, "step", [asdict(row) for row in rows], measured_with)
+        rows += map(shown, rows_of(model, images, time_rounds(steps, given.rounds)))
+        write(given.output, "step", rows, measured_with)
 
 
 if __name__ == "__main__":

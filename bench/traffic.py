@@ -11,21 +11,18 @@ numbers of classes. ``--output`` writes the same as ``traffic.csv`` and ``traffi
 Nothing here is a time. :mod:`bench.interpreter_counter` says what is counted.
 """
 
-import argparse
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench import head
-from bench.harness import run_program, settings, write
+from bench.harness import judged, make_parser, run_program, settings, write
 from bench.head import Inputs
 from bench.interpreter_counter import Kind, Role, Traffic, measure
 from focus.kernels import backend, cam_entropy, class_activation, focus_head
@@ -63,33 +60,6 @@ class Usage(NamedTuple):
     writes: int
     wide: int
     other: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: F read and dF written in times their size, other bytes in times F in
-    bfloat16, launches as on a GPU."""
-
-    path: str
-    case: Case
-    features_read: float
-    gradient_written: float
-    other: float
-    wide_launches: int
-    launches: tuple[str, ...]
-    faults: tuple[str, ...]
-
-    def flat(self) -> dict[str, Any]:
-        """Return the fields of a row of the CSV."""
-        case = self.case._asdict()
-        figures = {
-            "features_read": round(self.features_read, 4),
-            "gradient_written": round(self.gradient_written, 4),
-            "other": round(self.other, 4),
-            "wide_launches": self.wide_launches,
-            "other_launches": len(self.launches) - self.wide_launches,
-        }
-        return {"path": self.path} | case | figures | {"faults": ", ".join(self.faults)}
 
 
 def make_inputs(case: Case, device: str = "cpu") -> Inputs:
@@ -182,27 +152,31 @@ def faults(traffic: Traffic, usage: Usage, case: Case, features: Tensor) -> tupl
     return tuple(found)
 
 
-def count(name: str, case: Case) -> Row:
-    """Count the bytes of a path and a case."""
+def count(name: str, case: Case) -> dict[str, Any]:
+    """Count the bytes of a path and a case; return a row of the table.
+
+    F read and dF written are in times their size, other bytes in times F in bfloat16; launches are
+    those of a GPU.
+    """
     usage = USAGES[name]
     inputs, shapes = make_inputs(case), make_inputs(case, "meta")
     features = inputs.features
     size = features.numel() * features.element_size()
     traffic = measure(usage.step(inputs), features)
     on_gpu = measure(usage.step(shapes), shapes.features)
-    return Row(
-        path=name,
-        case=case,
-        features_read=traffic.moved("F", "read") / size,
-        gradient_written=traffic.moved("dF", "write") / size,
-        other=traffic.other / (2 * features.numel()),
-        wide_launches=traffic.wide_launches,
-        launches=tuple(launch.name for launch in on_gpu.launches),
-        faults=faults(traffic, usage, case, features),
-    )
+    return {
+        "path": name,
+        **case._asdict(),
+        "features_read": round(traffic.moved("F", "read") / size, 4),
+        "gradient_written": round(traffic.moved("dF", "write") / size, 4),
+        "other": round(traffic.other / (2 * features.numel()), 4),
+        "wide_launches": traffic.wide_launches,
+        "other_launches": len(on_gpu.launches) - traffic.wide_launches,
+        "faults": ", ".join(faults(traffic, usage, case, features)),
+    }
 
 
-def rows(batch: int) -> Iterator[Row]:
+def rows(batch: int) -> Iterator[dict[str, Any]]:
     """Yield the table line by line; ``batch`` is the second one, of a training step."""
     shapes = list(product((1024, 2048), head.DTYPES, head.LAYOUTS))
     for name, (channels, dtype, layout) in product(USAGES, shapes):
@@ -217,26 +191,14 @@ def rows(batch: int) -> Iterator[Row]:
 
 def main() -> None:
     """Print the table as it grows, then write it with ``--output``."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the CSV and the JSON")
+    parser = make_parser(__doc__)
     parser.add_argument("--batch", type=int, default=32, metavar="B", help="the second batch size")
     given = parser.parse_args()
     # Triton reads it when it is imported, which the operations do on their first call.
     os.environ["TRITON_INTERPRET"], backend.INTERPRETED = "1", True
     torch.set_num_threads(1)
-    if given.output:
-        given.output.mkdir(parents=True, exist_ok=True)
-    table = []
-    for row in rows(given.batch):
-        table.append(row.flat())
-        print(", ".join(f"{name} {value}" for name, value in table[-1].items()), flush=True)
-    missed = sum(bool(row["faults"]) for row in table)
-    print(f"{len(table)} lines, {missed} miss a limit")
-    if given.output:
-        measured_with = settings("python -m bench.traffic") | {"triton": version("triton")}
-        write(given.output, "traffic", table, measured_with)
+    measured_with = settings("python -m bench.traffic") | {"triton": version("triton")}
+    write(given.output, "traffic", judged(rows(given.batch)), measured_with)
 
 
 if __name__ == "__main__":

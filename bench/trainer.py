@@ -170,8 +170,7 @@ def main() -> None:
     for model in EPOCHS:
         found = ratio(*epochs_of_a_run(model, given.rounds))
         rows.append(note(found, "epoch / bare loop's", case=f"{model}, {IMAGES} images of {SIZE}²"))
-    if given.output:
-        write(given.output, "trainer", rows, measured_with)
+    write(given.output, "trainer", rows, measured_with)
 
 
 if __name__ == "__main__":
