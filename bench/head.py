@@ -40,7 +40,7 @@ from bench.harness import (
     write,
 )
 from focus.kernels import focus_head, use_backend
-from focus.kernels.types import Entropy
+from focus.kernels.terms import Entropy
 
 Shape = tuple[int, int, int]
 """Batch, channels, cells."""

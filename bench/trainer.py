@@ -101,7 +101,7 @@ def run(model: str, size: int, batch_size: int, images: int, **settings: Any) ->
         given: dict[str, Any] = {"recipe": "paper", "model": model, "image_size": size}
         given |= {"pretrained": False, "epochs": 1, "batch_size": batch_size, "workers": 0}
         given |= {"threads": 1, "clip_grad": 1.0, "data": (str(Path(name, "data")),)}
-        train(TrainConfig(**given | settings, output=name, name="run"))
+        train(TrainConfig.of(**given | settings, output=name, name="run"))
 
 
 def bare_loop(model: str, folder: Path) -> Iterator[float]:

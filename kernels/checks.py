@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from focus.kernels.types import CamClass, Entropy, FocusLevel, HeadArguments, Number, Reduction
+from focus.kernels.terms import CamClass, Entropy, FocusLevel, Reduction
+from focus.kernels.types import HeadArguments, Number
 
 SMALLEST = torch.finfo(torch.float32).tiny
 """The smallest temperature: what is below is 0 in float32, or may be taken as 0 by a GPU."""

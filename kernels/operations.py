@@ -12,15 +12,8 @@ from torch import Tensor
 
 from focus.kernels import checks, eager, operators, reference
 from focus.kernels.backend import backend_for, rows_held
-from focus.kernels.types import (
-    CamClass,
-    Entropy,
-    FocusHeadOutput,
-    FocusLevel,
-    HeadArguments,
-    Number,
-    Reduction,
-)
+from focus.kernels.terms import CamClass, Entropy, FocusLevel, Reduction
+from focus.kernels.types import FocusHeadOutput, HeadArguments, Number
 
 
 def cam_entropy(

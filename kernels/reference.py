@@ -34,8 +34,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from focus.kernels.terms import FLAT_STEPS
 from focus.kernels.types import (
-    FLAT_STEPS,
     FocusHeadOutput,
     HeadArguments,
     Number,

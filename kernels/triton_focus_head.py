@@ -34,8 +34,8 @@ from torch._subclasses import FakeTensor
 
 from focus.kernels import triton_cam as cam
 from focus.kernels.launch import launch
+from focus.kernels.terms import FLAT_STEPS
 from focus.kernels.types import (
-    FLAT_STEPS,
     HeadArguments,
     HeadForward,
     channels_last,

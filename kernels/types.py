@@ -3,24 +3,19 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-FocusLevel = Literal["none", "match", "hinge", "minimize"]
-CamClass = Literal["true", "predicted", "contrast"]
-Entropy = Literal["softmax", "sum"]
-Reduction = Literal["mean", "sum", "none"]
+from focus.kernels.terms import CamClass, Entropy, FocusLevel, Reduction
+
 Number = float | Tensor
 """A setting: a float, or a tensor of one element on the features' device."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-
-FLAT_STEPS = 64
-"""A map is flat if its range is at most so many rounding steps of its largest value."""
 
 
 class FocusHeadOutput(NamedTuple):

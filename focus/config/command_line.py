@@ -8,7 +8,7 @@ boolean and ``lr: 1e-3`` is a number; ``null`` leaves a setting as it is.
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
@@ -20,15 +20,14 @@ from typing import (
     TypeVar,
     get_args,
     get_origin,
-    get_type_hints,
 )
 
 from focus.config.layouts import HUB_PREFIX
-from focus.config.losses import LossConfig
-from focus.config.options import GROUPS, flag
+from focus.config.losses import LOSS_SETTINGS, SET_BY_LOSS
+from focus.config.options import GROUPS, flag, flags, flat
 from focus.config.other_names import OURS
 from focus.config.recipes import RECIPES
-from focus.config.train import CONFIG_VERSION, SET_BY_LOSS, TrainConfig
+from focus.config.train import CONFIG_VERSION, TrainConfig
 from focus.errors import InputError, did_you_mean
 from focus.runtime.program import program
 
@@ -45,8 +44,8 @@ _INPUTS = (
 )
 _NULL = ("", "~", "null", "Null", "NULL")
 _RECIPE = RECIPES["paper"].keys()
-_DECIDED_BY = {"loss": SET_BY_LOSS.keys(), "recipe": _RECIPE | {"cached_features"}}
-_DEFAULTS = {"loss": {each.name for each in fields(LossConfig)}, "recipe": _RECIPE}
+_DECIDED_BY = {"loss": SET_BY_LOSS, "recipe": _RECIPE | {"cached_features"}}
+_DEFAULTS = {"loss": LOSS_SETTINGS, "recipe": _RECIPE}
 
 
 def parse(
@@ -65,13 +64,27 @@ def parse(
         InputError: something on the command line or in a file cannot be used.
         SystemExit: with code 0, after ``--help``.
     """
-    parser = _Parser(config_class, prog, description)
+    return _made(
+        config_class, _values(_Parser(config_class, prog, description), config_class, argv)
+    )
+
+
+def _values(
+    parser: "_Parser", config_class: type[Any], argv: Sequence[str] | None
+) -> dict[str, Any]:
+    """Return the settings of the command line and its files by the names of their flags."""
     given = parser.values(sys.argv[1:] if argv is None else argv)
     values = _of_run(given, parser) if config_class is TrainConfig else {}
     for path in given.pop("config", ()):
         values = _overlaid(values, _read_yaml(path, parser))
     values = _overlaid(values, given)
-    return config_class(**{name: value for name, value in values.items() if value is not None})
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _made(config_class: type[C], values: Mapping[str, Any]) -> C:
+    make = getattr(config_class, "of", config_class)  # where one is nested
+    made: C = make(**values)
+    return made
 
 
 def _of_run(given: Mapping[str, Any], parser: "_Parser") -> dict[str, Any]:
@@ -85,9 +98,11 @@ def _of_run(given: Mapping[str, Any], parser: "_Parser") -> dict[str, Any]:
 
 def train_settings(given: Mapping[str, str]) -> dict[str, Any]:
     """Return settings of focus train, read as on its command line, without those as by default."""
-    config = parse(TrainConfig, [f"{flag(name)}={value}" for name, value in given.items()])
-    usual = vars(TrainConfig())
-    return {name: value for name, value in vars(config).items() if value != usual[name]}
+    words = [f"{flag(name)}={value}" for name, value in given.items()]
+    values = _values(_Parser(TrainConfig), TrainConfig, words)
+    TrainConfig.of(**values)
+    usual = flat(TrainConfig())
+    return {name: values[name] for name in usual if values.get(name, usual[name]) != usual[name]}
 
 
 def load_config(config_class: type[C], path: str | Path) -> C:
@@ -109,7 +124,7 @@ def run(
     """
     argv = sys.argv[1:] if argv is None else argv
     prog = prog or Path(sys.argv[0]).name
-    names = {field.name for field in fields(config_class)}
+    names = flags(config_class)
     sizes = [flag(n) for n in ("batch_size", "eval_batch_size", "image_size") if n in names]
     with program(prog, debug="--debug" in argv, sizes=sizes):
         config = parse(config_class, argv, prog=prog, description=description)
@@ -178,10 +193,13 @@ def _load(place: str) -> Any:
 class _Parser(argparse.ArgumentParser):
     """Reads the fields of a configuration class, of which it needs none."""
 
-    def __init__(self, config_class: type[Any], prog: str | None, description: str) -> None:
-        hints = get_type_hints(config_class).items()
-        self.types = {n: get_args(h)[0] if NoneType in get_args(h) else h for n, h in hints}
-        self.positional = {f.name for f in fields(config_class) if f.metadata["positional"]}
+    def __init__(
+        self, config_class: type[Any], prog: str | None = None, description: str = ""
+    ) -> None:
+        declared = flags(config_class)
+        hints = {n: str if is_dataclass(f.type) else f.type for n, f in declared.items()}
+        self.types = {n: get_args(h)[0] if NoneType in get_args(h) else h for n, h in hints.items()}
+        self.positional = {n for n, f in declared.items() if f.metadata["positional"]}
         super().__init__(
             prog=prog,
             usage="%(prog)s" + " PATH ..." * bool(self.positional) + " [flags]",
@@ -193,8 +211,8 @@ class _Parser(argparse.ArgumentParser):
         about = "YAML file with values for the flags; may be repeated, the command line wins"
         self.add_argument("-c", "--config", metavar="FILE", action="append", help=about)
         groups = {title: self.add_argument_group(title) for title in GROUPS}
-        for field in fields(config_class):
-            name, settings = field.name, _settings(field, self.types[field.name])
+        for name, field in declared.items():
+            settings = _settings(field, self.types[name])
             if name not in self.positional:
                 settings["dest"], name = name, flag(name)
             groups[field.metadata["group"]].add_argument(name, **settings)
@@ -260,10 +278,10 @@ class _Named(argparse.Action):
 def _settings(field: "Field[Any]", hint: Any) -> dict[str, Any]:
     """Return what argparse needs to know of a field."""
     about = field.metadata["help"]
-    if isinstance(field.default, str | int | float) and field.default is not False:
+    if decided_by := [by for by in _DEFAULTS if field.name in _DEFAULTS[by]]:
+        about += f" (default: {decided_by[0]})" * ("(default" not in about)
+    elif isinstance(field.default, str | int | float) and field.default is not False:
         about += f" (default: {field.default})"
-    elif field.default is None and "(default" not in about:
-        about += "".join(f" (default: {by})" for by in _DEFAULTS if field.name in _DEFAULTS[by])
     if hint is bool:
         return {"help": about, "action": argparse.BooleanOptionalAction}
     kind = get_origin(hint) or hint

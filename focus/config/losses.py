@@ -1,64 +1,154 @@
 """Training losses by name.
 
-The loss is ``(1/B) sum_b (a CE_b + b focus_b + c saliency_b)``; see :mod:`focus.kernels` for the
-terms. The weights beyond CYBORG's are this project's own, chosen on validation images of
-the demo set.
+The loss is ``(1/B) sum_b sum_t weight_t term_t,b``; see :mod:`focus.kernels` for the terms t. The
+weights beyond CYBORG's are this project's own, chosen on validation images of the demo set.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
+from focus.config.options import BELOW_1, NON_NEGATIVE, SHARE, TEMPERATURE, flag, in_loss
 from focus.errors import InputError, did_you_mean
+from focus.kernels.terms import WEIGHTS, CamClass, Entropy, FocusLevel, Terms
 
-# As in focus.kernels.types, which imports torch: --help does without.
-FocusLevel = Literal["none", "match", "hinge", "minimize"]
-CamClass = Literal["true", "predicted", "contrast"]
-Entropy = Literal["softmax", "sum"]
+DEFAULT_LOSS, WITHOUT_MAPS = "blend", "ce"
+"""The loss if none is named: with human maps, and where no training image has one."""
+_SHARED = ("temperature", "label_smoothing")
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """Weights and settings of the loss, in the words of :func:`focus.kernels.focus_head`.
 
-    ``docs/losses.md`` says when to use which.
+    ``docs/losses.md`` says when to use which. The configuration of a program checks the ranges,
+    this class does not.
 
-    classification_weight, focus_weight, saliency_weight: a, b, c, from 0 on. focus_level: how the
-    focus term takes the entropy. cam_class: whose CAM focus and saliency term look at.
     entropy_target: ``h*`` in [0, 1] of the levels match and hinge, None for that of each sample's
-    human map. temperature: of the CAM's softmax, above 0. label_smoothing: in [0, 1). The
-    configuration of a program checks these ranges, this class does not. entropy: of the CAM's
-    softmax, or of the CAM less its minimum and divided by its sum.
+    human map. name: That of the loss in :data:`LOSSES` from which it was made; None before one is
+    chosen, when only temperature and label smoothing count.
     """
 
-    classification_weight: float = 1.0
-    focus_weight: float = 0.0
-    saliency_weight: float = 0.0
-    focus_level: FocusLevel = "minimize"
-    cam_class: CamClass = "true"
-    entropy_target: float | None = None
-    temperature: float = 1.0
-    label_smoothing: float = 0.0
-    entropy: Entropy = "softmax"
+    cam_class: CamClass = field(
+        default="true",
+        metadata=in_loss("class whose activation map the loss looks at").metadata,
+        kw_only=True,  # the first of the flags, and not of the arguments
+    )
+    classification_weight: float = in_loss("weight of cross-entropy", 1.0, within=NON_NEGATIVE)
+    focus_weight: float = in_loss("weight of the focus term", 0.0, within=NON_NEGATIVE)
+    saliency_weight: float = in_loss(
+        "weight of the distance to human maps", 0.0, within=NON_NEGATIVE
+    )
+    focus_level: FocusLevel = in_loss(
+        "how the entropy of the activation map is controlled (default: loss; minimize when "
+        "only --focus-weight is given)",
+        "minimize",
+    )
+    entropy_target: float | None = in_loss(
+        "of match and hinge, in [0, 1] (default: loss, else the human map's)", within=SHARE
+    )
+    entropy: Entropy = in_loss(
+        "of the focus term: of the softmax, or of the map less its minimum divided by its sum",
+        "softmax",
+    )
+    temperature: float = in_loss("of the softmax over the activation map", 1.0, within=TEMPERATURE)
+    label_smoothing: float = in_loss("of the cross-entropy, in [0, 1)", 0.0, within=BELOW_1)
+    name: str | None = "ce"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return all but the name: arguments of :func:`focus.kernels.focus_head`."""
+        # Not asdict, whose copies torch 2.11 does not compile.
+        return {name: getattr(self, name) for name in LOSS_SETTINGS}
+
+    @property
+    def weights(self) -> Terms[float]:
+        """Return the weight of each term."""
+        return Terms(*(getattr(self, name) for name in WEIGHTS))
+
+    @property
+    def aims_at_maps(self) -> bool:
+        """Return whether the focus term aims at the entropy of each sample's human map."""
+        return self.focus_level in ("match", "hinge") and self.entropy_target is None
+
+    def check_aim(self) -> None:
+        """Raise InputError if the focus term aims at no entropy."""
+        if self.focus_level not in ("match", "hinge"):
+            raise InputError(
+                f"The loss {self.name!r} aims at no entropy: give --focus-level match or hinge, "
+                "too."
+            )
+
+    def changed(self, given: Mapping[str, Any]) -> "LossConfig":
+        """Return this loss, or the one that ``given`` names as ``loss``, with settings on top.
+
+        Another loss keeps temperature and label smoothing, by which losses are compared. A focus
+        weight on a loss without a focus term minimises the entropy; without weight the level is
+        "none".
+
+        given: Settings by the names of their flags. None counts as not given.
+
+        Raises:
+            InputError: There is no such loss, or settings contradict each other.
+        """
+        given = {name: v for name, v in given.items() if v is not None and v is not False}
+        loss, name = self, given.get("loss")
+        if self.name is None and not name and given.keys() & SET_BY_LOSS:
+            name = DEFAULT_LOSS
+        if name:
+            loss = replace(loss_of(name), **{each: getattr(self, each) for each in _SHARED})
+        loss = replace(loss, **{n: given[n] for n in LOSS_SETTINGS if n in given})
+        if loss.focus_level == "none" and loss.focus_weight > 0:
+            if "focus_level" not in given:
+                loss = replace(loss, focus_level="minimize")
+            elif "focus_weight" not in given:
+                loss = replace(loss, focus_weight=0.0)
+            else:
+                raise InputError("--focus-level none leaves nothing to --focus-weight: drop one.")
+        elif loss.focus_weight == 0:
+            loss = replace(loss, focus_level="none", entropy="softmax")
+        for each in ("focus_level", "entropy"):
+            if given.get(each) not in (None, getattr(loss, each)):
+                raise InputError(
+                    f"{flag(each)}: the loss {loss.name!r} has no focus term: give --focus-weight, "
+                    "too."
+                )
+        if "entropy_target" in given:
+            loss.check_aim()
+            if "target_from_maps" in given:
+                raise InputError("--target-from-maps and --entropy-target are two aims: give one.")
+        aims = loss.focus_level in ("match", "hinge") and "target_from_maps" not in given
+        return loss if aims else replace(loss, entropy_target=None)
+
+
+LOSS_SETTINGS = tuple(each.name for each in fields(LossConfig) if each.metadata)
+SET_BY_LOSS = {*LOSS_SETTINGS, "focus_schedule", "saliency_schedule", "target_from_maps"}
+SET_BY_LOSS -= {*_SHARED}
+"""The settings that go with the loss that is named beside them."""
 
 LOSSES: dict[str, LossConfig] = {
-    "ce": LossConfig(focus_level="none"),
-    "saliency": LossConfig(saliency_weight=5.0, focus_level="none"),
-    # CYBORG's code takes the CAM of the predicted class (Boyd et al., 2023).
-    "cyborg": LossConfig(0.5, 0.0, 0.5, focus_level="none", cam_class="predicted"),
-    "focus": LossConfig(focus_weight=0.1),
-    "hinge": LossConfig(focus_weight=1.0, focus_level="hinge", entropy_target=0.6),
-    "match": LossConfig(focus_weight=1.0, focus_level="match"),
-    "blend": LossConfig(focus_weight=0.1, saliency_weight=5.0),
+    name: replace(loss, name=name)
+    for name, loss in {
+        "ce": LossConfig(focus_level="none"),
+        "saliency": LossConfig(saliency_weight=5.0, focus_level="none"),
+        # CYBORG's code takes the CAM of the predicted class (Boyd et al., 2023).
+        "cyborg": LossConfig(0.5, 0.0, 0.5, focus_level="none", cam_class="predicted"),
+        "focus": LossConfig(focus_weight=0.1),
+        "hinge": LossConfig(focus_weight=1.0, focus_level="hinge", entropy_target=0.6),
+        "match": LossConfig(focus_weight=1.0, focus_level="match"),
+        "blend": LossConfig(focus_weight=0.1, saliency_weight=5.0),
+    }.items()
 }
 """The settings of each ``--loss`` by its name."""
+UNDECIDED = LossConfig(focus_level="none", name=None)
+"""No loss yet: the images' human maps decide."""
 
 
 def loss_of(loss: LossConfig | str) -> LossConfig:
     """Return the loss itself, or that of a name in :data:`LOSSES`.
 
     Raises:
-        InputError: there is no loss of that name.
+        InputError: There is no loss of that name.
     """
     if isinstance(loss, LossConfig):
         return loss

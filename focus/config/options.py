@@ -4,8 +4,8 @@
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import Field, asdict, field, fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -41,6 +41,46 @@ def flag(name: str) -> str:
     return "--" + name.rstrip("_").replace("_", "-")
 
 
+def flags(config_class: type[Any]) -> "dict[str, Field[Any]]":
+    """Return the fields of a configuration by their names, those of a nested one after its own."""
+    found: dict[str, Field[Any]] = {}
+    for each in fields(config_class):
+        inner = fields(each.type) if is_dataclass(each.type) else ()
+        found |= {each.name: each, **{f.name: f for f in inner if f.metadata}}
+    return found
+
+
+def flat(config: "DataclassInstance") -> dict[str, Any]:
+    """Return the values of the :func:`flags` of a configuration.
+
+    A nested one gives its name. One without a name has no values but those that differ from its
+    default.
+    """
+    found = dict[str, Any]()
+    for each in fields(config):
+        found[each.name] = value = getattr(config, each.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            inner = asdict(value)
+            found[each.name] = name = inner.pop("name")
+            usual: dict[str, Any] = {} if name else asdict(each.default)  # type: ignore[arg-type]
+            found |= {n: None if usual.get(n) == v else v for n, v in inner.items()}
+    return found
+
+
+def nested(config_class: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what :func:`flat` made as the values of the fields, a nested one as its own."""
+    found = dict(values)
+    for each in fields(config_class):
+        if is_dataclass(each.type):
+            inner = {
+                f.name: found.pop(f.name)
+                for f in fields(each.type)
+                if f.name in values and f.metadata
+            }
+            found[each.name] = {"name": values.get(each.name), **inner}
+    return found
+
+
 def option(
     group: str,
     help: str,
@@ -52,8 +92,10 @@ def option(
 ) -> Any:
     """Declare a field of a configuration.
 
-    group, help, metavar: as ``--help`` shows them. default: a value, or dict for an empty one.
-    within: the numbers that are allowed. positional: the words stand alone, without a flag.
+    group, help, metavar: What ``--help`` shows.
+    default: The value of a setting that is not given, dict for an empty one.
+    within: The numbers that are allowed.
+    positional: Whether the words stand alone, without a flag.
     """
     metadata: dict[str, Any] = {"group": group, "help": help, "metavar": metavar}
     metadata |= {"within": within, "positional": positional}
@@ -112,9 +154,10 @@ def check_options(config: "DataclassInstance") -> None:
 
     An empty text is usually a shell variable that is not set, and as a path the current folder.
     """
-    for each in fields(config):
-        value, within = getattr(config, each.name), each.metadata.get("within")
+    declared = flags(type(config))
+    for name, value in flat(config).items():
+        within = declared[name].metadata.get("within")
         if value is not None and within is not None and not within.holds(value):
-            raise InputError(f"{flag(each.name)} must be {within.words}, got {value}.")
+            raise InputError(f"{flag(name)} must be {within.words}, got {value}.")
         if value == "" or (isinstance(value, tuple) and "" in value):
-            raise InputError(f"{flag(each.name)} got an empty text: give a value, or leave it out.")
+            raise InputError(f"{flag(name)} got an empty text: give a value, or leave it out.")

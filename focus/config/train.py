@@ -6,12 +6,19 @@ classes. What other programs take too is in :mod:`focus.config.shared`.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from focus.config.evaluate import EVALUATION_BATCH, EvaluateConfig
-from focus.config.losses import LOSSES, CamClass, Entropy, FocusLevel, LossConfig, loss_of
+from focus.config.losses import (
+    DEFAULT_LOSS,
+    LOSS_SETTINGS,
+    LOSSES,
+    UNDECIDED,
+    WITHOUT_MAPS,
+    LossConfig,
+)
 from focus.config.options import (
     BELOW_1,
     BETWEEN_0_AND_1,
@@ -20,9 +27,8 @@ from focus.config.options import (
     PIXELS,
     POSITIVE,
     SEED,
-    SHARE,
-    TEMPERATURE,
     flag,
+    flat,
     in_loss,
     in_machine,
     in_model,
@@ -51,16 +57,6 @@ from focus.errors import InputError
 from focus.runtime.machine import default_workers
 
 CONFIG_VERSION = 2
-SET_BY_LOSS: dict[str, Any] = {
-    **dict.fromkeys(("cam_class", "classification_weight", "focus_weight", "saliency_weight")),
-    **dict.fromkeys(("focus_level", "entropy_target", "focus_schedule", "saliency_schedule")),
-    "entropy": None,
-    "target_from_maps": False,
-}
-"""The settings that go with the loss that is named beside them, at their defaults: all but
-temperature and label smoothing, which no named loss sets, and by which losses are compared."""
-DEFAULT_LOSS, WITHOUT_MAPS = "blend", "ce"
-"""The loss if none is named: with human maps, and where no training image has one."""
 ClassWeight = Literal["none", "balanced"]
 CompileMode = Literal["default", "reduce-overhead"]
 EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"]
@@ -99,31 +95,12 @@ class TrainConfig(SharedConfig):
         "with --tune head, run the network once on each image and keep the features on disk, in "
         "this type; no: run it in each epoch (default: bfloat16)"
     )
-    loss: str | None = in_loss(
+    loss: LossConfig = in_loss(
         f"{', '.join(LOSSES)}: what the flags below marked (default: loss) are set to (default: "
         f"{DEFAULT_LOSS}, without human maps {WITHOUT_MAPS})",
+        UNDECIDED,
         metavar="NAME",
     )
-    cam_class: CamClass | None = in_loss("class whose activation map the loss looks at")
-    classification_weight: float | None = in_loss("weight of cross-entropy", within=NON_NEGATIVE)
-    focus_weight: float | None = in_loss("weight of the focus term", within=NON_NEGATIVE)
-    saliency_weight: float | None = in_loss(
-        "weight of the distance to human maps", within=NON_NEGATIVE
-    )
-    focus_level: FocusLevel | None = in_loss(
-        "how the entropy of the activation map is controlled (default: loss; minimize when "
-        "only --focus-weight is given)"
-    )
-    entropy_target: float | None = in_loss(
-        "of match and hinge, in [0, 1] (default: loss, else the human map's)", within=SHARE
-    )
-    entropy: Entropy | None = in_loss(
-        "of the focus term: of the softmax, or of the map less its minimum divided by its sum"
-    )
-    temperature: float | None = in_loss(
-        "of the softmax over the activation map", within=TEMPERATURE
-    )
-    label_smoothing: float | None = in_loss("of the cross-entropy, in [0, 1)", within=BELOW_1)
     class_weight: ClassWeight = in_loss(
         "balanced: weight the classes by their inverse frequency", "none"
     )
@@ -218,7 +195,7 @@ class TrainConfig(SharedConfig):
             raise InputError(f"--recipe got {self.recipe!r}: it is one of {', '.join(RECIPES)}.")
         if self.name and "/" in self.name:
             raise InputError(f"--name got {self.name!r}: give one folder, and --output its place.")
-        if self.compare_ce and self.loss == WITHOUT_MAPS:
+        if self.compare_ce and self.loss.name == WITHOUT_MAPS:
             raise InputError(
                 "--compare-ce beside the loss ce, the default without human maps, would train the "
                 "same twice: drop it, or give another --loss."
@@ -232,7 +209,17 @@ class TrainConfig(SharedConfig):
         for name in ("focus_schedule", "saliency_schedule"):
             if getattr(self, name) is not None:
                 parse_points(flag(name), getattr(self, name))
-        loss_config(self)
+        if self.target_from_maps:
+            self.loss.check_aim()
+
+    @classmethod
+    def of(cls, **settings: Any) -> Self:
+        """Return a configuration of settings by the names of their flags, those of the loss too."""
+        return cls(**_nested(UNDECIDED, settings))
+
+    def changed(self, **settings: Any) -> Self:
+        """Return the configuration with other settings, by the names of their flags."""
+        return replace(self, **_nested(self.loss, settings))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +233,6 @@ class ResolvedTrainConfig(TrainConfig):
     """
 
     recipe: str
-    loss: str
     model: str
     pretrained: bool
     tune: Tune
@@ -254,14 +240,6 @@ class ResolvedTrainConfig(TrainConfig):
     pool: str = "mean"
     input: Input = "rgb"
     fit: Fit = "squash"
-    cam_class: CamClass
-    classification_weight: float
-    focus_weight: float
-    saliency_weight: float
-    focus_level: FocusLevel
-    entropy: Entropy
-    temperature: float
-    label_smoothing: float
     epochs: int
     batch_size: int
     opt: Optimizer
@@ -293,44 +271,10 @@ class ResolvedTrainConfig(TrainConfig):
         return (CUT,) * (self.fit == "crop") + parse_augment(self.augment)
 
 
-def loss_config(config: TrainConfig) -> LossConfig:
-    """Return the named loss with the flags that were given on top.
-
-    A focus weight on a loss without a focus term minimises the entropy; without weight the level
-    is "none".
-
-    Raises:
-        InputError: the flags contradict each other.
-    """
-    given = {
-        f.name: value for f in fields(LossConfig) if (value := getattr(config, f.name)) is not None
-    }
-    name = config.loss or DEFAULT_LOSS
-    loss = replace(loss_of(name), **given)
-    if loss.focus_level == "none" and loss.focus_weight > 0:
-        if config.focus_level is None:
-            loss = replace(loss, focus_level="minimize")
-        elif config.focus_weight is None:
-            loss = replace(loss, focus_weight=0.0)
-        else:
-            raise InputError("--focus-level none leaves nothing to --focus-weight: drop one.")
-    elif loss.focus_weight == 0:
-        loss = replace(loss, focus_level="none", entropy="softmax")
-    aims = loss.focus_level in ("match", "hinge")
-    for field in ("focus_level", "entropy"):
-        if getattr(config, field) not in (None, getattr(loss, field)):
-            raise InputError(
-                f"{flag(field)}: the loss {name!r} has no focus term: give --focus-weight, too."
-            )
-    if (config.target_from_maps or config.entropy_target is not None) and not aims:
-        raise InputError(
-            f"The loss {name!r} aims at no entropy: give --focus-level match or hinge, too."
-        )
-    if config.target_from_maps and config.entropy_target is not None:
-        raise InputError("--target-from-maps and --entropy-target are two aims: give one.")
-    if config.target_from_maps or not aims:
-        loss = replace(loss, entropy_target=None)
-    return loss
+def _nested(loss: LossConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of which those of the loss are one, made of ``loss``."""
+    others = {name: value for name, value in settings.items() if name not in LOSS_SETTINGS}
+    return others | {"loss": loss.changed(settings)}
 
 
 def resolve(config: TrainConfig, *, maps: bool = True) -> ResolvedTrainConfig:
@@ -338,9 +282,11 @@ def resolve(config: TrainConfig, *, maps: bool = True) -> ResolvedTrainConfig:
 
     maps: Whether images have human maps, by which the loss is chosen if nothing of it is given.
     """
-    if config.loss is None:
-        asked = any(getattr(config, name) != unset for name, unset in SET_BY_LOSS.items())
-        config = replace(config, loss=DEFAULT_LOSS if maps or asked else WITHOUT_MAPS)
+    loss = config.loss
+    if loss.name is None:
+        loss = loss.changed({"loss": DEFAULT_LOSS if maps else WITHOUT_MAPS})
+    if config.target_from_maps:
+        loss = replace(loss, entropy_target=None)
     recipe_name = config.recipe or ("paper" if config.data else "demo")
     recipe = dict(RECIPES[recipe_name])
     model = config.model or recipe["model"]
@@ -359,12 +305,12 @@ def resolve(config: TrainConfig, *, maps: bool = True) -> ResolvedTrainConfig:
     if values["opt"] == "adamw" or values["sched"] == "one-cycle":
         values["momentum"] = None  # AdamW has betas, and one-cycle moves it
     values |= _cached_features(values, config)
-    values |= {**asdict(loss_config(config)), "recipe": recipe_name}
+    values |= {"loss": loss, "recipe": recipe_name}
     if config.workers is None:
         values["workers"] = default_workers() if config.data else 0
     if config.name is None:
         data = Path(config.data[0]).resolve().stem or "data" if config.data else "demo"
-        values["name"] = f"{data}-{config.loss}-seed{config.seed}"
+        values["name"] = f"{data}-{loss.name}-seed{config.seed}"
     values["report_to"] = config.report_to or ("tensorboard",)
     return ResolvedTrainConfig(**values)
 
@@ -403,5 +349,5 @@ def write_config(config: TrainConfig | EvaluateConfig, path: str | Path) -> None
     """Write a configuration as YAML that ``--config`` reads back to the same configuration."""
     import yaml  # --help does without
 
-    text = yaml.safe_dump({"version": CONFIG_VERSION, **asdict(config)}, sort_keys=False)
+    text = yaml.safe_dump({"version": CONFIG_VERSION, **flat(config)}, sort_keys=False)
     Path(path).write_text(text, encoding="utf-8")

@@ -28,7 +28,7 @@ from focus.data.manifest import Manifest
 from focus.data.maps import human_map, resized
 from focus.errors import LostWorkerError
 from focus.kernels.reference import map_entropy
-from focus.kernels.types import FLAT_STEPS
+from focus.kernels.terms import FLAT_STEPS
 from focus.runtime.progress import progress_bar
 
 UNLABELLED = -1

@@ -5,13 +5,12 @@ import platform
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import focus
-from focus.config.train import TrainConfig, loss_config
+from focus.config.train import TrainConfig
 from focus.data.known_images import CONTENT
 from focus.data.manifest import Manifest
 
@@ -27,7 +26,7 @@ def provenance(network: str, manifest: Manifest, config: TrainConfig | None) -> 
     return {
         "network": network,
         "recipe": config and config.recipe,
-        "loss": None if config is None else {"name": config.loss, **asdict(loss_config(config))},
+        "loss": None if config is None else {"name": config.loss.name, **config.loss.settings},
         "seed": None if config is None else config.seed,
         "data_sha256": data_digest(manifest),
         **this_program(),

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from focus.config.command_line import run, train_settings
 from focus.config.experiment import ExperimentConfig
-from focus.config.losses import LOSSES
+from focus.config.losses import LOSSES, SET_BY_LOSS
 from focus.config.shared import SharedConfig
-from focus.config.train import SET_BY_LOSS, TrainConfig, resolve
+from focus.config.train import TrainConfig, resolve
 from focus.errors import InputError
 from focus.experiment import frozen
 from focus.experiment.grid import Setup, arms_of, check_arms, grid, read_weights, search_runs
@@ -113,7 +113,7 @@ def images(setup: Setup, config: ExperimentConfig) -> "Images":
         from focus.data.training_set import training_manifest
 
         given = {n: v for n, v in vars(config).items() if n in vars(SharedConfig())}
-        own = training_manifest(resolve(replace(setup.base, **{**setup.train, **given})))
+        own = training_manifest(resolve(setup.base.changed(**{**setup.train, **given})))
         return lambda unit, world: own
     from focus.data.demo import demo_manifest
 

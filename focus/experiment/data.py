@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from focus.config.train import loss_config
 from focus.data.demo import ORACLE, demo_manifest
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
@@ -137,10 +136,9 @@ def trainable_arms(setup: Setup, manifest: Manifest, arms: Mapping[str, Arm]) ->
 
     def lacks(arm: Arm) -> str:
         settings = {**setup.chosen.get(arm.loss, {}), **arm.settings}
-        loss = loss_config(replace(setup.base, loss=arm.loss, **settings))
-        aims = loss.focus_level in ("match", "hinge") and loss.entropy_target is None
+        loss = setup.base.changed(**settings, loss=arm.loss).loss
         needed = "artefact mask" if arm.images == "masks" else "human map"
-        return needed if (loss.saliency_weight or aims) and not there[needed] else ""
+        return needed if (loss.saliency_weight or loss.aims_at_maps) and not there[needed] else ""
 
     gone = {name: lack for name, arm in arms.items() if (lack := lacks(arm))}
     if len(gone) == len(arms):

@@ -105,8 +105,7 @@ def _run(setup: Setup, name: str, arm: Arm, world: str, unit: int) -> Run:
     own = {} if name == arm.loss else setup.chosen.get(name, {})
     settings = {**chosen, **setup.protocol.settings, **arm.settings, **own, **setup.train}
     where = "-".join(filter(None, (world, f"{unit:02d}")))
-    config = replace(
-        setup.base,
+    config = setup.base.changed(
         **settings,
         data=(str(setup.output / "data" / f"{where}-{arm.images}.csv"),),
         loss=arm.loss,

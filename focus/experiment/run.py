@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from focus.config.command_line import load_config
@@ -30,7 +29,7 @@ def is_finished(run: Run) -> bool:
     record = run.folder / "config.yaml"
     if not record.exists():
         return False
-    if other := other_setting(asdict(load_config(TrainConfig, record)), resolve(run.config)):
+    if other := other_setting(load_config(TrainConfig, record), resolve(run.config)):
         name, before, now = other
         raise InputError(
             f"The run {run.folder} was made with {name} {before}, not {now}: give another --output."

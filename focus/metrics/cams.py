@@ -5,12 +5,11 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from focus.kernels.terms import FLAT_STEPS
 from focus.metrics.arrays import Array, finite
 
 # A peak counts as inside the artefact where the artefact covers this share of its cell.
 HIT_COVERAGE = 0.25
-# A map whose range is below this many rounding steps of its largest value is constant.
-FLAT_STEPS = 64
 
 
 def sum_entropy(cams: Array) -> NDArray[np.float64]:

@@ -65,16 +65,20 @@ def trained_on(manifest: Manifest, paths: Sequence[str]) -> str:
 
 def trained_how(config: ResolvedTrainConfig) -> str:
     """Return what a card says of the loss, its weights, and the training's length."""
-    target = "" if config.entropy_target is None else f" at {config.entropy_target:g}"
-    terms = {
-        "cross-entropy": config.classification_weight,
-        f"focus term ({config.focus_level}{target}, entropy {config.entropy})": config.focus_weight,
-        "saliency term": config.saliency_weight,
+    loss = config.loss
+    target = "" if loss.entropy_target is None else f" at {loss.entropy_target:g}"
+    words = {
+        "classification": "cross-entropy",
+        "focus": f"focus term ({loss.focus_level}{target}, entropy {loss.entropy})",
     }
     source = f" (after {SOURCES[config.recipe]})" if config.recipe in SOURCES else ""
-    weighted = " + ".join(f"{weight:g} x {name}" for name, weight in terms.items() if weight)
+    weighted = " + ".join(
+        f"{weight:g} x {words.get(term, f'{term} term')}"
+        for term, weight in loss.weights._asdict().items()
+        if weight
+    )
     return (
-        f"`{config.loss}`, {weighted}, on the CAM of the class `{config.cam_class}`; recipe "
+        f"`{loss.name}`, {weighted}, on the CAM of the class `{loss.cam_class}`; recipe "
         f"`{config.recipe}`{source}, the best on validation of up to {config.epochs} epochs, seed "
         f"{config.seed}"
     )

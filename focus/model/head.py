@@ -1,6 +1,5 @@
 """The head of a detector: features [B,C,H,W], and a class token [B,C], to logits, CAM and loss."""
 
-from dataclasses import fields
 from typing import NamedTuple
 
 import torch
@@ -9,10 +8,8 @@ from torch import Tensor, nn
 from focus.config.losses import LossConfig, loss_of
 from focus.config.recipes import check_pool
 from focus.kernels import class_activation, focus_head
+from focus.kernels.terms import WEIGHTS
 from focus.kernels.types import accumulation_dtype, linear, without_autocast
-
-_SETTINGS = tuple(field.name for field in fields(LossConfig))
-_WEIGHTS = ("classification_weight", "focus_weight", "saliency_weight")
 
 
 class DetectorOutput(NamedTuple):
@@ -68,10 +65,10 @@ class FocusHead(nn.Module):
         check_pool(pool)
         self.fc = nn.Linear(channels, num_classes)
         self.fc_token = nn.Linear(channels, num_classes, bias=False) if pool == "both" else None
-        # Three weights as a tensor, once they change: numbers would compile again with each change.
+        # The weights as a tensor, once they change: numbers would compile again with each change.
         self.loss_weights: Tensor | None
         self.register_buffer("loss_weights", None, persistent=False)
-        self._factors = 1.0, 1.0
+        self._factors: dict[str, float] = {}
         self.loss = loss or LossConfig()
         self.class_weight: Tensor | None
         """Factors ``[K]`` of the cross-entropy; None: all 1."""
@@ -86,19 +83,18 @@ class FocusHead(nn.Module):
     def loss(self, loss: LossConfig | str) -> None:
         self._loss = loss_of(loss)
         if self.loss_weights is not None:
-            self.scale_terms(*self._factors)
+            self.scale_terms(**self._factors)
 
-    def scale_terms(self, focus: float, saliency: float) -> None:
-        """Multiply the weights of the focus and saliency terms from here on, whatever the loss."""
-        self._factors = focus, saliency
+    def scale_terms(self, **factors: float) -> None:
+        """Multiply the weights of these terms from here on, whatever the loss."""
+        self._factors = factors
         if self.loss_weights is None:
             dtype = accumulation_dtype(self.fc.weight)
-            self.loss_weights = torch.empty(3, device=self.fc.weight.device, dtype=dtype)
-        for cell, name, factor in zip(
-            self.loss_weights, _WEIGHTS, (1.0, focus, saliency), strict=True
-        ):
-            # On the device, without a copy that waits.
-            cell.fill_(getattr(self.loss, name) * factor)
+            shape = len(WEIGHTS)
+            self.loss_weights = torch.empty(shape, device=self.fc.weight.device, dtype=dtype)
+        weights = self.loss.weights._asdict()
+        for cell, (term, weight) in zip(self.loss_weights, weights.items(), strict=True):
+            cell.fill_(weight * factors.get(term, 1.0))  # on the device, without a copy that waits
 
     def forward(
         self,
@@ -119,10 +115,9 @@ class FocusHead(nn.Module):
             logits = self.logits(features, token)
             predicted = logits.argmax(1)
             return DetectorOutput(None, logits, pick(cams, predicted), pick(entropy, predicted))
-        # Not asdict, whose copies torch 2.11 does not compile.
-        settings = {name: getattr(self.loss, name) for name in _SETTINGS}
+        settings = self.loss.settings
         if self.loss_weights is not None:
-            settings |= zip(_WEIGHTS, self.loss_weights.unbind(), strict=True)
+            settings |= zip(WEIGHTS, self.loss_weights.unbind(), strict=True)
         out = focus_head(
             features,
             self.fc.weight,

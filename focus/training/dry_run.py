@@ -4,13 +4,12 @@ import textwrap
 import time
 from collections import Counter
 from contextlib import closing
-from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 from accelerate import Accelerator
 
-from focus.config.losses import loss_of
-from focus.config.options import GROUPS, flag
+from focus.config.losses import LOSSES
+from focus.config.options import GROUPS, flag, flags, flat
 from focus.config.recipes import RECIPES, SOURCES
 from focus.config.train import ResolvedTrainConfig, TrainConfig
 from focus.data.cache.images import ImageCache, gb
@@ -80,26 +79,26 @@ def settings(config: ResolvedTrainConfig) -> list[str]:
 
     What has its usual value is not named.
     """
-    by_loss = asdict(loss_of(config.loss))
+    by_loss, defaults = LOSSES[str(config.loss.name)].settings, flat(TrainConfig())
+    values = flat(config)
     sections: dict[str, dict[str, list[str]]] = {}
-    for each in fields(TrainConfig):
-        value, usual = getattr(config, each.name), RECIPES[config.recipe].get(each.name)
-        default = {} if each.default_factory is not MISSING else each.default
+    for name, each in flags(TrainConfig).items():
+        value = values[name]
         if value is None:
             continue
-        if value == usual:
+        if value == RECIPES[config.recipe].get(name):
             by = f"by the recipe {config.recipe}"
-        elif each.name in by_loss and value == by_loss[each.name]:
-            by = f"by the loss {config.loss}"
-        elif value == default:
+        elif name in by_loss and value == by_loss[name]:
+            by = f"by the loss {config.loss.name}"
+        elif value == defaults[name]:
             continue
         else:
             by = "given or found"
         if isinstance(value, dict):
-            value = [f"{name}={path}" for name, path in value.items()]
+            value = [f"{key}={path}" for key, path in value.items()]
         text = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
         section = sections.setdefault(each.metadata["group"], {})
-        section.setdefault(by, []).append(f"{flag(each.name)[2:]} {text}")
+        section.setdefault(by, []).append(f"{flag(name)[2:]} {text}")
     return [
         textwrap.fill(f"{group} {by}: {', '.join(values)}", 79, **_WRAPPED)
         for group in GROUPS

@@ -12,12 +12,10 @@ import torch
 from accelerate.tracking import get_available_trackers
 
 from focus import report
+from focus.config.losses import WITHOUT_MAPS
 from focus.config.train import (
-    SET_BY_LOSS,
-    WITHOUT_MAPS,
     ResolvedTrainConfig,
     TrainConfig,
-    loss_config,
     resolve,
 )
 from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
@@ -79,7 +77,7 @@ def train(config: TrainConfig) -> None:
     main = accelerator.is_main_process
     processes = accelerator.num_processes
     given = None
-    if config.data and config.loss is None:  # which the images' maps decide
+    if config.data and config.loss.name is None:  # which the images' maps decide
         place = Path(config.output, config.name or "-")
         given = run_on_main_first(accelerator, lambda: read_given(config, output=place))
     runs = _runs(config, maps=given is None or any(sample.human_map for sample in given[0]))
@@ -101,9 +99,10 @@ def train(config: TrainConfig) -> None:
     )
     used = without(manifest, copies(manifest))
     accelerator.print(images_line(used))
-    if given and run.loss == WITHOUT_MAPS:
+    if given and run.loss.name == WITHOUT_MAPS:
         accelerator.print(
-            f"loss: {run.loss}, as no image has a human map (--human-maps); --loss names another"
+            f"loss: {WITHOUT_MAPS}, as no image has a human map (--human-maps); --loss names "
+            "another"
         )
     found = [*noticed, *tested_findings(used, detectors[0].config)]
     found += [each for run in runs for each in data_findings(manifest, run)]
@@ -136,7 +135,7 @@ def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) ->
         fit=config.fit,
         pretrained=config.pretrained and saved is None,
         initial_checkpoint=config.initial_checkpoint if saved is None else None,
-        loss=loss_config(config),
+        loss=config.loss,
     )
     if config.grad_checkpointing:
         checkpoint_gradients(detector)
@@ -165,7 +164,10 @@ def _runs(config: TrainConfig, *, maps: bool) -> list[ResolvedTrainConfig]:
         )
     if not run.compare_ce:
         return [run]
-    plain = replace(config, loss="ce", **SET_BY_LOSS, compare_ce=False, name=f"{run.name}-ce")
+    plain = config.changed(
+        loss="ce", focus_schedule=None, saliency_schedule=None, target_from_maps=False,
+        compare_ce=False, name=f"{run.name}-ce",
+    )  # fmt: skip
     return [run, resolve(plain)]
 
 
@@ -197,8 +199,8 @@ def _run(
         accelerator.print(describe(accelerator))
         size = sum(p.numel() for p in detector.parameters()) / 1e6
         accelerator.print(
-            f"training {config.model}, {size:.2f} million parameters, with the loss {config.loss} "
-            f"for {config.epochs} epochs: {folder}"
+            f"training {config.model}, {size:.2f} million parameters, with the loss "
+            f"{config.loss.name} for {config.epochs} epochs: {folder}"
         )
         if tuned := describe_tuning(detector, config.tune):
             accelerator.print(tuned)
@@ -320,8 +322,8 @@ def data_findings(manifest: Manifest, run: ResolvedTrainConfig) -> list[Finding]
     found += source_findings(manifest)
     if any(sample.human_map for sample in manifest.split("train")):
         return found
-    terms = ["saliency"] if run.saliency_weight else []
-    if run.focus_level in ("match", "hinge") and run.entropy_target is None:
+    terms = ["saliency"] if run.loss.saliency_weight else []
+    if run.loss.aims_at_maps:
         terms.append("focus")
     if terms:
         text = (

@@ -5,8 +5,7 @@
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ import msgspec
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from focus.config.options import flag
+from focus.config.options import flag, flat, nested
 from focus.config.train import ResolvedTrainConfig, TrainConfig, write_config
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import Manifest
@@ -122,13 +121,13 @@ def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | 
         return None
     path, values = found
     try:
-        saved = msgspec.convert(values, _Saved)
+        saved = msgspec.convert(_nested(values), _Saved)
     except ValueError as error:
         raise InputError(
             f"{path} has a state of another program ({error}): resume it with the version that "
             "wrote it, or give another --name."
         ) from error
-    if other := other_setting(asdict(saved.config), config):  # the result would be neither run's
+    if other := other_setting(saved.config, config):  # the result would be neither run's
         name, before, now = (" ".join(each) if isinstance(each, tuple) else each for each in other)
         raise InputError(
             f"The run {folder} was started with {flag(name)} {before}, not {now}: resume it by "
@@ -152,21 +151,26 @@ def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | 
     return SavedRun(path, values, state, Manifest.from_csv(folder / MANIFEST))
 
 
+def _nested(values: dict[str, Any]) -> dict[str, Any]:
+    config = values.get("config")
+    config = nested(ResolvedTrainConfig, config) if isinstance(config, dict) else config
+    return values | {"config": config}
+
+
 def resuming(config: ResolvedTrainConfig) -> str:
     """Return the flags that go on with a run, whose other settings are in its folder."""
     elsewhere = config.output != TrainConfig.output
     return f"--resume --name {config.name}" + f" --output {config.output}" * elsewhere
 
 
-def other_setting(
-    then: Mapping[str, Any], config: ResolvedTrainConfig
-) -> tuple[str, Any, Any] | None:
+def other_setting(then: TrainConfig, config: ResolvedTrainConfig) -> tuple[str, Any, Any] | None:
     """Find the first setting that makes it another run: its name, value then, and value now.
 
     None where what is computed is the same. A place may be spelt in another way.
     """
-    for name, now in asdict(config).items():
-        before = then.get(name)
+    settings_then = flat(then)
+    for name, now in flat(config).items():
+        before = settings_then[name]
         same = before == now or (name in _PLACES and _places(before) == _places(now))
         if name not in _FREE and not same:
             return name, before, now

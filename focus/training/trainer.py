@@ -19,6 +19,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from focus.config.options import flat
 from focus.config.schedules import factor_at, parse_points
 from focus.config.train import ResolvedTrainConfig
 from focus.data.cache.features import CachedFaces
@@ -123,10 +124,10 @@ class Trainer:
         if config.sync_bn and device.type == "cuda":
             # By timm: torch's own conversion drops the activation that is part of timm's norms.
             convert_sync_batchnorm(detector)
-        schedules = config.focus_schedule, config.saliency_schedule
-        self.schedules = [parse_points("", points or "0:1") for points in schedules]
-        if any(schedules):
-            detector.head.scale_terms(1.0, 1.0)
+        given = {"focus": config.focus_schedule, "saliency": config.saliency_schedule}
+        self.schedules = {term: parse_points("", text) for term, text in given.items() if text}
+        if self.schedules:
+            detector.head.scale_terms()
         if config.class_weight == "balanced":
             labels = np.bincount(self.plan.labels, minlength=detector.config.num_classes)
             weight = len(self.plan.labels) / (len(labels) * labels)
@@ -284,9 +285,10 @@ class Trainer:
         # On a CPU by its own generator: torch.manual_seed asks for every kind of device.
         seed = torch.default_generator.manual_seed if self.on_cpu else torch.manual_seed
         seed(int(seeds.generate_state(1, np.uint64)[0]))
-        if self.detector.head.loss_weights is not None:
+        if self.schedules:
             epoch = state.step / self.plan.steps
-            self.detector.head.scale_terms(*(factor_at(points, epoch) for points in self.schedules))
+            factors = {term: factor_at(points, epoch) for term, points in self.schedules.items()}
+            self.detector.head.scale_terms(**factors)
         sums = add_gradients(accelerator, self.model, batches, loaded, self.prepared)
         accelerator.unscale_gradients(self.optimizer)
         norm, scaler = gradient_norm(self.detector), accelerator.scaler
@@ -381,7 +383,7 @@ class Trainer:
             extra = {
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "train_state": asdict(state),
-                "config": asdict(self.config),
+                "config": flat(self.config),
             }
             kept = keep or self.config.checkpoints_kept
             save_checkpoint(folder, state.step, self._parts(), extra, kept)

@@ -1,7 +1,6 @@
 """The command line and configuration files: what is read, and what is refused in one sentence."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from focus.config.command_line import load_config, parse
 from focus.config.data import CheckConfig, CropConfig, DemoConfig, ManipulateConfig, MapsConfig
 from focus.config.evaluate import EvaluateConfig
 from focus.config.experiment import ExperimentConfig
-from focus.config.options import flag
+from focus.config.options import flag, flags
 from focus.config.train import TrainConfig, resolve, write_config
 from focus.config.use import ExplainConfig, ExportConfig
 from focus.errors import InputError
@@ -64,13 +63,14 @@ def train(*words: str) -> TrainConfig:
 def test_the_flags_are_these_and_in_the_help(
     config_class: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = [flag(f.name)[2:] for f in fields(config_class)]
+    declared = flags(config_class)
+    names = [flag(name)[2:] for name in declared]
     assert sorted(names) == sorted(FLAGS[config_class].split())
     with pytest.raises(SystemExit) as stop:
         parse(config_class, ["--help"])
     assert not stop.value.code
     shown = capsys.readouterr().out
-    positional = {f.name for f in fields(config_class) if f.metadata["positional"]}
+    positional = {name for name, f in declared.items() if f.metadata["positional"]}
     for name in {*names, "config"} - positional:
         assert re.search(rf"--{name}\b", shown)
 
@@ -81,7 +81,7 @@ def test_values() -> None:
     config = train("--lr", "1e-3", "--name", "007", "--mixed-precision", "no", "--seed", "010")
     assert (config.lr, config.name, config.mixed_precision, config.seed) == (1e-3, "007", "no", 10)
     assert train("--lr", "1", "--lr", "2").lr == 2
-    assert train("--cam-class", "true").cam_class == "true"
+    assert train("--cam-class", "true").loss.cam_class == "true"
     for name in ("null", "None", "1:30", "true"):
         assert train("--name", name, "--data", name).name == name
 
@@ -167,9 +167,11 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
     config = train("--seed", "2", "--data", "c", *files, "--test-data", "u=v")
     assert (config.lr, config.epochs, config.seed, config.name) == (1e-3, 5, 2, None)
     assert (config.data, config.test_data) == (("c",), {"u": "v"})
-    assert (config.image_size, config.mixed_precision, config.cam_class) == (96, "no", "true")
+    assert (config.image_size, config.mixed_precision, config.loss.cam_class) == (96, "no", "true")
     assert train(*files).data == ("a", "b")
-    assert train("-c", str(second), "--loss", "hinge").cam_class == "true"  # names no loss itself
+    assert (
+        train("-c", str(second), "--loss", "hinge").loss.cam_class == "true"
+    )  # names no loss itself
     first.write_text("data: a.csv\npretrained: Null\nresume: yes\n")
     assert load_config(TrainConfig, first) == TrainConfig(data=("a.csv",), resume=True)
     assert parse(CheckConfig, ["b.csv", "-c", str(first)]).data == ("b.csv",)
@@ -202,7 +204,7 @@ def test_a_file_is_read_strictly(tmp_path: Path, text: str, message: str) -> Non
 
 def test_a_written_configuration_reads_back_the_same(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    config = TrainConfig(
+    config = TrainConfig.of(
         data=("a b.csv", "1", "null"),
         human_maps="maps: all",
         layout="0_real-1_fake",
@@ -248,7 +250,7 @@ def test_another_loss_or_recipe_over_a_runs_configuration(tmp_path: Path) -> Non
     # What somebody wrote stays.
     file.write_text("recipe: paper\nloss: match\nepochs: 5\ntemperature: 2\n")
     found = resolve(train(*config, "--recipe", "demo", "--loss", "hinge"))
-    assert (found.epochs, found.image_size, found.temperature) == (5, 64, 2)
+    assert (found.epochs, found.image_size, found.loss.temperature) == (5, 64, 2)
 
 
 def test_the_examples_are_what_their_programs_read() -> None:

@@ -1,11 +1,11 @@
 """The names of timm and Hugging Face lead to flags that there are, in the docs and in hints."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from focus.config.command_line import parse
+from focus.config.options import flags
 from focus.config.other_names import OTHER_NAMES, OURS, table
 from focus.config.train import TrainConfig
 from focus.errors import InputError
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs/training.md"
 
 
 def test_each_leads_to_a_flag_and_the_page_has_the_table() -> None:
-    ours = {field.name for field in fields(TrainConfig)}
+    ours = flags(TrainConfig).keys()
     assert set(OURS.values()) <= ours
     assert not {name for name in OURS if name in ours and OURS[name] != name}
     assert table() in PAGE.read_text(encoding="utf-8")

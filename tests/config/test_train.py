@@ -9,7 +9,7 @@ import pytest
 from focus.config.evaluate import EvaluateConfig
 from focus.config.losses import LOSSES, LossConfig
 from focus.config.recipes import RECIPES
-from focus.config.train import TrainConfig, loss_config, resolve
+from focus.config.train import TrainConfig, resolve
 from focus.config.use import ExplainConfig, ExportConfig
 from focus.errors import InputError
 
@@ -70,7 +70,7 @@ def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> 
     ],
 )
 def test_flags_on_top_of_a_recipe(given: dict[str, Any], expected: dict[str, Any]) -> None:
-    config = resolve(TrainConfig(**given))
+    config = resolve(TrainConfig.of(**given))
     assert {name: getattr(config, name) for name in expected} == expected
     assert resolve(config) == config
 
@@ -81,10 +81,13 @@ def test_without_human_maps_the_loss_is_cross_entropy_unless_another_is_asked_fo
         ({"loss": "focus"}, "focus", "focus"),
         ({"focus_weight": 0.1}, "blend", "blend"),
     ):
-        config = TrainConfig(**given)
-        assert (resolve(config).loss, resolve(config, maps=False).loss) == (with_maps, without)
+        config = TrainConfig.of(**given)
+        assert (resolve(config).loss.name, resolve(config, maps=False).loss.name) == (
+            with_maps,
+            without,
+        )
     plain = resolve(TrainConfig(), maps=False)
-    assert (plain.name, plain.focus_weight, plain.saliency_weight) == ("demo-ce-seed0", 0, 0)
+    assert (plain.name, plain.loss) == ("demo-ce-seed0", LOSSES["ce"])
     assert resolve(plain) == plain
 
 
@@ -115,7 +118,8 @@ def test_without_human_maps_the_loss_is_cross_entropy_unless_another_is_asked_fo
     ],
 )
 def test_flags_on_top_of_a_loss(given: dict[str, Any], expected: LossConfig) -> None:
-    assert loss_config(TrainConfig(**given)) == expected
+    loss = TrainConfig.of(**given).loss
+    assert loss == replace(expected, name=given["loss"])
 
 
 @pytest.mark.parametrize(
@@ -161,7 +165,7 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(
     given: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        TrainConfig(**given)
+        TrainConfig.of(**given)
     assert "\n" not in str(caught.value)
 
 

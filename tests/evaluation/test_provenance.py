@@ -21,7 +21,7 @@ def test_the_digest_is_of_contents_labels_and_splits() -> None:
 
 def test_weights_seed_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "--name", "a b"])
-    found = provenance("net", Manifest(), TrainConfig(loss="focus", focus_weight=0.3, seed=4))
+    found = provenance("net", Manifest(), TrainConfig.of(loss="focus", focus_weight=0.3, seed=4))
     assert found["command"] == "train.py --name 'a b'"
     assert (found["loss"]["name"], found["loss"]["focus_weight"], found["seed"]) == (
         "focus",
@@ -29,6 +29,6 @@ def test_weights_seed_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
         4,
     )
     assert found["versions"].keys() == {"focus", "python", "torch", "timm", "numpy"}
-    assert provenance("net", Manifest(), TrainConfig(recipe="npr"))["recipe"] == "npr"
+    assert provenance("net", Manifest(), TrainConfig.of(recipe="npr"))["recipe"] == "npr"
     unknown = provenance("net", Manifest(), None)
     assert (unknown["loss"], unknown["recipe"]) == (None, None)

@@ -11,6 +11,7 @@ import pytest
 
 from focus.config.experiment import ExperimentConfig
 from focus.config.losses import LOSSES
+from focus.config.options import flat
 from focus.config.train import resolve
 from focus.errors import InputError
 from focus.experiment import frozen
@@ -54,20 +55,20 @@ def test_arms_of_a_draw_differ_in_their_loss_or_their_maps_alone(tmp_path: Path)
         if run.world == "90"
     }
     assert runs.keys() == frozen.GRID.arms.keys()
-    loss = {"loss", "focus_weight", "saliency_weight", "focus_level", "name"}
+    loss = {"loss", "name"}
     for arm, config in runs.items():
         differ = {n for n in vars(config) if getattr(runs["ce"], n) != getattr(config, n)}
         own = frozen.GRID.arms[arm]
         assert differ <= loss | ({"data"} if own.images != "own" else set()), arm
-    assert runs["blend"].focus_weight == 0.7
+    assert runs["blend"].loss.focus_weight == 0.7
     for arm, of, images in (
         ("blend-shuffled", "blend", "shuffled"),
         ("perfect-focus", "saliency", "masks"),
     ):
         assert runs[arm].data == (str(tmp_path / "data" / f"90-01-{images}.csv"),)
         same = replace(runs[arm], data=runs[of].data, name=runs[of].name)
-        settings = {n: getattr(runs[of], n) for n in frozen.GRID.arms[arm].settings}
-        assert replace(same, **settings) == runs[of]
+        settings = {n: flat(runs[of])[n] for n in frozen.GRID.arms[arm].settings}
+        assert same.changed(**settings) == runs[of]
 
 
 def test_the_range_is_frozen(tmp_path: Path) -> None:
@@ -78,11 +79,11 @@ def test_the_range_is_frozen(tmp_path: Path) -> None:
     assert [run.world for run in runs] == ["90"] * 160 + ["50"] * 144
     assert {run.unit for run in runs} == set(range(20, 36))
     assert {(r.config.epochs, r.config.mixed_precision) for r in runs} == {(24, "bf16")}
-    weights = {r.arm: resolve(r.config).focus_weight for r in runs}
+    weights = {r.arm: resolve(r.config).loss.focus_weight for r in runs}
     assert 0 == weights["ce"] < weights["faint"] < weights["mild"] < weights["strong"]
     assert weights["strong"] == weights["saliency-strong"] < weights["aggressive"]
     (wide,) = (r for r in runs if (r.arm, r.unit) == ("wide", 20))
-    assert resolve(wide.config).focus_level == "match"
+    assert resolve(wide.config).loss.focus_level == "match"
     assert "entropy_target" in wide.settings
     for test in RANGE.tests:
         assert sum(test.contrast.weights.values()) == pytest.approx(0)
@@ -115,7 +116,7 @@ def test_recipes_are_trained_alike_from_scratch_with_and_without_maps(tmp_path: 
     }
     npr = found["npr-blend"]
     assert (npr.recipe, npr.model, npr.input, npr.fit) == ("npr", "resnet50_npr", "npr", "crop")
-    assert (npr.loss, npr.saliency_weight, found["npr"].loss) == ("blend", 5.0, "ce")
+    assert (npr.loss.name, npr.loss.saliency_weight, found["npr"].loss.name) == ("blend", 5.0, "ce")
     assert found["xception"].augment == "flip,blur,jpeg"
     for test in setup.protocol.tests:
         assert sum(test.contrast.weights.values()) == pytest.approx(0)
@@ -141,7 +142,7 @@ def test_a_dose_is_the_weight_at_which_the_entropy_falls_to_its_share(tmp_path: 
     setup = setup_in(tmp_path, range=True, search=True)
     outcomes = []
     for run in grid(setup, setup.protocol.arms, [100, 101]):
-        weight = resolve(run.config).focus_weight
+        weight = resolve(run.config).loss.focus_weight
         figures = {"validation": 0.98 if weight < 1 else 0.97 - 0.02 * weight}
         figures["validation_entropy"] = 0.6 - 0.1 * weight + 0.02 * (run.unit - 100.5)
         outcomes.append(Outcome(run, figures))
@@ -156,7 +157,7 @@ def test_settings_of_another_recipe_and_of_another_loss(tmp_path: Path) -> None:
         own := setup_in(tmp_path, data=("x.csv",)), arms_of(own.protocol, ["ce", "hinge"]), [0]
     )
     assert [run.config.epochs for run in paper] == [50, 50]
-    assert resolve(paper[1].config).focus_weight == LOSSES["hinge"].focus_weight
+    assert resolve(paper[1].config).loss.focus_weight == LOSSES["hinge"].focus_weight
     (short,) = grid(setup_in(tmp_path, train={"epochs": "2"}), {"ce": Arm("ce")}, [0])[:1]
     assert short.config.epochs == 2
     with pytest.raises(InputError, match="--train has focus_weight, which"):
@@ -182,10 +183,10 @@ def test_the_range_on_own_data(tmp_path: Path) -> None:
     runs = grid(setup, setup.protocol.arms, setup.protocol.units)
     assert {run.unit for run in runs} == set(range(10))
     found = {run.arm: resolve(run.config) for run in runs if run.unit == 4}
-    assert found["strong"].focus_weight == found["saliency-strong"].focus_weight == 0.2
-    assert found["saliency-strong"].saliency_weight == 5
-    assert found["mild"].focus_weight == RANGE.arms["mild"].settings["focus_weight"]
-    assert (found["wide"].entropy_target, found["ce"].focus_weight) == (0.7, 0)
+    assert found["strong"].loss.focus_weight == found["saliency-strong"].loss.focus_weight == 0.2
+    assert found["saliency-strong"].loss.saliency_weight == 5
+    assert found["mild"].loss.focus_weight == RANGE.arms["mild"].settings["focus_weight"]
+    assert (found["wide"].loss.entropy_target, found["ce"].loss.focus_weight) == (0.7, 0)
     for config in found.values():
         same = config.recipe, config.epochs, config.image_size, config.mixed_precision
         assert same == ("foundation", 300, 96, "no")
@@ -201,7 +202,7 @@ def test_weights_of_a_search_are_read(tmp_path: Path) -> None:
     assert weights["focus"] == {"epochs": 7, "focus_weight": 0.3}
     assert weights["blend"] == frozen.CHOSEN["blend"]
     (run,) = grid(setup_in(tmp_path, weights=str(path)), {"focus": Arm("focus")}, [0])[:1]
-    assert (run.config.epochs, run.config.focus_weight) == (7, 0.3)
+    assert (run.config.epochs, run.config.loss.focus_weight) == (7, 0.3)
     for text, message in (
         ("focus: {focus_wait: 0.3}", r"--focus-wait .did you mean --focus-weight"),
         ("blendd: {focus_weight: 0.3}", r"--losses got 'blendd' .did you mean blend"),

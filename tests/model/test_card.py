@@ -27,9 +27,9 @@ def test_the_card_states_what_was_measured() -> None:
 
 
 def test_the_card_names_the_recipe_its_source_and_what_the_network_sees() -> None:
-    how = trained_how(resolve(TrainConfig(recipe="npr", loss="ce")))
+    how = trained_how(resolve(TrainConfig.of(recipe="npr", loss="ce")))
     assert "recipe `npr` (after NPR, https://github.com/chuangchuangtan/NPR-" in how
-    assert "after" not in trained_how(resolve(TrainConfig(loss="ce")))
+    assert "after" not in trained_how(resolve(TrainConfig.of(loss="ce")))
     config = DetectorConfig("resnet50_npr", 224, input="npr", fit="crop")
     card = model_card(config, None, training=how)
     assert "`resnet50_npr`, of pictures the middle 224 x 224 pixels, differences of neighb" in card

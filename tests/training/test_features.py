@@ -188,15 +188,15 @@ def test_a_resumed_run_goes_on_with_the_same_bits(
 )
 def test_what_cannot_be_cached_is_one_sentence(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        resolve(TrainConfig(**{"tune": "head", **settings}))
+        resolve(TrainConfig.of(**{"tune": "head", **settings}))
 
 
 def test_features_of_a_frozen_network_are_cached_unless_it_says_no() -> None:
-    cached = resolve(TrainConfig(tune="head"))
+    cached = resolve(TrainConfig.of(tune="head"))
     assert (cached.cached_features, cached.augment) == ("bfloat16", "none")
     assert resolve(cached) == cached
-    assert resolve(TrainConfig(tune="head", views=2)).augment == "shift,flip"
-    plain = resolve(TrainConfig(tune="head", cached_features="no"))
+    assert resolve(TrainConfig.of(tune="head", views=2)).augment == "shift,flip"
+    plain = resolve(TrainConfig.of(tune="head", cached_features="no"))
     assert (plain.cached_features, plain.augment) == ("no", "shift,flip")
     assert resolve(TrainConfig()).cached_features is None
 

@@ -15,7 +15,7 @@ from focus.training.tuning import freeze
 
 def rates(steps_per_epoch: int, **given: Any) -> list[float]:
     """The learning rate of each step, at a highest rate of 1."""
-    config = resolve(TrainConfig(lr=1.0, **given))
+    config = resolve(TrainConfig.of(lr=1.0, **given))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = make_scheduler(config, optimizer, steps_per_epoch)
     found = []
@@ -74,8 +74,8 @@ def test_step_is_that_of_torch_and_counts_from_the_start() -> None:
 
 def test_the_optimisers() -> None:
     detector = Detector()
-    sgd = make_optimizer(resolve(TrainConfig(recipe="paper")), detector)
-    adamw = make_optimizer(resolve(TrainConfig(opt="adamw", lr=0.5)), detector)
+    sgd = make_optimizer(resolve(TrainConfig.of(recipe="paper")), detector)
+    adamw = make_optimizer(resolve(TrainConfig.of(opt="adamw", lr=0.5)), detector)
     for optimizer in (sgd, adamw):
         (group,) = optimizer.param_groups
         assert len(group["params"]) == len([*detector.parameters()])
@@ -96,7 +96,7 @@ def test_each_layer_has_its_rate_and_norms_no_decay(tune: Tune) -> None:
     freeze(detector, tune)
     for decay in (None, 0.5):
         given: dict[str, Any] = {"tune": tune, "layer_decay": decay, "lr": 0.1, "weight_decay": 0.2}
-        config = resolve(TrainConfig(**given))
+        config = resolve(TrainConfig.of(**given))
         optimizer = make_optimizer(config, detector)
         make_scheduler(config, optimizer, 10)
         if tune == "full" and decay is None:

@@ -102,7 +102,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_of_two_processes_one_trains_in_a_folder(data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    config = TrainConfig(
+    config = TrainConfig.of(
         recipe="demo",
         data=(str(data / "tree"),),
         output=str(tmp_path),
@@ -228,7 +228,7 @@ def test_missing_human_maps_are_named() -> None:
     samples = [Sample("/r", 0, split="train"), Sample("/v", 0, split="validation", human_map="/m")]
     # The last aims at a number.
     losses: list[dict[str, Any]] = [{"focus_level": "match"}, {"loss": "ce"}, {"loss": "hinge"}]
-    runs = [resolve(TrainConfig(name=n, **loss)) for n, loss in zip("abc", losses, strict=True)]
+    runs = [resolve(TrainConfig.of(name=n, **loss)) for n, loss in zip("abc", losses, strict=True)]
     (warning,) = (each for run in runs for each in data_findings(Manifest(samples), run))
     assert "saliency and focus term of a is 0" in warning.text
     with_map = Manifest([*samples, Sample("/m", 0, split="train", human_map="/m")])
@@ -247,7 +247,7 @@ def test_copies_of_training_images_are_no_test(data: Path, tmp_path: Path) -> No
     first = forked_well(*words, "--name", "first", "--epochs", "1", cwd=tmp_path)
     assert "left out" not in first
     assert "loss: ce, as no image has a human map (--human-maps); --loss names another" in first
-    assert load_config(TrainConfig, tmp_path / "runs" / "first" / "config.yaml").loss == "ce"
+    assert load_config(TrainConfig, tmp_path / "runs" / "first" / "config.yaml").loss.name == "ce"
     run = tmp_path / "runs" / "first"
     trained = [s for s in Manifest.from_csv(run / "manifest.csv") if s.split == "train"]
     for number, sample in enumerate([s for s in trained if s.label == 0][:5]):
@@ -392,7 +392,7 @@ def fit(tmp_path: Path) -> Callable[..., Path]:
             flags["initial_checkpoint"] = str(tmp_path / after / "model" / "model.safetensors")
         flags = {"epochs": 1, "batch_size": 8, "workers": 0, "threads": 1, "report": False} | flags
         flags |= {"recipe": "demo", "report_to": ("none",), "output": str(tmp_path), "name": name}
-        train(TrainConfig(data=(data,), **flags))
+        train(TrainConfig.of(data=(data,), **flags))
         return tmp_path / name
 
     return fit

@@ -76,7 +76,7 @@ def trainer(
     settings |= given
     if settings["opt"] == "adamw":
         del settings["momentum"]
-    config = resolve(TrainConfig(**settings))
+    config = resolve(TrainConfig.of(**settings))
     saved = check_folder(config)
     accelerator = accelerator or Accelerator(cpu=True)
     return Trainer(config, make_detector(config), faces, accelerator, saved)
