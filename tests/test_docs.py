@@ -9,8 +9,8 @@ from focus.config.options import POINTS
 from focus.data.perturbations import ROBUSTNESS, STRENGTHS
 from focus.evaluation.faithfulness import PLACES
 from focus.evaluation.results import RESAMPLES
-from focus.metrics.ranking import SUPPORT
-from focus.model.operating_points import TARGETS, needed
+from focus.metrics.ranking import SUPPORT, needed
+from focus.model.operating_points import TARGETS
 from focus.report.glossary import GLOSSARY
 from focus.training.run_folder import _FREE
 

@@ -27,6 +27,7 @@ from focus.evaluation.results import VERSION as RESULTS_VERSION
 from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
 from focus.metrics.calibration import Calibration
+from focus.metrics.figures import FIGURE
 from focus.model.config import CONFIG_VERSION as MODEL_VERSION
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
@@ -162,6 +163,7 @@ def test_keys_of_results(tmp_path: Path) -> None:
     assert added <= outline
     documented = (outline - added) | figures | set(POINTS)
     assert keys(results, {"kA", "uB"}) == documented
+    assert set(listed("results.json", "field")) == {*FIGURE, "apcer_max_generator"}
 
 
 def test_keys_of_thresholds(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from focus.evaluation.results import Results, summarise
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import operating_points
 from focus.findings import Finding
+from focus.metrics.figures import FIGURES
 from focus.model.operating_points import choose_threshold
 
 Scale = Literal["probability", "log-odds", "raw"]
@@ -41,7 +42,7 @@ _SCORES = (
     *("probability", "prob", "y_score", "prediction", "pred", "y_pred"),
 )
 """Usual names of the column of scores; the first that is there counts."""
-_OF_PROBABILITIES = ("brier", "ece", "cllr", "calibration_loss")
+_OF_PROBABILITIES = {figure.name for figure in FIGURES if figure.probability}
 _NOT_TESTED = ("train", "validation")
 _ROUNDING = 1e-6  # a softmax in float32 may be a little above 1
 
@@ -193,7 +194,7 @@ def without_calibration(results: Results) -> Results:
     def without(part: Any) -> Any:
         if not isinstance(part, dict):
             return part
-        return {n: None if n.startswith(_OF_PROBABILITIES) else without(v) for n, v in part.items()}
+        return {n: None if n in _OF_PROBABILITIES else without(v) for n, v in part.items()}
 
     of_sets = (*SET_TITLES, "groups")
     return {name: without(part) if name in of_sets else part for name, part in results.items()}

@@ -12,25 +12,15 @@ from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores, in_common
 from focus.metrics.annotators import MEASURES
 from focus.metrics.bootstrap import units
+from focus.metrics.figures import CHANCE, FIGURE, FIGURES, POINTS, Place
 from focus.metrics.intervals import mean_auc_difference
 from focus.plotting import shortened
 
 SET_TITLES = {"closed": "closed set", "closed_balanced": "closed-balanced set", "open": "open set"}
 UNRELATED = "?"
 """Marks a generator of which it is not known how far it is from training."""
-CHANCE = "chance level of that peak"
-"""Name of what a peak in a uniformly random cell hits, below how often CAMs peak in the artefact"""
-
 SHOWN_ROWS = 14
 """On a console, where the rest is in the report."""
-_SHORT = (
-    "eer",
-    "tpr_at_fpr_0.01",
-    "bpcer",
-    "apcer_mean",
-    "entropy",
-    "pointing_hit",
-)  # of the open set, on a console
 _WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
 _AUC = {
     "closed": "closed-set AUC",
@@ -48,14 +38,19 @@ _NOTES = {
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: its name, and where in results.json its figure stands.
+    """A row of the table.
 
-    generator: the unknown generator that the name mentions, if any.
+    Args:
+        title: Its name.
+        keys: Where its figure lies in results.json.
+        generator: The unknown generator that the name mentions, if any.
+        kept: Whether it is there however few rows there are.
     """
 
     title: str
-    keys: tuple[str, ...]
+    keys: Place
     generator: str = ""
+    kept: bool = True
 
 
 def table_rows(everything: Sequence[Results]) -> list[Row]:
@@ -73,40 +68,40 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
         mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
         rows.append(Row(f"{_AUC[test_set]}, {mean}", (test_set, "mean", "auc")))
         for who, words in _ON_PEOPLES.items():
-            keys: tuple[str, ...] = ("people", test_set, "mean", who, "auc")
+            keys: Place = ("people", test_set, "mean", who, "auc")
             if any(at(r, keys) is not None for r in everything):
                 rows.append(Row(words, keys))
         if any(at(r, ("groups", test_set, "generators")) for r in everything):
             rows.append(Row(f"{_AUC[test_set]} by group", ("groups", test_set, "mean", "auc")))
         if test_set == "open" and any(at(r, ("open", "generators")) for r in everything):
-            rows.append(Row("open-set EER, mean", ("open", "mean", "eer")))
-            keys = "open", "mean", "tpr_at_fpr_0.01"  # which takes many real images
-            if any(at(r, keys) is not None for r in everything):
-                rows.append(Row("open-set TPR at 1 % FPR, mean", keys))
+            for own in (FIGURE["eer"], FIGURE["tpr_at_fpr_0.01"]):
+                keys = "open", "mean", own.name
+                if not own.reals or any(at(r, keys) is not None for r in everything):
+                    rows.append(Row(f"open-set {own.heading}, mean", keys))
     shares = {results["open"]["pooled"]["prevalence"] for results in everything}
     if len(shares) == 1 and (share := shares.pop()) is not None:
         keys = ("open", "pooled", "average_precision")
-        rows.append(Row(f"open-set AP at {share:.0%} synthetic", keys))
+        rows.append(Row(f"open-set AP at {share:.0%} synthetic", keys, kept=False))
         if round(share, 2) != 0.5:  # else two rows of one name
-            rows.append(Row("open-set AP at 50% synthetic", (*keys[:2], f"{keys[2]}_balanced")))
+            keys = ("open", "pooled", "average_precision_balanced")
+            rows.append(Row("open-set AP at 50% synthetic", keys, kept=False))
     for test_set in present:
-        point = (test_set, "operating_points", DECISION)
-        for label, rate in (("BPCER", "bpcer"), ("APCER, mean", "apcer_mean")):
-            # A set without fakes has points, too, of which nothing is defined.
-            if any(at(r, (test_set, "generators")) and at(r, point) for r in everything):
-                title = f"{label}, {test_set.replace('_', '-')}, at *"
-                rows.append(Row(title, (*point, rate)))
+        point = (test_set, POINTS, DECISION)
+        # A set without fakes has points, too, of which nothing is defined.
+        if any(at(r, (test_set, "generators")) and at(r, point) for r in everything):
+            for own in (FIGURE["bpcer"], FIGURE["apcer_mean"]):
+                title = f"{own.heading}, {test_set.replace('_', '-')}, at *"
+                rows.append(Row(title, (*point, own.name), kept=test_set == "open"))
     # Pooled, where the AUCs above are means over generators.
     pooled = [(test_set, "pooled") for test_set in present if test_set != "closed_balanced"]
     pooled = [p for p in pooled if any("entropy" in (at(r, p) or ()) for r in everything)]
-    chances = [at(r, (*place, "pointing_chance")) for r in everything for place in pooled]
-    of_cams = {
-        "CAM entropy, all images": "entropy",
-        "peaks in artefact, synthetic": "pointing_hit",
-    }
-    of_cams |= {CHANCE: "pointing_chance"} if any(chances) else {}
-    for label, key in of_cams.items():
-        rows += [Row(f"{label}, {place[0]}", (*place, key)) for place in pooled]
+    for each in (figure for figure in FIGURES if figure.row):
+        chance = each.row == CHANCE
+        if not chance or any(at(r, (*place, each.name)) for r in everything for place in pooled):
+            rows += [
+                Row(f"{each.row}, {p[0]}", (*p, each.name), kept=p[0] == "open" and not chance)
+                for p in pooled
+            ]
     return rows
 
 
@@ -121,6 +116,7 @@ def _generator_rows(everything: Sequence[Results]) -> list[Row]:
             f"open-set AUC, {name} ({'/'.join(sorted(found))})",
             ("open", "generators", name, "auc"),
             name,
+            kept=False,
         )
         for name, found in sorted(relations.items())
     ]
@@ -130,16 +126,7 @@ def _fewer(rows: list[Row], first: Results, most: int) -> list[Row]:
     """Return at most so many rows: of the test sets, and of the hardest unknown generators."""
     if len(rows) <= most:
         return rows
-    kept = [
-        row
-        for row in rows
-        if not row.generator
-        and (
-            row.keys[-2:] == ("mean", "auc")
-            or row.keys[0] == "people"
-            or (row.keys[0] == "open" and row.keys[-1] in _SHORT)
-        )
-    ]
+    kept = [row for row in rows if row.kept]
     generators = [row for row in rows if row.generator]
     generators.sort(key=lambda row: at(first, row.keys) or 0.0)
     kept += generators[: max(0, most - len(kept))]
@@ -202,13 +189,13 @@ def errors_in_words(results: Results, most: int = 4) -> list[ErrorRate]:
     """Return the false alarms of each test set, then the ``most`` generators missed most often."""
     alarms, missed = list[ErrorRate](), list[ErrorRate]()
 
-    def add(found: list[ErrorRate], faces: str, what: str, where: Sequence[str]) -> None:
+    def add(found: list[ErrorRate], faces: str, what: str, where: Place) -> None:
         value, interval = figure(results, where)
         if value is not None:
             ends = "" if interval is None else " to ".join(map(_of_100, interval))
             found.append(ErrorRate(f"Of 100 {faces}", _of_100(value), what, ends, value))
 
-    rates = ("operating_points", DECISION)
+    rates = (POINTS, DECISION)
     for test_set, title in SET_TITLES.items():
         words = f"real faces of the {title}"
         add(alarms, words, "are called synthetic", (test_set, *rates, "bpcer"))
@@ -348,7 +335,7 @@ def _pairs(scores: Scores, results: Results) -> dict[str, list[tuple[str, list[i
     return found
 
 
-def _cell(results: Results, keys: Sequence[str], with_interval: bool) -> str:
+def _cell(results: Results, keys: Place, with_interval: bool) -> str:
     """Return the value, and its interval if there is one: ``0.971 [.960, .980]``."""
     value, interval = figure(results, keys)
     if value is None:
@@ -358,26 +345,24 @@ def _cell(results: Results, keys: Sequence[str], with_interval: bool) -> str:
     return f"{value:.3f} [{', '.join(f'{end:.3f}'.lstrip('0') for end in interval)}]"
 
 
-def auc_text(results: Results, keys: Sequence[str]) -> str:
+def auc_text(results: Results, keys: Place) -> str:
     """Return an AUC and its interval as in the table."""
     return _cell(results, keys, True)
 
 
-def figure(
-    results: Results, keys: Sequence[str]
-) -> tuple[float | None, tuple[float, float] | None]:
+def figure(results: Results, keys: Place) -> tuple[float | None, tuple[float, float] | None]:
     """Return a figure of results.json and its interval; None for what is not there.
 
     keys: from the outermost to the figure's name.
     """
     *path, last = keys
     # Beside the value, or beside the operating point that it is of, or beside all of these.
-    places = (at(results, [*path[:n], "intervals", *path[n:], last]) for n in range(len(path) + 1))
+    places = (at(results, (*path[:n], "intervals", *path[n:], last)) for n in range(len(path) + 1))
     interval = next(filter(None, places), None)
     return at(results, keys), None if interval is None else (interval[0], interval[1])
 
 
-def at(results: Any, keys: Sequence[str]) -> Any:
+def at(results: Any, keys: Place) -> Any:
     """Return what is at ``keys`` of results.json, from the outermost; None for what is not."""
     for key in keys:
         results = results.get(key) if isinstance(results, dict) else None

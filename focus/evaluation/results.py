@@ -15,20 +15,14 @@ from threadpoolctl import threadpool_limits
 
 from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS
 from focus.data.near_far import families, relation, with_families
-from focus.evaluation.estimates import (
-    Figures,
-    Floats,
-    Group,
-    Intervals,
-    Table,
-    intervals,
-    nested,
-)
+from focus.evaluation.estimates import Estimate, Figures, Group, Intervals, Table
 from focus.evaluation.protocol import UNNAMED, Comparison, match, strata, union
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import Resampler
+from focus.metrics.figures import FIGURE, FIGURES, POINTS, Errors, Method, Place
 from focus.metrics.intervals import (
     LEVEL,
+    Compared,
     few_inverted,
     mean_auc_interval,
     mean_interval,
@@ -41,6 +35,7 @@ from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
 
 VERSION = 4
+AUC: Place = ("auc",)
 RESAMPLES = 2000
 _AT_ONCE = 2**20  # weights; 2**18 takes twice the time for 100,000 images, 2**21 as long
 Results = dict[str, Any]
@@ -94,7 +89,7 @@ def summarise(
     resampler = Resampler(strata(scores.label, comparisons, images), scores.group, images)
     random = np.random.default_rng(0)
     at_once = max(1, _AT_ONCE // max(1, len(scores)))
-    # Narrow matrix products, for which a second thread of BLAS only waits, at the price of a first.
+    # On matrices so narrow a second thread of BLAS gains nothing and takes a core from the pool.
     with (
         threadpool_limits(1, "blas"),
         ThreadPool(usable_cores()) as pool,
@@ -127,8 +122,7 @@ class TestSet:
     """The comparisons of one test set: figures by generator, their mean, and of all images."""
 
     def __init__(self, table: Table, comparisons: list[Comparison]) -> None:
-        self.comparisons, self._largest_cost = comparisons, table.largest_cost
-        self._thresholds = table.thresholds
+        self.comparisons, self._table = comparisons, table
         self._groups = [Group(table, c.real, c.fake) for c in comparisons]
         rows = [
             union((getattr(c, side) for c in comparisons), table.scores.images)
@@ -137,65 +131,63 @@ class TestSet:
         # One generator is the whole test set.
         self._pooled = self._groups[0] if len(comparisons) == 1 else Group(table, *rows)
         self._defining = _defining([group.figures() for group in self._groups])
-        self._found = [{n: float(v[0]) for n, v in f.items()} for f in self._figures()]
-        self._draws: list[dict[str, list[Floats]]] = [{n: [] for n in f} for f in self._found]
-        noise = [group.calibrated_ece() for group in (*self._groups, self._pooled)]
-        names = {name for each in noise for name in each}
-        largest = {name: max(each.get(name, 0.0) for each in noise[:-1]) for name in names}
-        self._noise = [*noise, largest, {}]
+        self._estimates = [Estimate(figures) for figures in self._figures()]
+        groups = [*self._groups, self._pooled]
+        self._excess = [group.excess() for group in groups]
+        self._once = [
+            {f.name: f.compute(g, 0) for f in FIGURES if f.where == "once"} for g in groups
+        ]
 
     def draw(self, each: Map) -> None:
         """Take up the figures for the weights that the table has now; each: ``map``."""
-        for figures, draws in zip(self._figures(each), self._draws, strict=True):
-            for name, values in draws.items():
-                values.append(figures[name])
+        for figures, estimate in zip(self._figures(each), self._estimates, strict=True):
+            estimate.draw(figures)
 
     def results(self, resampler: Resampler) -> Results:
         """Return them as results.json has them."""
         groups = [*self._groups, self._pooled]
         units = [group.units(resampler) for group in groups]
-        # A group without images of a kind is in no mean of theirs.
+        # The mean over images with a value does not count groups that have none.
         fewest = {name: min((n for u in units if (n := u[name])), default=0) for name in units[0]}
-        units += [fewest, fewest]
-        compared = [[group.compared(resampler)] for group in groups]
-        compared += [[one for n in self._defining.get("auc", []) for one in compared[n]], []]
-        unseen = [self._largest_cost if few_inverted(own) else 0.0 for own in compared]
-        exact = [group.exact_intervals(resampler) for group in groups]
-        exact += [self._mean_intervals(exact, resampler), self._error_intervals(resampler)]
-        exact[-2]["auc"] = mean_auc_interval(compared[-2])
+        compared = [group.compared(resampler) for group in groups]
+        *estimates, of_mean, of_errors = self._estimates
+        exact = [
+            group.exact_intervals(estimate.values, resampler)
+            for group, estimate in zip(groups, estimates, strict=True)
+        ]
         entries = []
-        for found, draws, sure, count, noise, most in zip(
-            self._found, self._draws, exact, units, self._noise, unseen, strict=True
-        ):
-            ends: dict[str, Any] = {}
-            if any(draws.values()):
-                joined = {name: np.concatenate(parts) for name, parts in draws.items()}
-                ends = intervals(found, joined, sure, count, noise, most)
-            entries.append({**nested(found), "intervals": nested(ends)})
-        for group, entry in zip(groups, entries, strict=False):
-            entry |= {**group.counts(), "undefined": group.undefined()}
-            entry |= group.calibration(entry.get("cllr"))
-        *generators, pooled, mean, operating = entries
-        for name in ("min_cllr", "calibration_loss"):
-            known = [entry[name] for entry in generators if entry[name] is not None]
-            mean[name] = float(np.mean(known)) if known else None
+        for n, (group, estimate) in enumerate(zip(groups, estimates, strict=True)):
+            entry = estimate.entry(exact[n], units[n], self._excess[n], self._unseen([compared[n]]))
+            about = {**group.counts(), "undefined": group.undefined()}
+            entries.append(entry | about | self._once[n])
+        *generators, pooled = entries
         names = [c.generator or UNNAMED for c in self.comparisons]
+        known = [compared[n] for n in self._defining.get(AUC, [])]
+        sure = self._mean_intervals(exact, resampler) | {AUC: mean_auc_interval(known)}
+        mean = of_mean.entry(sure, fewest, _largest(self._excess[:-1]), self._unseen(known))
+        for name in self._once[-1]:
+            values = [entry[name] for entry in generators if entry[name] is not None]
+            mean[name] = float(np.mean(values)) if values else None
         mean["n_defined"] = {
-            name: len(places)
-            for name, places in self._defining.items()
-            if name in self._found[-2] and len(places) < len(self.comparisons)
+            place[-1]: len(having)
+            for place, having in self._defining.items()
+            if place in of_mean.values and len(having) < len(self.comparisons)
         }
-        for point, _ in self._thresholds:
-            missed = [found[f"operating_points/{point}/apcer"] for found in self._found[:-3]]
+        errors = of_errors.entry(self._error_intervals(resampler), fewest)
+        for point, _ in self._table.thresholds:
+            missed = [own.values[POINTS, point, "apcer"] for own in estimates[:-1]]
             worst = names[int(np.nanargmax(missed))] if np.nansum(missed) else None
-            operating[point]["apcer_max_generator"] = worst
+            errors[point]["apcer_max_generator"] = worst
         return {
-            "n_generators": len(self._defining.get("auc", [])),
+            "n_generators": len(known),
             "mean": mean,
             "pooled": pooled,
-            "operating_points": operating,
+            POINTS: errors,
             "generators": dict(zip(names, generators, strict=True)),
         }
+
+    def _unseen(self, compared: list[Compared]) -> float:
+        return self._table.largest_cost if few_inverted(compared) else 0.0
 
     def _figures(self, each: Map = map) -> list[Figures]:
         """Return those of each generator, of all images, their means, and the error rates."""
@@ -203,29 +195,24 @@ class TestSet:
         several = len(self._groups) != 1
         found = list(each(Group.figures, [self._pooled] * several + self._groups))
         pooled, generators = found[0], found[several:]
+        undefined = np.full_like(pooled[AUC], np.nan)
         known = {
-            name: [generators[place][name] for place in places]
-            for name, places in self._defining.items()
+            place: [generators[n][place] for n in having]
+            for place, having in self._defining.items()
         }
-        undefined = np.full_like(pooled["auc"], np.nan)
         mean = {
-            name: np.mean(known[name], axis=0) if name in known else undefined for name in pooled
+            place: np.mean(known[place], axis=0) if place in known else undefined
+            for place in pooled
         }
         rates: Figures = {}
-        for point, _ in self._thresholds:
-            bpcer, apcer = (f"operating_points/{point}/{rate}" for rate in ("bpcer", "apcer"))
+        for point, _ in self._table.thresholds:
+            bpcer, apcer = (POINTS, point, "bpcer"), (POINTS, point, "apcer")
             largest = np.max(known[apcer], axis=0) if apcer in known else undefined
-            rates |= {
-                f"{point}/bpcer": pooled[bpcer],
-                f"{point}/apcer_pooled": pooled[apcer],
-                f"{point}/apcer_mean": mean[apcer],
-                f"{point}/apcer_max": largest,
-                f"{point}/acer_mean": (mean[apcer] + pooled[bpcer]) / 2,
-                f"{point}/acer_max": (largest + pooled[bpcer]) / 2,
-            }
+            errors = Errors(pooled[bpcer], pooled[apcer], mean[apcer], largest)
+            rates[point, "bpcer"] = pooled[bpcer]
+            rates |= {(point, f.name): f.compute(errors, 0) for f in FIGURES if f.where == "set"}
         both = [
-            {name: own[name] for name in own if not name.startswith("operating_points/")}
-            for own in (pooled, mean)
+            {place: own[place] for place in own if place[0] != POINTS} for own in (pooled, mean)
         ]
         return [*generators, *both, rates]
 
@@ -235,13 +222,14 @@ class TestSet:
         exact: of the generators. Real images that they share make other rates dependent.
         """
         found: Intervals = {}
-        for name, places in self._defining.items():
-            if len(places) == 1 and name in exact[places[0]]:
-                found[name] = exact[places[0]][name]
-            elif name.startswith("pointing_hit"):
-                rows, hits = zip(*(self._groups[n].known()[name] for n in places), strict=True)
+        for place, having in self._defining.items():
+            figure = FIGURE[place[-1]]
+            if len(having) == 1 and place in exact[having[0]]:
+                found[place] = exact[having[0]][place]
+            elif figure.interval is Method.RATE_OF_FAKES:
+                rows, hits = zip(*(self._groups[n].known(figure) for n in having), strict=True)
                 if resampler.independent(np.concatenate(rows)):
-                    found[name] = mean_of_rates([(int(own.sum()), len(own)) for own in hits])
+                    found[place] = mean_of_rates([(int(own.sum()), len(own)) for own in hits])
         return found
 
     def _error_intervals(self, resampler: Resampler) -> Intervals:
@@ -249,42 +237,47 @@ class TestSet:
         found: Intervals = {}
         real = self._pooled.real.rows
         fake = np.concatenate([real[:0], *(c.fake for c in self.comparisons)])
-        rows = {"bpcer": real, "apcer": fake, "acer": np.append(real, fake)}
-        exact = tuple(rate for rate, own in rows.items() if resampler.independent(own))
-        for point, threshold in self._thresholds:
+        rows = {"real": real, "fake": fake, "smaller": np.append(real, fake)}
+        exact = [unit for unit, own in rows.items() if resampler.independent(own)]
+        for point, threshold in self._table.thresholds:
             flagged, missed = self._pooled.errors(threshold)
             each = [e for e in (g.errors(threshold)[1] for g in self._groups) if e[1]]
-            found |= {
-                f"{point}/bpcer": rate_interval(*flagged),
-                f"{point}/apcer_pooled": rate_interval(*missed),
-                f"{point}/apcer_mean": mean_of_rates(each),
-                f"{point}/apcer_max": None,
+            own = {
+                "bpcer": rate_interval(*flagged),
+                "apcer_pooled": rate_interval(*missed),
+                "apcer_mean": mean_of_rates(each),
+                "apcer_max": None,
             }
             # All at once (Bonferroni): the largest rate lies between the largest of their ends.
             ends = [rate_interval(*e, 1 - (1 - LEVEL) / len(each)) for e in each]
             if known := [end for end in ends if end]:
                 low, high = (max(side) for side in zip(*known, strict=True))
-                found[f"{point}/apcer_max"] = low, high
+                own["apcer_max"] = low, high
             for name in ("mean", "max"):
-                rates = [f"{point}/{rate}" for rate in ("bpcer", f"apcer_{name}")]
-                parts = [interval for rate in rates if (interval := found[rate])]
-                values = [self._found[-1][rate] for rate in rates]
-                acer = mean_interval(values, parts) if len(parts) == 2 else None
-                found[f"{point}/acer_{name}"] = acer
-        return {name: found[name] for name in found if name.rpartition("/")[2].startswith(exact)}
+                rates = ("bpcer", f"apcer_{name}")
+                parts = [interval for rate in rates if (interval := own[rate])]
+                values = [self._estimates[-1].values[point, rate] for rate in rates]
+                own[f"acer_{name}"] = mean_interval(values, parts) if len(parts) == 2 else None
+            found |= {(point, n): own[n] for n in own if FIGURE[n].unit in exact}
+        return found
 
 
-def _defining(figures: list[Figures]) -> dict[str, list[int]]:
-    """Return, by name, the places of the generators that have a figure, by the images as they are.
+def _defining(figures: list[Figures]) -> dict[Place, list[int]]:
+    """Return, by figure, the numbers of the generators that have it, by the images as they are.
 
     A mean is over these in each resample, and undefined in one that leaves a generator without.
     """
-    found: dict[str, list[int]] = {}
-    for place, own in enumerate(figures):
-        for name, values in own.items():
+    found: dict[Place, list[int]] = {}
+    for number, own in enumerate(figures):
+        for place, values in own.items():
             if not np.isnan(values).all():
-                found.setdefault(name, []).append(place)
+                found.setdefault(place, []).append(number)
     return found
+
+
+def _largest(excess: list[dict[Place, float]]) -> dict[Place, float]:
+    """Return the largest of each."""
+    return {n: max(own.get(n, 0.0) for own in excess) for n in {n for own in excess for n in own}}
 
 
 def write_results(folder: str | Path, scores: Scores, results: Results | None) -> list[Path]:

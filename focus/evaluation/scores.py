@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,12 +22,15 @@ Text = NDArray[np.object_]
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Cells = Annotated[Integers, "of a CAM, -1 unknown"]
+Hits = Annotated[Integers, "of a CAM, 0 or 1, -1 unknown"]
+Measures = Annotated[Floats, "of a CAM"]
 
 _DTYPES: dict[object, type] = {
     Text: np.object_,
-    Integers: np.int64,
-    Floats: np.float32,
     Doubles: np.float64,
+    **dict.fromkeys((Integers, Cells, Hits), np.int64),
+    **dict.fromkeys((Floats, Measures), np.float32),
 }
 
 
@@ -50,24 +53,24 @@ class Scores:
     group: Text
     score: Doubles
     predicted: Integers
-    entropy_predicted: Floats
-    entropy_synthetic: Floats
-    entropy_sum: Floats
-    entropy_z: Floats
-    cam_range: Floats
-    peak_row: Integers
-    peak_col: Integers
-    pointing_hit: Integers
-    pointing_hit_synthetic: Integers
-    map_mse: Floats
-    map_cosine: Floats
-    map_hit: Integers
-    map_mass: Floats
-    mask_mass: Floats
+    entropy_predicted: Measures
+    entropy_synthetic: Measures
+    entropy_sum: Measures
+    entropy_z: Measures
+    cam_range: Measures
+    peak_row: Cells
+    peak_col: Cells
+    pointing_hit: Hits
+    pointing_hit_synthetic: Hits
+    map_mse: Measures
+    map_cosine: Measures
+    map_hit: Hits
+    map_mass: Measures
+    mask_mass: Measures
     llr: Floats
-    pointing_chance: Floats
-    map_chance: Floats
-    peak_outlier: Integers
+    pointing_chance: Measures
+    map_chance: Measures
+    peak_outlier: Hits
     stored_in: Text
 
     def __post_init__(self) -> None:
@@ -170,7 +173,7 @@ class Scores:
         """Write ``scores.csv``; floats with as many digits as they need to come back."""
         left_out = {"index"} | (set() if self.has_cams else _OF_CAMS)
         columns = {n: _to_text(n, own) for n, own in self.columns().items() if n not in left_out}
-        columns = {n: own for n, own in columns.items() if n not in _LATER or any(own)}
+        columns = {n: own for n, own in columns.items() if n not in LATER or any(own)}
         write_csv(path, columns, zip(*columns.values(), strict=True))
 
     @staticmethod
@@ -183,7 +186,7 @@ class Scores:
             reader = csv.DictReader(file)
             header, rows = reader.fieldnames or [], list(reader)
         columns: dict[str, Any] = {"index": np.arange(len(rows))}
-        may_lack = {*_LATER} if "peak_row" in header else {*_LATER} | _OF_CAMS
+        may_lack = {*LATER} if "peak_row" in header else {*LATER} | _OF_CAMS
         for field in fields(Scores)[1:]:
             if field.name not in [*header, *may_lack]:
                 raise InputError(f"{path} lacks the column {field.name!r}; write the file again.")
@@ -202,20 +205,16 @@ def in_common(tables: Sequence[Scores]) -> list[Scores]:
     ]
 
 
-# Columns in which an empty cell is -1; in one of float32 it is NaN.
-_UNKNOWN = (
-    *("label", "peak_row", "peak_col", "pointing_hit", "pointing_hit_synthetic", "map_hit"),
-    "peak_outlier",
-)
-# Columns that are left out where no row has a value, as in files of older programs.
-_LATER = ("peak_outlier", "stored_in")
-# Columns that are left out together.
-_OF_CAMS = {
-    *("entropy_predicted", "entropy_synthetic", "entropy_sum", "entropy_z", "cam_range"),
-    *("peak_row", "peak_col", "peak_outlier"),
-    *("pointing_hit", "pointing_hit_synthetic", "pointing_chance", "mask_mass"),
-    *("map_mse", "map_cosine", "map_hit", "map_mass", "map_chance"),
-}
+def _columns(*types: object) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(Scores) if field.type in types)
+
+
+HITS = _columns(Hits)
+"""Columns of 0 and 1, -1 unknown."""
+LATER = ("peak_outlier", "stored_in")
+"""Columns that are left out where no row has a value, as in files of older programs."""
+_OF_CAMS = {*_columns(Cells, Hits, Measures)}  # left out together
+_UNKNOWN = ("label", *_columns(Cells, Hits))  # an empty cell is -1; in one of float32 it is NaN
 
 
 def _to_text(name: str, column: NDArray[Any]) -> list[str]:

@@ -6,36 +6,10 @@ from typing import Any
 import numpy as np
 
 from focus.errors import InputError
-from focus.metrics.arrays import divided
 from focus.metrics.bootstrap import units
+from focus.metrics.figures import of_ranking
 from focus.metrics.intervals import Compared, mean_auc_interval
-from focus.metrics.ranking import Floats, Ranking
-
-FPR_TARGETS = (0.001, 0.002, 0.01, 0.05)
-
-
-def detection_figures(ranking: Ranking, threshold: float) -> dict[str, Floats]:
-    """Return [R] of each figure of detection, by its name in ``results.json``.
-
-    NaN where one of the classes has no weight: of one class alone, accuracy would be another
-    figure by the same name. A score above the threshold says synthetic.
-    """
-    real, fake = ranking.real.total, ranking.fake.total
-    found = {
-        "auc": ranking.auc(),
-        "average_precision": ranking.average_precision(),
-        "average_precision_balanced": ranking.average_precision(balanced=True),
-        "eer": ranking.eer(),
-        **{f"tpr_at_fpr_{rate:g}": ranking.tpr_at_fpr(rate) for rate in FPR_TARGETS},
-        "accuracy": ranking.accuracy(threshold),
-        "balanced_accuracy": ranking.balanced_accuracy(threshold),
-        "brier": ranking.brier(),
-        "brier_balanced": ranking.brier(balanced=True),
-        "prevalence": divided(fake, real + fake),
-        "ece": ranking.ece(),
-        "ece_balanced": ranking.ece(balanced=True),
-    }
-    return {name: np.where(ranking.defined, value, np.nan) for name, value in found.items()}
+from focus.metrics.ranking import Ranking
 
 
 def detection_metrics(
@@ -47,9 +21,9 @@ def detection_metrics(
 ) -> dict[str, float]:
     """Return the figures of N scored images as one flat dictionary, NaN where not defined.
 
-    They are those of :func:`detection_figures`; ``auc_low`` and ``auc_high``, DeLong's 95 %
-    interval; and with generators, for each, ``auc/NAME`` of its fakes against all real images, and
-    ``auc_mean`` of these with ``auc_mean_low`` and ``auc_mean_high``.
+    They are those of ``results.json`` that scores alone have; ``auc_low`` and ``auc_high``,
+    DeLong's 95 % interval; and with generators, for each, ``auc/NAME`` of its fakes against all
+    real images, and ``auc_mean`` of these with ``auc_mean_low`` and ``auc_mean_high``.
 
     Args:
         scores: [N] in [0, 1], the probability of synthetic.
@@ -118,8 +92,8 @@ class DetectionMetrics:
         def compared(fakes: Any) -> Compared:
             return score[~fake], score[fakes], unit[~fake], unit[fakes]
 
-        found = detection_figures(Ranking.of(score[~fake], score[fake]), self.threshold)
-        figures = {name: float(value[0]) for name, value in found.items()}
+        ranking = Ranking.of(score[~fake], score[fake])
+        figures = {name: float(values[0]) for name, values in of_ranking(ranking, self.threshold)}
         figures |= _interval("auc", [compared(fake)])
         named = np.array(generators, dtype=np.object_)
         every = {name: compared(fake & (named == name)) for name in sorted(set(named[fake]) - {""})}

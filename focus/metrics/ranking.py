@@ -6,6 +6,7 @@ weighs 1, and its bootstrap. Figures are [R], one per resample, NaN where a resa
 undefined.
 """
 
+import math
 from collections.abc import Callable
 from typing import Self
 
@@ -28,7 +29,8 @@ class Side:
     """The scores of one class, sorted once, with the weights of its images.
 
     scores [N]: ascending. weights [R, N]: by rising score, 1 each until :meth:`weigh`. below
-    [R, N+1]: weight of the k images with the lowest scores. total [R].
+    [R, N+1]: weight of the k images with the lowest scores. total [R]. tempered [N]: probabilities
+    after a temperature, by rising score; None without a calibration.
 
     Raises ValueError for a score that is not finite.
     """
@@ -36,6 +38,7 @@ class Side:
     def __init__(self, scores: Array) -> None:
         given = finite(scores, "scores")
         self.order = np.argsort(given, kind="stable")
+        self.tempered: Floats | None = None
         self.scores = given[self.order]
         self.weigh(np.ones((1, len(given))))
 
@@ -132,6 +135,18 @@ class Ranking:
         supported = len(self.real.scores) * target >= SUPPORT * (1 - 1e-12)
         return np.where(self.defined & supported, found, np.nan)
 
+    def bpcer(self, threshold: float) -> Floats:
+        """Share of the real images above ``threshold``."""
+        return self.real.share_above(threshold)
+
+    def apcer(self, threshold: float) -> Floats:
+        """Share of the fakes not above ``threshold``."""
+        return 1 - self.fake.share_above(threshold)
+
+    def prevalence(self) -> Floats:
+        """Share of the fakes among all images."""
+        return divided(self.fake.total, self.real.total + self.fake.total)
+
     def accuracy(self, threshold: float) -> Floats:
         """Share of the images on their side of ``threshold``; a score above it says synthetic."""
         flagged = self.real.total * np.nan_to_num(self.real.share_above(threshold))
@@ -165,6 +180,19 @@ class Ranking:
         """
         mass, scored, fakes = self.calibration_bins(balanced=balanced, probabilities=probabilities)
         return divided(np.abs(scored - fakes).sum(axis=1), mass.sum(axis=1))
+
+    def calibrated_ece(self, *, balanced: bool, probabilities: tuple[Floats, Floats]) -> float:
+        """Return about what :meth:`ece` would be if the scores were calibrated, for weights of 1.
+
+        The mean distance from 0 of a bin's sum of independent ``label - p``, normal, with p the
+        mean score of the bin.
+        """
+        mass, scored, _ = self.calibration_bins(balanced=balanced, probabilities=probabilities)
+        p = np.clip(np.nan_to_num(divided(scored, mass)), 0, 1)
+        reals, fakes = (len(self.real.scores), len(self.fake.scores)) if balanced else (1, 1)
+        variances = mass * p * (1 - p) * (p / reals + (1 - p) / fakes)
+        spread = math.sqrt(2 / math.pi) * np.sqrt(variances).sum()
+        return float(spread / mass.sum())
 
     def calibration_bins(
         self,
@@ -259,6 +287,11 @@ class Ranking:
         # Between neighbours it is rounded to one of them, and nothing at ``high`` would be above.
         between = np.where(between < high, between, low)
         return np.asarray(np.where(levels == 0, around[0], between), dtype=np.float64)
+
+
+def needed(target: float) -> int:
+    """Return how many real images a rate of ``target`` asks for."""
+    return math.ceil(SUPPORT / target)
 
 
 def auc(real_scores: Array, fake_scores: Array) -> float | None:

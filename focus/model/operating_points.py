@@ -5,7 +5,6 @@ BPCER is the share of real images that are called synthetic, APCER the share of 
 that are called real. Nothing here is a test by that standard.
 """
 
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from focus.config.options import POINTS, Point
 from focus.errors import InputError
 from focus.metrics.arrays import Array
 from focus.metrics.calibration import Calibration, fit_calibration
-from focus.metrics.ranking import SUPPORT, Ranking
+from focus.metrics.ranking import Ranking, needed
 from focus.runtime.json_files import Natural, read_json, write_json
 
 THRESHOLDS = "thresholds.json"
@@ -127,11 +126,6 @@ def choose_threshold(points: OperatingPoints | None, given: str | float | None =
         f"--threshold {name}: validation fixed no such threshold ({lacks}); give a score, or drop "
         "the flag."
     )
-
-
-def needed(target: float) -> int:
-    """Return how many real images a rate of ``target`` asks for."""
-    return math.ceil(SUPPORT / target)
 
 
 def choose(

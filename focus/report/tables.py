@@ -4,12 +4,11 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from focus.evaluation.estimates import DECISION
 from focus.evaluation.result_table import (
-    CHANCE,
     SET_TITLES,
     UNRELATED,
     at,
@@ -18,42 +17,12 @@ from focus.evaluation.result_table import (
     table_rows,
 )
 from focus.evaluation.results import Results
+from focus.metrics.figures import FIGURES, POINTS, Figure, Place
 
-_APCER, _BPCER = "apcer", "bpcer"
-_MAIN = {
-    "auc": "AUC",
-    "eer": "EER",
-    "tpr_at_fpr_0.01": "TPR at 1 % FPR",
-    _APCER: "APCER",
-    _BPCER: "BPCER",
-}
-"""The columns of the table of a test set that matter first."""
-_MORE = {
-    "tpr_at_fpr_0.05": "TPR at 5 % FPR",
-    "prevalence": "share of synthetic",
-    "average_precision": "AP",
-    "average_precision_balanced": "AP at 50 % synthetic",
-    "balanced_accuracy": "balanced accuracy",
-    "ece": "ECE",
-    "ece_balanced": "ECE at 50 % synthetic",
-    "entropy": "entropy h",
-    "entropy_z": "entropy z",
-    "cam_range": "CAM range",
-    "peak_share": "peaks in the commonest cell",
-    "peak_outlier": "peaks on outlying tokens",
-    "pointing_hit": "peaks in artefact",
-    "pointing_chance": CHANCE,
-    "map_hit": "peaks where people looked",
-    "map_chance": "chance level where people looked",
-    "map_cosine": "cosine with human map",
-}
-FIGURES = _MAIN | _MORE
-_RATES = {
-    "bpcer": "BPCER",
-    "apcer_pooled": "APCER, all synthetic",
-    "apcer_mean": "APCER, mean",
-    "apcer_max": "APCER, largest",
-}
+_COLUMNS = sorted((f for f in FIGURES if f.heading and f.where != "set"), key=lambda f: f.column)
+_MAIN = 5
+"""So many of the columns of the table of a test set matter first."""
+_RATES = [f for f in FIGURES if f.heading and (f.where == "set" or f.name == "bpcer")]
 _POINTS = {
     DECISION: "the one that decides",
     "eer": "both errors equally frequent",
@@ -96,7 +65,7 @@ class Table:
         return f"data:text/csv;charset=utf-8;base64,{content}"
 
 
-def cell(results: Results, keys: Sequence[str]) -> Cell:
+def cell(results: Results, keys: Place) -> Cell:
     """Return the figure at ``keys``, with three digits behind the point; "-" for None."""
     value, interval = figure(results, keys)
     ends = "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
@@ -115,62 +84,69 @@ def headline(results_by_name: Mapping[str, Results]) -> Table:
 def of_test_sets(results: Results) -> list[Table]:
     """Return the tables by generator, then those at the thresholds that validation fixed."""
     present = [name for name in SET_TITLES if results.get(name, {}).get("generators")]
-    places: list[tuple[str, ...]] = [(name,) for name in present]
+    places: list[Place] = [(name,) for name in present]
     places += [("groups", name) for name in present if "groups" in results]
     tables = [_by_generator(results, place) for place in places]
     points = [_operating_points(results, place) for place in places]
     return tables + [table for table in points if table.rows]
 
 
-def _title(place: tuple[str, ...]) -> str:
+def _title(place: Place) -> str:
     return SET_TITLES[place[-1]].capitalize() + " by group" * (place[0] == "groups")
 
 
-def _by_generator(results: Results, place: tuple[str, ...]) -> Table:
+def _by_generator(results: Results, place: Place) -> Table:
     """Return the table of a test set: its generators, their mean and all images together.
 
     place: where in results.json it is, of images or of groups.
     """
     found, unit = at(results, place), "groups" if place[0] == "groups" else "images"
     generators = found["generators"]
-    shared = ("operating_points", DECISION)
-    rates = {  # where the error rates of each kind of row are
-        "mean": {_APCER: (*shared, "apcer_mean"), _BPCER: (*shared, "bpcer")},
-        "pooled": {_APCER: (*shared, "apcer_pooled"), _BPCER: (*shared, "bpcer")},
-    }
-    defined = [n for n in FIGURES if any(e.get(n) is not None for e in generators.values())]
-    columns = [n for n in FIGURES if n in defined or n in (_APCER, _BPCER)]
-    places: list[tuple[tuple[str, ...], str, Results]] = [
+    defined = [
+        figure
+        for figure in _COLUMNS
+        if figure.where == "point"
+        or any(entry.get(figure.name) is not None for entry in generators.values())
+    ]
+    entries: list[tuple[Place, str, Results]] = [
         ((*place, "generators", name), name, entry) for name, entry in generators.items()
     ]
-    places.append(((*place, "mean"), "mean of generators", {}))
-    places.append(((*place, "pooled"), f"all {unit}", found["pooled"]))
+    entries.append(((*place, "mean"), "mean of generators", {}))
+    entries.append(((*place, "pooled"), f"all {unit}", found["pooled"]))
     rows, lacks = [], dict[str, str]()
-    for keys, name, entry in places:
-        own = {rate: (*keys, *shared, rate) for rate in (_APCER, _BPCER)}
-        if (kind := keys[len(place)]) in rates:
-            own = {rate: (*place, *where) for rate, where in rates[kind].items()}
+    for keys, name, entry in entries:
         relation = entry["relation"] or UNRELATED if "relation" in entry else ""
-        cells = [cell(results, own.get(column, (*keys, column))) for column in columns]
+        cells = [cell(results, _where(figure, keys, place)) for figure in defined]
         numbers = [Cell(str(entry.get(f"n_{kind}", ""))) for kind in ("real", "synthetic")]
         rows.append((name, [Cell(relation), *cells, *numbers]))
         lacks |= entry.get("undefined", {})
     counts = [f"{kind} {unit}" for kind in ("real", "synthetic")]
-    heads = ["relation", *(FIGURES[name] for name in columns), *counts]
-    main = 1 + sum(name in _MAIN for name in columns)
-    return Table(_title(place), heads, rows, _needs(lacks, FIGURES), main)
+    heads = ["relation", *(figure.heading for figure in defined), *counts]
+    main = 1 + sum(figure in _COLUMNS[:_MAIN] for figure in defined)
+    words = {figure.name: figure.heading for figure in _COLUMNS}
+    return Table(_title(place), heads, rows, _needs(lacks, words), main)
 
 
-def _operating_points(results: Results, place: tuple[str, ...]) -> Table:
+def _where(figure: Figure, keys: Place, place: Place) -> Place:
+    """Return where a figure of a row at ``keys`` lies; means of error rates are the test set's."""
+    if figure.where != "point":
+        return (*keys, figure.name)
+    kind = keys[len(place)]
+    if kind == "generators":
+        return (*keys, POINTS, DECISION, figure.name)
+    return (*place, POINTS, DECISION, f"apcer_{kind}" if figure.name == "apcer" else figure.name)
+
+
+def _operating_points(results: Results, place: Place) -> Table:
     """Return the error rates of a test set at the thresholds that validation fixed."""
-    found = at(results, place)["operating_points"]
+    found = at(results, (*place, POINTS))
     thresholds = {DECISION: results["decision"]["threshold"], **(results["thresholds"] or {})}
     rows = []
     for point in (point for point in _POINTS if point in found):
         plain = threshold_text(thresholds[point]), found[point]["apcer_max_generator"] or "-"
-        rates = [cell(results, (*place, "operating_points", point, rate)) for rate in _RATES]
+        rates = [cell(results, (*place, POINTS, point, rate.name)) for rate in _RATES]
         rows.append((_POINTS[point], [*map(Cell, plain), *rates]))
-    heads = ["threshold", "most missed", *_RATES.values()]
+    heads = ["threshold", "most missed", *(rate.heading for rate in _RATES)]
     return Table(
         f"{_title(place)}, at thresholds",
         heads,

@@ -1,0 +1,219 @@
+"""Declare each figure of ``results.json`` once: what it is of, its interval and where it is shown.
+
+Results, intervals, the printed table and the report with its CSV follow from :data:`FIGURES`.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from focus.metrics.ranking import Floats, Ranking, needed
+
+Place = tuple[str, ...]
+"""Where a figure lies in ``results.json``, or in a part of it: the keys, from the outermost."""
+Unit = Literal["real", "fake", "both", "smaller"]
+"""The class whose images, or groups of them, a figure is of; of two classes the smaller one."""
+POINTS = "operating_points"
+CHANCE = "chance level of that peak"
+"""Stands below the share of CAMs that peak in the artefact: that of uniformly random cells."""
+
+
+class Method(Enum):
+    """How the 95 % interval of a figure is computed."""
+
+    NONE = "There is no interval."
+    DELONG = "DeLong's, from the ranks of the scores."
+    MEAN = "The percentiles of the resamples."
+    SHARE = "As MEAN; Clopper and Pearson's where no resample moves the figure from a bound."
+    RATE = "Clopper and Pearson's where the images are independent, else as SHARE."
+    RATE_OF_FAKES = "As RATE, also in the mean over generators, since these share no fakes."
+    TWO_RATES = "From those of the two classes where the images are independent, else as SHARE."
+    LARGEST = "As SHARE, by the basic bootstrap: a sample overstates the largest of several."
+    COST = "As MEAN; longer where few images are wrong, since the next one may cost the most."
+    ERROR = "As COST, by the basic bootstrap, less the error that chance adds to a sample."
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: [R] values, one for each resample, NaN where a resample leaves it undefined.
+
+    Args:
+        name: The key in ``results.json``.
+        unit: The class that it is of; one of the ``smaller`` class needs images of both.
+        interval: How its interval is computed.
+        compute: Returns the values, None where there are none, from what ``where`` says and a
+            threshold.
+        heading: The heading of its column in the report, which has only figures with a heading.
+        column: Its place among these; the first five show at once.
+        row: The title of its row in the printed table, of all images of a test set.
+        where: It is computed from the ``ranking`` of a group's scores, from the ranking at each
+            operating ``point``, from the ``group``, from it ``once`` without resamples, or from
+            the :class:`Errors` of a test ``set`` at each point.
+        bounds: The smallest and the largest value that it can have.
+        source: The column of ``scores.csv`` whose mean it is.
+        excess: Returns what chance adds to an ERROR, None where there are no values.
+        reals: The number of real images that it needs.
+        probability: Whether it takes the scores for probabilities.
+    """
+
+    name: str
+    unit: Unit
+    interval: Method
+    compute: Callable[[Any, float], Any]
+    heading: str = ""
+    column: int = 99
+    row: str = ""
+    where: Literal["ranking", "point", "group", "once", "set"] = "ranking"
+    bounds: tuple[float, float] = (0.0, 1.0)
+    source: str = ""
+    excess: Callable[[Ranking], float | None] | None = None
+    reals: int = 0
+    probability: bool = False
+
+
+class Errors(NamedTuple):
+    """Error rates of a test set at an operating point, [R] each; three of the APCER."""
+
+    bpcer: Floats
+    pooled: Floats
+    mean: Floats
+    largest: Floats
+
+
+def _ranked(
+    name: str, interval: Method, compute: Callable[[Ranking], Any], *shown: Any, **more: Any
+) -> Figure:
+    """Return a figure of the ranking that needs no threshold."""
+    return Figure(name, "smaller", interval, lambda ranking, _: compute(ranking), *shown, **more)
+
+
+def _tpr(rate: float, *shown: Any) -> Figure:
+    compute = partial(Ranking.tpr_at_fpr, target=rate)
+    return _ranked(f"tpr_at_fpr_{rate:g}", Method.SHARE, compute, *shown, reals=needed(rate))
+
+
+def _ece(name: str, *shown: Any, balanced: bool = False, tempered: bool = False) -> Figure:
+    def of(ranking: Ranking, measure: Callable[..., Any]) -> Any:
+        real, fake = ranking.real, ranking.fake
+        p = (real.tempered, fake.tempered) if tempered else (real.scores, fake.scores)
+        return None if p[0] is None else measure(ranking, balanced=balanced, probabilities=p)
+
+    compute, excess = (partial(of, measure=m) for m in (Ranking.ece, Ranking.calibrated_ece))
+    return _ranked(name, Method.ERROR, compute, *shown, excess=excess, probability=True)
+
+
+def _mean(
+    name: str,
+    unit: Unit,
+    source: str,
+    interval: Method,
+    heading: str = "",
+    column: int = 99,
+    row: str = "",
+) -> Figure:
+    """Return the mean of a column, without one the share of peaks in the commonest cell."""
+
+    def compute(group: Any, _: float) -> Any:
+        return group.mean(source, unit) if source else group.peak_share(unit)
+
+    shown = heading, column, row
+    return Figure(name, unit, interval, compute, *shown, where="group", source=source)
+
+
+def _by_class(name: str, source: str, interval: Method, *shown: Any) -> list[Figure]:
+    return [
+        _mean(f"{name}_on_real", "real", source, interval),
+        _mean(f"{name}_on_synthetic", "fake", source, interval),
+        _mean(name, "both", source, interval, *shown),
+    ]
+
+
+def _of_set(
+    name: str, unit: Unit, interval: Method, compute: Callable[[Errors], Floats], heading: str = ""
+) -> Figure:
+    return Figure(name, unit, interval, lambda errors, _: compute(errors), heading, where="set")
+
+
+_balanced_precision = partial(Ranking.average_precision, balanced=True)
+_balanced_brier = partial(Ranking.brier, balanced=True)
+FIGURES = (
+    _ranked("auc", Method.DELONG, Ranking.auc, "AUC", 1),
+    _ranked("average_precision", Method.SHARE, Ranking.average_precision, "AP", 8),
+    _ranked(
+        *("average_precision_balanced", Method.SHARE, _balanced_precision),
+        *("AP at 50 % synthetic", 9),
+    ),
+    _ranked("eer", Method.SHARE, Ranking.eer, "EER", 2),
+    _tpr(0.001),
+    _tpr(0.002),
+    _tpr(0.01, "TPR at 1 % FPR", 3),
+    _tpr(0.05, "TPR at 5 % FPR", 6),
+    Figure("accuracy", "smaller", Method.RATE, Ranking.accuracy),
+    Figure(
+        *("balanced_accuracy", "smaller", Method.TWO_RATES, Ranking.balanced_accuracy),
+        *("balanced accuracy", 10),
+    ),
+    _ranked("brier", Method.COST, Ranking.brier, probability=True),
+    _ranked("brier_balanced", Method.COST, _balanced_brier, probability=True),
+    _ranked("prevalence", Method.NONE, Ranking.prevalence, "share of synthetic", 7),
+    _ece("ece", "ECE", 11),
+    _ece("ece_balanced", "ECE at 50 % synthetic", 12, balanced=True),
+    _ece("ece_tempered", tempered=True),
+    _ece("ece_tempered_balanced", tempered=True, balanced=True),
+    Figure(
+        *("cllr", "smaller", Method.COST, lambda group, _: group.cllr()),
+        where="group",
+        bounds=(0.0, math.inf),
+        probability=True,
+    ),
+    Figure("bpcer", "real", Method.RATE, Ranking.bpcer, "BPCER", 5, where="point"),
+    Figure("apcer", "fake", Method.RATE, Ranking.apcer, "APCER", 4, where="point"),
+    *_by_class(
+        *("entropy", "entropy_predicted", Method.MEAN, "entropy h", 13, "CAM entropy, all images")
+    ),
+    *_by_class("entropy_synthetic", "entropy_synthetic", Method.MEAN),
+    *_by_class("entropy_sum", "entropy_sum", Method.MEAN),
+    *_by_class("entropy_z", "entropy_z", Method.MEAN, "entropy z", 14),
+    *_by_class("cam_range", "cam_range", Method.MEAN, "CAM range", 15),
+    *_by_class("map_mse", "map_mse", Method.MEAN),
+    *_by_class("map_cosine", "map_cosine", Method.MEAN, "cosine with human map", 22),
+    *_by_class("map_hit", "map_hit", Method.RATE, "peaks where people looked", 20),
+    *_by_class("map_chance", "map_chance", Method.MEAN, "chance level where people looked", 21),
+    *_by_class("map_mass", "map_mass", Method.MEAN),
+    *_by_class("peak_outlier", "peak_outlier", Method.RATE, "peaks on outlying tokens", 17),
+    _mean(
+        *("pointing_hit", "fake", "pointing_hit", Method.RATE_OF_FAKES),
+        *("peaks in artefact", 18, "peaks in artefact, synthetic"),
+    ),
+    _mean("pointing_hit_synthetic", "fake", "pointing_hit_synthetic", Method.RATE_OF_FAKES),
+    _mean("pointing_chance", "fake", "pointing_chance", Method.MEAN, CHANCE, 19, CHANCE),
+    _mean("mask_mass", "fake", "mask_mass", Method.MEAN),
+    *_by_class("peak_share", "", Method.LARGEST, "peaks in the commonest cell", 16),
+    _of_set("apcer_pooled", "fake", Method.SHARE, lambda of: of.pooled, "APCER, all synthetic"),
+    _of_set("apcer_mean", "fake", Method.SHARE, lambda of: of.mean, "APCER, mean"),
+    _of_set("apcer_max", "fake", Method.LARGEST, lambda of: of.largest, "APCER, largest"),
+    _of_set("acer_mean", "smaller", Method.SHARE, lambda of: (of.mean + of.bpcer) / 2),
+    _of_set("acer_max", "smaller", Method.LARGEST, lambda of: (of.largest + of.bpcer) / 2),
+    Figure("min_cllr", "smaller", Method.NONE, lambda group, _: group.min_cllr, where="once"),
+    Figure(
+        *("calibration_loss", "smaller", Method.NONE, lambda group, _: group.calibration_loss()),
+        where="once",
+        probability=True,
+    ),
+)
+FIGURE = {figure.name: figure for figure in FIGURES}
+
+
+def of_ranking(ranking: Ranking, threshold: float) -> Iterator[tuple[str, Floats]]:
+    """Yield name and values of each figure that the scores of a group give.
+
+    They need both classes: of one alone, accuracy would be another figure by the same name.
+    """
+    for figure in (figure for figure in FIGURES if figure.where == "ranking"):
+        if (values := figure.compute(ranking, threshold)) is not None:
+            yield figure.name, np.where(ranking.defined, values, np.nan)
