@@ -46,9 +46,9 @@ class DetectorConfig:
     temperature: of the CAM's softmax. training_generators: the generators whose images training
     saw, also that of the weights it began with. training_families: the family of each, "" if it is
     not known. geometry: how faces were cut out of the images that training saw, each way once (see
-    :mod:`focus.data.making.faces`); empty if it is not known. pool: what is classified, the "mean" of the
-    cells or "both" it and the class token. outlier_norm: the norm from which on a token is an
-    outlier, by the training images; None if it is not known, or there are no tokens.
+    :mod:`focus.data.making.faces`); empty if it is not known. pool: what is classified, the "mean"
+    of the cells or "both" it and the class token. outlier_norm: the norm from which on a token is
+    an outlier, by the training images; None if it is not known, or there are no tokens.
     weights_sha256: of the file of weights that it was saved with or loaded from, in hexadecimal; ""
     where the file may be any.
     """
