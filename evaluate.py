@@ -30,11 +30,11 @@ from focus.config.command_line import run  # noqa: E402
 from focus.config.evaluate import EvaluateConfig  # noqa: E402
 
 
-def main(config: EvaluateConfig) -> None:
-    """Score, summarise, write and print."""
+def main(config: EvaluateConfig) -> object:
+    """Score, summarise and write; return the table, for the program to print."""
     from focus.use.evaluate import evaluate  # torch and all: --help does without
 
-    evaluate(config)
+    return evaluate(config)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from focus.config.command_line import run  # noqa: E402
 from focus.config.train import TrainConfig  # noqa: E402
 
 
-def main(config: TrainConfig) -> None:
-    """Train, test and print the table."""
+def main(config: TrainConfig) -> object:
+    """Train and test; return the table, for the program to print."""
     from focus.training.run import train  # torch and all: --help does without
 
-    train(config)
+    return train(config)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from focus.data import augment
 from focus.data.bad_files import check_images
 from focus.data.cache.images import ImageCache
 from focus.data.dataset import FaceDataset, loader
+from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest, Sample
 
 SIZE, BATCH = 224, 32
@@ -142,7 +143,7 @@ def ours(
     """Return our loader, with a blur of ours or of others."""
     names = parse_augment(FIVE if augmented else "none")
     with mock.patch.object(augment, "_Blur", blur):
-        data = FaceDataset(manifest, image_size=SIZE, grid=(7, 7), augment=names, images=images)
+        data = FaceDataset(manifest, Preprocessing(SIZE, (7, 7)), augment=names, images=images)
     batches: Any = np.arange(len(data)).reshape(-1, BATCH).tolist()
     return loader(data, batches, workers=0, pinned=False)
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from bench.harness import make_parser, run_program, settings, shown, write
 from focus.data.dataset import FaceDataset, artefact_coverage
 from focus.data.demo import demo_manifest
+from focus.data.images import Preprocessing
 from focus.data.manifest import SYNTHETIC, Manifest
 from focus.metrics.agreement import REGION, map_agreement
 from focus.metrics.cams import hit_cells
@@ -46,14 +47,14 @@ def _row(figure: str, images: str, peak: str, n: int, hit: float) -> Row:
 def artefact_cells(manifest: Manifest, grid: int) -> Hits:
     """Return the cells that hit the artefact, of the fakes that have a mask."""
     paths = [s.mask_path for s in manifest if s.label == SYNTHETIC and s.mask_path is not None]
-    coverage = [artefact_coverage(path, (grid, grid)) for path in paths]
+    coverage = [artefact_coverage(path, Preprocessing(8 * grid, (grid, grid))) for path in paths]
     return np.stack([hits for hits in map(hit_cells, coverage) if hits is not None])
 
 
 def human_maps(manifest: Manifest, grid: int) -> NDArray[np.float64]:
     """Return the human maps ``[N, H, W]`` in [0, 1], of the images that have one."""
     given = Manifest(sample for sample in manifest if sample.human_map is not None)
-    faces = FaceDataset(given, image_size=8 * grid, grid=(grid, grid))
+    faces = FaceDataset(given, Preprocessing(8 * grid, (grid, grid)))
     return np.stack([faces[row].saliency.numpy() for row in range(len(faces))]).astype(np.float64)
 
 

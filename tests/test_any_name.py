@@ -15,7 +15,8 @@ from focus.data.manifest import Manifest, Sample
 from focus.evaluation import robustness
 from focus.evaluation.robustness import PerturbedAUC
 from focus.evaluation.scores import Scores
-from focus.use.explanations import write_page, write_tables
+from focus.model.operating_points import choose_threshold
+from focus.use.explanations import Explanations
 
 from .evaluation.few_scores import table
 
@@ -55,19 +56,21 @@ def test_any_name_comes_back(names: list[str], tmp_path: Path) -> None:
     aucs = [PerturbedAUC("blur", 1.0, "px", "open", name, 2, 3, 0.5) for name in names]
     assert robustness.read(robustness.write(aucs, tmp_path)) == aucs
 
-    rows: list[dict[str, Any]] = [{"path": name, "face": None} for name in names]
-    frames = {(name, None): [{"at": name}] for name in names}
-    bad, no_face = (
-        [BadFile(name, "image", name) for name in names],
-        [(name, name) for name in names],
-    )
-    explained, of_frames, broken, faceless = write_tables(tmp_path, rows, frames, bad, no_face)
-    assert rows_of(explained) == [["path", "face"], *([name, ""] for name in names)]
-    assert rows_of(of_frames) == [["path", "at"], *([name, name] for name in dict.fromkeys(names))]
+    said = {"decision": "real", "score": 0.5, "entropy_predicted": 0.5, "kind": "image"}
+    rows: list[dict[str, Any]] = [
+        {"path": name, "face": None, "overlay": f"overlays/{name}"} | said for name in names
+    ]
+    found = Explanations(tmp_path, choose_threshold(None), {}, [], rows)
+    found.frames = {(name, None): [{"at": name}] for name in names}
+    found.bad = [BadFile(name, "image", name) for name in names]
+    found.no_face = [(name, name) for name in names]
+    found.save_tables()
+    explained, of_frames, broken, faceless = found.written
+    assert [row[:2] for row in rows_of(explained)[1:]] == [[name, ""] for name in names]
+    assert rows_of(of_frames)[1:] == [[n, n] for n in dict.fromkeys(names)]
     assert rows_of(broken) == [["path", "role", "reason"], *([n, "image", n] for n in names)]
-    said = {"decision": "real", "score": 0.5, "entropy_predicted": 0.5}
-    items = [row | said | {"overlay": f"overlays/{row['path']}"} for row in rows]
-    page = write_page(tmp_path, "", [], items, {}).read_text(encoding="utf-8")
+    found.frames = {}
+    page = found.save_page().read_text(encoding="utf-8")
     links = [os.fsdecode(unquote_to_bytes(link)) for link in re.findall(r'href="(o[^"]*)"', page)]
-    assert links == [item["overlay"] for item in items]
+    assert links == [row["overlay"] for row in rows]
     assert rows_of(faceless) == [["path", "reason"], *([n, n] for n in names)]

@@ -77,7 +77,7 @@ def test_spawned_workers_load_the_same_batches(
     detector = Detector(image_size=32)
     faces = FaceDataset(
         manifest.Manifest(images),
-        **{name: getattr(detector, name) for name in ("image_size", "grid")},
+        detector.preprocessing,
         augment=("crop", "jpeg"),
         perturb=next(iter(perturbations(["jpeg"], side=32))),
     )

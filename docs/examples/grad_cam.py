@@ -13,11 +13,11 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torchvision.transforms.functional import normalize, to_tensor
 
 from focus import Detector
-from focus.data.images import fitted, load_image
+from focus.data.images import load_image
 
 folder, picture, output = sys.argv[1:]
 detector = Detector.from_pretrained(folder)
-image = to_tensor(fitted(load_image(picture), *detector.fitting))
+image = to_tensor(detector.preprocessing.fitted(load_image(picture)))
 images = normalize(image, detector.mean, detector.std)[None]
 
 # The network as a whole gives the detector's own CAM; name an earlier layer for a finer one.

@@ -9,7 +9,6 @@ import sys
 import gradio
 
 from focus import Detector, InputError
-from focus.data.images import part_seen
 from focus.data.making.faces import way_of, window
 from focus.data.overlay import marked
 
@@ -26,7 +25,7 @@ def judge(picture, faces):
     for score, fake, cams, box in zip(*found[:3], found.box.tolist(), strict=True):
         square = box if faces == "none" else window(box, margin, picture.size)
         word, colour = ("synthetic", "firebrick") if fake else ("real", "seagreen")
-        square = part_seen(square, *detector.fitting)
+        square = detector.preprocessing.part_seen(square)
         marks.append((square, cams[0].numpy(), f"{word} {score:.3f}", colour))
     return marked(picture, marks), "\n".join(label for _, _, label, _ in marks)
 

@@ -10,9 +10,12 @@ from focus.data.demo import demo_manifest
 from focus.metrics import DetectionMetrics
 
 detector = Detector("focus_small", image_size=64, loss="blend")
-geometry = {name: getattr(detector, name) for name in ("image_size", "grid")}
 loaders = (
-    DataLoader(FaceDataset(demo_manifest().split(split), **geometry), 32, shuffle=split == "train")
+    DataLoader(
+        FaceDataset(demo_manifest().split(split), detector.preprocessing),
+        32,
+        shuffle=split == "train",
+    )
     for split in ("train", "validation")
 )
 

@@ -10,8 +10,7 @@ from focus.metrics import DetectionMetrics
 
 manifest = demo_manifest()
 detector = Detector("focus_small", image_size=64, loss="blend")
-geometry = {name: getattr(detector, name) for name in ("image_size", "grid")}
-train = FaceDataset(manifest.split("train"), **geometry, augment=("flip",))
+train = FaceDataset(manifest.split("train"), detector.preprocessing, augment=("flip",))
 optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
 for epoch in range(2):
     train.set_epoch(epoch)
@@ -23,7 +22,7 @@ for epoch in range(2):
         optimizer.step()
 
 metrics = DetectionMetrics()
-validation = FaceDataset(manifest.split("validation"), **geometry)
+validation = FaceDataset(manifest.split("validation"), detector.preprocessing)
 for batch in DataLoader(validation, batch_size=64):
     metrics.update(detector.predict_batch(detector.normalise(batch.images)).score, batch.target)
 print(f"AUC {metrics.compute()['auc']:.3f}")

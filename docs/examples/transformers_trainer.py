@@ -11,7 +11,6 @@ from focus.data.demo import demo_manifest
 from focus.metrics import detection_metrics
 
 detector = Detector("focus_small", image_size=64, loss="blend")
-geometry = {name: getattr(detector, name) for name in ("image_size", "grid")}
 
 
 class Model(nn.Module):
@@ -33,7 +32,10 @@ trainer = Trainer(
     Model(),
     TrainingArguments("runs/hf", learning_rate=1e-3, label_names=["target"]),
     lambda items: default_collate(items)._asdict(),
-    *(FaceDataset(demo_manifest().split(name), **geometry) for name in ("train", "validation")),
+    *(
+        FaceDataset(demo_manifest().split(name), detector.preprocessing)
+        for name in ("train", "validation")
+    ),
     compute_metrics=figures,
 )
 trainer.train()

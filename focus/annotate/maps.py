@@ -16,16 +16,18 @@ from focus.data.images import load_map, save_image
 from focus.data.known_images import MANIFEST, digest_of
 from focus.data.manifest import LABEL_NAMES, Manifest, Sample, absolute
 from focus.data.maps import Map, resized
-from focus.data.overlay import face_sheet
+from focus.data.overlay import NO_CAM, SheetRow, contact_sheet, strip
 from focus.data.readers.human_maps import MADE_MAPS
 from focus.evaluation.people import Answer, alone, by_annotator, by_image
 from focus.evaluation.result_table import annotation_lines
 from focus.metrics.annotators import MEASURES, between_annotators, overall
+from focus.plotting import INK, shortened
 from focus.runtime.files import atomic_write
 from focus.runtime.progress import progress_bar
 
 PEOPLE, SHEET, VERSION = "people.json", "contact_sheet.png", 1
-_GRID, _MOST = (64, 64), 40  # cells on which marks are compared; faces in the sheet
+_GRID = (64, 64)  # cells on which marks are compared
+_MOST, _SIDE = 40, 160  # faces in the sheet, pixels of a side
 
 
 def write_maps(folder: AnswerFolder, data: Manifest, config: AnnotateConfig) -> list[str]:
@@ -63,8 +65,13 @@ def write_maps(folder: AnswerFolder, data: Manifest, config: AnnotateConfig) -> 
         aside.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     mapped = sorted((_with_figures(face, made, said, found) for face in data), key=_agreed)
     Manifest(mapped).to_csv(place / MANIFEST)
-    shown = {face.human_map: (face, _caption(face)) for face in mapped if face.human_map}
-    face_sheet(list(shown.values())[:_MOST], place / SHEET)
+    (place / SHEET).unlink(missing_ok=True)
+    faces = list({face.human_map: face for face in mapped if face.human_map}.values())[:_MOST]
+    captions = shortened(map(_caption, faces), 40)
+    cells = [(strip(face, NO_CAM, _SIDE), captions[_caption(face)], INK) for face in faces]
+    rows = [SheetRow("", "", cells[at : at + 4]) for at in range(0, len(cells), 4)]
+    if rows:
+        contact_sheet(place / SHEET, (), rows, _SIDE)
     return [*annotation_lines(told), f"written: {folder.folder}, for --human-maps of train.py"]
 
 

@@ -118,7 +118,9 @@ def run(
     argv: Sequence[str] | None = None,
     prog: str | None = None,
 ) -> None:
-    """Parse the command line, call ``main``, and end the process as :func:`program` does.
+    """Parse the command line, call ``main`` and print what it returns, if it is not None.
+
+    The process ends as :func:`program` says.
 
     ``--debug`` shows the traceback of an error too.
     """
@@ -129,7 +131,8 @@ def run(
     with program(prog, debug="--debug" in argv, sizes=sizes):
         config = parse(config_class, argv, prog=prog, description=description)
         _check_paths(config)
-        main(config)
+        if (found := main(config)) is not None:
+            print(found)
 
 
 def _check_paths(config: "DataclassInstance") -> None:

@@ -20,10 +20,10 @@ from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from focus.config.recipes import CUT, Fit
+from focus.config.recipes import CUT
 from focus.data.augment import Augmentation
 from focus.data.cache.images import KINDS, ImageCache
-from focus.data.images import at_least, fitted, load_image, load_map, middle, squash
+from focus.data.images import Preprocessing, at_least, load_image, load_map, middle, squash
 from focus.data.manifest import Manifest
 from focus.data.maps import human_map, resized
 from focus.errors import LostWorkerError
@@ -61,6 +61,11 @@ class Batch(NamedTuple):
     token: Tensor = torch.empty((0, 0))
     """[B, C], the class token of cached features if it is pooled; else [B, 0]."""
 
+    @property
+    def holds_features(self) -> bool:
+        """Tell whether ``images`` are features, which the backbone has made, or pictures."""
+        return self.images.dtype != torch.uint8
+
     def to(self, device: torch.device | str) -> "Batch":
         """Move to a device, to a GPU without a wait."""
         # On Apple's the memory may be another's before such a copy has begun (pytorch #83015).
@@ -75,24 +80,26 @@ Row = int | tuple[int, int]
 class FaceDataset(Dataset[Batch]):
     """The images of a manifest, from the cache or decoded; InputError names one that cannot be.
 
-    Images come to ``image_size`` x ``image_size`` by ``fit``. "squash": resampled (bilinear,
+    Images come to their size as ``preprocessing`` says. "squash": resampled (bilinear,
     antialiased), as CYBORG does. "crop": a part of their own pixels, continued by reflection where
     they are smaller; a random part if ``augment`` has ``CUT``, else the middle. A human map is
-    squashed by area, or cropped with its image, augmented with it, averaged over the cells of
-    ``grid`` (height, width), then stretched to [0, 1]; one that is constant there counts as none.
+    squashed by area, or cropped with its image, augmented with it, averaged over the cells of the
+    grid, then stretched to [0, 1]; one that is constant there counts as none.
 
-    augment: names of :mod:`focus.data.augment`; seed, epoch and row alone decide what is drawn.
-    perturb: changes the decoded image, at the size that the file has, not its map. images: has what
-    :func:`focus.data.bad_files.check_images` decoded, by the digests that it gave the manifest.
+    Args:
+        preprocessing: That of the detector (``Detector.preprocessing``).
+        augment: Names of :mod:`focus.data.augment`.
+        seed: Together with epoch and row it decides what augmentation draws.
+        perturb: This changes the decoded image, at the size of the file, but not its map.
+        images: The cache holds what :func:`focus.data.bad_files.check_images` decoded, by the
+            digests that it gave the manifest.
     """
 
     def __init__(
         self,
         manifest: Manifest,
+        preprocessing: Preprocessing,
         *,
-        image_size: int,
-        grid: tuple[int, int],
-        fit: Fit = "squash",
         augment: tuple[str, ...] = (),
         seed: int = 0,
         perturb: Perturb | None = None,
@@ -104,10 +111,9 @@ class FaceDataset(Dataset[Batch]):
         self._human_maps = _encoded(sample.human_map or "" for sample in manifest)
         labels = (UNLABELLED if sample.label is None else sample.label for sample in manifest)
         self._labels = np.fromiter(labels, np.int64, len(manifest))
-        self.image_size = image_size
-        self.fit = fit
-        self.grid = grid
-        self.augment = Augmentation(augment, image_size) if augment else None
+        self.image_size, self.grid = preprocessing.image_size, preprocessing.grid
+        self.fit = preprocessing.fit
+        self.augment = Augmentation(augment, self.image_size) if augment else None
         self._cuts_middle = CUT not in augment
         self.seed = seed
         self._perturb = perturb
@@ -214,9 +220,9 @@ def _decoded(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
 
 
-def as_seen(image: Image.Image, side: int, fit: Fit) -> Tensor:
-    """Return what :func:`focus.data.images.fitted` does as uint8 [3, S, S]."""
-    return torch.tensor(fitted(image, side, fit), device="cpu").permute(2, 0, 1)
+def as_seen(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """Return an image as the detector sees it: uint8 [3, S, S]."""
+    return torch.tensor(preprocessing.fitted(image), device="cpu").permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,7 @@ def loader(
 ) -> DataLoader[Batch]:
     """Return the loader of these batches; take its iterator by :func:`load_batches`.
 
-    pinned: in memory from which a GPU copies while the host goes on.
+    pinned: Batches lie in memory from which a GPU copies while the host goes on.
     """
     forked = workers > 0 and sys.platform == "linux"
     return DataLoader(
@@ -348,17 +354,17 @@ def name_lost_workers() -> Iterator[None]:
 
 
 def artefact_coverage(
-    mask_path: str | Path, grid: tuple[int, int], seen: tuple[str, int, Fit] | None = None
+    mask_path: str | Path, preprocessing: Preprocessing, path: str = ""
 ) -> npt.NDArray[np.float32]:
-    """Return the share of each cell of ``grid`` that the mask covers, float32 [Hg, Wg] in [0, 1].
+    """Return the share of each cell of the grid that the mask covers, float32 [Hg, Wg] in [0, 1].
 
-    A pixel is covered from half of full white on. seen: The image's path, size and fit; None: all
-    of it is seen. Raises InputError if it cannot be decoded.
+    A pixel is covered from half of full white on. path: The mask's image, whose middle is seen
+    where ``preprocessing`` crops. Raises InputError if one cannot be decoded.
     """
     covered = (load_map(mask_path) >= 0.5).astype(np.float32)
-    if seen is not None and seen[2] == "crop":
-        covered = middle(resized(covered, load_image(seen[0]).size), seen[1])
-    return _cell_means(torch.tensor(covered)[None], grid).numpy()
+    if preprocessing.fit == "crop":
+        covered = middle(resized(covered, load_image(path).size), preprocessing.image_size)
+    return _cell_means(torch.tensor(covered)[None], preprocessing.grid).numpy()
 
 
 def _cell_means(values: Tensor, grid: tuple[int, int]) -> Tensor:

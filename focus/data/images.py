@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +61,32 @@ def squash(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
     )
 
 
-def fitted(image: Image.Image, side: int, fit: Fit) -> npt.NDArray[np.uint8]:
-    """Bring an RGB image to ``side`` x ``side`` pixels, as evaluation does: [S, S, 3].
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a detector takes pictures: S = ``image_size`` pixels a side, by ``fit``.
 
-    "squash": by :func:`squash`. "crop": its :func:`middle`.
+    fit: "squash" resamples pictures by :func:`squash`, "crop" takes their :func:`middle`.
+    grid: Height and width of the CAM, on whose cells human maps and masks are averaged.
     """
-    return squash(image, side) if fit == "squash" else middle(np.asarray(image), side)
+
+    image_size: int
+    grid: tuple[int, int]
+    fit: Fit = "squash"
+
+    def fitted(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """Bring an RGB image to ``image_size``, as evaluation does: [S, S, 3]."""
+        side = self.image_size
+        return squash(image, side) if self.fit == "squash" else middle(np.asarray(image), side)
+
+    def part_seen(self, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        """Return the part of a box that :meth:`fitted` shows: all of it, or S x S in its middle.
+
+        A box is left, top, right and bottom. The middle of a smaller one is larger.
+        """
+        return box if self.fit == "squash" else _middle_of(box, self.image_size)
 
 
-def part_seen(box: tuple[int, int, int, int], side: int, fit: Fit) -> tuple[int, int, int, int]:
-    """Return what :func:`fitted` shows of a box: all of it, or ``side`` x ``side`` in its middle.
-
-    A box is left, top, right and bottom. The middle of a smaller one is larger.
-    """
-    if fit == "squash":
-        return box
+def _middle_of(box: tuple[int, int, int, int], side: int) -> tuple[int, int, int, int]:
     left, top = (box[at] + (box[at + 2] - box[at] - side) // 2 for at in (0, 1))
     return left, top, left + side, top + side
 
@@ -90,7 +102,7 @@ def middle(pixels: npt.NDArray[Any], side: int) -> npt.NDArray[Any]:
     """Return the middle [S, S, ...] of [H, W, ...], S = ``side``, after :func:`at_least`."""
     pixels = at_least(pixels, side)
     height, width = pixels.shape[:2]
-    left, top, right, bottom = part_seen((0, 0, width, height), side, "crop")
+    left, top, right, bottom = _middle_of((0, 0, width, height), side)
     return pixels[top:bottom, left:right]
 
 

@@ -2,26 +2,28 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from focus.config.recipes import Fit
-from focus.data.images import load_image, load_map, part_seen
+from focus.data.images import Preprocessing, load_image, load_map
 from focus.data.making.faces import Box
 from focus.data.manifest import Sample
 from focus.data.maps import human_map
 from focus.metrics.cams import stretched
-from focus.plotting import shortened
+from focus.plotting import INK, shortened
 from focus.runtime.files import atomic_write
 
 COLOUR_MAP = "inferno"
 """Perceptually uniform: equal steps of the CAM look equal."""
 OUTLINE = (25, 227, 255)
 """RGB of the outline of an artefact: neither faces nor the colour map have it."""
+_SOFT = "#565656"  # as in the page
+NO_CAM = np.zeros((0, 1, 1))
+"""What :func:`strip` takes for no CAM."""
 
 
 def overlay(
@@ -88,12 +90,12 @@ def strip(
     sample: Sample,
     cam: NDArray[np.floating[Any]],
     side: int,
-    fittings: Sequence[tuple[int, Fit]] = (),
+    seen_by: Sequence[Preprocessing] = (),
 ) -> Image.Image:
     """Return squares of ``side`` pixels in a row: face, CAM, and human map if there is one.
 
     cam [h, w], or several [n, h, w]: drawn over the face, with the artefact mask outlined if the
-    sample has one. fittings: Size and fit of each detector, which may have seen a part of the face.
+    sample has one. seen_by: Preprocessing of each detector, which may see a part of the face only.
     """
     image = load_image(sample.path)
     face = image.resize((side, side), Image.Resampling.LANCZOS)
@@ -102,34 +104,59 @@ def strip(
     scale = side / image.width, side / image.height
     for at, over in enumerate(looked):
         whole = (0, 0, *image.size)
-        lay(over, part_seen(whole, *fittings[at]) if fittings else whole, cams[at], scale)
+        lay(over, seen_by[at].part_seen(whole) if seen_by else whole, cams[at], scale)
     if sample.mask_path is not None:
         looked = [outlined(own, load_map(sample.mask_path)) for own in looked]
     people = [] if sample.human_map is None else [overlay(face, human_map(sample.human_map))]
     return Image.fromarray(np.hstack([np.asarray(part) for part in (face, *looked, *people)]))
 
 
-def face_sheet(
-    faces: Sequence[tuple[Sample, str]], path: Path, side: int = 160, columns: int = 4
-) -> None:
-    """Write a PNG of faces, each beside itself with its human map over it, and its caption below.
+class SheetRow(NamedTuple):
+    """A row of a contact sheet: its name, what is said below that, and its cells.
 
-    faces: with their captions; of none nothing stays. side: of a picture, in pixels.
+    cells: Pictures of one height, each with its caption and the caption's colour.
     """
-    path.unlink(missing_ok=True)
-    if not faces:
-        return
-    gap, font = side // 12, ImageFont.load_default(side // 12)
-    wide, high, columns = 2 * side + gap, side + 3 * gap, min(columns, len(faces))
-    size = columns * wide + gap, -(-len(faces) // columns) * high + gap
-    sheet = Image.new("RGB", size, "white")
-    pen, captions = ImageDraw.Draw(sheet), shortened((text for _, text in faces), 44)
-    for at, (face, text) in enumerate(faces):
-        left, top = gap + at % columns * wide, gap + at // columns * high
-        sheet.paste(strip(face, np.zeros((0, 1, 1)), side), (left, top))
-        pen.text((left, top + side + 2), captions[text], "#1a1a1a", font)
+
+    name: str
+    about: str
+    cells: Sequence[tuple[Image.Image, str, str]]
+
+
+def contact_sheet(path: Path, head: Sequence[str], rows: Sequence[SheetRow], side: int) -> None:
+    """Write a PNG of pictures ``side`` pixels high: rows below each other, names at their left.
+
+    head: The title and what is said below it, a line each.
+    """
+    gap = side // 12
+    bold, plain = _font("DejaVuSans-Bold", side // 8), _font("DejaVuSans", side // 11)
+    names = shortened(row.name for row in rows)
+    texts = [*((names[row.name], bold) for row in rows), *((row.about, plain) for row in rows)]
+    indent = gap + max(round(font.getlength(text) + gap) * bool(text) for text, font in texts)
+    widths = [sum(cell.width + gap for cell, *_ in row.cells) for row in rows]
+    lines = [(line, plain if at else bold) for at, line in enumerate(head)]
+    widths += [round(font.getlength(line)) + gap for line, font in lines]
+    below = gap + (side // 8) * any(caption for row in rows for _, caption, _ in row.cells)
+    top = gap + (side // 6) * len(lines)
+    sheet = Image.new("RGB", (indent + max(widths), top + len(rows) * (side + below)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for at, (line, font) in enumerate(lines):
+        pen.text((indent, gap // 2 + at * (side // 6)), line, INK, font)
+    for at, row in enumerate(rows):
+        left, upper = indent, top + at * (side + below)
+        pen.text((indent - gap, upper + side // 2), names[row.name], INK, bold, anchor="rb")
+        pen.text((indent - gap, upper + side // 2 + 4), row.about, _SOFT, plain, anchor="rt")
+        for picture, caption, colour in row.cells:
+            sheet.paste(picture, (left, upper))
+            pen.text((left, upper + side + 3), caption, colour, plain)
+            left += picture.width + gap
     with atomic_write(path) as aside:
         sheet.save(aside, format="PNG")
+
+
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """Return a font that matplotlib ships and that has most alphabets."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+    return ImageFont.truetype(str(path), size)
 
 
 def outlined(image: Image.Image, mask: NDArray[np.floating[Any]]) -> Image.Image:

@@ -64,11 +64,12 @@ def predictions(
     state stay as they are. Human maps are read where the manifest has them.
 
     Args:
-        autocast: makes the context that the network runs in (``accelerator.autocast``).
-        indices: rows of the manifest to take (default all).
-        perturb: changes each image before it is resized (:class:`~focus.data.dataset.FaceDataset`).
-        features: has those of all images, of this detector's backbone, which then does not run.
-        images: has them decoded, as of :class:`~focus.data.dataset.FaceDataset`.
+        autocast: This makes the context that the network runs in (``accelerator.autocast``).
+        indices: Rows of the manifest to take (default: all).
+        perturb: This changes each image before it is resized, as in
+            :class:`~focus.data.dataset.FaceDataset`.
+        features: The cache holds the features of all images, so that the backbone does not run.
+        images: The cache holds the decoded images, as in :class:`~focus.data.dataset.FaceDataset`.
 
     Raises ImageError where a file cannot be decoded, an output is not finite or workers are lost.
     """
@@ -80,26 +81,18 @@ def predictions(
         faces = CachedFaces(features, manifest)
         loaded = map(faces.batch, batches)
     else:
-        size, fit = detector.fitting
-        pictures = FaceDataset(
-            manifest,
-            image_size=size,
-            fit=fit,
-            grid=detector.grid,
-            perturb=perturb,
-            images=images,
-        )
+        pictures = FaceDataset(manifest, detector.preprocessing, perturb=perturb, images=images)
         loaded = load_batches(
             loader(pictures, [[*batch] for batch in batches], workers, pinned=like.is_cuda)
         )
     for batch in loaded:
         with torch.inference_mode(), autocast() if autocast else nullcontext():
             inputs = batch.images.to(like.device, non_blocking=like.is_cuda)
-            if features is None:
-                prediction = detector.predict_batch(detector.normalise(inputs).to(like))
-            else:
+            if batch.holds_features:
                 norms = faces.norms(batch.index.tolist()).to(inputs.device)
                 prediction = detector.predict_encoded(inputs.to(like), batch.token.to(like), norms)
+            else:
+                prediction = detector.predict_batch(detector.normalise(inputs).to(like))
         if (at := prediction.first_not_finite()) is not None:
             path = manifest[int(batch.index[at])].path
             raise NotFiniteError(path, "try --mixed-precision no, or another model.")
@@ -129,11 +122,11 @@ def score_images(
     """Score the images of a manifest: one row each, in its order.
 
     Args:
-        accelerator: shares the images among the processes of a launch: each scores its part and
-            gets the whole table. The detector is on its device and not wrapped.
-        perturb, features, images: as in :func:`predictions`.
-        description: of the progress bar, which the main process shows.
-        each: called after each batch; what it raises ends the scoring.
+        accelerator: The images are shared among its processes: each scores its part and gets the
+            whole table. The detector is on its device and not wrapped.
+        perturb, features, images: These go to :func:`predictions`.
+        description: The text of the progress bar, which the main process shows.
+        each: This is called after each batch; an error that it raises ends the scoring.
 
     Raises ImageError as :func:`predictions`; also for a mask that cannot be decoded.
     """
@@ -184,8 +177,9 @@ def outlier_norm(
 ) -> float | None:
     """Return the norm that 99.5 % of the tokens of images do not exceed, in every process.
 
-    Of more than ``NORM_IMAGES``, so many at even steps. None for a network without tokens.
-    cached: has the features of the images of the manifest, images has them decoded.
+    Of more than ``NORM_IMAGES`` images, that many are taken at even steps. None for a network
+    without tokens. cached: The features of the images, if there are any. images: The cache holds
+    the decoded images.
     """
     if not detector.has_norms or not len(manifest):
         return None
@@ -238,7 +232,7 @@ def _rows(
     masks = np.zeros((len(samples), *grid), np.float32)
     for mask, sample in zip(masks, samples, strict=True):
         if sample.label == SYNTHETIC and sample.mask_path is not None:
-            mask[:] = artefact_coverage(sample.mask_path, grid, (sample.path, *detector.fitting))
+            mask[:] = artefact_coverage(sample.mask_path, detector.preprocessing, sample.path)
     targets = [hit_cells(mask) for mask in masks]
     peaks = of_classes.reshape(*of_classes.shape[:2], -1).argmax(axis=2)
     hits = [
@@ -266,6 +260,7 @@ def _rows(
         "mask_mass": mask_mass(cams, masks),
         "llr": calibration.llr(score) if calibration else score * np.nan,
         "peak_outlier": _on_outliers(peaks[:, 0], norms, detector.config.outlier_norm),
+        "cams": cams,
         "pointing_chance": [math.nan if cells is None else cells.mean() for cells in targets],
     }
     return Scores(**columns)

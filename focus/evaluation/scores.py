@@ -25,22 +25,25 @@ Doubles = NDArray[np.float64]
 Cells = Annotated[Integers, "of a CAM, -1 unknown"]
 Hits = Annotated[Integers, "of a CAM, 0 or 1, -1 unknown"]
 Measures = Annotated[Floats, "of a CAM"]
+Cams = NDArray[np.float32] | None
 
 _DTYPES: dict[object, type] = {
     Text: np.object_,
     Doubles: np.float64,
     **dict.fromkeys((Integers, Cells, Hits), np.int64),
     **dict.fromkeys((Floats, Measures), np.float32),
+    Cams: np.float32,
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """One image a row; every field is an array [N].
+    """One image a row; every field is an array [N], but for ``cams``.
 
     index: row of the manifest that the image comes from. label: 0 real, 1 synthetic, -1 unlabelled.
     score: probability of synthetic, float64 so that sure scores do not tie. docs/formats.md defines
-    all; where it says empty, they are "", NaN, or -1 for the label and hits.
+    all; where it says empty, they are "", NaN, or -1 for the label and hits. cams: CAMs of the
+    predicted classes [N, H, W], which no file has; None where a file or a table is read.
     """
 
     index: Integers
@@ -72,11 +75,12 @@ class Scores:
     map_chance: Measures
     peak_outlier: Hits
     stored_in: Text
+    cams: Cams = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            column: NDArray[Any] = np.asarray(getattr(self, field.name), dtype=_DTYPES[field.type])
-            object.__setattr__(self, field.name, column)
+        for name, values in self.columns().items():
+            dtype = _DTYPES[self.__annotations__[name]]
+            object.__setattr__(self, name, np.asarray(values, dtype=dtype))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -92,7 +96,7 @@ class Scores:
         rows = len(columns["score"])
         blank = {np.object_: "", np.int64: -1, np.float32: math.nan, np.float64: math.nan}
         made: dict[str, Any] = {
-            f.name: np.full(rows, blank[_DTYPES[f.type]]) for f in fields(Scores)
+            f.name: np.full(rows, blank[_DTYPES[f.type]]) for f in fields(Scores)[:-1]
         }
         return Scores(**(made | {"index": np.arange(rows)} | columns))
 
@@ -153,15 +157,16 @@ class Scores:
         return found
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays by name, in the order of the fields."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the arrays that there are by name, in the order of the fields."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: column for name, column in found.items() if column is not None}
 
     @staticmethod
     def concatenate(parts: Sequence["Scores"]) -> "Scores":
         """Return the rows of all parts, one part after the other."""
-        names = [field.name for field in fields(Scores)]
-        columns = {n: [getattr(part, n) for part in parts] for n in names}
-        return Scores(**{n: np.concatenate([[], *own]) for n, own in columns.items()})
+        some = [part.columns() for part in parts if len(part)]
+        joined = {n: np.concatenate([own[n] for own in some]) for n in (some[0] if some else ())}
+        return Scores(**{field.name: [] for field in fields(Scores)[:-1]} | joined)
 
     @staticmethod
     def merge(parts: Sequence["Scores"]) -> "Scores":
@@ -171,7 +176,7 @@ class Scores:
 
     def to_csv(self, path: str | Path) -> None:
         """Write ``scores.csv``; floats with as many digits as they need to come back."""
-        left_out = {"index"} | (set() if self.has_cams else _OF_CAMS)
+        left_out = {"index", "cams"} | (set() if self.has_cams else _OF_CAMS)
         columns = {n: _to_text(n, own) for n, own in self.columns().items() if n not in left_out}
         columns = {n: own for n, own in columns.items() if n not in LATER or any(own)}
         write_csv(path, columns, zip(*columns.values(), strict=True))
@@ -187,7 +192,7 @@ class Scores:
             header, rows = reader.fieldnames or [], list(reader)
         columns: dict[str, Any] = {"index": np.arange(len(rows))}
         may_lack = {*LATER} if "peak_row" in header else {*LATER} | _OF_CAMS
-        for field in fields(Scores)[1:]:
+        for field in fields(Scores)[1:-1]:
             if field.name not in [*header, *may_lack]:
                 raise InputError(f"{path} lacks the column {field.name!r}; write the file again.")
             cells = [row.get(field.name, "") for row in rows]

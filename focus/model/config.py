@@ -41,11 +41,11 @@ class DetectorConfig:
     """The content of a saved detector's ``config.json``.
 
     model: timm name. image_size: pixels a side. fit: how images come to it, "squash" or "crop", see
-    :func:`focus.data.images.fitted`. mean, std: of the normalisation, for RGB in [0, 1]. input:
-    what the network sees of that, "rgb", or "npr" by :mod:`focus.model.inputs`. temperature: of the
-    CAM's softmax. training_generators: the generators whose images training saw, also that of the
-    weights it began with. training_families: the family of each, "" if it is not known. geometry:
-    how faces were cut out of the images that training saw, each way once (see
+    :class:`focus.data.images.Preprocessing`. mean, std: of the normalisation, for RGB in [0, 1].
+    input: what the network sees of that, "rgb", or "npr" by :mod:`focus.model.inputs`.
+    temperature: of the CAM's softmax. training_generators: the generators whose images training
+    saw, also that of the weights it began with. training_families: the family of each, "" if it is
+    not known. geometry: how faces were cut out of the images that training saw, each way once (see
     :mod:`focus.data.making.faces`); empty if it is not known. pool: what is classified, the "mean"
     of the cells or "both" it and the class token. outlier_norm: the norm from which on a token is
     an outlier, by the training images; None if it is not known, or there are no tokens.

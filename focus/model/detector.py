@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from focus.config.losses import LossConfig
 from focus.config.recipes import SMALL_MODEL, Fit, Input
 from focus.data.dataset import Normalise
+from focus.data.images import Preprocessing
 from focus.data.making.faces import face_finder
 from focus.data.manifest import SYNTHETIC
 from focus.errors import ImageError, InputError
@@ -145,9 +146,9 @@ class Detector(nn.Module):
         return self.config.image_size
 
     @property
-    def fitting(self) -> tuple[int, Fit]:
-        """How pictures come to the input: :func:`focus.data.dataset.as_seen` takes it."""
-        return self.config.image_size, self.config.fit
+    def preprocessing(self) -> Preprocessing:
+        """How pictures come to the input, and maps to the grid of the CAM."""
+        return Preprocessing(self.config.image_size, self.grid, self.config.fit)
 
     def at_once(self, asked: int) -> int:
         """Return how many images to take at a time: at most what fills as much as 64 of 512 px."""
@@ -295,7 +296,7 @@ class Detector(nn.Module):
         finder = face_finder(faces, self.config.geometry)
         parts = [
             self.predict_pixels(b.pixels, b.names)._replace(picture=b.picture, box=b.box)
-            for b in picture_batches(pictures, self.fitting, self.at_once(batch_size), finder)
+            for b in picture_batches(pictures, self.preprocessing, self.at_once(batch_size), finder)
         ]
         return Prediction(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 

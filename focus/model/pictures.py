@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from focus.config.recipes import Fit
 from focus.data.dataset import as_seen
-from focus.data.images import as_rgb, load_image, reason, turn_upright
+from focus.data.images import Preprocessing, as_rgb, load_image, reason, turn_upright
 from focus.data.making.faces import Box, FaceFinder
 from focus.errors import ImageError, InputError
 from focus.runtime.machine import usable_cores
@@ -38,14 +37,13 @@ class PictureBatch(NamedTuple):
 
 def picture_batches(
     pictures: Picture | Iterable[Picture],
-    fitting: tuple[int, Fit],
+    preprocessing: Preprocessing,
     batch_size: int,
     finder: FaceFinder | None = None,
 ) -> Iterator[PictureBatch]:
     """Yield pictures, or with a ``finder`` the faces in them, as a detector sees them.
 
-    fitting: :attr:`focus.model.detector.Detector.fitting`. An iterator of pictures is read a batch
-    at a time. A batch without faces is left out.
+    An iterator of pictures is read a batch at a time. A batch without faces is left out.
 
     Raises:
         ImageError: a picture cannot be decoded, or is none.
@@ -66,9 +64,9 @@ def picture_batches(
     def load(picture: str | Path | Image.Image) -> list[tuple[Tensor, Box]]:
         image = picture if isinstance(picture, Image.Image) else load_image(picture)
         if finder is None:
-            return [(as_seen(image, *fitting), (0, 0, *image.size))]
+            return [(as_seen(image, preprocessing), (0, 0, *image.size))]
         (seen,) = finder.people([finder(image)])
-        return [(as_seen(image.crop(f.square), *fitting), f.box) for _, f in seen]
+        return [(as_seen(image.crop(f.square), preprocessing), f.box) for _, f in seen]
 
     count, empty = 0, True
     with ThreadPoolExecutor(usable_cores()) as pool:

@@ -244,16 +244,16 @@ def _faces(runs: Sequence[Run]) -> tuple[list[tuple[str, str]], list[str]]:
         return [], ["No faces are shown: a table of scores has no CAMs."]
     rows = _disputed(ordered)
     faces = Manifest(Sample(path) for path in ordered[0].path[rows])
-    cams, fittings = [], []
+    cams, seen_by = [], []
     try:
         for run in runs:
             detector = _detector(run)
             detector.set_threshold(run.results["decision"]["threshold"])
-            fittings.append(detector.fitting)
+            seen_by.append(detector.preprocessing)
             made = predictions(detector, faces, batch_size=len(faces))
             cams.append(np.concatenate([p.cams[:, 0].float().numpy() for _, p in made]))
         pictures = [
-            gallery.as_data_uri(strip(face, own, gallery.SIDE, fittings))
+            gallery.as_data_uri(strip(face, own, gallery.SIDE, seen_by))
             for face, own in zip(faces, map(np.stack, zip(*cams, strict=True)), strict=True)
         ]
     except (InputError, ImageError) as error:

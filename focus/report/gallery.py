@@ -8,22 +8,19 @@ import base64
 import io
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from focus.data.images import Preprocessing
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
-from focus.data.overlay import strip
-from focus.evaluation.inference import images_only, predictions
+from focus.data.overlay import NO_CAM, strip
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.metrics.arrays import evenly
-
-if TYPE_CHECKING:
-    from focus.model.detector import Detector
 
 SHOWN = 240
 """Images with a picture, at most, if there are no more kinds of them."""
@@ -93,22 +90,15 @@ def choose(scores: Scores, results: Results | None, shown: int = SHOWN) -> tuple
 
 
 def pictures(
-    detector: "Detector | None", manifest: Manifest, rows: Sequence[int]
+    manifest: Manifest, scores: Scores, rows: Sequence[int], seen_by: Sequence[Preprocessing]
 ) -> Iterator[tuple[int, str]]:
-    """Yield each row and its picture as a data URI; a batch is in memory at a time.
+    """Yield each row and its picture as a data URI: without CAMs among the scores the face alone.
 
-    Without a detector the face alone. Raises ImageError, naming the file, where one cannot be
-    decoded any more.
+    Raises ImageError, naming the file, where one cannot be decoded any more.
     """
-    if detector is None:
-        for row in rows:
-            yield row, as_data_uri(strip(manifest[row], np.zeros((0, 1, 1)), SIDE))
-        return
-    bare = images_only(manifest)
-    for batch, prediction in predictions(detector, bare, batch_size=32, indices=rows):
-        cams = prediction.cams[:, 0].float().cpu().numpy()
-        for row, cam in zip(batch.index.tolist(), cams, strict=True):
-            yield row, as_data_uri(strip(manifest[row], cam, SIDE, [detector.fitting]))
+    cams = [NO_CAM] * len(scores) if scores.cams is None else scores.cams
+    for row in rows:
+        yield row, as_data_uri(strip(manifest[row], cams[row], SIDE, seen_by))
 
 
 def as_data_uri(picture: Image.Image) -> str:

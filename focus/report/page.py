@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from focus import __version__
+from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest
 from focus.evaluation import faithfulness, robustness
 from focus.evaluation.findings import recorded
@@ -103,11 +104,15 @@ def write(
 ) -> Path:
     """Write the report of an evaluation into ``folder``; return the path of the page.
 
-    detector: on its device; it looks again at the images that are shown; None: the scores are
-    somebody else's, and no CAM is shown. scores: [N] of the images of ``manifest``; None: no image
-    is shown. results: None if no image has a label. perturbed: what robustness measured.
-    summary: the ``summary.csv`` of the training; eval_metric: its column that chose the model.
-    findings: where there are no results that hold them.
+    Args:
+        detector: The scores are its; None: they are somebody else's, and no CAM is shown.
+        manifest: The images of the scores [N]; None: no image is shown.
+        results: None if no image has a label.
+        perturbed: What the evaluation of robustness measured.
+        summary: The ``summary.csv`` of the training.
+        eval_metric: The column of it that chose the model.
+        findings: They are shown where there are no results that hold them.
+
     Raises ImageError where an image cannot be decoded any more.
     """
     epochs = _read_summary(summary)
@@ -123,7 +128,8 @@ def write(
     facts = opening.facts(results, scores, threshold)
     images = None
     if manifest is not None and len(scores):
-        images = _images(detector, manifest, scores, results, threshold.value, progress)
+        seen_by = [] if detector is None else [detector.preprocessing]
+        images = _images(seen_by, manifest, scores, results, threshold.value, progress)
     return render(
         folder,
         title=title,
@@ -142,7 +148,7 @@ def write(
 
 
 def _images(
-    detector: "Detector | None",
+    seen_by: Sequence[Preprocessing],
     manifest: Manifest,
     scores: Scores,
     results: Results | None,
@@ -151,7 +157,7 @@ def _images(
 ) -> dict[str, Any]:
     """Return what the template needs of the images, with their pictures."""
     shown, each = gallery.choose(scores, results)
-    made = gallery.pictures(detector, manifest, shown.tolist())
+    made = gallery.pictures(manifest, scores, shown.tolist(), seen_by)
     bar = progress_bar(
         made, total=len(shown), desc="report", unit="image", delay=3, disable=not progress
     )
@@ -203,8 +209,8 @@ def render(
 ) -> Path:
     """Draw the figures and write all files; return the path of the page.
 
-    facts: of the head, by name. results: by the name of a run; faces: pictures of a comparison,
-    each with its words.
+    facts: The facts of the page's head by name. results: The results by the name of the run.
+    faces: The pictures of a comparison, each with its words.
     """
     _remove_report(folder)
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)

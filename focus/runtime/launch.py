@@ -2,15 +2,23 @@
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from traceback import clear_frames
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
+from accelerate.tracking import filter_trackers
+from accelerate.utils import (
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    broadcast_object_list,
+    gather_object,
+    get_grad_scaler,
+)
 
 from focus.errors import InputError, OneProcessError
 from focus.kernels import backend_for
@@ -24,16 +32,11 @@ T = TypeVar("T")
 _LONGEST_WAIT = timedelta(hours=3)
 
 
-def start(
-    precision: MixedPrecision,
-    threads: int | None,
-    device: str | None = None,
-    **options: object,
-) -> Accelerator:
-    """Return the accelerator of this process, with its share of the CPU's threads.
+def start(precision: MixedPrecision, threads: int | None, device: str | None = None) -> Accelerator:
+    """Return the accelerator of this process, with its share of the CPU's threads: once a program.
 
     threads: None for this process's share of the cores; ``accelerate launch`` would give it one.
-    device: None for Accelerate's choice. options: for the Accelerator.
+    device: None for Accelerate's choice.
 
     Raises:
         InputError: the launcher was told another precision than the program; the device is not
@@ -45,6 +48,7 @@ def start(
             f"The launcher was told {told} for --mixed-precision, the program {precision}: give "
             f"the program --mixed-precision {told}, or the launcher {precision}."
         )
+    options: dict[str, Any] = {}
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     if not alone and not torch.accelerator.device_count():
         options["cpu"] = True  # else each process of torchrun would believe that it is alone
@@ -68,6 +72,14 @@ def start(
         raise InputError(f"{error}: set FOCUS_BACKEND=auto, or leave it unset.") from error
     torch.set_num_threads(threads or max(1, usable_cores() // local_processes()))
     return accelerator
+
+
+def begin_run(accelerator: Accelerator, folder: Path, trackers: Sequence[str]) -> None:
+    """Prepare the accelerator for a run: its folder, its trackers and fp16's scale anew."""
+    accelerator.project_configuration = ProjectConfiguration(project_dir=str(folder))
+    accelerator.log_with = filter_trackers([n for n in trackers if n != "none"], str(folder))
+    if accelerator.scaler is not None:
+        accelerator.scaler = get_grad_scaler(accelerator.distributed_type)
 
 
 def device_named(name: str | None) -> torch.device:

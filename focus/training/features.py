@@ -49,14 +49,7 @@ def filled_cache(
     others = manifest.where(lambda sample: sample.split != "train")
     augment, views = config.changes, config.views or 1
     for images, changes, count in ((train, augment, views), (others, (), 1)):
-        faces = _ViewedFaces(
-            images,
-            image_size=detector.image_size,
-            fit=detector.config.fit,
-            grid=detector.grid,
-            augment=changes,
-            images=decoded,
-        )
+        faces = _ViewedFaces(images, detector.preprocessing, augment=changes, images=decoded)
         batches = partial(_computed, detector, faces, count, config, accelerator)
         wanted = digests(images, changes, count).ravel()
         cache.fill(wanted, batches, progress=accelerator.is_main_process)
@@ -84,8 +77,8 @@ class _ViewedFaces(FaceDataset):
     So a record is the same, whatever other images and whatever seed the run has that makes it.
     """
 
-    def __init__(self, manifest: Manifest, **settings: Any) -> None:
-        super().__init__(manifest, **settings)
+    def __init__(self, manifest: Manifest, *given: Any, **settings: Any) -> None:
+        super().__init__(manifest, *given, **settings)
         self._contents = np.array([digest_of(sample) for sample in manifest], np.bytes_)
 
     def draw(self, row: int, again: int) -> tuple[int, int, int]:

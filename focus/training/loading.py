@@ -35,15 +35,8 @@ class TrainingImages:
             sampling=config.sampling,
             seed=config.seed,
         )
-        self.dataset = FaceDataset(
-            manifest,
-            image_size=detector.image_size,
-            fit=detector.config.fit,
-            grid=detector.grid,
-            augment=config.changes,
-            seed=config.seed,
-            images=decoded,
-        )
+        made = {"augment": config.changes, "seed": config.seed, "images": decoded}
+        self.dataset = FaceDataset(manifest, detector.preprocessing, **made)
         self.cached: CachedFaces | None = None
         """Features in place of images; set once they are there."""
         self._views = config.views or 1

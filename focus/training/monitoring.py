@@ -21,7 +21,7 @@ from focus.evaluation.scores import Scores
 from focus.metrics.cams import commonest_peak_share
 from focus.metrics.ranking import auc
 from focus.model.detector import Detector
-from focus.report.contact_sheet import contact_sheet
+from focus.report.contact_sheet import write_sheet
 from focus.runtime.files import write_csv
 from focus.runtime.progress import progress_bar, redrawn
 from focus.training.batches import MicroBatch
@@ -163,11 +163,13 @@ class RunLog:
                 "not finite"
             )
 
-    def sheet(self, detector: Detector, validation: Manifest, state: TrainState) -> None:
+    def sheet(
+        self, detector: Detector, validation: Manifest, scores: Scores, state: TrainState
+    ) -> None:
         """Draw the same validation images with their CAMs, as a file and for TensorBoard."""
         path = self.config.run_folder / "sheets" / f"epoch-{state.epoch:04d}.png"
         path.parent.mkdir(exist_ok=True)
-        contact_sheet(detector, validation, path)
+        write_sheet(detector, validation, scores, path)
         for tracker in self.accelerator.trackers:
             if tracker.name == "tensorboard":
                 with Image.open(path) as sheet:

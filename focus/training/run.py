@@ -1,17 +1,15 @@
-"""Train: data, detector, trainer, fit, evaluate, and the table at the end."""
+"""Train: data, detector, trainer, fit and evaluate."""
 
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.tracking import get_available_trackers
 
-from focus import report
 from focus.config.losses import WITHOUT_MAPS
 from focus.config.train import (
     ResolvedTrainConfig,
@@ -34,8 +32,7 @@ from focus.data.near_far import (
 from focus.data.readers import read_given
 from focus.data.training_set import listed_images, readable_images
 from focus.errors import InputError
-from focus.evaluation.findings import add_findings, recorded
-from focus.evaluation.inference import outlier_norm
+from focus.evaluation.inference import images_only, outlier_norm
 from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import (
     SHOWN_ROWS,
@@ -43,16 +40,16 @@ from focus.evaluation.result_table import (
     errors_in_words,
     format_table,
 )
-from focus.evaluation.results import Results, summarise, write_results
-from focus.evaluation.scores import Scores
 from focus.findings import Finding, worst_first
 from focus.model.card import write_card
 from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.detector import Detector
-from focus.report.contact_sheet import contact_sheet
+from focus.report.contact_sheet import write_sheet
+from focus.report.evaluation import OVERLAYS, Evaluation
 from focus.report.page import REPORT
 from focus.runtime.files import sole_writer
 from focus.runtime.launch import (
+    begin_run,
     closing_process_group,
     describe,
     finish_trackers,
@@ -66,9 +63,50 @@ from focus.training.trainer import Trainer
 from focus.training.tuning import checkpoint_gradients, describe_tuning, freeze
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What training has made; as text, what the program prints at the end.
+
+    runs: The evaluation of the run, and with ``compare_ce`` that of plain cross-entropy.
+    """
+
+    runs: tuple[Evaluation, ...]
+
+    def table(self, most: int | None = SHOWN_ROWS) -> str:
+        """Return the figures of the runs side by side; most: of the generators' rows."""
+        return format_table({run.name: run.results or {} for run in self.runs}, most=most)
+
+    def __str__(self) -> str:
+        lines = []
+        if self.runs[0].manifest:
+            lines += ["", self.table(), ""]
+            named = [(run.name, run.scores, run.results or {}) for run in self.runs]
+            lines += difference_lines(*named) if len(named) == 2 else []
+        else:
+            for run in self.runs:
+                told = (run.results or {})["model"].items()
+                best = ", ".join(f"{key} {value:.4g}" for key, value in told)
+                lines.append(
+                    f"{run.name}: no test images (--test-data, --test-real); the best model: {best}"
+                )
+        for run in self.runs:
+            folder = run.folder
+            if (folder / REPORT).is_file():
+                lines.append(f"all results:  {folder / REPORT}")
+            lines.append(f"your faces:   focus explain PATH --model-dir {folder / 'model'}")
+            lines.append(f"other tests:  focus evaluate --run {folder} --test-data NAME=PATH")
+        # Last, where they are seen.
+        for run in self.runs:
+            whose = f"{run.name}: " * (len(self.runs) > 1)
+            lines += [f"{each.severity}: {whose}{each.text}" for each in run.findings]
+        return "\n".join(lines)
+
+
 @closing_process_group()
-def train(config: TrainConfig) -> None:
-    """Train, test and print; everything that can be wrong is found before the first step.
+def train(config: TrainConfig) -> Trained | None:
+    """Train and test; everything that can be wrong is found before the first step.
+
+    Returns what was made, in the main process; None in the others and after a dry run.
 
     Raises:
         InputError: something that was given cannot be used.
@@ -112,19 +150,20 @@ def train(config: TrainConfig) -> None:
     for finding in worst_first(found):
         accelerator.print(finding)
     if run.dry_run:
-        return
-    results = {
-        each.name: _run(each, detector, manifest, bad, checkpoint, decoded, noticed)
-        for each, detector, checkpoint in zip(runs, detectors, saved, strict=True)
-    }
-    if main:
-        _print_results(runs, results, tested=bool(manifest.split("test")))
+        return None
+    done = []
+    for each, detector, checkpoint in zip(runs, detectors, saved, strict=True):
+        begin_run(accelerator, each.run_folder, each.report_to)
+        trainer = Trainer(each, detector, manifest, accelerator, checkpoint, decoded)
+        done.append(_run(trainer, bad, noticed))
+        accelerator.free_memory()
+    return Trained(tuple(filter(None, done))) if main else None
 
 
 def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) -> Detector:
     """Make the detector to train, its weights drawn from the seed and frozen as ``--tune`` says.
 
-    saved: a checkpoint, which will replace what the run began with.
+    saved: The checkpoint that will replace what the run began with.
     """
     torch.manual_seed(config.seed)
     detector = Detector(
@@ -171,27 +210,9 @@ def _runs(config: TrainConfig, *, maps: bool) -> list[ResolvedTrainConfig]:
     return [run, resolve(plain)]
 
 
-def _run(
-    config: ResolvedTrainConfig,
-    detector: Detector,
-    manifest: Manifest,
-    bad: list[BadFile],
-    saved: SavedRun | None,
-    decoded: ImageCache | None,
-    noticed: Sequence[Finding],
-) -> Results:
-    folder = config.run_folder
-    trackers = [name for name in config.report_to if name != "none"]
-    # Without any, Accelerate would warn that none is installed.
-    accelerator = start(
-        config.mixed_precision,
-        config.threads,
-        device=config.device,
-        log_with=trackers or None,
-        project_dir=folder,
-    )
-    main = accelerator.is_main_process
-    trainer = Trainer(config, detector, manifest, accelerator, saved, decoded)
+def _run(trainer: Trainer, bad: list[BadFile], noticed: Sequence[Finding]) -> Evaluation | None:
+    config, accelerator, detector = trainer.config, trainer.accelerator, trainer.detector
+    folder, main, saved = trainer.folder, accelerator.is_main_process, trainer.saved
     with ExitStack() as lock:
         # Only now there is a folder: what is wrong before leaves nothing.
         held = sole_writer(folder, folder / CHECKPOINTS / ".lock", flag="--name")
@@ -211,16 +232,16 @@ def _run(
         if main and saved is None and (before := known_before(config)):
             before.to_csv(folder / BEFORE)
         trainer.fit()
-        results = evaluate(trainer, noticed)
+        found = evaluate(trainer, noticed)
         finish_trackers(accelerator)
-    return results
+    return found
 
 
-def evaluate(trainer: Trainer, noticed: Sequence[Finding] = ()) -> Results:
+def evaluate(trainer: Trainer, noticed: Sequence[Finding] = ()) -> Evaluation | None:
     """Score the test images with the best model; write scores, results, overlays and a report.
 
-    noticed: what is to be known of the images' files.
-    Returns the results on the main process, nothing on the others.
+    noticed: Findings on the images' files.
+    Returns the evaluation in the main process, None in the others.
     """
     config, folder, accelerator = trainer.config, trainer.folder, trainer.accelerator
     best = Detector.from_pretrained(folder / "model").to(accelerator.device)
@@ -235,59 +256,33 @@ def evaluate(trainer: Trainer, noticed: Sequence[Finding] = ()) -> Results:
     )
     best.config = replace(best.config, outlier_norm=norm)
     scores = trainer.score(best, trainer.test, description="test images")
-    results: Results = {}
+    shown = None
+    if not trainer.test:  # then the sheet shows images of validation
+        shown = trainer.score(best, images_only(trainer.validation), progress=False)
+    found = None
     if accelerator.is_main_process:
         best.config.write(folder / "model" / CONFIG_FILE)
-        known = best.config.training_generators, best.config.training_families
-        results = summarise(scores, *known, best.points, progress=True)
-        results["model"] = {
-            "epoch": trainer.state.best_epoch,
-            f"validation_{config.eval_metric}": trainer.state.best,
+        about = {
+            "model": {
+                "epoch": trainer.state.best_epoch,
+                f"validation_{config.eval_metric}": trainer.state.best,
+            },
+            "provenance": provenance(config.model, trainer.manifest, config),
         }
-        results["provenance"] = provenance(config.model, trainer.manifest, config)
-        found = [*noticed, *data_findings(trainer.manifest, config)]
-        add_findings(results, scores, best.points, found)
-        write_results(folder, scores, results)
-        lines = [format_table({config.name: results}), "", *map(str, errors_in_words(results))]
-        lines += ["", *map(str, recorded(results))]
+        known = [*noticed, *data_findings(trainer.manifest, config)]
+        found = Evaluation.of(config.name, folder, best, trainer.test, scores, about, known)
+        found.save()
+        if shown is not None:
+            write_sheet(best, trainer.validation, shown, folder / OVERLAYS)
+        lines = [found.table(most=None), "", *map(str, errors_in_words(found.results or {}))]
+        lines += ["", *map(str, found.findings)]
         write_card(folder / "model", trainer.card(best, "\n".join(lines)))
-        contact_sheet(best, trainer.test or trainer.validation, folder / "overlays.png")
-        report.remove(folder)  # of other scores
         if config.report:
-            run = folder, config.name, best, trainer.test, scores, results
-            write = partial(report.write, *run, summary=folder / SUMMARY)
-            said = report.attempt(partial(write, eval_metric=config.eval_metric))
+            said = found.save_report(folder / SUMMARY, config.eval_metric)
             if not (folder / REPORT).is_file():  # else it is named at the end
                 print(said)
     accelerator.wait_for_everyone()
-    return results
-
-
-def _print_results(
-    runs: list[ResolvedTrainConfig], results: dict[str, Results], *, tested: bool
-) -> None:
-    if tested:
-        print(f"\n{format_table(results, most=SHOWN_ROWS)}\n")
-        named = [
-            (run.name, Scores.from_csv(run.run_folder / "scores.csv"), results[run.name])
-            for run in runs
-        ]
-        for line in difference_lines(*named) if len(runs) == 2 else ():
-            print(line)
-    else:
-        for name, found in results.items():
-            best = ", ".join(f"{key} {value:.4g}" for key, value in found["model"].items())
-            print(f"{name}: no test images (--test-data, --test-real); the best model: {best}")
-    for run in runs:
-        folder = run.run_folder
-        if (folder / REPORT).is_file():
-            print(f"all results:  {folder / REPORT}")
-        print(f"your faces:   focus explain PATH --model-dir {folder / 'model'}")
-        print(f"other tests:  focus evaluate --run {folder} --test-data NAME=PATH")
-    # Last, where they are seen.
-    for name, found in results.items():
-        for finding in recorded(found):
-            print(f"{finding.severity}: {f'{name}: ' * (len(runs) > 1)}{finding.text}")
+    return found
 
 
 def images_line(manifest: Manifest) -> str:
@@ -301,7 +296,7 @@ def images_line(manifest: Manifest) -> str:
 
 
 def tested_findings(manifest: Manifest, before: DetectorConfig | None) -> list[Finding]:
-    """Return what is to be known of test generators near training. before: of initial weights."""
+    """Return findings on test generators near training; before: Config of the initial weights."""
     known = training_families(manifest.split("train"))
     if before is not None:
         after = before.after(known, known, ())

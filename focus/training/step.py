@@ -29,11 +29,11 @@ def add_gradients(
     model: nn.Module,
     batches: Sequence[MicroBatch],
     loaded: Iterator[Batch],
-    prepared: Callable[[Tensor], Tensor],
+    prepared: Callable[[Batch], Tensor],
 ) -> Tensor:
     """Add the gradients of a step's batches; return the sums of ``TERMS`` over all processes.
 
-    loaded: yields the batches on the device. prepared: makes their images the model's input.
+    loaded: yields the batches on the device. prepared: makes of each the model's input.
     """
     sums: list[Tensor] = []
     for planned in batches:
@@ -42,7 +42,7 @@ def add_gradients(
         with nullcontext() if planned.last else accelerator.no_sync(model):
             token = (batch.token,) if batch.token.shape[1] else ()
             given = batch.target, batch.saliency, batch.saliency_mask, *token
-            out = model(prepared(batch.images), *given)
+            out = model(prepared(batch), *given)
             weighted = out.loss if planned.weight == 1 else out.loss * planned.weight
             accelerator.backward(weighted)
         if planned.counted:

@@ -67,8 +67,8 @@ _AGREED_EVERY = 20
 class Trainer:
     """One run: model, data, optimiser and schedule, prepared by Accelerate.
 
-    saved: the checkpoint to go on from, None for a new run. decoded: has the images of the
-    manifest.
+    saved: The checkpoint to go on from; None for a new run. decoded: The cache holds the images
+    of the manifest, decoded.
     """
 
     def __init__(
@@ -306,11 +306,11 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.detector, step=state.step)
 
-    def prepared(self, images: Tensor) -> Tensor:
-        """Return the model's input: images [B,3,S,S] uint8, normalised, or features as they are."""
-        if self.cached:
-            return images
-        return self.detector.normalise(images, self.memory_format)
+    def prepared(self, batch: Batch) -> Tensor:
+        """Return the model's input: images [B,3,S,S] normalised, or features as they are."""
+        if batch.holds_features:
+            return batch.images
+        return self.detector.normalise(batch.images, self.memory_format)
 
     def read_tally(self) -> None:
         """Read the figures of the steps so far from the device, into the state.
@@ -371,7 +371,7 @@ class Trainer:
             if state.just_found_best:
                 self.save_best()
             if config.sheet_epochs and state.epoch % config.sheet_epochs == 0:
-                self.log.sheet(self.kept, self.validation, state)
+                self.log.sheet(self.kept, self.validation, scores, state)
         self.log.epoch(row, state.step, best=state.just_found_best, images_per_second=speed)
 
     def save(self, keep: int | None = None) -> str:

@@ -1,6 +1,5 @@
 """Evaluate a trained detector on images: data, model, scores, results, report."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,18 @@ from focus.data.readers import read_given
 from focus.data.splits import RENAME_GROUPS
 from focus.errors import InputError
 from focus.evaluation import faithfulness, other_detectors, robustness
-from focus.evaluation.findings import add_findings, recorded
+from focus.evaluation.findings import recorded
 from focus.evaluation.inference import score_images
-from focus.evaluation.people import Answer, beside, by_image, read_answers
+from focus.evaluation.people import beside, by_image, read_answers
 from focus.evaluation.provenance import provenance
-from focus.evaluation.result_table import SHOWN_ROWS, format_table, people_lines
-from focus.evaluation.results import Results, summarise, write_results
+from focus.evaluation.result_table import people_lines
+from focus.evaluation.results import Results, write_results
 from focus.evaluation.scores import Scores
 from focus.findings import Finding
 from focus.model.config import CONFIG_FILE
 from focus.model.detector import Detector
 from focus.model.operating_points import Threshold
-from focus.report.contact_sheet import contact_sheet
+from focus.report.evaluation import Evaluation
 from focus.runtime.files import check_writable
 from focus.runtime.launch import closing_process_group, run_on_all, run_on_main_first, start
 from focus.runtime.machine import default_workers, is_main_process
@@ -39,19 +38,19 @@ from focus.training.run_folder import SUMMARY
 
 
 @closing_process_group()
-def evaluate(config: EvaluateConfig) -> None:
-    """Score images, write scores, results, a sheet of overlays and a report, print a table.
+def evaluate(config: EvaluateConfig) -> Evaluation | None:
+    """Score images and write scores, results, a sheet of overlays and a report.
 
     Each process of a launch scores its share of the images, the main one does the rest. With
     ``--scores`` the scores of a table are evaluated, with ``--compare`` only a report of several
     runs or tables is written.
 
+    Returns the evaluation, in the main process; None in the others and after a comparison.
+
     Raises InputError for a missing model or unusable data, before anything is scored or written.
     """
     if config.compare or config.scores:
-        if is_main_process():
-            _of_tables(config)
-        return
+        return _of_tables(config) if is_main_process() else None
     accelerator = start(config.mixed_precision, config.threads, device=config.device)
     main = accelerator.is_main_process
     model, output = run_on_all(accelerator, lambda: (_model_folder(config), _output(config)))
@@ -74,49 +73,55 @@ def evaluate(config: EvaluateConfig) -> None:
         "workers": default_workers() if config.workers is None else config.workers,
     }
     scores = score_images(detector, manifest, accelerator=accelerator, images=decoded, **settings)
-    results: Results | None = None
-    findings: list[Finding] = []
+    evaluation: Evaluation | None = None
     trained = _training(model.parent)
     if main:
         # At once: what follows may take hours, or find an image that the network cannot score.
-        about = provenance(detector.config.model, manifest, trained)
-        told = about, found, answers
-        results, findings, written = _write(output, detector, manifest, bad, scores, *told)
-    lines = people_lines(results or {})
-    perturbed: list[robustness.PerturbedAUC] = []
+        about = {"provenance": provenance(detector.config.model, manifest, trained)}
+        if answers and (scores.label >= 0).any():
+            digests = [digest_of(manifest[row]) for row in scores.index]
+            known = detector.config.training_generators
+            about["people"] = beside(scores, digests, answers, known, threshold.value)
+        name = model.parent.name if model.name == "model" else model.name
+        found += source_findings(manifest)
+        evaluation = Evaluation.of(name, output, detector, manifest, scores, about, found)
+        written = [*evaluation.save(), *_listed(bad, output)]
+        lines = people_lines(evaluation.results or {})
     if names:
         perturbed = robustness.measure(accelerator, detector, manifest, scores, names, **settings)
-        if main:
+        if evaluation:
+            evaluation.perturbed = perturbed
             written.append(robustness.write(perturbed, output))
             written.append(report.write_robustness(perturbed, output))
             lines += robustness.lines(perturbed)
     if config.faithfulness:
         falls = faithfulness.measure(accelerator, detector, manifest, **settings)
-        if main:
+        if evaluation:
             written.append(faithfulness.write(falls, scores, output))
             generators = detector.config.training_generators
             summary = faithfulness.summarise(falls, scores, generators)
             lines += faithfulness.lines(summary)
-            if results is not None:
-                faithfulness.add(summary, results)
-                write_results(output, scores, results)
-    if not main:
-        return
-    name = model.parent.name if model.name == "model" else model.name
-    if results is not None:
-        print(format_table({name: results}, most=SHOWN_ROWS), end="\n\n")
-    for line in [*lines, f"threshold: {threshold}", *(f"written: {path}" for path in written)]:
-        print(line)
-    if config.report:
-        images = output, name, detector, manifest, scores, results
-        page = partial(report.write, *images, perturbed=perturbed, summary=model.parent / SUMMARY)
-        metric = None if trained is None else trained.eval_metric
-        print(report.attempt(partial(page, eval_metric=metric, findings=findings)))
-    for finding in findings:
-        print(finding)
+            if evaluation.results is not None:
+                faithfulness.add(summary, evaluation.results)
+                write_results(output, scores, evaluation.results)
+    if evaluation:
+        lines += [f"threshold: {threshold}", *(f"written: {path}" for path in written)]
+        if config.report:
+            metric = None if trained is None else trained.eval_metric
+            lines.append(evaluation.save_report(model.parent / SUMMARY, metric))
+        evaluation.lines = lines
+    return evaluation
 
 
-def _of_tables(config: EvaluateConfig) -> None:
+def _listed(bad: list[BadFile], output: Path) -> list[Path]:
+    """Write the table of bad files, or remove an earlier one; return its path if it is written."""
+    (output / BAD_FILES).unlink(missing_ok=True)
+    if bad:
+        write_bad_files(bad, output / BAD_FILES)
+    return [output / BAD_FILES] * bool(bad)
+
+
+def _of_tables(config: EvaluateConfig) -> Evaluation | None:
     """Write the results and the report of somebody else's scores, or a comparison."""
     columns = parse_columns(config.columns, config.roles) if config.columns else {}
 
@@ -136,25 +141,20 @@ def _of_tables(config: EvaluateConfig) -> None:
     if config.compare:
         output = Path(config.output or "comparison")
         report.compare(config.compare, output, evaluated, common=config.common)
-        return
+        return None
     output, path = _output(config), Path(str(config.scores))
     if path.resolve() == (output / "scores.csv").resolve():
         raise InputError(f"--scores {path} is a file that is written: give another --output.")
     scores, results = evaluated(path)
-    report.remove(output)
-    for name in (BAD_FILES, "overlays.png"):
-        (output / name).unlink(missing_ok=True)
-    written = write_results(output, scores, results)
-    print(format_table({path.name: results}, most=SHOWN_ROWS), end="\n\n")
-    print(f"threshold: {Threshold(*results['decision'].values())}")
-    for file in written:
-        print(f"written: {file}")
+    faces = Manifest(map(Sample, scores.path)) if config.data_root else None
+    found = recorded(results)
+    evaluation = Evaluation(path.name, output, scores, results, found, manifest=faces)
+    written = [*evaluation.save(), *_listed([], output)]
+    evaluation.lines = [f"threshold: {Threshold(*results['decision'].values())}"]
+    evaluation.lines += [f"written: {file}" for file in written]
     if config.report:
-        faces = Manifest(map(Sample, scores.path)) if config.data_root else None
-        page = partial(report.write, output, path.name, None, faces, scores, results)
-        print(report.attempt(page))
-    for finding in recorded(results):
-        print(finding)
+        evaluation.lines.append(evaluation.save_report())
+    return evaluation
 
 
 def _model_folder(config: EvaluateConfig) -> Path:
@@ -247,44 +247,6 @@ def _unseen(model: Path, given: Manifest) -> tuple[Manifest, list[Finding]]:
         )
         found.append(Finding("warning", f"{text}."))
     return unseen, found
-
-
-def _write(
-    output: Path,
-    detector: Detector,
-    manifest: Manifest,
-    bad: list[BadFile],
-    scores: Scores,
-    about: dict[str, Any],
-    found: list[Finding],
-    answers: list[Answer],
-) -> tuple[Results | None, list[Finding], list[Path]]:
-    """Write scores, results and overlays; remove what an earlier evaluation left.
-
-    about: where the results come from. found: what is known of the images. answers: of people.
-    Returns the results, None if no image has a label, all findings, and the files written.
-    """
-    results: Results | None = None
-    if (scores.label >= 0).any():
-        trained = detector.config.training_generators, detector.config.training_families
-        results = summarise(
-            scores, *trained, detector.points, threshold=detector.threshold, progress=True
-        )
-        results["provenance"] = about
-        if answers:
-            digests = [digest_of(manifest[row]) for row in scores.index]
-            decides = detector.threshold.value
-            results["people"] = beside(scores, digests, answers, trained[0], decides)
-    found = [*found, *source_findings(manifest)]
-    findings = add_findings(results, scores, detector.points, found)
-    written = [*write_results(output, scores, results), output / "overlays.png"]
-    contact_sheet(detector, manifest, written[-1])
-    (output / BAD_FILES).unlink(missing_ok=True)
-    if bad:
-        written.append(output / BAD_FILES)
-        write_bad_files(bad, written[-1])
-    report.remove(output)
-    return results, findings, written
 
 
 def _training(run: Path) -> TrainConfig | None:

@@ -1,7 +1,7 @@
 """``focus explain``: scores, decisions and CAMs of one's own pictures and videos."""
 
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -16,14 +16,12 @@ from torch import Tensor
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 import focus
-from focus.config.recipes import Fit
 from focus.config.use import ExplainConfig
-from focus.data.bad_files import BAD_FILES, BadFile, Role
+from focus.data.bad_files import BadFile, Role
 from focus.data.dataset import as_seen
-from focus.data.images import limit_pixels, load_image, part_seen
+from focus.data.images import Preprocessing, limit_pixels, load_image
 from focus.data.making.faces import (
     GEOMETRY,
-    NO_FACE,
     WHOLE,
     Face,
     FaceFinder,
@@ -36,7 +34,7 @@ from focus.data.overlay import lay, marked
 from focus.data.readers import refuse_inside
 from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.folders import images_without_maps
-from focus.errors import ImageError, InputError, shown
+from focus.errors import ImageError, InputError
 from focus.evaluation.inference import geometry_warning
 from focus.metrics.arrays import evenly
 from focus.model.detector import Detector
@@ -45,18 +43,8 @@ from focus.runtime.files import check_empty, check_writable, sole_writer
 from focus.runtime.launch import device_named
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
-from focus.use.explanations import (
-    CAMS,
-    OVERLAYS,
-    Item,
-    Row,
-    item_row,
-    write_manifest,
-    write_page,
-    write_tables,
-)
+from focus.use.explanations import CAMS, OVERLAYS, Explanations, Item, Row, item_row
 
-_PRINTED = 20  # rows, each on a line
 _COLOURS = {REAL: COLOURS[0], SYNTHETIC: COLOURS[4]}
 
 T = TypeVar("T")
@@ -64,8 +52,8 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-def explain(config: ExplainConfig) -> None:
-    """Score what the paths hold, write CAMs and tables, print what was found.
+def explain(config: ExplainConfig) -> Explanations:
+    """Score what the paths hold, and write CAMs, tables and a page.
 
     A file that cannot be decoded, or in which no face is found, is left out and listed. An
     interrupted run leaves the tables of what it has found, without ``manifest.json``.
@@ -84,75 +72,48 @@ def explain(config: ExplainConfig) -> None:
     detector = Detector.from_pretrained(str(config.model_dir))
     threshold = detector.set_threshold(config.threshold)
     finder = face_finder(config.faces, detector.config.geometry)
+    _warn(detector, finder, items)
     about = _about(config, detector, finder)
+    found = Explanations(output, threshold, about, _notes(config, detector, finder))
+    with sole_writer(output):
+        check_empty(output)
+        try:
+            _explain_all(found, items, config, detector.to(device), finder)
+        finally:
+            if found.rows:
+                found.save_tables()
+        if not found.rows:
+            left_out = found.no_face or [(file.path, file.reason) for file in found.bad]
+            path, why = left_out[0]
+            raise InputError(
+                f"None of the {len(items)} files can be used, the first is {path!r} "
+                f"({why}): give others{', or --faces none' if found.no_face else ''}."
+            )
+        found.save()
+    return found
+
+
+def _warn(detector: Detector, finder: FaceFinder | None, items: list[Item]) -> None:
+    """Log what makes scores doubtful: a falling calibration, faces cut out in another way."""
     extra = {GEOMETRY: str(finder.way)} if finder else {}
-    calibration = None if detector.points is None else detector.points.calibration
     for warning in (
         detector.points.warning() if detector.points else "",
         geometry_warning(detector, Manifest(Sample(str(i.path), extra=extra) for i in items)),
     ):
         if warning:
             _log.warning(warning)
-    rows: list[Row] = []
-    frames: dict[tuple[str, int | None], list[Row]] = {}
-    bad: list[BadFile] = []
-    no_face: list[tuple[str, str]] = []
-    written: list[Path] = []
-    with sole_writer(output):
-        check_empty(output)
-        with (
-            progress_bar(total=len(items), desc="explaining", unit="file") as bar,
-            logging_redirect_tqdm(),
-        ):
-            try:
-                scored = _scored(config, detector.to(device), finder, items, bad, no_face)
-                for item, views in groupby(scored, key=lambda pair: pair[0]):
-                    faces = defaultdict[Any, list[Row]](list)
-                    for _, row in views:
-                        faces[row["face"]].append(row)
-                    for face, own in sorted(faces.items()):
-                        rows.append(item_row(item, own, threshold.value, calibration))
-                        if item.kind == "video":
-                            frames[str(item.path), face] = own
-                    bar.update()
-                bar.update(len(items) - bar.n)
-            finally:
-                if rows:
-                    written = write_tables(output, rows, frames, bad, no_face)
-        if not rows:
-            path, why = next(iter(no_face or [(file.path, file.reason) for file in bad]))
-            raise InputError(
-                f"None of the {len(items)} files can be used, the first is {path!r} "
-                f"({why}): give others{', or --faces none' if no_face else ''}."
-            )
-        manifest = write_manifest(output, about, rows, frames, len(bad), len(no_face))
-        kinds = Counter({row["path"]: row["kind"] for row in rows}.values())
-        summary = ", ".join(
-            [
-                f"explained: {kinds['image']} pictures, {kinds['video']} videos",
-                f"without a face: {len(no_face)}, not decoded: {len(bad)}",
-            ]
-        )
-        how = {
-            "squash": "Pictures are taken whole and squashed to",
-            "crop": "Of a picture only the middle is seen, as it is:",
-        }[detector.config.fit]
-        notes = [
-            f"{how} {detector.image_size} x {detector.image_size} pixels; --faces largest, or all, "
-            "cuts the faces out before."
-        ] * (finder is None and config.faces is None)
-        page = write_page(output, summary, notes, rows, frames)
-        written = [manifest, page, *written]
-    lines = [*notes, *(map(_line, rows) if len(rows) <= _PRINTED else ()), summary]
-    lines = [f"threshold: {threshold}; a score above it says synthetic", *lines]
-    if finder:
-        lines.insert(1, f"faces: {about['faces']}, cut out by {finder.way}")
-    if no_face:
-        lines.append(f"left out because no face was found: {len(no_face)} ({NO_FACE})")
-    if bad:
-        lines.append(f"left out because they cannot be decoded: {len(bad)} ({BAD_FILES})")
-    lines += [f"written: {place}" for place in (*written, output / OVERLAYS, output / CAMS)]
-    print("\n".join(lines))
+
+
+def _notes(config: ExplainConfig, detector: Detector, finder: FaceFinder | None) -> list[str]:
+    how = {
+        "squash": "Pictures are taken whole and squashed to",
+        "crop": "Of a picture only the middle is seen, as it is:",
+    }[detector.config.fit]
+    note = (
+        f"{how} {detector.image_size} x {detector.image_size} pixels; --faces largest, or all, "
+        "cuts the faces out before."
+    )
+    return [note] * (finder is None and config.faces is None)
 
 
 def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Item]:
@@ -190,9 +151,9 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
 class _View(NamedTuple):
     """A picture that the detector looks at: an image, or a frame of a video.
 
-    frame: from 0. at: where in the video, in seconds or as the file in a folder. picture: to lay
-    CAMs over, ``scale`` times as wide and high as the image. pixels: uint8 [3,S,S] of each face.
-    seen: the faces; the whole picture is of person 0.
+    frame: The number of a frame, from 0. at: Its place in the video, in seconds or as the file in a
+    folder. picture: CAMs are laid over it; it is ``scale`` times as wide and high as the image.
+    pixels: uint8 [3,S,S] of each face. seen: The faces; the whole picture is of person 0.
     """
 
     item: Item
@@ -204,82 +165,124 @@ class _View(NamedTuple):
     seen: list[Seen]
 
 
-def _scored(
+def _explain_all(
+    found: Explanations,
+    items: list[Item],
     config: ExplainConfig,
     detector: Detector,
     finder: FaceFinder | None,
-    items: list[Item],
-    bad: list[BadFile],
-    no_face: list[tuple[str, str]],
-) -> Iterator[tuple[Item, Row]]:
-    """Yield the row of each face of each view with its item, as its pictures are written.
+) -> None:
+    """Add the rows of all items, and what is left out, to ``found``; write CAMs and overlays."""
+    calibration = detector.points and detector.points.calibration
+    with (
+        progress_bar(total=len(items), desc="explaining", unit="file") as bar,
+        logging_redirect_tqdm(),
+        ThreadPoolExecutor(usable_cores()) as pool,
+    ):
+        views = _views(found, items, config, detector, finder, pool)
+        scored = _scored(found.folder, views, detector, detector.at_once(config.batch_size), pool)
+        for item, pairs in groupby(scored, key=lambda pair: pair[0]):
+            faces = defaultdict[Any, list[Row]](list)
+            for _, row in pairs:
+                faces[row["face"]].append(row)
+            for face, rows in sorted(faces.items()):
+                found.rows.append(item_row(item, rows, found.threshold.value, calibration))
+                if item.kind == "video":
+                    found.frames[str(item.path), face] = rows
+            bar.update()
+        bar.update(len(items) - bar.n)
 
-    What is left out is added to ``bad`` and ``no_face``.
-    """
-    folder = Path(config.output)
+
+def _views(
+    found: Explanations,
+    items: list[Item],
+    config: ExplainConfig,
+    detector: Detector,
+    finder: FaceFinder | None,
+    pool: ThreadPoolExecutor,
+) -> Iterator[_View]:
+    """Yield the views with faces of all items; add what has none, or is bad, to ``found``."""
 
     def load(item: Item) -> tuple[Item, list[_View], list[BadFile]]:
-        return item, *_load(item, config, detector.fitting, finder)
+        return item, *_load(item, config, detector.preprocessing, finder)
+
+    for chunk in _chunks(items, 2 * usable_cores()):
+        for item, views, broken in pool.map(load, chunk):
+            for file in broken:
+                _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
+            found.bad += broken
+            with_faces = [view for view in views if view.seen]
+            if views and not with_faces:
+                found.no_face.append((str(item.path), "no face found"))
+            yield from with_faces
+
+
+def _scored(
+    folder: Path,
+    views: Iterator[_View],
+    detector: Detector,
+    at_once: int,
+    pool: ThreadPoolExecutor,
+) -> Iterator[tuple[Item, Row]]:
+    """Yield the row of each face of each view with its item, as its pictures are written."""
 
     def write(view: _View, predictions: list[tuple[Any, ...]]) -> list[Row]:
-        # By the number no two are alike; most file systems take 255 bytes.
-        name = f"{view.item.number:06d}-{view.item.path.stem[:70]}"
-        name += "" if view.frame is None else f"-frame{view.frame:06d}"
-        marks, rows = [], []
-        for seen, (score, predicted, cams, entropy) in zip(view.seen, predictions, strict=True):
-            face = f"-face{seen.person}" if seen.person else ""
-            places = {"overlay": f"{OVERLAYS}/{name}.png", "cam": f"{CAMS}/{name}{face}.npy"}
-            np.save(folder / places["cam"], cams)
-            decision = REAL if predicted == REAL else SYNTHETIC
-            label = f"{seen.person}: {LABEL_NAMES[decision]} {score:.2f}"
-            part = part_seen(seen.face.square, *detector.fitting)
-            marks.append((part, cams[0], label, _COLOURS[decision]))
-            rows.append(
-                {
-                    "frame": view.frame,
-                    "at": view.at,
-                    "face": seen.person or None,
-                    "box": box_text(seen.face.box) if seen.person else None,
-                    "score": score,
-                    "predicted": int(predicted),
-                    "entropy_predicted": entropy[0],
-                    "entropy_synthetic": entropy[1],
-                    **places,
-                }
-            )
-        laid = marked(view.picture, marks, view.scale) if finder else view.picture.copy()
-        if finder is None:
-            lay(laid, *marks[0][:2], view.scale)
-        laid.save(folder / f"{OVERLAYS}/{name}.png")
-        return rows
+        return _write_view(folder, view, predictions, detector.preprocessing)
 
-    def views(pool: ThreadPoolExecutor) -> Iterator[_View]:
-        for chunk in _chunks(items, 2 * usable_cores()):
-            for item, found, broken in pool.map(load, chunk):
-                for file in broken:
-                    _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
-                bad.extend(broken)
-                with_faces = [view for view in found if view.seen]
-                if found and not with_faces:
-                    no_face.append((str(item.path), "no face found"))
-                yield from with_faces
+    for batch in _chunks(views, at_once):
+        for place in (OVERLAYS, CAMS):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+        predictions: list[tuple[Any, ...]] = []
+        for faces in _chunks(((v, s.face) for v in batch for s in v.seen), at_once):
+            names = [repr(str(view.item.path)) for view, _ in faces]
+            pixels = torch.stack([view.pixels[face] for view, face in faces])
+            found = detector.predict_pixels(pixels, names)
+            fields = (found.score, found.predicted, found.cams, found.entropy)
+            predictions += zip(*(field.numpy() for field in fields), strict=True)
+        left = iter(predictions)
+        of_views = [list(islice(left, len(view.seen))) for view in batch]
+        for view, rows in zip(batch, pool.map(write, batch, of_views), strict=True):
+            yield from ((view.item, row) for row in rows)
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        at_once = detector.at_once(config.batch_size)
-        for batch in _chunks(views(pool), at_once):
-            for place in (OVERLAYS, CAMS):
-                (folder / place).mkdir(parents=True, exist_ok=True)
-            predictions: list[tuple[Any, ...]] = []
-            for faces in _chunks(((v, s.face) for v in batch for s in v.seen), at_once):
-                names = [repr(str(view.item.path)) for view, _ in faces]
-                pixels = torch.stack([view.pixels[face] for view, face in faces])
-                found = detector.predict_pixels(pixels, names)
-                fields = (found.score, found.predicted, found.cams, found.entropy)
-                predictions += zip(*(field.numpy() for field in fields), strict=True)
-            left = iter(predictions)
-            own = [list(islice(left, len(view.seen))) for view in batch]
-            for view, rows in zip(batch, pool.map(write, batch, own), strict=True):
-                yield from ((view.item, row) for row in rows)
+
+def _write_view(
+    folder: Path, view: _View, predictions: list[tuple[Any, ...]], how: Preprocessing
+) -> list[Row]:
+    """Write the CAM of each face of a view and the overlay of all; return the rows of the faces.
+
+    predictions: Score, class, CAMs [2, H, W] and entropies [2] of each face.
+    """
+    # By the number no two are alike; most file systems take 255 bytes.
+    name = f"{view.item.number:06d}-{view.item.path.stem[:70]}"
+    name += "" if view.frame is None else f"-frame{view.frame:06d}"
+    marks, rows = [], []
+    for seen, (score, predicted, cams, entropy) in zip(view.seen, predictions, strict=True):
+        face = f"-face{seen.person}" if seen.person else ""
+        places = {"overlay": f"{OVERLAYS}/{name}.png", "cam": f"{CAMS}/{name}{face}.npy"}
+        np.save(folder / places["cam"], cams)
+        decision = REAL if predicted == REAL else SYNTHETIC
+        label = f"{seen.person}: {LABEL_NAMES[decision]} {score:.2f}"
+        marks.append((how.part_seen(seen.face.square), cams[0], label, _COLOURS[decision]))
+        rows.append(
+            {
+                "frame": view.frame,
+                "at": view.at,
+                "face": seen.person or None,
+                "box": box_text(seen.face.box) if seen.person else None,
+                "score": score,
+                "predicted": int(predicted),
+                "entropy_predicted": entropy[0],
+                "entropy_synthetic": entropy[1],
+                **places,
+            }
+        )
+    if view.seen[0].person:
+        laid = marked(view.picture, marks, view.scale)
+    else:
+        laid = view.picture.copy()
+        lay(laid, *marks[0][:2], view.scale)
+    laid.save(folder / f"{OVERLAYS}/{name}.png")
+    return rows
 
 
 def _chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -288,7 +291,7 @@ def _chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _load(
-    item: Item, config: ExplainConfig, fitting: tuple[int, Fit], finder: FaceFinder | None
+    item: Item, config: ExplainConfig, how: Preprocessing, finder: FaceFinder | None
 ) -> tuple[list[_View], list[BadFile]]:
     """Return an item's views, and what of it cannot be decoded."""
 
@@ -310,7 +313,7 @@ def _load(
             for frame, at, picture in pictures:
                 whole = (0, 0, *picture.size)
                 faces = finder(picture) if finder else [Face(whole, whole)]
-                pixels = {face: as_seen(picture.crop(face.square), *fitting) for face in faces}
+                pixels = {face: as_seen(picture.crop(face.square), how) for face in faces}
                 small = picture.copy()
                 small.thumbnail((config.overlay_size,) * 2, Image.Resampling.LANCZOS)
                 scale = small.width / picture.width, small.height / picture.height
@@ -340,13 +343,3 @@ def _about(config: ExplainConfig, detector: Detector, finder: FaceFinder | None)
         "geometry": WHOLE if finder is None else str(finder.way),
         "frames": config.frames,
     }
-
-
-def _line(row: Row) -> str:
-    frames = f" over {row['frames']} frames" if row["frames"] else ""
-    # All digits: scores near 1 are what a threshold near 1 tells apart.
-    face = f" face {row['face']}" if row["face"] else ""
-    return (
-        f"{shown(row['path'])}{face}: {row['decision']}, score {row['score']}{frames}, "
-        f"entropy of the CAM {row['entropy_predicted']:.2f}"
-    )

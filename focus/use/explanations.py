@@ -1,11 +1,12 @@
-"""The folder that ``focus explain`` writes; docs/formats.md describes each file."""
+"""What ``focus explain`` has found, and the folder that holds it; docs/formats.md has each file."""
 
 import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +14,16 @@ from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
+from numpy.typing import NDArray
+from PIL import Image
 from scipy import special
 
 from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
-from focus.data.making.faces import write_no_face
+from focus.data.making.faces import NO_FACE, write_no_face
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
+from focus.errors import shown
 from focus.metrics.calibration import Calibration
+from focus.model.operating_points import Threshold
 from focus.runtime.files import atomic_write, write_csv
 
 VERSION = 2
@@ -26,16 +31,16 @@ MANIFEST, TABLE, FRAMES = "manifest.json", "explanations.csv", "frames.csv"
 PAGE = "index.html"
 OVERLAYS, CAMS = "overlays", "cams"
 
+_PRINTED = 20  # rows, each on a line
+
 Row = dict[str, Any]
-Frames = Mapping[tuple[str, int | None], Sequence[Row]]
-"""The rows of the frames of videos, by the path and the number of the face."""
 
 
 @dataclass(frozen=True)
 class Item:
     """An image or a video to explain, with its number from 1.
 
-    frames: of a folder that is a video the images to look at, with their numbers in it from 0.
+    frames: The images to look at in a folder that is a video, with their numbers in it from 0.
     """
 
     number: int
@@ -85,76 +90,149 @@ def video_score(scores: Sequence[np.float64]) -> np.float64:
     return np.float64(special.expit(log_odds.mean()))
 
 
-def write_tables(
-    folder: Path,
-    items: Sequence[Row],
-    frames: Frames,
-    bad: Sequence[BadFile],
-    no_face: Sequence[tuple[str, str]],
-) -> list[Path]:
-    """Write the tables of items, of frames and of what is left out; return their paths."""
-    of_videos = [{"path": path} | row for (path, _), rows in frames.items() for row in rows]
-    written = []
-    for name, rows in ((TABLE, items), (FRAMES, of_videos)):
-        if rows:
-            # str: numpy's float32 has the fewest digits that read back to the same number.
-            cells = (["" if v is None else str(v) for v in row.values()] for row in rows)
-            written.append(write_csv(folder / name, rows[0], cells))
-    if bad:
-        written.append(folder / BAD_FILES)
-        write_bad_files(bad, written[-1])
-    if no_face:
-        written.append(write_no_face(no_face, folder))
-    return written
+@dataclass(frozen=True)
+class Explanation:
+    """The verdict on an image or a video, or on one face in it.
 
-
-def write_page(
-    folder: Path, summary: str, notes: Sequence[str], items: Sequence[Row], frames: Frames
-) -> Path:
-    """Write ``index.html``: each face with its CAM, sortable, by decision; return its path.
-
-    A video shows the first of its frames.
+    row: The row of ``explanations.csv``: score, decision, the box of the face, and more. frames:
+    The rows of ``frames.csv``, of a video. folder: Where the files are that rows name.
     """
-    rows = []
-    for row in items:
-        overlay = row.get("overlay") or frames[row["path"], row["face"]][0]["overlay"]
-        rows.append(row | {"overlay": quote(os.fsencode(overlay))})  # no name need be UTF-8
-    script = resources.files("focus.use").joinpath("index.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    text = (
-        Environment(loader=PackageLoader("focus.use", ""), autoescape=True)
-        .get_template(PAGE)
-        .render(
-            rows=rows,
-            summary=summary,
-            findings=notes,
-            style=resources.files("focus.report").joinpath("page.css").read_text(encoding="utf-8"),
-            script=script,
-            digest=digest,
+
+    row: Row
+    frames: Sequence[Row]
+    folder: Path
+
+    @property
+    def cams(self) -> NDArray[np.float32]:
+        """Raw CAMs [V, 2, H, W] of each view: of the predicted class and of synthetic."""
+        return np.stack([np.load(self.folder / view["cam"]) for view in self.frames or [self.row]])
+
+    def picture(self, view: int = 0) -> Image.Image:
+        """Return the picture with the CAM over it; view: of a video the number of the row."""
+        with Image.open(self.folder / (self.frames or [self.row])[view]["overlay"]) as laid:
+            return laid.copy()
+
+    def __str__(self) -> str:
+        row = self.row
+        frames = f" over {row['frames']} frames" if row["frames"] else ""
+        # All digits: scores near 1 are what a threshold near 1 tells apart.
+        face = f" face {row['face']}" if row["face"] else ""
+        return (
+            f"{shown(row['path'])}{face}: {row['decision']}, score {row['score']}{frames}, "
+            f"entropy of the CAM {row['entropy_predicted']:.2f}"
         )
-    )
-    with atomic_write(folder / PAGE) as aside:
-        aside.write_bytes(text.encode("utf-8", "replace"))
-    return folder / PAGE
 
 
-def write_manifest(
-    folder: Path,
-    about: Mapping[str, Any],
-    items: Sequence[Row],
-    frames: Frames,
-    n_bad: int,
-    n_no_face: int,
-) -> Path:
-    """Write ``manifest.json``: ``about``, then all items; return its path."""
-    rows = [
-        row | ({"frames": frames[row["path"], row["face"]]} if row["frames"] else {})
-        for row in items
-    ]
-    counts = {"n_items": len(rows), "n_bad": n_bad, "n_no_face": n_no_face}
-    manifest = {"version": VERSION, **about, **counts, "items": rows}
-    with atomic_write(folder / MANIFEST) as aside:
-        # numpy's float32 with the digits of the table.
-        text = json.dumps(manifest, indent=1, default=lambda number: float(str(number)))
-        aside.write_text(text + "\n", encoding="utf-8")
-    return folder / MANIFEST
+@dataclass
+class Explanations:
+    """Everything that was found in some files; as text, what the program prints.
+
+    Iterating gives an :class:`Explanation` for each image and video, or for each face in it.
+
+    Attributes:
+        folder: Where all files are.
+        threshold: A score above it says synthetic.
+        about: The head of ``manifest.json``.
+        notes: What a reader must know.
+        rows: The rows of ``explanations.csv``.
+        frames: The rows of the frames of videos, by the path and the number of the face.
+        bad: Files that cannot be decoded.
+        no_face: Files without a face, each with the reason.
+        written: The files written, but for the pictures.
+    """
+
+    folder: Path
+    threshold: Threshold
+    about: dict[str, Any]
+    notes: list[str]
+    rows: list[Row] = field(default_factory=list)
+    frames: dict[tuple[str, int | None], list[Row]] = field(default_factory=dict)
+    bad: list[BadFile] = field(default_factory=list)
+    no_face: list[tuple[str, str]] = field(default_factory=list)
+    written: list[Path] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Explanation]:
+        for row in self.rows:
+            yield Explanation(row, self.frames.get((row["path"], row["face"]), ()), self.folder)
+
+    def table(self) -> str:
+        """Return a line for each explanation."""
+        return "\n".join(map(str, self))
+
+    def summary(self) -> str:
+        """Return the counts of files in a line."""
+        kinds = Counter({row["path"]: row["kind"] for row in self.rows}.values())
+        return (
+            f"explained: {kinds['image']} pictures, {kinds['video']} videos, without a face: "
+            f"{len(self.no_face)}, not decoded: {len(self.bad)}"
+        )
+
+    def __str__(self) -> str:
+        lines = [f"threshold: {self.threshold}; a score above it says synthetic"]
+        if self.about["faces"]:
+            lines.append(f"faces: {self.about['faces']}, cut out by {self.about['geometry']}")
+        lines += [*self.notes, *([self.table()] if len(self) <= _PRINTED else []), self.summary()]
+        if self.no_face:
+            lines.append(f"left out because no face was found: {len(self.no_face)} ({NO_FACE})")
+        if self.bad:
+            lines.append(f"left out because they cannot be decoded: {len(self.bad)} ({BAD_FILES})")
+        pictures = self.folder / OVERLAYS, self.folder / CAMS
+        return "\n".join([*lines, *(f"written: {place}" for place in (*self.written, *pictures))])
+
+    def save_tables(self) -> None:
+        """Write the tables of items, of frames and of what is left out."""
+        of_videos = [{"path": path} | row for (path, _), own in self.frames.items() for row in own]
+        for name, rows in ((TABLE, self.rows), (FRAMES, of_videos)):
+            if rows:
+                # str: numpy's float32 has the fewest digits that read back to the same number.
+                cells = (["" if v is None else str(v) for v in row.values()] for row in rows)
+                self.written.append(write_csv(self.folder / name, rows[0], cells))
+        if self.bad:
+            self.written.append(self.folder / BAD_FILES)
+            write_bad_files(self.bad, self.written[-1])
+        if self.no_face:
+            self.written.append(write_no_face(self.no_face, self.folder))
+
+    def save(self) -> None:
+        """Write ``manifest.json``, which says that all is there, and the page."""
+        rows = [each.row | ({"frames": each.frames} if each.frames else {}) for each in self]
+        counts = {"n_items": len(rows), "n_bad": len(self.bad), "n_no_face": len(self.no_face)}
+        manifest = {"version": VERSION, **self.about, **counts, "items": rows}
+        with atomic_write(self.folder / MANIFEST) as aside:
+            # numpy's float32 with the digits of the table.
+            text = json.dumps(manifest, indent=1, default=lambda number: float(str(number)))
+            aside.write_text(text + "\n", encoding="utf-8")
+        self.written[:0] = [self.folder / MANIFEST, self.save_page()]
+
+    def save_page(self) -> Path:
+        """Write ``index.html``: each face with its CAM, sortable, by decision; return its path.
+
+        A video shows the first of its frames.
+        """
+        rows = []
+        for each in self:
+            overlay = (each.frames or [each.row])[0]["overlay"]
+            rows.append(
+                each.row | {"overlay": quote(os.fsencode(overlay))}
+            )  # no name need be UTF-8
+        script = resources.files("focus.use").joinpath("index.js").read_text(encoding="utf-8")
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        style = resources.files("focus.report").joinpath("page.css").read_text(encoding="utf-8")
+        text = (
+            Environment(loader=PackageLoader("focus.use", ""), autoescape=True)
+            .get_template(PAGE)
+            .render(
+                rows=rows,
+                summary=self.summary(),
+                findings=self.notes,
+                style=style,
+                script=script,
+                digest=digest,
+            )
+        )
+        with atomic_write(self.folder / PAGE) as aside:
+            aside.write_bytes(text.encode("utf-8", "replace"))
+        return self.folder / PAGE

@@ -100,7 +100,7 @@ def images_to_check(detector: Detector, place: str | None) -> Tensor:
     if not paths:
         raise InputError(f"--check-images: there are no images in {place}: give another folder.")
     chosen = [load_image(str(paths[number])) for number in evenly(len(paths), _CHECKED)]
-    pixels = [as_seen(image, *detector.fitting) for image in chosen]
+    pixels = [as_seen(image, detector.preprocessing) for image in chosen]
     return detector.normalise(torch.stack(pixels))
 
 

@@ -20,6 +20,7 @@ from focus.data.dataset import (
     load_batches,
     loader,
 )
+from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError, LostWorkerError
 
@@ -33,8 +34,9 @@ def save(path: Path, pixels: Any) -> str:
 
 
 def dataset(samples: list[Sample], **settings: Any) -> FaceDataset:
-    defaults: dict[str, Any] = {"image_size": 4, "grid": (2, 2)}
-    return FaceDataset(Manifest(samples), **{**defaults, **settings})
+    names = [name for name in ("image_size", "grid", "fit") if name in settings]
+    how = {"image_size": 4, "grid": (2, 2)} | {name: settings.pop(name) for name in names}
+    return FaceDataset(Manifest(samples), Preprocessing(**how), **settings)
 
 
 @pytest.fixture
@@ -171,7 +173,7 @@ def test_artefact_coverage_by_hand(tmp_path: Path) -> None:
     mask[0, 0] = mask[1, 4] = mask[1, 5] = 255
     mask[2:, 2:4] = 128  # from half of white on a pixel is covered
     mask[2:, 4:] = 127
-    coverage = artefact_coverage(save(tmp_path / "m.png", mask), (2, 3))
+    coverage = artefact_coverage(save(tmp_path / "m.png", mask), Preprocessing(4, (2, 3)))
     assert coverage.dtype == np.float32
     np.testing.assert_array_equal(coverage, [[0.25, 0, 0.5], [0, 1, 0]])
 
@@ -194,9 +196,9 @@ def test_the_middle_of_a_picture_and_of_its_map_by_hand(tmp_path: Path) -> None:
     # A perturbation sees the whole picture, at the size that the file has.
     other = dataset([Sample(paths[0])], fit="crop", perturb=lambda image, _: image.rotate(180))[0]
     assert other.images[0].tolist() == [[row] * 4 for row in (6, 5, 4, 3)]
-    seen = (paths[0], 4, "crop")
-    assert artefact_coverage(paths[1], (2, 2), seen).tolist() == [[1, 0], [0, 0]]
-    assert artefact_coverage(paths[1], (2, 2), (paths[0], 4, "squash")).tolist() != [[1, 0], [0, 0]]
+    seen = Preprocessing(4, (2, 2), "crop")
+    assert artefact_coverage(paths[1], seen, paths[0]).tolist() == [[1, 0], [0, 0]]
+    assert artefact_coverage(paths[1], Preprocessing(4, (2, 2))).tolist() != [[1, 0], [0, 0]]
 
 
 def test_a_smaller_picture_goes_on_as_its_reflection(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from focus.config.recipes import Fit
+from focus.data.images import Preprocessing
 from focus.data.manifest import Sample
 from focus.data.overlay import COLOUR_MAP, OUTLINE, marked, overlay, strip
 
@@ -78,8 +79,9 @@ def test_the_cam_of_a_middle_lies_over_the_middle(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "face.png")
     face, cam = Sample(str(tmp_path / "face.png"), 1), np.array([[0.0, 1.0]] * 2, np.float32)
     side = 128
-    fittings: list[tuple[int, Fit]] = [(16, "crop"), (64, "crop"), (64, "squash")]
-    whole = np.asarray(strip(face, np.stack([cam] * 3), side, fittings))
+    sizes: list[tuple[int, Fit]] = [(16, "crop"), (64, "crop"), (64, "squash")]
+    seen_by = [Preprocessing(size, (2, 2), fit) for size, fit in sizes]
+    whole = np.asarray(strip(face, np.stack([cam] * 3), side, seen_by))
     plain, small, large, squashed = np.split(whole.astype(int), 4, axis=1)
     rows, columns = np.nonzero(np.abs(small - plain).sum(2))
     # Columns 24 to 39 of 64, rows 8 to 23 of 32, of 128 pixels each.

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from focus.data.dataset import Normalise
+from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest, Sample
 from focus.evaluation import faithfulness
 from focus.evaluation.faithfulness import Falls, box_sides, means, regions
@@ -36,7 +37,8 @@ class OneCell(nn.Module):
     The logit of synthetic is the gain times the mean of the cell's red, which is in -0.5 ... 0.5.
     """
 
-    image_size, grid, fitting = SIZE, GRID, (SIZE, "squash")
+    image_size, grid = SIZE, GRID
+    preprocessing = Preprocessing(SIZE, GRID)
     normalise = Normalise((0.5,) * 3, (1.0,) * 3)
     config = SimpleNamespace(training_generators=("kA",), geometry=(), outlier_norm=None)
     points = None

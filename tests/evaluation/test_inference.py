@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from focus.data.dataset import Normalise
+from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError
 from focus.evaluation import inference
@@ -38,7 +39,7 @@ class RedDetector(nn.Module):
     normalise = Normalise((0.5,) * 3, (1.0,) * 3)
     points = None
     config = SimpleNamespace(geometry=(), outlier_norm=None)
-    fitting = SIZE, "squash"
+    preprocessing = Preprocessing(SIZE, GRID)
 
     def __init__(self) -> None:
         super().__init__()

@@ -63,7 +63,8 @@ def rows_of(seed: int, each: int = 20) -> list[tuple[object, ...]]:
 
 
 def run(*words: object) -> None:
-    program.evaluate(parse(EvaluateConfig, [str(word) for word in words]))
+    if found := program.evaluate(parse(EvaluateConfig, [str(word) for word in words])):
+        print(found)
 
 
 def results_of(folder: Path) -> Results:

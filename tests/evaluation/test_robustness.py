@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from focus.data.dataset import Normalise
+from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest, Sample
 from focus.data.perturbations import ROBUSTNESS, STRENGTHS
 from focus.errors import InputError
@@ -33,7 +34,8 @@ class Stripes(nn.Module):
     What is smooth has the same score to the last bit, so AUCs can be told in advance.
     """
 
-    image_size, grid, fitting = SIZE, (2, 2), (SIZE, "squash")
+    image_size, grid = SIZE, (2, 2)
+    preprocessing = Preprocessing(SIZE, grid)
     normalise = Normalise((0.5,) * 3, (1.0,) * 3)
     config = SimpleNamespace(training_generators=("kA",), geometry=(), outlier_norm=None)
     points = None

@@ -43,7 +43,7 @@ def made(
         spot[2:5, 3:6] = 255
         Image.fromarray(spot).resize((side, side)).save(folder / f"{name}.png")
     samples: list[Sample] = []
-    columns: dict[str, list[Any]] = {f.name: [] for f in fields(Scores)}
+    columns: dict[str, list[Any]] = {f.name: [] for f in fields(Scores) if f.name != "cams"}
     for generator, label, test_set in KINDS:
         for _ in range(each):
             row = len(samples)
@@ -70,7 +70,7 @@ def made(
             for name, cells in columns.items():
                 drawn = draw.integers(0, 2) if "hit" in name else draw.uniform()
                 cells.append(given.get(name, drawn))
-    scores = Scores(**columns)
+    scores = Scores(**columns, cams=np.random.default_rng(1).normal(size=(len(samples), 2, 2)))
     validation = draw.beta(2, 5, 200), draw.beta(5, 2, 200)
     points = OperatingPoints(dict.fromkeys(POINTS, 0.5), fit_calibration(*validation), 200, 200)
     results = summarise(scores, ["kA"], {}, points, resamples=resamples)

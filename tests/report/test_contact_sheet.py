@@ -1,17 +1,16 @@
 """The sheet of overlays: a row a generator, and what is known as in results."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
 from focus.data.manifest import Manifest, Sample
+from focus.evaluation.inference import score_images
 from focus.model.detector import Detector
-from focus.report.contact_sheet import contact_sheet
+from focus.report import contact_sheet
+from focus.report.contact_sheet import write_sheet
 
 
 @pytest.fixture
@@ -25,29 +24,24 @@ def faces(tmp_path: Path) -> Manifest:
     return Manifest(samples, "faces")
 
 
-def sheet_size(detector: Detector, manifest: Manifest, path: Path) -> tuple[int, int]:
-    contact_sheet(detector, manifest, path, columns=2)
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        return image.size
+def sheet_of(detector: Detector, manifest: Manifest, path: Path, columns: int = 2) -> Image.Image:
+    scores = score_images(detector, manifest, batch_size=4, progress=False)
+    write_sheet(detector, manifest, scores, path, columns=columns)
+    return Image.open(path).convert("RGB")
 
 
 def test_sheet_has_a_row_a_kind_and_a_place_for_maps(faces: Manifest, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    detector = Detector(training_generators=("kA",)).train()
+    detector = Detector(training_generators=("kA",)).eval()
     out = tmp_path / "sheet.png"
-    width, height = sheet_size(detector, faces, out)
-    assert detector.training
-    # Rows: real, kA, uB, unlabelled; then real and kA.
-    fewer = sheet_size(detector, Manifest(faces[1:3]), out)
-    assert fewer[0] == width
-    assert height - fewer[1] == pytest.approx(2 * 1.36 * 170, abs=1), "two rows of 1.36 inches"
-
+    # Rows: real, kA, uB, unlabelled; then real and kA. Each is 192 pixels, a gap and a caption.
+    rows = [sheet_of(detector, given, out) for given in (faces, Manifest(faces[1:3]))]
+    assert rows[0].height - rows[1].height == 2 * (192 + 16 + 24)
     # A map makes a third picture of each face.
     Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / "map.png")
-    mapped = Manifest([Sample(faces[0].path, 1, "uB", human_map=str(tmp_path / "map.png"))])
-    with_map, _ = sheet_size(detector, mapped, out)
-    assert with_map > width
+    mapped = [Sample(face.path, 1, "uB", human_map=str(tmp_path / "map.png")) for face in faces[:4]]
+    bare = [Sample(face.path, 1, "uB") for face in faces[:4]]
+    wide, narrow = (sheet_of(detector, Manifest(own), out, 4).width for own in (mapped, bare))
+    assert wide - narrow == 4 * 192
 
 
 def test_a_generator_is_known_as_in_the_results(
@@ -57,14 +51,17 @@ def test_a_generator_is_known_as_in_the_results(
     path = faces[0].path
     samples = [Sample(path, 1, "SG2"), Sample(path, 1, "StyleGAN2", test_set="open")]
     samples += [Sample(path, 1, "new", test_set="closed"), Sample(path, 1)]
-    figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-    monkeypatch.setattr("focus.report.contact_sheet.atomic_write", nullcontext)  # none is written
+    drawn: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        contact_sheet,
+        "contact_sheet",
+        lambda *given: drawn.extend((row.name, row.about) for row in given[2]),
+    )
     detector = Detector(image_size=32, training_generators=("StyleGAN2",))
-    contact_sheet(detector, Manifest(samples), "sheet.png", columns=1)
-    at_the_left = [t for t in figures[0].texts if t.get_horizontalalignment() == "right"]
-    texts = [text.get_text().strip() for text in at_the_left]
-    assert list(zip(texts[::2], texts[1::2], strict=True)) == [
+    manifest = Manifest(samples)
+    scores = score_images(detector, manifest, batch_size=4, progress=False)
+    write_sheet(detector, manifest, scores, Path("sheet.png"), columns=1)
+    assert drawn == [
         ("(unnamed)", "unknown generator"),
         ("SG2", "known generator"),
         ("StyleGAN2", "unknown generator"),

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest
+from focus.data.overlay import strip
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
-from focus.model.detector import Detector
 from focus.report import gallery
 
 from .reports import made
@@ -65,10 +65,12 @@ def test_the_table_of_images_is_that_of_the_scores(evaluation: Made) -> None:
 
 
 def test_the_pictures_are_those_of_the_rows(evaluation: Made, tmp_path: Path) -> None:
-    """Whichever others are asked for at once."""
-    torch.manual_seed(0)
-    detector = Detector(image_size=32)
-    some, all_rows = ([5, 40, 77], range(100))
-    pictures = dict(gallery.pictures(detector, evaluation[0], all_rows))
-    assert dict(gallery.pictures(detector, evaluation[0], some)) == {r: pictures[r] for r in some}
-    assert all(uri.startswith("data:image/webp;base64,") for uri in pictures.values())
+    """With the CAM that the image was scored with over the face."""
+    manifest, scores, _ = evaluation
+    found = gallery.pictures(manifest, scores, [40, 5], [Preprocessing(32, (2, 2))])
+    for (row, uri), expected in zip(found, [40, 5], strict=True):
+        assert row == expected
+        assert scores.cams is not None
+        shown = gallery.as_data_uri(strip(manifest[row], scores.cams[row], gallery.SIDE))
+        assert uri == shown
+        assert uri.startswith("data:image/webp;base64,")

@@ -11,7 +11,7 @@ from torch import Tensor
 from focus.config.train import TrainConfig, resolve
 from focus.data.augment import Augmentation
 from focus.data.dataset import Normalise, as_seen
-from focus.data.images import load_image
+from focus.data.images import Preprocessing, load_image
 from focus.data.known_images import content_hash
 from focus.data.manifest import Manifest
 from focus.errors import InputError
@@ -115,7 +115,7 @@ def test_views_are_drawn_by_content_and_taken_in_turn(
     plan = run.plan.epoch(4)[0]
     batch = next(run.images.load(4, [plan]))
     row, detector = plan[0].rows[0], run.detector.eval()
-    pixels = as_seen(load_image(faces[row].path), 64, "squash")
+    pixels = as_seen(load_image(faces[row].path), Preprocessing(64, (8, 8)))
     key = 4 % 3, int(content_hash(faces[row].path), 16), 0
     changed, _ = Augmentation(("shift", "flip"), 64)(pixels, None, key)
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_views_of_cut_pictures_are_parts_of_them(
         assert sum(seen) == len(faces), "none are those of the other"
         plan = run.plan.epoch(0)[0]
         batch, row = next(run.images.load(0, [plan])), plan[0].rows[0]
-        image = as_seen(load_image(faces[row].path), 64, fit)
+        image = as_seen(load_image(faces[row].path), Preprocessing(64, (8, 8), fit))
         with torch.no_grad():
             expected = run.detector.eval().features(run.detector.normalise(image[None]))
         torch.testing.assert_close(batch.images[:1], expected, rtol=1e-4, atol=1e-5)

@@ -56,7 +56,7 @@ def noise(folder: Path, count: int) -> Path:
 
 def evaluate(**flags: Any) -> None:
     flags = {"workers": 0, "threads": 1, "report": False} | flags
-    evaluation.evaluate(EvaluateConfig(**flags))
+    print(evaluation.evaluate(EvaluateConfig(**flags)))
 
 
 @pytest.fixture

@@ -59,12 +59,18 @@ def saved(detector: Detector, folder: Path, threshold: float | None, **others: A
 def run(model: Path, output: Path, *paths: Path, **flags: Any) -> list[dict[str, str]]:
     """Explain the paths; return the rows of the table."""
     settings = {"batch_size": 4, "threads": 1} | flags
-    explain(
-        ExplainConfig(
-            paths=tuple(map(str, paths)), model_dir=str(model), output=str(output), **settings
-        )
-    )
-    return rows_of(output / "explanations.csv")
+    given = {"paths": tuple(map(str, paths)), "model_dir": str(model), "output": str(output)}
+    found = explain(ExplainConfig(**given, **settings))
+    print(found)
+    rows = rows_of(output / "explanations.csv")
+    # What the caller gets is what is written.
+    for each, row in zip(found, rows, strict=True):
+        assert {name: "" if v is None else str(v) for name, v in each.row.items()} == row
+        if row["cam"]:
+            np.testing.assert_array_equal(each.cams, [np.load(output / row["cam"])])
+            with Image.open(output / row["overlay"]) as laid:
+                assert np.asarray(each.picture()).tobytes() == np.asarray(laid).tobytes()
+    return rows
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -141,7 +147,9 @@ def test_a_transformers_cam_lies_over_the_patch_that_it_is_of(tmp_path: Path) ->
     Image.fromarray(pixels).save(tmp_path / "marked.png")
 
     def seen(picture: Image.Image) -> Any:
-        image = Normalise(detector.mean, detector.std)(as_seen(picture, 96, "squash")[None])
+        image = Normalise(detector.mean, detector.std)(
+            as_seen(picture, detector.preprocessing)[None]
+        )
         return detector.features(image)[0, :, row, col]
 
     with torch.no_grad():  # what the mark changes there speaks for synthetic

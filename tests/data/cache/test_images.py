@@ -15,7 +15,7 @@ from focus.data import dataset
 from focus.data.bad_files import check_images
 from focus.data.cache.images import ImageCache
 from focus.data.dataset import Batch, FaceDataset
-from focus.data.images import load_image
+from focus.data.images import Preprocessing, load_image
 from focus.data.manifest import Manifest, Sample
 
 from ...launching import CHECKOUT, python, write_faces
@@ -58,7 +58,7 @@ def faces(tmp_path: Path) -> Manifest:
 
 def batch(faces: Manifest, images: ImageCache | None, **settings: Any) -> Batch:
     manifest, _ = check_images(faces, images=images, progress=False)
-    data = FaceDataset(manifest, image_size=16, grid=GRID, images=images, **settings)
+    data = FaceDataset(manifest, Preprocessing(16, GRID), images=images, **settings)
     return data[list(range(len(manifest)))]
 
 

@@ -291,7 +291,7 @@ def test_training_keeps_the_geometry_and_evaluation_compares_it(
     )
     detector = Detector("focus_small", image_size=32)
     assert geometry_warning(detector, whole) == ""  # nothing is known of an untrained one
-    accelerator = start("no", None, log_with="tensorboard", project_dir=tmp_path / "run")
+    accelerator = start("no", None)
     Trainer(config, detector, cut, accelerator)
     detector.save_pretrained(tmp_path / "model")
     saved = Detector.from_pretrained(tmp_path / "model")

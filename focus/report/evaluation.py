@@ -1,0 +1,103 @@
+"""An evaluation: the scores of a detector, what follows from them, and the files that hold it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from focus.data.manifest import Manifest
+from focus.evaluation.findings import add_findings
+from focus.evaluation.result_table import SHOWN_ROWS, format_table
+from focus.evaluation.results import Results, summarise, write_results
+from focus.evaluation.robustness import PerturbedAUC
+from focus.evaluation.scores import Scores
+from focus.findings import Finding
+from focus.report.contact_sheet import write_sheet
+from focus.report.page import attempt, remove, write
+
+if TYPE_CHECKING:
+    from focus.model.detector import Detector
+
+OVERLAYS = "overlays.png"
+
+
+@dataclass
+class Evaluation:
+    """The scores of a detector and what follows from them; as text, what a program prints.
+
+    Attributes:
+        name: The name of the run, of the model's folder or of the table.
+        folder: Where its files are.
+        results: What ``results.json`` holds; None if no image has a label.
+        findings: What a reader must know, worst first.
+        detector: The detector whose scores these are; None: they come from a table.
+        manifest: The images of the scores; None if they are not looked for.
+        perturbed: What the evaluation of robustness measured.
+        lines: What is printed between the table and the findings.
+    """
+
+    name: str
+    folder: Path
+    scores: Scores
+    results: Results | None
+    findings: list[Finding]
+    detector: "Detector | None" = None
+    manifest: Manifest | None = None
+    perturbed: Sequence[PerturbedAUC] = ()
+    lines: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        folder: Path,
+        detector: "Detector",
+        manifest: Manifest,
+        scores: Scores,
+        about: dict[str, Any],
+        known: Iterable[Finding],
+    ) -> Self:
+        """Compute the results of the scores that a detector gave the images of a manifest.
+
+        about: It is added to the results. known: Findings on the images.
+        """
+        results = None
+        if not len(scores) or (scores.label >= 0).any():
+            trained = detector.config.training_generators, detector.config.training_families
+            decides = {"threshold": detector.threshold, "progress": True}
+            results = summarise(scores, *trained, detector.points, **decides) | about
+        findings = add_findings(results, scores, detector.points, known)
+        return cls(name, folder, scores, results, findings, detector, manifest)
+
+    def table(self, most: int | None = SHOWN_ROWS) -> str:
+        """Return the figures as text; most: of the generators' rows, None for all."""
+        return "" if self.results is None else format_table({self.name: self.results}, most=most)
+
+    def save(self, folder: str | Path | None = None) -> list[Path]:
+        """Write ``results.json``, ``scores.csv`` and a sheet of CAMs; return their paths.
+
+        What was made of other scores is removed. folder: by default that of the evaluation.
+        """
+        folder = Path(folder or self.folder)
+        written = write_results(folder, self.scores, self.results)
+        remove(folder)
+        (folder / OVERLAYS).unlink(missing_ok=True)
+        if self.detector is not None and self.manifest:
+            written.append(folder / OVERLAYS)
+            write_sheet(self.detector, self.manifest, self.scores, written[-1])
+        return written
+
+    def save_report(self, summary: Path | None = None, eval_metric: str | None = None) -> str:
+        """Write ``report.html``; return the line that says where it is, or why there is none.
+
+        summary, eval_metric: These go to :func:`focus.report.page.write`.
+        """
+        about = self.detector, self.manifest, self.scores, self.results
+        page = partial(write, self.folder, self.name, *about, perturbed=self.perturbed)
+        told = {"summary": summary, "eval_metric": eval_metric, "findings": self.findings}
+        return attempt(partial(page, **told))
+
+    def __str__(self) -> str:
+        table = [self.table(), ""] * (self.results is not None)
+        return "\n".join([*table, *self.lines, *map(str, self.findings)])
