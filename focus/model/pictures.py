@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from focus.config.recipes import Fit
-from focus.data.dataset import as_seen
-from focus.data.images import as_rgb, load_image, reason, turn_upright
+from focus.data.images import as_rgb, fitted, load_image, reason, turn_upright
 from focus.data.making.faces import Box, FaceFinder
 from focus.errors import ImageError, InputError
 from focus.runtime.machine import usable_cores
@@ -108,3 +107,8 @@ def _rgb_copy(picture: Image.Image | NDArray[np.uint8], name: str) -> Image.Imag
     raise ImageError(
         f"Cannot use {name} ({problem}): give a path, a Pillow image or an array [H,W,3] of uint8."
     )
+
+
+def as_seen(image: Image.Image, side: int, fit: Fit) -> Tensor:
+    """Return what :func:`focus.data.images.fitted` does as uint8 [3, S, S]."""
+    return torch.tensor(fitted(image, side, fit), device="cpu").permute(2, 0, 1)

@@ -15,13 +15,13 @@ from PIL import Image
 from focus.data.dataset import (
     Batch,
     FaceDataset,
-    Normalise,
     artefact_coverage,
     load_batches,
     loader,
 )
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError, LostWorkerError
+from focus.model.inputs import Normalise
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AUGMENTED: dict[str, Any] = {"image_size": 64, "grid": (8, 8), "augment": ("shift", "flip")}
