@@ -24,15 +24,12 @@ from .training.trainers import few_faces, trainer
 WINDOWS = """
 import os, signal, sys
 # Libraries that ask for the platform, which stay as they are on Linux.
-import accelerate, joblib, matplotlib.pyplot, threadpoolctl, timm, torch.utils.tensorboard, types
+import accelerate, filelock, joblib, matplotlib.pyplot, threadpoolctl, timm, types
+import torch.utils.tensorboard
 threadpoolctl.sys = types.SimpleNamespace(**vars(sys))
 
 import fcntl
-class Locks:  # msvcrt
-    LK_NBLCK = 2
-    def locking(self, descriptor, mode, size):
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-sys.modules["msvcrt"], sys.modules["fcntl"] = Locks(), None
+sys.modules["fcntl"] = None
 for name in ("SIGHUP", "SIGUSR1", "pthread_sigmask"):
     delattr(signal, name)
 del os.sched_getaffinity

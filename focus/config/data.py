@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from focus.config.options import (
+    MARGIN,
     NON_NEGATIVE,
     PIXELS,
     SEED,
@@ -57,7 +58,7 @@ class CropConfig(_MadeConfig):
     output: str | None = in_output("the folder to write, new or empty", metavar="DIR")
     margin: float = in_output(
         "kept around the face on either side, as a share of its longer side",
-        0.3,
+        MARGIN,
         within=NON_NEGATIVE,
     )
     faces: str | None = in_output(

@@ -116,6 +116,10 @@ MAX_PIXELS = 64_000_000
 """Of an image. A file of a few bytes may claim any number, which its decoder allocates."""
 
 
+MARGIN = 0.3
+"""Kept around a face on either side, as a share of its longer side."""
+
+
 def max_pixels() -> Any:
     """Declare ``--max-pixels``."""
     about = "pixels of an image, a map, a mask or a frame; larger ones count as broken"

@@ -6,8 +6,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -218,39 +216,6 @@ def _encoded(texts: Iterable[str]) -> npt.NDArray[np.bytes_]:
 
 def _decoded(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
-
-
-def as_seen(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    """Return an image as the detector sees it: uint8 [3, S, S]."""
-    return torch.tensor(preprocessing.fitted(image), device="cpu").permute(2, 0, 1)
-
-
-@dataclass(frozen=True)
-class Normalise:
-    """Normalise pixels [..., 3, S, S] in 0..255 to float32, on the device where they are."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(
-        self, pixels: Tensor, memory_format: torch.memory_format = torch.contiguous_format
-    ) -> Tensor:
-        """Return new images in this order of memory, which other than [B, 3, S, S] do not have."""
-        scale, offset = _scale_and_offset(self.mean, self.std, pixels.device)
-        images = pixels.to(torch.float32, memory_format=memory_format, copy=True)
-        return images.mul_(scale).add_(offset)
-
-
-@lru_cache(maxsize=8)
-def _scale_and_offset(
-    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return s and o of x * s + o = (x / 255 - mean) / std, on a device."""
-    with torch.inference_mode(False):  # else what is kept serves no gradient later
-        mean_column, std_column = (
-            torch.tensor(v, dtype=torch.float32, device="cpu").view(3, 1, 1) for v in (mean, std)
-        )
-        return (1 / (255 * std_column)).to(device), (-mean_column / std_column).to(device)
 
 
 def loader(

@@ -9,6 +9,7 @@ import csv
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -35,6 +36,10 @@ csv.field_size_limit(2**31 - 1)
 
 STORED_IN = "stored_in"
 """Column of the images that a table holds: its file, the row, and the name of the image there."""
+GEOMETRY = "geometry"
+"""Column that says how a face was cut out: ``box margin 0.3``."""
+WHOLE = "whole"
+"""The geometry of an image for which that column says nothing."""
 NO_EXTRA: Mapping[str, str] = {}  # shared, since a manifest may have a million rows
 
 
@@ -95,6 +100,10 @@ class Manifest(tuple[Sample, ...]):
     def generators(self) -> list[str]:
         """Return the sorted names of the generators of the fakes."""
         return sorted({s.generator for s in self if s.label == SYNTHETIC})
+
+    def geometries(self) -> Counter[str]:
+        """Count the images that are cut out in each way."""
+        return Counter(sample.extra.get(GEOMETRY, WHOLE) for sample in self)
 
     def to_csv(self, path: str | Path) -> None:
         """Write the manifest's file form; :meth:`from_csv` gives back the same samples.

@@ -11,7 +11,6 @@ from focus.config.train import ResolvedTrainConfig, TrainConfig
 from focus.data.bad_files import DIGESTS, BadFile, check_images, without_digests
 from focus.data.cache.images import ImageCache
 from focus.data.copies import check_left, copies, without
-from focus.data.demo import demo_manifest
 from focus.data.known_images import check_unseen, known_before
 from focus.data.manifest import STORED_IN, Manifest, Sample
 from focus.data.readers import read_given
@@ -52,14 +51,17 @@ def listed_images(
     """
     with _as_they_were(config.run_folder if resumed else None):
         own, tests = given or read_given(config, output=output)
-    if resumed:
-        return (own or demo_manifest(progress=progress)) + tests
-    if own:
+    if not own:
+        from focus.data.demo import demo_manifest  # ten modules that draw, for a run without data
+
+        own = demo_manifest(progress=progress)
+    elif not resumed:
         if progress and (line := _drawn_line(own, config)):
             print(line)
         own = assign_splits(own, seed=config.seed)
-    manifest = (own or demo_manifest(progress=progress)) + tests
-    check_trainable(manifest)
+    manifest = own + tests
+    if not resumed:
+        check_trainable(manifest)
     return manifest
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from focus.model.layout import evaluation_mode
+from focus.model.backbones import evaluation_mode
 
 if TYPE_CHECKING:
     from focus.model.detector import Detector

@@ -23,7 +23,6 @@ from focus.data.dataset import (
     load_batches,
     loader,
 )
-from focus.data.making.faces import geometries
 from focus.data.manifest import STORED_IN, SYNTHETIC, Manifest
 from focus.errors import NotFiniteError
 from focus.evaluation.scores import Scores
@@ -206,7 +205,7 @@ def outlier_norm(
 def geometry_warning(detector: "Detector", manifest: Manifest) -> str:
     """Return a warning if faces are cut out in another way than those of training, else ""."""
     trained = detector.config.geometry
-    other = {way: n for way, n in geometries(manifest).items() if way not in trained}
+    other = {way: n for way, n in manifest.geometries().items() if way not in trained}
     if not trained or not other:
         return ""
     return (

@@ -1,11 +1,14 @@
-"""Backbones: timm's networks without pooling and classifier, and the small default network."""
+"""Backbones: timm's networks without pooling and classifier, the small default, their layouts."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.file_download import repo_folder_name
@@ -90,6 +93,78 @@ def first_line(error: Exception) -> str:
     """Return the type of an error and the first line of its message, which may be empty."""
     line = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The layout of a backbone's output, batch first: a map, channels first or last, or tokens.
+
+    kind: NCHW, NHWC or tokens ``[B,N,C]``: row by row, after the prefix tokens. grid: height and
+    width. prefix: how many tokens are of no cell: the class token, if there is one, then registers.
+    """
+
+    kind: str
+    grid: tuple[int, int]
+    channels: int
+    prefix: int = 0
+    has_class_token: bool = False
+
+    def features(self, out: Tensor) -> Tensor:
+        """Return the output as features ``[B,C,H,W]``."""
+        if self.kind == "tokens":
+            out = out[:, self.prefix :].unflatten(1, self.grid)
+        return out if self.kind == "NCHW" else out.permute(0, 3, 1, 2)
+
+
+def layout_of(backbone: nn.Module, size: int, model: str) -> Layout:
+    """Return the layout of a backbone for images of ``size`` pixels a side.
+
+    Some networks have a layer after their ``num_features``, so the output itself is asked.
+
+    Raises:
+        InputError: the network takes no such images, or its output is no map.
+    """
+    with evaluation_mode(backbone), torch.no_grad():
+        try:
+            out = backbone(torch.zeros(1, 3, size, size))
+        except Exception as error:  # networks assert, divide and reshape
+            raise InputError(
+                f"The network {model!r} does not take {size} x {size} images "
+                f"({first_line(error)}): choose another image size."
+            ) from error
+    shape = list(out.shape[1:]) if isinstance(out, Tensor) else []
+    kind, height, width, channels, prefix = "", 0, 0, 0, 0
+    if len(shape) == 3:
+        kind = getattr(backbone, "output_fmt", "NCHW")
+        height, width, channels = shape if kind == "NHWC" else (*shape[1:], shape[0])
+    elif len(shape) == 2:
+        kind, channels = "tokens", shape[1]
+        prefix = getattr(backbone, "num_prefix_tokens", 0)
+        tokens = shape[0] - prefix
+        if (side := math.isqrt(tokens)) ** 2 == tokens:
+            height = width = side
+    if height * width < 2:
+        raise InputError(
+            f"The network {model!r} has no spatial map of features at {size} x {size} pixels "
+            f"(its output is {shape or type(out).__name__}): choose another model or a larger "
+            "image size."
+        )
+    # The first of several prefix tokens may also be a register.
+    named = any(name.endswith("cls_token") for name, _ in backbone.named_parameters())
+    return Layout(kind, (height, width), channels, prefix, named and prefix > 0)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a network in evaluation mode; then every module has the mode it had, frozen ones too."""
+    training = [module for module in model.modules() if module.training]
+    if training:  # the switch takes longer than the look
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class SmallResNet(nn.Module):

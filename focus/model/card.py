@@ -8,8 +8,7 @@ import jinja2
 
 from focus.config.recipes import SOURCES
 from focus.config.train import ResolvedTrainConfig
-from focus.data.making.faces import WHOLE
-from focus.data.manifest import REAL, SYNTHETIC, Manifest
+from focus.data.manifest import REAL, SYNTHETIC, WHOLE, Manifest
 from focus.model.config import DetectorConfig
 from focus.model.operating_points import OperatingPoints
 from focus.runtime.files import atomic_write

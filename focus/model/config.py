@@ -14,7 +14,7 @@ from focus.errors import InputError
 from focus.runtime.json_files import read_json, write_json
 
 CONFIG_VERSION = 1
-CONFIG_FILE = "config.json"
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 LARGEST = 4096
 """Pixels a side; a batch of larger images fills the memory."""
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import safetensors.torch
 import timm
@@ -18,29 +18,26 @@ from torch import Tensor, nn
 
 from focus.config.losses import LossConfig
 from focus.config.recipes import SMALL_MODEL, Fit, Input
-from focus.data.dataset import Normalise
 from focus.data.images import Preprocessing
-from focus.data.making.faces import face_finder
-from focus.data.manifest import SYNTHETIC
 from focus.errors import ImageError, InputError
-from focus.model.backbones import create_backbone
-from focus.model.card import model_card, read_card, write_card
-from focus.model.config import CONFIG_FILE, LARGEST, DetectorConfig, OfTimm
+from focus.model.backbones import create_backbone, evaluation_mode, layout_of
+from focus.model.config import CONFIG_FILE, LARGEST, WEIGHTS_FILE, DetectorConfig, OfTimm
 from focus.model.head import DetectorOutput, FocusHead, pick
-from focus.model.hub import WEIGHTS_FILE, fetch_folder, upload_folder
-from focus.model.inputs import neighbour_differences
-from focus.model.layout import evaluation_mode, layout_of
+from focus.model.inputs import Normalise, neighbour_differences
 from focus.model.operating_points import (
     THRESHOLDS,
     OperatingPoints,
     Threshold,
     choose_threshold,
 )
-from focus.model.pictures import Picture, picture_batches
 from focus.model.prediction import Prediction
-from focus.model.weights import check_weights, load_backbone, load_weights, read_weights
 from focus.runtime.files import atomic_write
 from focus.runtime.json_files import read_json
+
+# What only some methods need is imported by them: who trains, or calls the network with tensors of
+# their own, opens no pictures, finds no faces, loads no weights and writes no model card.
+if TYPE_CHECKING:
+    from focus.model.pictures import Picture
 
 
 class Detector(nn.Module):
@@ -253,8 +250,8 @@ class Detector(nn.Module):
         return Prediction(
             score=score,
             predicted=predicted,
-            cams=torch.stack((pick(cams, predicted), cams[:, SYNTHETIC]), 1).float(),
-            entropy=torch.stack((pick(entropy, predicted), entropy[:, SYNTHETIC]), 1).float(),
+            cams=torch.stack((pick(cams, predicted), cams[:, 1]), 1).float(),
+            entropy=torch.stack((pick(entropy, predicted), entropy[:, 1]), 1).float(),
             norms=torch.empty(len(features), 0, 0) if norms is None else norms,
         )
 
@@ -273,7 +270,7 @@ class Detector(nn.Module):
 
     def predict(
         self,
-        pictures: Picture | Iterable[Picture],
+        pictures: "Picture | Iterable[Picture]",
         *,
         batch_size: int = 64,
         faces: Literal["all", "largest", "none"] = "none",
@@ -293,6 +290,9 @@ class Detector(nn.Module):
             ImageError: a picture that cannot be used, or an output that is not finite.
             InputError: there are no pictures or no faces, or no package that finds faces.
         """
+        from focus.data.making.faces import face_finder
+        from focus.model.pictures import picture_batches
+
         finder = face_finder(faces, self.config.geometry)
         parts = [
             self.predict_pixels(b.pixels, b.names)._replace(picture=b.picture, box=b.box)
@@ -307,6 +307,8 @@ class Detector(nn.Module):
         Each file is written aside and renamed; thresholds of an earlier detector in the folder are
         removed before its weights are replaced. Other files stay, so does another README.md.
         """
+        from focus.model.card import model_card, write_card
+
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
         state = {
@@ -334,6 +336,8 @@ class Detector(nn.Module):
         options: private, token, commit_message, revision, create_pr and others of
         :meth:`huggingface_hub.HfApi.upload_folder`.
         """
+        from focus.model.hub import upload_folder
+
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return upload_folder(Path(folder), repo_id, **options)
@@ -355,6 +359,10 @@ class Detector(nn.Module):
             InputError: there is no detector, or weights that do not fit its config or are not
                 those that it was saved with.
         """
+        from focus.model.card import read_card
+        from focus.model.hub import fetch_folder
+        from focus.model.weights import check_weights, load_weights, read_weights
+
         folder = fetch_folder(pretrained_model_name_or_path, **options)
         config = DetectorConfig.read(folder / CONFIG_FILE)
         make = partial(
@@ -384,6 +392,8 @@ class Detector(nn.Module):
 
     def _load_initial(self, path: Path) -> None:
         """Load the weights to begin with, of the backbone or of a whole detector."""
+        from focus.model.weights import load_backbone, load_weights, read_weights
+
         state, model = read_weights(path), self.config.model
         whole = "head.fc.weight" in state and any(key.startswith("backbone.") for key in state)
         if whole:

@@ -8,10 +8,9 @@ from huggingface_hub import HfApi, snapshot_download
 from focus.errors import InputError
 from focus.model.backbones import first_line
 from focus.model.card import CARD
-from focus.model.config import CONFIG_FILE
+from focus.model.config import CONFIG_FILE, WEIGHTS_FILE
 from focus.model.operating_points import THRESHOLDS
 
-WEIGHTS_FILE = "model.safetensors"
 _FILES = [CONFIG_FILE, WEIGHTS_FILE, THRESHOLDS, CARD]
 
 

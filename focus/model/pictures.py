@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from focus.data.dataset import as_seen
 from focus.data.images import Preprocessing, as_rgb, load_image, reason, turn_upright
 from focus.data.making.faces import Box, FaceFinder
 from focus.errors import ImageError, InputError
@@ -106,3 +105,8 @@ def _rgb_copy(picture: Image.Image | NDArray[np.uint8], name: str) -> Image.Imag
     raise ImageError(
         f"Cannot use {name} ({problem}): give a path, a Pillow image or an array [H,W,3] of uint8."
     )
+
+
+def as_seen(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """Return an image as the detector sees it: uint8 [3, S, S]."""
+    return torch.tensor(preprocessing.fitted(image), device="cpu").permute(2, 0, 1)

@@ -7,24 +7,22 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from focus.errors import InputError
+from filelock import FileLock, Timeout
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from focus.errors import InputError
 
 if TYPE_CHECKING:
     from _csv import Writer as CsvWriter
 
 _LOCK = ".lock"
+# What file systems without locks answer, and on a network those whose server gives none.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -115,38 +113,44 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[bool]:
+def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Yield whether this process, and no other, holds the lock of that name within the block.
 
-    Workers do not inherit it: nothing of a process that was killed holds it.
+    Workers do not inherit it: nothing of a process that was killed holds it. A file system without
+    locks keeps nobody away.
+
+    wait: Hold it once no other process does.
     """
-    with path.open("a") as file:
-        try:
-            if sys.platform == "win32":
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            mine = True
-        except OSError as error:  # a file system without locks keeps nobody away
-            mine = error.errno not in (errno.EAGAIN, errno.EACCES)
+    # Not by a marker in the place of a lock, which a process that is killed elsewhere would leave.
+    lock = FileLock(path, blocking=wait, fallback_to_soft=False)
+    mine = True
+    try:
+        lock.acquire()
+    except Timeout:
+        mine = False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
         yield mine
+    finally:
+        lock.release()
 
 
 @contextmanager
-def waiting_for(lock: Path, said: str = "", pause: float = 0.05) -> Iterator[None]:
+def waiting_for(lock: Path, said: str = "") -> Iterator[None]:
     """Hold a lock within the block, once no other process holds it.
 
-    said: a line that is printed if there is something to wait for. pause: seconds between looks.
+    said: a line that is printed if there is something to wait for.
     """
-    while True:
-        with locked(lock) as mine:
-            if mine:
-                yield
-                return
-        if said:
-            print(said, flush=True)
-            said = ""
-        time.sleep(pause)
+    with locked(lock) as mine:
+        if mine:
+            yield
+            return
+    if said:
+        print(said, flush=True)
+    with locked(lock, wait=True):
+        yield
 
 
 @contextmanager

@@ -18,8 +18,7 @@ from focus.config.train import ResolvedTrainConfig, TrainConfig, write_config
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import Manifest
 from focus.errors import InputError
-from focus.model.config import CONFIG_FILE, DetectorConfig
-from focus.model.hub import WEIGHTS_FILE
+from focus.model.config import CONFIG_FILE, WEIGHTS_FILE, DetectorConfig
 from focus.model.operating_points import OperatingPoints
 from focus.runtime.files import atomic_write, check_writable
 from focus.runtime.json_files import Natural

@@ -26,7 +26,6 @@ from focus.data.cache.features import CachedFaces
 from focus.data.cache.images import ImageCache
 from focus.data.copies import copies, without
 from focus.data.dataset import Batch, name_lost_workers
-from focus.data.making.faces import geometries
 from focus.data.manifest import Manifest
 from focus.data.near_far import training_families
 from focus.errors import InputError, LostWorkerError, NotFiniteError, UnreadableError, sentence
@@ -92,7 +91,7 @@ class Trainer:
             without(manifest, self.left_out).split(name) for name in ("train", "validation", "test")
         )
         detector.config = detector.config.after(
-            self.train.generators(), training_families(self.train), geometries(self.train)
+            self.train.generators(), training_families(self.train), self.train.geometries()
         )
         self.state.seen = detector.config
         self.images = TrainingImages(config, self.train, detector, accelerator, decoded)

@@ -18,18 +18,25 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import focus
 from focus.config.use import ExplainConfig
 from focus.data.bad_files import BadFile, Role
-from focus.data.dataset import as_seen
 from focus.data.images import Preprocessing, limit_pixels, load_image
 from focus.data.making.faces import (
-    GEOMETRY,
-    WHOLE,
     Face,
     FaceFinder,
     Seen,
     face_finder,
 )
 from focus.data.making.videos import VIDEO_EXTENSIONS, frames_of, import_av
-from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample, absolute, box_text
+from focus.data.manifest import (
+    GEOMETRY,
+    LABEL_NAMES,
+    REAL,
+    SYNTHETIC,
+    WHOLE,
+    Manifest,
+    Sample,
+    absolute,
+    box_text,
+)
 from focus.data.overlay import lay, marked
 from focus.data.readers import refuse_inside
 from focus.data.readers.files import IMAGE_EXTENSIONS
@@ -38,6 +45,7 @@ from focus.errors import ImageError, InputError
 from focus.evaluation.inference import geometry_warning
 from focus.metrics.arrays import evenly
 from focus.model.detector import Detector
+from focus.model.pictures import as_seen
 from focus.plotting import COLOURS
 from focus.runtime.files import check_empty, check_writable, sole_writer
 from focus.runtime.launch import device_named

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import focus
 from focus.config.use import ExportConfig
-from focus.data.dataset import as_seen
 from focus.data.demo import demo_manifest
 from focus.data.images import load_image
 from focus.data.readers.files import images_below
@@ -23,6 +22,7 @@ from focus.kernels.reference import normalised_entropy
 from focus.metrics.arrays import evenly
 from focus.model.backbones import first_line
 from focus.model.detector import Detector
+from focus.model.pictures import as_seen
 from focus.runtime.files import atomic_write, check_writable, sole_writer
 from focus.runtime.machine import usable_cores
 

@@ -15,7 +15,6 @@ from PIL import Image
 from focus.data.dataset import (
     Batch,
     FaceDataset,
-    Normalise,
     artefact_coverage,
     load_batches,
     loader,
@@ -23,6 +22,7 @@ from focus.data.dataset import (
 from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError, LostWorkerError
+from focus.model.inputs import Normalise
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AUGMENTED: dict[str, Any] = {"image_size": 64, "grid": (8, 8), "augment": ("shift", "flip")}

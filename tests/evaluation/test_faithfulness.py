@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from focus.data.dataset import Normalise
 from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest, Sample
 from focus.evaluation import faithfulness
 from focus.evaluation.faithfulness import Falls, box_sides, means, regions
 from focus.evaluation.inference import score_images
 from focus.evaluation.results import summarise
+from focus.model.inputs import Normalise
 from focus.model.prediction import Prediction
 
 from .few_scores import table as scores_of

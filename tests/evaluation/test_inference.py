@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
-from focus.data.dataset import Normalise
 from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError
@@ -21,6 +20,7 @@ from focus.evaluation import inference
 from focus.evaluation.inference import images_only, outlier_norm, predictions, score_images
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
+from focus.model.inputs import Normalise
 from focus.model.prediction import Prediction
 
 GRID = (2, 4)

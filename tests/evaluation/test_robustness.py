@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
-from focus.data.dataset import Normalise
 from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest, Sample
 from focus.data.perturbations import ROBUSTNESS, STRENGTHS
@@ -23,6 +22,7 @@ from focus.evaluation.inference import score_images
 from focus.evaluation.robustness import MEAN, PerturbedAUC, lines, measure, read, write
 from focus.evaluation.scores import Scores
 from focus.metrics.intervals import mean_auc_difference, mean_auc_interval
+from focus.model.inputs import Normalise
 from focus.model.prediction import Prediction
 
 SIZE = 32

@@ -1,6 +1,13 @@
 """Files that are whole or absent, locks, and folders that can be written to."""
 
+import errno
+import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +23,7 @@ from focus.runtime.files import (
     write_csv,
 )
 
-from ..launching import in_another_process, run
+from ..launching import CHECKOUT, in_another_process, run
 
 
 def test_a_file_is_on_the_disk_before_it_takes_the_place_of_the_old(
@@ -61,13 +68,68 @@ def test_a_csv_keeps_names_that_are_not_utf_8_and_line_breaks(tmp_path: Path) ->
     assert path.read_bytes() == b'a\xff,"b\r","c\r\n"\n'
 
 
+@contextmanager
+def held_with_a_worker(lock: Path) -> Iterator[None]:
+    with locked(lock):
+        if (worker := os.fork()) == 0:
+            time.sleep(20)
+            os._exit(0)
+        (lock.parent / "worker").write_text(str(worker))
+        yield
+
+
 def test_of_two_processes_one_holds_the_lock(tmp_path: Path) -> None:
-    """The other is not kept waiting, and has it once the first has ended, in whatever way."""
+    """The other has it once the first is killed, though a worker of that one lives on."""
     path = tmp_path / "lock"
-    with in_another_process(lambda: locked(path)), locked(path) as mine:
+    with in_another_process(lambda: held_with_a_worker(path)), locked(path) as mine:
         assert not mine
-    with locked(path) as mine:
+    try:
+        with locked(path) as mine:
+            assert mine
+    finally:
+        os.kill(int((tmp_path / "worker").read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("answer", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_keeps_nobody_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int
+) -> None:
+    """As some on a network; a marker instead would outlive a process that is killed there."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(answer, os.strerror(answer))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with locked(tmp_path / "lock") as mine, locked(tmp_path / "lock", wait=True) as too:
         assert mine
+        assert too
+
+
+WRITES = """
+import os, sys, time
+from pathlib import Path
+from focus.errors import InputError
+from focus.runtime.files import sole_writer
+
+folder, times = Path(sys.argv[1]), 0
+while times < 200:
+    try:
+        with sole_writer(folder):
+            os.close(os.open(folder / "inside", os.O_CREAT | os.O_EXCL))
+            os.unlink(folder / "inside")
+            times += 1
+    except InputError:
+        pass
+"""
+
+
+@pytest.mark.slow
+def test_of_three_processes_none_gets_in_while_a_lock_is_removed(tmp_path: Path) -> None:
+    """One waits for the file that the second removes, so the third makes another."""
+    command = [sys.executable, "-c", WRITES, tmp_path]
+    writers = [subprocess.Popen(command, cwd=CHECKOUT) for _ in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert not any(tmp_path.iterdir())
 
 
 def test_of_two_processes_one_writes_to_a_folder(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from focus.config.train import TrainConfig, resolve
 from focus.data.augment import Augmentation
-from focus.data.dataset import Normalise, as_seen
 from focus.data.images import Preprocessing, load_image
 from focus.data.known_images import content_hash
 from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.model.detector import Detector
+from focus.model.inputs import Normalise
+from focus.model.pictures import as_seen
 from focus.training.dry_run import dry_run
 from focus.training.trainer import Trainer
 

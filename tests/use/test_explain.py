@@ -15,14 +15,15 @@ from PIL import Image
 
 from focus.config.options import POINTS
 from focus.config.use import ExplainConfig
-from focus.data.dataset import Normalise, as_seen
 from focus.data.manifest import Manifest, Sample
 from focus.data.overlay import overlay
 from focus.errors import InputError
 from focus.evaluation.inference import score_images
 from focus.metrics.calibration import Calibration
 from focus.model.detector import Detector
+from focus.model.inputs import Normalise
 from focus.model.operating_points import OperatingPoints
+from focus.model.pictures import as_seen
 from focus.runtime.files import sole_writer
 from focus.use.explain import explain, find_items
 

@@ -22,7 +22,6 @@ from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
 from focus.data.images import is_written, load_image, load_map, reason, save_image
 from focus.data.making.faces import (
     DETECTORS,
-    GEOMETRY,
     GIVEN,
     NO_FACE,
     Box,
@@ -34,7 +33,7 @@ from focus.data.making.faces import (
     window,
     write_no_face,
 )
-from focus.data.manifest import Manifest, absolute
+from focus.data.manifest import GEOMETRY, Manifest, absolute
 from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import import_module
 from itertools import chain
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
-from focus.config.data import CropConfig
-from focus.data.manifest import Manifest
+from focus.config.options import MARGIN
+from focus.data.manifest import WHOLE
 from focus.errors import InputError
 from focus.runtime.files import write_csv
 
@@ -28,10 +28,6 @@ Detector = Callable[[Image.Image], list[Box]]
 
 NO_FACE = "no_face.csv"
 """The images that no face was found in, and why."""
-GEOMETRY = "geometry"
-"""The manifest's column that says how a face was cut out: ``box margin 0.3``."""
-WHOLE = "whole"
-"""The geometry of an image for which that column says nothing."""
 GIVEN = "box"
 """In the place of a detector's name: the manifest's own boxes."""
 
@@ -61,7 +57,7 @@ def way_of(geometry: Collection[str]) -> tuple[Way, bool]:
     try:
         way = Way(source if source in DETECTORS else "dlib", float(margin))
     except ValueError:
-        way = Way("dlib", CropConfig.margin)
+        way = Way("dlib", MARGIN)
     return way, [str(way)] == list(geometry)
 
 
@@ -150,11 +146,6 @@ def overlap(box: Box, other: Box) -> float:
 def write_no_face(rows: Iterable[tuple[str, str]], folder: Path) -> Path:
     """Write the paths of images without a face, each with the reason; return the file's path."""
     return write_csv(folder / NO_FACE, ("path", "reason"), rows)
-
-
-def geometries(manifest: Manifest) -> Counter[str]:
-    """Count the images of a manifest that are cut out in which way."""
-    return Counter(sample.extra.get(GEOMETRY, WHOLE) for sample in manifest)
 
 
 def window(box: Box, margin: float, size: tuple[int, int]) -> Square | None:

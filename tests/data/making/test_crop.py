@@ -18,7 +18,7 @@ from focus.config.data import CropConfig
 from focus.config.train import TrainConfig, resolve
 from focus.data.images import load_image, load_map
 from focus.data.making.crop import Cut, crop, cut_faces
-from focus.data.making.faces import Box, geometries
+from focus.data.making.faces import Box
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map
 from focus.errors import InputError
@@ -217,7 +217,7 @@ def test_the_command_cuts_what_a_layout_has(
     real, fake = sorted(found, key=lambda sample: sample.label or 0)
     assert (Path(real.path).name, Path(fake.path).name) == ("mirrored.png", "face.png")
     assert (real.generator, fake.generator) == ("kA", "kA")
-    assert geometries(found) == {"lbp margin 0.2": 2}
+    assert found.geometries() == {"lbp margin 0.2": 2}
     heat, size = human_map(str(fake.human_map)), load_image(fake.path).size
     assert heat.shape == size[::-1]
     # People looked at the middle of the face.

@@ -9,7 +9,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from focus.config.data import CropConfig
+from focus.config.options import MARGIN
 from focus.data.making import faces
 from focus.data.making.faces import (
     DETECTORS,
@@ -59,7 +59,7 @@ def test_a_models_geometry_says_how_faces_are_cut() -> None:
     for other in ("box", "os:system"):
         assert way_of([f"{other} margin 0.4"]) == (Way("dlib", 0.4), False)
     for unknown in ([], ["whole"], ["mtcnn"]):
-        assert way_of(unknown) == (Way("dlib", CropConfig.margin), False)
+        assert way_of(unknown) == (Way("dlib", MARGIN), False)
 
 
 def test_faces_are_looked_for_where_training_cut_them_all_in_one_way() -> None:
