@@ -31,7 +31,7 @@ from focus.metrics.figures import FIGURE
 from focus.model.config import CONFIG_VERSION as MODEL_VERSION
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
-from focus.model.operating_points import THRESHOLDS, OperatingPoints, choose
+from focus.model.operating_points import THRESHOLDS, OperatingPoints, choose_points
 from focus.model.operating_points import VERSION as THRESHOLDS_VERSION
 from focus.training.checkpoint import CHECKPOINT_VERSION, Parts, save_checkpoint
 from focus.training.run_folder import TrainState
@@ -167,7 +167,7 @@ def test_keys_of_results(tmp_path: Path) -> None:
 
 
 def test_keys_of_thresholds(tmp_path: Path) -> None:
-    choose(np.array([0.1, 0.2]), np.array([0.9])).write(tmp_path)
+    choose_points(np.array([0.1, 0.2]), np.array([0.9])).write(tmp_path)
     written = json.loads((tmp_path / THRESHOLDS).read_text())
     assert listed(THRESHOLDS, "field") == list(written)
     assert set(written["thresholds"]) == set(POINTS)

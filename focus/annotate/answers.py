@@ -24,9 +24,11 @@ MARKS, VERSION = "marks", 1
 class AnswerFolder:
     """A folder of ``focus annotate``, which one process writes at a time.
 
-    faces: each once, in an order that says nothing of their labels. given: the answers of each
-    annotator, in their order. practice: rows of the practice round: those of an earlier start, else
-    those ``chosen``. Raises InputError for a folder of other faces, or of something else.
+    faces: The faces, each once, in an order that says nothing of their labels.
+    answers: The answers of each annotator, in the order in which they came.
+    practice: The rows of the practice round: those of an earlier start, else ``chosen``.
+
+    Raises InputError for a folder of other faces, or of something else.
     """
 
     def __init__(self, folder: Path, faces: Sequence[Sample], chosen: Sequence[int]) -> None:
@@ -44,9 +46,9 @@ class AnswerFolder:
                 aside.write_text(json.dumps({"version": VERSION, "practice": digests}) + "\n")
         practice = json.loads(about.read_text())["practice"]
         self.practice = [self.numbers[image] for image in practice if image in self.numbers]
-        self.given = defaultdict[str, list[Answer]](list)
+        self.answers = defaultdict[str, list[Answer]](list)
         for answer in read_answers(folder):
-            self.given[answer.annotator].append(answer)
+            self.answers[answer.annotator].append(answer)
         known = {*practice, *(answer.image for answer in self.all())}
         if (lost := known - self.numbers.keys()) and lost == known:
             raise InputError(
@@ -58,7 +60,7 @@ class AnswerFolder:
 
     def all(self) -> list[Answer]:
         """Return the answers of all annotators."""
-        return [answer for given in self.given.values() for answer in given]
+        return [answer for answers in self.answers.values() for answer in answers]
 
     def mark_of(self, annotator: str, image: str, part: str) -> str:
         """Return the file of a mark, below the folder."""
@@ -70,22 +72,22 @@ class AnswerFolder:
 
         Raises OSError where the disk is full; earlier answers stay.
         """
-        given = [*self.given[answer.annotator], answer]
+        answers = [*self.answers[answer.annotator], answer]
         table = self.folder / ANSWERS / f"{_plain(answer.annotator)}.csv"
-        with ExitStack() as stack:  # the mark, entered last, is in its place before the row
+        with ExitStack() as stack:  # the mark, entered last, is renamed before the row
             writer = stack.enter_context(atomic_csv_writer(table))
             writer.writerow(field.name for field in fields(Answer))
-            writer.writerows(map(astuple, given))
+            writer.writerows(map(astuple, answers))
             if mark is not None:
-                place = self.folder / answer.mark
-                place.parent.mkdir(exist_ok=True)
-                mark.save(stack.enter_context(atomic_write(place)), format="PNG", compress_level=1)
-        self.given[answer.annotator] = given
+                path = self.folder / answer.mark
+                path.parent.mkdir(exist_ok=True)
+                mark.save(stack.enter_context(atomic_write(path)), format="PNG", compress_level=1)
+        self.answers[answer.annotator] = answers
 
 
 def _plain(annotator: str) -> str:
-    """Return a name for files, of small letters, digits and dashes: another for each annotator."""
+    """Return a file name of small letters, digits and dashes, unique to the annotator."""
     plain = re.sub(r"[^a-z0-9]+", "-", annotator.lower()).strip("-")[:40]
     tail = hashlib.blake2b(annotator.encode(), digest_size=8).hexdigest()
-    # What has a dash may be the name that this makes of another one.
+    # A plain name with a dash could equal the name made of another annotator.
     return plain if plain == annotator and "-" not in plain else f"{plain or 'name'}-{tail}"

@@ -81,7 +81,7 @@ def _serve(config: AnnotateConfig, folder: AnswerFolder) -> None:
 
 
 def _open(address: str) -> None:
-    """Open the page; a browser in the terminal is none."""
+    """Open the page in a browser, but in none that runs in the terminal."""
     with suppress(webbrowser.Error):
         browser = webbrowser.get()
         in_terminal = type(browser) is webbrowser.GenericBrowser and "BROWSER" not in os.environ
@@ -91,7 +91,10 @@ def _open(address: str) -> None:
 
 
 def _margins(config: AnnotateConfig, faces: Sequence[Sample]) -> Keys:
-    """Return [N], how far a detector's score of each face is on the right side, or on one."""
+    """Return [N], how far each score is on the right side of the threshold.
+
+    Of an unlabelled face it is the distance to the threshold.
+    """
     from focus.evaluation.inference import score_images
     from focus.model.detector import Detector
 

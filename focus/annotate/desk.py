@@ -19,7 +19,7 @@ from focus.data.known_images import digest_of
 from focus.data.manifest import LABEL_NAMES
 from focus.evaluation.people import Answer, by_image
 
-_RECENT = 20  # answers that the pace is of
+_RECENT = 20  # answers over which the pace is computed
 _Question = tuple[int, str]
 """The number of a face, and the round that it is asked in."""
 
@@ -27,8 +27,12 @@ _Question = tuple[int, str]
 class Desk:
     """Faces that are to be annotated, and who has answered which.
 
-    every: answers after which one is asked again. margins [N]: of a detector, for the order. A tab
-    of a browser holds the face that it shows and the next one: no other of the annotator gets them.
+    every: After so many answers an earlier face is asked again; 0 for never.
+    margins: The margins [N] of a detector (:func:`focus.annotate.order.hard_first`), which order
+        the faces.
+
+    A tab of a browser holds the face that it shows and the next one: no other tab of the annotator
+    gets them.
     """
 
     def __init__(
@@ -42,7 +46,7 @@ class Desk:
 
     @contextmanager
     def tab(self, name: str) -> Iterator[None]:
-        """Know of a tab; at the end give back what it holds, unless it was opened again."""
+        """Count a tab as open; at the end release its faces, unless it is open again."""
         self._tabs[name] += 1
         try:
             yield
@@ -53,19 +57,19 @@ class Desk:
                     self._held.pop(name, None)
 
     def ask(self, annotator: str, tab: str) -> dict[str, Any]:
-        """Return the question that is next for a tab, the face after it, and how far one is.
+        """Return the next question for a tab, the face after it, and the annotator's progress.
 
         Without a question ``elsewhere`` says whether other tabs hold the last ones.
         """
         with self._lock:
             held = {(who, q) for name, (who, own) in self._held.items() if name != tab for q in own}
-            left, given = self._left(annotator), self._folder.given.get(annotator, [])
+            left, answers = self._left(annotator), self._folder.answers.get(annotator, [])
             coming = (q for q in self._coming(annotator, left) if (annotator, q) not in held)
             free = list(islice(coming, 2))
             if tab:
                 self._held[tab] = annotator, free
-        seconds = [answer.seconds for answer in given if answer.round == "main"]
-        practised = sum(answer.round == "practice" for answer in given)
+        seconds = [answer.seconds for answer in answers if answer.round == "main"]
+        practised = sum(answer.round == "practice" for answer in answers)
         asked = [{"number": n, "id": digest_of(self.faces[n]), "round": part} for n, part in free]
         return {
             "annotator": annotator,
@@ -81,20 +85,23 @@ class Desk:
     def take(self, number: int, mark: Image.Image | None, **said: Any) -> dict[str, Any]:
         """Write an answer to the disk; return whether it counts, and the label after practice.
 
-        The first answer to a question counts. said: annotator, round, answer, confidence, seconds.
+        The first answer to a question counts.
+
+        said: annotator, round, answer, confidence and seconds, as fields of an :class:`Answer`.
+
         Raises ValueError for a face that is not asked for so, OSError where the disk is full.
         """
         face, part = self.faces[number], said["round"]
         digest, is_practice = digest_of(face), number in self._folder.practice
         with self._lock:
-            given = self._folder.given.get(said["annotator"], [])
-            done = {(answer.image, answer.round) for answer in given}
+            answers = self._folder.answers.get(said["annotator"], [])
+            done = {(answer.image, answer.round) for answer in answers}
             too_early = part == "repeat" and (digest, "main") not in done
             if is_practice != (part == "practice") or too_early:
                 raise ValueError("this face is not asked for")
             if counts := (digest, part) not in done:
                 answer = Answer(
-                    **{"image": digest, "path": face.path, "shown": len(given) + 1, **said},
+                    **{"image": digest, "path": face.path, "shown": len(answers) + 1, **said},
                     mark=self._folder.mark_of(said["annotator"], digest, part) if mark else "",
                     time=datetime.now(UTC).isoformat(timespec="seconds"),
                 )
@@ -107,21 +114,21 @@ class Desk:
         if annotator not in self._keys:
             self._keys[annotator] = balanced(self.faces, self._seed, annotator)
         said = by_image(self._folder.all() if self._margins is not None else ())
-        differ = [image for image, given in said.items() if len({a.answer for a in given}) > 1]
+        differ = [image for image, answers in said.items() if len({a.answer for a in answers}) > 1]
         disputed = [self.numbers.get(image, -1) for image in differ]
         order = np.argsort(hard_first(self._keys[annotator], self._margins, disputed))
-        main = (a.image for a in self._folder.given.get(annotator, []) if a.round == "main")
+        main = (a.image for a in self._folder.answers.get(annotator, []) if a.round == "main")
         closed = {self.numbers.get(image, -1) for image in main} | self.gone
         return order[~np.isin(order, [*closed, *self._folder.practice])]
 
     def _coming(self, annotator: str, left: NDArray[np.int64]) -> Iterator[_Question]:
-        """Yield what the annotator is still to be asked, as the answers are now."""
-        given = self._folder.given.get(annotator, [])
-        done = {(self.numbers.get(answer.image, -1), answer.round) for answer in given}
-        main = [self.numbers.get(answer.image, -1) for answer in given if answer.round == "main"]
+        """Yield the questions that the annotator has not answered yet, in order."""
+        answers = self._folder.answers.get(annotator, [])
+        done = {(self.numbers.get(answer.image, -1), answer.round) for answer in answers}
+        main = [self.numbers.get(answer.image, -1) for answer in answers if answer.round == "main"]
         asked = [(number, "practice") for number in self._folder.practice]
         again, count = 0, len(main)
-        for number in [*left.tolist(), -1]:  # of the data no more
+        for number in [*left.tolist(), -1]:  # -1: repeats after the last face
             while self._every and again < count // self._every:
                 at = repeated(self._seed, annotator, again, self._every)
                 asked += [(main[at], "repeat")] if at < len(main) else []

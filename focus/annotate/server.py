@@ -50,8 +50,10 @@ _log = logging.getLogger(__name__)
 def guarded(app: ASGIApp, token: str) -> ASGIApp:
     """Return the application for requests of the page at the address that was printed alone.
 
-    token: the first part of every path; "" where only this machine can ask: then a request must
-    give its name, as a foreign one may be made to lead here. A POST is of the same origin.
+    token: The first part of every path; "" where only this machine can ask. Then the Host of a
+        request must be a name of this machine, as another name may be made to lead here.
+
+    A POST must be of the same origin.
     """
 
     def allows(request: Request) -> bool:
@@ -76,7 +78,10 @@ def guarded(app: ASGIApp, token: str) -> ASGIApp:
 
 
 class Server(uvicorn.Server):
-    """The page for a desk, until a signal. annotator: who answers, None where the page asks."""
+    """Serve the page for a desk until a signal.
+
+    annotator: The annotator's name; None where the page asks for it.
+    """
 
     def __init__(self, desk: Desk, token: str, annotator: str | None, signals: StopSignals) -> None:
         self.desk, self.annotator, self._signals = desk, annotator, signals
@@ -151,7 +156,7 @@ class Server(uvicorn.Server):
         return state | {"fixed": self.annotator is not None}
 
     def _taken(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Take what the page sent; raises ValueError for what it would not send."""
+        """Take an answer from the page; raise ValueError for one that the page would not send."""
         number = self.desk.numbers.get(str(given.get("id")))  # another one after a start with more
         sure, seconds = given.get("confidence"), given.get("seconds")
         if not (
@@ -174,7 +179,7 @@ class Server(uvicorn.Server):
         """Return the mark in a data URL of a PNG as 8-bit grey; None if nothing is drawn."""
         if not text:
             return None
-        with suppress(ImageError):  # of a face that has gone since, a mark of any size is taken
+        with suppress(ImageError):  # a mark of a face that has gone may have any size
             number in self._sizes or self._shown(number)
         try:
             content = base64.b64decode(text.removeprefix("data:image/png;base64,"), validate=True)

@@ -15,7 +15,7 @@ COLUMNS = (
 SCORE = "score"
 """The column of a detector's output in a table of scores."""
 
-Layout = Literal[
+DataLayout = Literal[
     "manifest",
     "cyborg",
     "csv",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from focus.config.layouts import COLUMNS, Layout, parse_columns, parse_labels
+from focus.config.layouts import COLUMNS, DataLayout, parse_columns, parse_labels
 from focus.config.options import (
     COUNT,
     NON_NEGATIVE,
@@ -28,7 +28,7 @@ class DataConfig:
         (),
         metavar="PATH",
     )
-    layout: Layout | None = in_data("how the data are laid out (default: found by looking)")
+    layout: DataLayout | None = in_data("how the data are laid out (default: found by looking)")
     data_root: str | None = in_data(
         "where the paths in a CSV begin (default: its folder)", metavar="DIR"
     )

@@ -6,7 +6,7 @@ from typing import Any
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import units
-from focus.model.operating_points import OperatingPoints, choose
+from focus.model.operating_points import OperatingPoints, choose_points
 
 LOWER_IS_BETTER = ("log_loss",)
 
@@ -30,4 +30,4 @@ def operating_points(scores: Scores) -> OperatingPoints:
     """Choose the thresholds from the scores of the validation images."""
     real, fake = (scores.label == label for label in (REAL, SYNTHETIC))
     unit = units(scores.group, scores.images)
-    return choose(scores.score[real], scores.score[fake], unit[real], unit[fake])
+    return choose_points(scores.score[real], scores.score[fake], unit[real], unit[fake])

@@ -203,9 +203,9 @@ def _report(setup: Setup, outcomes: Sequence["Outcome"], missing: Sequence[str])
 
     output, protocol = setup.output, setup.protocol
     if protocol.folder == "doses":
-        from focus.experiment.doses import choose
+        from focus.experiment.doses import choose_doses
 
-        print("", *missing, choose(outcomes, output), sep="\n")
+        print("", *missing, choose_doses(outcomes, output), sep="\n")
         print(f"\nwritten: {output / 'doses.yaml'}, for --weights")
         return
     table = table_of(outcomes)

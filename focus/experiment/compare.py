@@ -9,20 +9,20 @@ import numpy as np
 from focus.experiment.collect import GRADES, Outcome
 from focus.experiment.frozen import BASELINE, BETWEEN, MARGIN, Contrast, Protocol, minus
 from focus.experiment.statistics import (
-    Floats,
-    Interval,
+    MeanInterval,
     equivalence_p,
     holm,
     simultaneous,
     student_p,
     t_interval,
 )
+from focus.metrics.arrays import Floats
 
 COMPARED = ("open", *GRADES, "closed_balanced", "source", "entropy")
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Difference:
     """A contrast of arms in a figure, over the draws that have all of them.
 
     role: As of a test of the protocol; "" for what is described.
@@ -36,9 +36,9 @@ class Comparison:
     world: str
     figure: str
     role: str
-    found: Interval
-    narrow: Interval
-    joint: Interval | None = None
+    found: MeanInterval
+    narrow: MeanInterval
+    joint: MeanInterval | None = None
     p: float = math.nan
     p_same: float = math.nan
     p_holm: float = math.nan
@@ -49,11 +49,11 @@ class Comparison:
         return ", ".join(filter(None, (self.contrast.name, self.world)))
 
 
-Table = Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]
+ArmTable = Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]
 """Figures by arm and world, then unit."""
 
 
-def table_of(outcomes: Sequence[Outcome]) -> Table:
+def table_of(outcomes: Sequence[Outcome]) -> ArmTable:
     """Return the figures of the runs by arm and world, then draw."""
     found: dict[tuple[str, str], dict[int, Mapping[str, float]]] = {}
     for each in outcomes:
@@ -62,7 +62,7 @@ def table_of(outcomes: Sequence[Outcome]) -> Table:
     return found
 
 
-def analyse(table: Table, protocol: Protocol) -> list[Comparison]:
+def analyse(table: ArmTable, protocol: Protocol) -> list[Difference]:
     """Return what the protocol tests, then its other contrasts and every arm minus cross-entropy.
 
     A difference is taken within a draw, which has its own images and generators: Student's interval
@@ -102,7 +102,7 @@ def analyse(table: Table, protocol: Protocol) -> list[Comparison]:
     return [replace(c, p_holm=float(adjusted[n])) for n, c in enumerate(found)]
 
 
-def contrasted(table: Table, contrast: Contrast, world: str, figure: str) -> Floats:
+def contrasted(table: ArmTable, contrast: Contrast, world: str, figure: str) -> Floats:
     """Return a contrast in a figure [n], over all units; NaN where an arm lacks one."""
     if world == BETWEEN:
         first, second = (contrasted(table, contrast, w, figure) for w in BETWEEN.split(" - "))
@@ -115,9 +115,9 @@ def contrasted(table: Table, contrast: Contrast, world: str, figure: str) -> Flo
     return values
 
 
-def _compared(contrast: Contrast, world: str, figure: str, role: str, values: Floats) -> Comparison:
+def _compared(contrast: Contrast, world: str, figure: str, role: str, values: Floats) -> Difference:
     found = t_interval(values)
-    made = Comparison(contrast, world, figure, role, found, t_interval(values, 0.9))
+    made = Difference(contrast, world, figure, role, found, t_interval(values, 0.9))
     if figure != "open":
         return made
     return replace(
@@ -126,8 +126,8 @@ def _compared(contrast: Contrast, world: str, figure: str, role: str, values: Fl
 
 
 def _joint(
-    table: Table, doses: Sequence[str], world: str, found: Sequence[Comparison]
-) -> list[Comparison]:
+    table: ArmTable, doses: Sequence[str], world: str, found: Sequence[Difference]
+) -> list[Difference]:
     """Give the doses minus the first one their simultaneous intervals in open AUC."""
     names = [minus(dose, doses[0]) for dose in doses[1:]]
     values = np.stack([contrasted(table, each, world, "open") for each in names], axis=1)

@@ -23,7 +23,7 @@ from focus.experiment.frozen import (
     minus,
 )
 from focus.experiment.search import write_weights
-from focus.experiment.statistics import Floats
+from focus.metrics.arrays import Floats
 from focus.runtime.files import write_csv
 
 SETTINGS = {"epochs": MORE, "mixed_precision": "bf16"}
@@ -97,7 +97,7 @@ RANGE = Protocol(
 )
 
 
-def choose(outcomes: Sequence[Outcome], folder: Path) -> str:
+def choose_doses(outcomes: Sequence[Outcome], folder: Path) -> str:
     """Write ``doses.csv`` and ``doses.yaml``; return what was tried, and the weights that follow.
 
     An entropy between those of two weights is interpolated, linearly in the logarithm of the

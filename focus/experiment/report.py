@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from focus.experiment.collect import FIGURES
-from focus.experiment.compare import Comparison, Table, contrasted
+from focus.experiment.compare import ArmTable, Difference, contrasted
 from focus.experiment.frozen import BASELINE, DRAWS_AT_LEAST, MARGIN, ORACLE, PERFECT, ROOM, minus
-from focus.experiment.statistics import Interval, detectable, t_interval
+from focus.experiment.statistics import MeanInterval, detectable, t_interval
 from focus.runtime.files import atomic_write, write_csv
 
 REPORT, RUNS, TABLE, COMPARISONS = "report.md", "runs.csv", "table.csv", "comparisons.csv"
@@ -28,13 +28,13 @@ _COLUMNS = {
 """Columns of the table of arms, beside open AUC, and the figures of which they are the means."""
 
 
-def over_draws(table: Table, arm: str, world: str, figure: str) -> Interval:
+def over_draws(table: ArmTable, arm: str, world: str, figure: str) -> MeanInterval:
     """Return the mean of a figure over the draws of an arm."""
     units = table.get((arm, world), {}).values()
     return t_interval([figures[figure] for figures in units])
 
 
-def write_tables(table: Table, comparisons: Sequence[Comparison], folder: Path) -> None:
+def write_tables(table: ArmTable, comparisons: Sequence[Difference], folder: Path) -> None:
     """Write each mean over draws, and each comparison, as a row of a CSV."""
     numbers = ("mean", "sd", "low", "high", "n")
     means = [
@@ -55,12 +55,12 @@ def write_tables(table: Table, comparisons: Sequence[Comparison], folder: Path) 
 
 
 def write_report(
-    table: Table,
-    comparisons: Sequence[Comparison],
+    table: ArmTable,
+    comparisons: Sequence[Difference],
     folder: Path,
     *,
     missing: Sequence[str],
-    spare: Table,
+    spare: ArmTable,
     plots: Sequence[str] = (),
 ) -> str:
     """Write ``report.md``; return it.
@@ -91,7 +91,7 @@ def write_report(
     return text
 
 
-def verdict(first: Comparison) -> str:
+def verdict(first: Difference) -> str:
     """Return the first result in words, whichever way it came out."""
     units = "draws" if first.world else "seeds"
     text = f"{first.name}: {span(first.found)} in mean open AUC ({first.found.n} {units})"
@@ -111,7 +111,7 @@ def verdict(first: Comparison) -> str:
     )
 
 
-def said(c: Comparison) -> str:
+def said(c: Difference) -> str:
     """Return whether a contrast is above or below 0, or is not told from it, in words."""
     if c.found.low > 0 or c.found.high < 0:
         words = f"{c.contrast.name} is {'above 0' if c.found.low > 0 else 'BELOW 0'}"
@@ -120,7 +120,7 @@ def said(c: Comparison) -> str:
     return f"{words}, and within {number(MARGIN)} of it" if c.p_same < 0.05 else words
 
 
-def informative(comparisons: Sequence[Comparison], world: str) -> list[str]:
+def informative(comparisons: Sequence[Difference], world: str) -> list[str]:
     """Return whether the exact places of the artefacts help in a world: its positive control."""
     names = [f"`{arm}` - `{BASELINE}`" for arm in CONTROLS]
     for c in comparisons:
@@ -132,7 +132,7 @@ def informative(comparisons: Sequence[Comparison], world: str) -> list[str]:
     return ["No positive control: nothing says whether a gain by maps could show at all.", ""]
 
 
-def room(spare: Table, world: str) -> list[str]:
+def room(spare: ArmTable, world: str) -> list[str]:
     """Return how far an oracle is above cross-entropy in a world, on the spare draws."""
     contrast = minus(ORACLE, BASELINE)
     gain = t_interval(contrasted(spare, contrast, world, "open"))
@@ -141,7 +141,7 @@ def room(spare: Table, world: str) -> list[str]:
     return [room, ""] if gain.n else []
 
 
-def arms_table(table: Table, comparisons: Sequence[Comparison], world: str) -> list[str]:
+def arms_table(table: ArmTable, comparisons: Sequence[Difference], world: str) -> list[str]:
     """Return the table of one world, a row an arm."""
     against = {
         c.contrast.name: c.found for c in comparisons if (c.world, c.figure) == (world, "open")
@@ -162,7 +162,7 @@ def arms_table(table: Table, comparisons: Sequence[Comparison], world: str) -> l
     return [*(title if world else []), *lines, ""]
 
 
-def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
+def comparison_lines(comparisons: Sequence[Difference]) -> list[str]:
     """Return the table of what is tested or described, and of simultaneous intervals."""
     plain = f" - `{BASELINE}`"
     of_open = [c for c in comparisons if c.figure == "open"]
@@ -184,7 +184,7 @@ def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
     return [*lines, ""]
 
 
-def _numbers(each: Interval) -> tuple[object, ...]:
+def _numbers(each: MeanInterval) -> tuple[object, ...]:
     return (*map(_plain, (each.mean, each.sd, each.low, each.high)), each.n)
 
 
@@ -193,17 +193,17 @@ def _plain(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def spread(each: Interval) -> str:
+def spread(each: MeanInterval) -> str:
     """Return ``.953 ± .004``: mean and SD, the mean of a single one; "-" without any."""
     return number(each.mean) if each.n < 2 else f"{number(each.mean)} ± {number(each.sd)}"
 
 
-def span(found: Interval) -> str:
+def span(found: MeanInterval) -> str:
     """Return ``+.012 [+.003, +.021]``: a difference and its interval."""
     return f"{signed(found.mean)} {ends(found)}"
 
 
-def ends(found: Interval) -> str:
+def ends(found: MeanInterval) -> str:
     """Return ``[+.003, +.021]``."""
     return f"[{signed(found.low)}, {signed(found.high)}]"
 

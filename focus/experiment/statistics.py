@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-Floats = NDArray[np.float64]
+from focus.metrics.arrays import Floats
 
 
 @dataclass(frozen=True)
-class Interval:
+class MeanInterval:
     """A mean over ``n`` values, their standard deviation (divided by n - 1) and an interval.
 
     sd, low and high are NaN for a single value.
@@ -25,20 +24,20 @@ class Interval:
     n: int
 
 
-def t_interval(values: Any, level: float = 0.95) -> Interval:
+def t_interval(values: Any, level: float = 0.95) -> MeanInterval:
     """Return the mean of ``values`` [n] with Student's interval; NaN are left out."""
     found = np.asarray(values, dtype=np.float64)
     found = found[~np.isnan(found)]
     n = len(found)
     mean = float(found.mean()) if n else math.nan
     if n < 2:
-        return Interval(mean, math.nan, math.nan, math.nan, n)
+        return MeanInterval(mean, math.nan, math.nan, math.nan, n)
     sd = float(found.std(ddof=1))
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
-    return Interval(mean, sd, mean - half, mean + half, n)
+    return MeanInterval(mean, sd, mean - half, mean + half, n)
 
 
-def student_p(found: Interval) -> float:
+def student_p(found: MeanInterval) -> float:
     """Return Student's two-sided p-value of "the mean is 0"; NaN of fewer than two values."""
     if found.n < 2:
         return math.nan
@@ -47,7 +46,7 @@ def student_p(found: Interval) -> float:
     return float(2 * stats.t.sf(abs(found.mean) * math.sqrt(found.n) / found.sd, found.n - 1))
 
 
-def equivalence_p(found: Interval, margin: float) -> float:
+def equivalence_p(found: MeanInterval, margin: float) -> float:
     """Return the p-value of "the mean is not within ± margin" (two one-sided tests).
 
     Below .05 where Student's 90 % interval lies within the margin (Schuirmann, 1987).
@@ -60,7 +59,7 @@ def equivalence_p(found: Interval, margin: float) -> float:
     return float(stats.t.sf(nearest * math.sqrt(found.n) / found.sd, found.n - 1))
 
 
-def detectable(found: Interval, power: float = 0.8) -> float:
+def detectable(found: MeanInterval, power: float = 0.8) -> float:
     """Return the mean that a two-sided test at .05 would show with this power, by the SD found."""
     if found.n < 2:
         return math.nan
@@ -80,7 +79,7 @@ def holm(p_values: Any) -> Floats:
     return adjusted
 
 
-def simultaneous(values: Floats, level: float = 0.95) -> list[Interval]:
+def simultaneous(values: Floats, level: float = 0.95) -> list[MeanInterval]:
     """Return intervals that cover the means of all columns of ``values`` [n, m] at once.
 
     Student's intervals with the quantile of the largest ``|t|`` of m correlated ones ("max-t",
@@ -100,6 +99,6 @@ def simultaneous(values: Floats, level: float = 0.95) -> list[Interval]:
     quantile = float(np.quantile(largest, level))
     halves = [quantile * one.sd / math.sqrt(n) for one in each]
     return [
-        Interval(one.mean, one.sd, one.mean - half, one.mean + half, n)
+        MeanInterval(one.mean, one.sd, one.mean - half, one.mean + half, n)
         for one, half in zip(each, halves, strict=True)
     ]

@@ -13,19 +13,16 @@ loss's, but neither direction nor place. ``map_mse`` is the saliency term of CYB
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from focus.metrics.arrays import Array, divided
+from focus.metrics.arrays import Array, Floats, divided
 from focus.metrics.cams import stretched
-
-Numbers = NDArray[np.float64]
 
 REGION = 0.5
 """People looked at the cells where their normalised map has at least this value: half of its
 maximum."""
 
 
-def map_agreement(cams: Array, maps: Array) -> dict[str, Numbers]:
+def map_agreement(cams: Array, maps: Array) -> dict[str, Floats]:
     """Return how far CAMs agree with human maps, by the name of the column in the scores.
 
     map_mse: mean over the cells of ``(z - s)**2``, in [0, 1]. map_cosine: cosine of ``z`` and ``s``
@@ -48,7 +45,7 @@ def map_agreement(cams: Array, maps: Array) -> dict[str, Numbers]:
     }
 
 
-def mask_mass(cams: Array, coverage: Array) -> Numbers:
+def mask_mass(cams: Array, coverage: Array) -> Floats:
     """Return the share of the CAM's mass that lies on the artefact, in [0, 1].
 
     coverage [N, H, W]: the share of each cell that the mask covers, in [0, 1]. ``sum(z * coverage)
@@ -61,6 +58,6 @@ def mask_mass(cams: Array, coverage: Array) -> Numbers:
     return np.where(cells.any(axis=1), mass, np.nan)
 
 
-def _normalised(maps: Array) -> Numbers:
-    """Return them min-max normalised, [N, H W]."""
+def _normalised(maps: Array) -> Floats:
+    """Return the maps min-max normalised, [N, H W]."""
     return stretched(maps).reshape(len(maps), math.prod(np.shape(maps)[1:]))

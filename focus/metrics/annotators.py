@@ -3,8 +3,8 @@
 Of two marks, in [0, 1] on one grid: Pearson's correlation of both blurred by a Gaussian of 5 % of
 the side, and the intersection over the union (IoU) of where they are at least 0.5. A face's figure
 is the mean over the pairs of its annotators. Its chance level pairs each of its marks with marks of
-other annotators in other faces of the same class, drawn at random: what comes of people marking
-eyes and mouths in any face.
+other annotators in other faces of the same class, drawn at random: the agreement that is due to
+people marking eyes and mouths in any face.
 """
 
 import math
@@ -16,14 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from focus.metrics.arrays import Array
+from focus.metrics.arrays import Array, Floats
 from focus.metrics.bootstrap import Resampler, percentiles
 
 MEASURES = ("correlation", "iou")
 _BLUR = 0.05
 _DRAWS, _RESAMPLES = 20, 2000
-
-Floats = NDArray[np.float64]
 
 
 def between_annotators(
@@ -59,7 +57,7 @@ def between_annotators(
 def overall(found: Mapping[Any, Floats], classes: Any) -> dict[str, Any]:
     """Return both measures over all faces, by chance, and the difference, with 95 % intervals.
 
-    classes: by face. Faces are resampled, as many of each class as there are.
+    classes: The class of each face, by face. The bootstrap resamples the faces within each class.
     """
     faces = [face for face, values in found.items() if not np.isnan(values).any()]
     told: dict[str, Any] = {"n_images": len(faces)}
@@ -80,7 +78,7 @@ def overall(found: Mapping[Any, Floats], classes: Any) -> dict[str, Any]:
 
 
 def _prepared(mark: Array) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return it blurred, with mean 0 and length 1 (NaN if even), and its area, both flat."""
+    """Return the blurred mark with mean 0 and length 1 (NaN if even), and its area, both flat."""
     blurred = gaussian_filter(np.asarray(mark, np.float32), _BLUR * len(mark), mode="constant")
     flat = blurred.ravel() - blurred.mean()
     length = float(np.linalg.norm(flat))

@@ -8,25 +8,23 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, special
 
-from focus.metrics.arrays import Array, finite
+from focus.metrics.arrays import Array, Floats, finite
 from focus.runtime.json_files import Finite, Positive
 
 LARGEST_LOGIT = 16.0
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Calibration:
     """A line from the logit of a score to a log-likelihood ratio, and a temperature.
 
-    slope, intercept: the natural logarithm of p(score | synthetic) / p(score | real) is ``slope *
-    logit(score) + intercept`` (Platt, 1999). temperature: the logit is divided by it (Guo et al.,
-    2017); above 1 where the scores are too sure. largest_llr: ratios are clipped to what so few
-    images can support, above 0; None does not clip.
+    slope, intercept: The natural logarithm of p(score | synthetic) / p(score | real) is ``slope *
+        logit(score) + intercept`` (Platt, 1999).
+    temperature: The divisor of the logit (Guo et al., 2017), above 1 where the scores are too sure.
+    largest_llr: The largest absolute value of a ratio's logarithm that the number of validation
+        images supports, above 0; None does not clip.
     """
 
     slope: Finite
@@ -51,8 +49,8 @@ class Calibration:
 
 def logits(scores: Array) -> Floats:
     """Return the logits [N] of ``scores`` [N] in [0, 1], within ``LARGEST_LOGIT``."""
-    found = special.logit(np.clip(finite(scores, "scores"), 0, 1))
-    return np.asarray(np.clip(found, -LARGEST_LOGIT, LARGEST_LOGIT), dtype=np.float64)
+    logit = special.logit(np.clip(finite(scores, "scores"), 0, 1))
+    return np.asarray(np.clip(logit, -LARGEST_LOGIT, LARGEST_LOGIT), dtype=np.float64)
 
 
 def fit_calibration(
@@ -63,8 +61,10 @@ def fit_calibration(
 ) -> Calibration | None:
     """Fit it to scores [M] of real images and [N] of fakes; None where a class is empty.
 
-    real_units [M], fake_units [N]: as of :func:`focus.metrics.bootstrap.units`; default: each image
-    by itself. The classes weigh alike, so that the line does not depend on how many are fakes.
+    real_units, fake_units: The unit of each image, [M] and [N], as
+        :func:`focus.metrics.bootstrap.units` returns them; by default each image is a unit.
+
+    The classes weigh alike, so that the line does not depend on how many are fakes.
     Platt's targets, (n + 1) / (n + 2) for a class of n units, keep line and temperature finite
     where the classes are apart. Ratios are clipped to log(n + 1) of the smaller class: n images
     cannot support a larger one (Vergeer et al., 2016, bound them alike).
@@ -79,23 +79,23 @@ def fit_calibration(
     n = np.array([size if units is None else len(np.unique(units)) for size, units in given])
     logit = logits(np.concatenate([real_scores, fake_scores]))
     label = np.repeat([0, 1], images)
-    size, own = images[label], ((n + 1) / (n + 2))[label]
+    size, goal = images[label], ((n + 1) / (n + 2))[label]
     fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
         np.tile(logit, 2)[:, None],
         np.concatenate([label, 1 - label]),
-        sample_weight=np.concatenate([own, 1 - own]) / np.tile(size, 2),
+        sample_weight=np.concatenate([goal, 1 - goal]) / np.tile(size, 2),
     )
 
     def loss(log_temperature: float) -> float:
         wrong = np.where(label == 1, -logit, logit) / np.exp(log_temperature)
-        costs = own * np.logaddexp(0, wrong) + (1 - own) * np.logaddexp(0, -wrong)
+        costs = goal * np.logaddexp(0, wrong) + (1 - goal) * np.logaddexp(0, -wrong)
         return float((costs / size).sum())
 
-    found = optimize.minimize_scalar(loss, bounds=(-3, 5), method="bounded")
+    fitted = optimize.minimize_scalar(loss, bounds=(-3, 5), method="bounded")
     return Calibration(
         float(fit.coef_[0, 0]),
         float(fit.intercept_[0]),
-        float(np.exp(found.x)),
+        float(np.exp(fitted.x)),
         math.log(min(n.tolist()) + 1),
     )
 
@@ -113,7 +113,7 @@ def min_cllr(real_scores: Array, fake_scores: Array) -> float | None:
     images = np.array([len(real_scores), len(fake_scores)])
     label = np.repeat([0, 1], images)
     score = np.concatenate([real_scores, fake_scores])
-    # Of ranks: between scores that differ by a rounding the interpolation divides by zero.
+    # By rank, as the interpolation divides by zero between scores that differ by a rounding.
     rank = np.unique(score, return_inverse=True)[1]
     share = IsotonicRegression().fit_transform(rank, label, sample_weight=1 / images[label])
     costs = -np.log2(np.where(label == 1, share, 1 - share))

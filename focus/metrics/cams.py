@@ -75,10 +75,10 @@ def hit_cells(coverage: Array) -> NDArray[np.bool_] | None:
 
 def _flatten(cams: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return maps [N, H W] in float64, and which of them are constant up to rounding, [N]."""
-    given = np.asarray(cams)
+    raw = np.asarray(cams)
     # Rounding happened in the type that the maps come in.
-    step = np.finfo(given.dtype).eps if given.dtype.kind == "f" else np.finfo(np.float64).eps
-    maps = finite(given, "CAM cells").reshape(len(given), math.prod(given.shape[1:]))
+    step = np.finfo(raw.dtype).eps if raw.dtype.kind == "f" else np.finfo(np.float64).eps
+    maps = finite(raw, "CAM cells").reshape(len(raw), math.prod(raw.shape[1:]))
     flat = np.ptp(maps, axis=1) <= FLAT_STEPS * step * np.abs(maps).max(axis=1)
     return maps, flat
 

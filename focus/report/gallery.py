@@ -20,12 +20,12 @@ from focus.data.overlay import NO_CAM, strip
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
-from focus.metrics.arrays import evenly
+from focus.metrics.arrays import Integers, evenly
 
 SHOWN = 240
 """Images with a picture, at most, if there are no more kinds of them."""
 LISTED = 20_000
-"""Rows of the table, at most."""
+"""Integers of the table, at most."""
 OUTCOMES = ("right", "false alarm", "missed", "unlabelled")
 
 SIDE = 160  # pixels
@@ -40,10 +40,8 @@ _NUMBERS = {
 }
 """Columns of the table and where they come from."""
 
-Rows = NDArray[np.int64]
 
-
-def outcomes(scores: Scores) -> Rows:
+def outcomes(scores: Scores) -> Integers:
     """Return [N] index into ``OUTCOMES``, of the decision that the scores hold."""
     pairs = zip(scores.label.tolist(), scores.predicted.tolist(), strict=True)
     return np.array([OUTCOMES.index(outcome_of(*pair)) for pair in pairs], dtype=np.int64)
@@ -67,7 +65,7 @@ def sets(scores: Scores, results: Results | None) -> NDArray[np.object_]:
     return found
 
 
-def choose(scores: Scores, results: Results | None, shown: int = SHOWN) -> tuple[Rows, int]:
+def pick_rows(scores: Scores, results: Results | None, shown: int = SHOWN) -> tuple[Integers, int]:
     """Return the rows that get a picture, rising, and how many there are of each kind.
 
     A kind is a test set, class, generator and outcome. Each gives the same number of images, one at
@@ -108,7 +106,7 @@ def as_data_uri(picture: Image.Image) -> str:
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
-def table(scores: Scores, results: Results | None, shown: Rows) -> dict[str, Any]:
+def table(scores: Scores, results: Results | None, shown: Integers) -> dict[str, Any]:
     """Return what the page's script needs of the images, column by column.
 
     Of more than ``LISTED`` images only those of ``shown``. ``shown`` of the table: the places in

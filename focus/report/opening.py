@@ -10,9 +10,9 @@ from focus.data.manifest import REAL, SYNTHETIC
 from focus.evaluation.result_table import SET_TITLES, UNRELATED, figure
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
-from focus.metrics.arrays import evenly
+from focus.metrics.arrays import Integers, evenly
 from focus.model.operating_points import Threshold
-from focus.report.gallery import OUTCOMES, Rows, outcomes
+from focus.report.gallery import OUTCOMES, outcomes
 from focus.report.tables import Cell, cell, threshold_text
 
 _MOST = 24  # generators in the plot
@@ -109,7 +109,7 @@ def _places(everything: Sequence[Results]) -> list[_Place]:
     return sorted(found.values(), key=lambda place: order.index(place[0]))
 
 
-def examples(scores: Scores, shown: Rows, count: int = 6) -> list[int]:
+def examples(scores: Scores, shown: Integers, count: int = 6) -> list[int]:
     """Return rows of ``shown`` that stand for the outcomes: right, missed, false alarm, two each.
 
     They are the middle ones by score, one real and one synthetic of those that are right; where an

@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
 from focus.data.perturbations import STRENGTHS, UNITS
@@ -27,14 +26,13 @@ from focus.evaluation.result_table import SET_TITLES
 from focus.evaluation.results import Results
 from focus.evaluation.robustness import PerturbedAUC, curves
 from focus.evaluation.scores import Scores
-from focus.metrics.arrays import Array
+from focus.metrics.arrays import Array, Floats
 from focus.metrics.ranking import BINS, Ranking
 from focus.plotting import COLOURS, DASHES, INK, MARKERS, legend_below, shortened
 
 PREFIXES = ("roc", "det", "scores", "entropy", "range", "reliability", "training", "robustness")
 """The name of a figure's file is one of these, or begins with one and a dash."""
 
-Floats = NDArray[np.float64]
 Style = dict[str, Any]
 """Options of a line for matplotlib."""
 

@@ -7,7 +7,7 @@ import numpy as np
 from focus.evaluation.findings import OUTLIERS_SEEN, add_findings, recorded
 from focus.evaluation.results import summarise as summarise_with_intervals
 from focus.findings import Finding, worst_first
-from focus.model.operating_points import OperatingPoints, choose
+from focus.model.operating_points import choose_points
 
 from .few_scores import summarise, table
 
@@ -61,7 +61,7 @@ def test_they_are_recorded_once_worst_first_and_read_back() -> None:
     scores = table([(0, "", "", 0.1), (1, "A", "", 0.9), (-1, "", "", 0.5)])
     results = summarise(scores, ["A"])
     known = [Finding("note", "n"), Finding("error", "e"), Finding("note", "n")]
-    points: OperatingPoints = choose(np.array([0.9, 0.8, 0.7, 0.6]), np.array([0.1, 0.2, 0.3, 0.4]))
+    points = choose_points(np.array([0.9, 0.8, 0.7, 0.6]), np.array([0.1, 0.2, 0.3, 0.4]))
     found = add_findings(results, scores, points, known, files=False)
     assert [f.severity for f in found] == ["error", "warning", "note", "note"]
     assert found[1].text.startswith("The calibration has a slope of -")

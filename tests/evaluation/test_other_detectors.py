@@ -25,7 +25,7 @@ from focus.evaluation.other_detectors import evaluate, read
 from focus.evaluation.results import Results, summarise
 from focus.evaluation.scores import Scores
 from focus.metrics.intervals import mean_auc_difference
-from focus.model.operating_points import choose
+from focus.model.operating_points import choose_points
 from focus.use import evaluate as program
 
 from ..report.reports import Page
@@ -106,7 +106,7 @@ def test_thresholds_are_those_of_rows_for_validation(written: Path) -> None:
     results = results_of(written)
     own = [(row[1], float(str(row[2]))) for row in rows_of(0) if row[4] == "validation"]
     real, fake = ([score for label, score in own if label == side] for side in (0, 1))
-    points = choose(real, fake)
+    points = choose_points(real, fake)
     assert results["thresholds"] == points.thresholds
     assert results["decision"] == {"point": "eer", "threshold": points.thresholds["eer"]}
     scores = Scores.from_csv(written / "scores.csv")

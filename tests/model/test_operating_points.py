@@ -10,12 +10,17 @@ import pytest
 from focus.config.options import POINTS
 from focus.errors import InputError
 from focus.metrics.calibration import Calibration
-from focus.model.operating_points import THRESHOLDS, OperatingPoints, choose, choose_threshold
+from focus.model.operating_points import (
+    THRESHOLDS,
+    OperatingPoints,
+    choose_points,
+    choose_threshold,
+)
 
 
 def test_points_by_hand() -> None:
     real, fake = np.linspace(0, 0.5, 500), np.array([0.2501, 0.8, 0.9, 0.95])
-    found = choose(real, fake).thresholds
+    found = choose_points(real, fake).thresholds
     assert tuple(found) == POINTS
     # Five and 25 real images of 500 lie above.
     for point, above in (("bpcer1", 5), ("bpcer5", 25)):
@@ -31,7 +36,7 @@ def test_points_by_hand() -> None:
 
 
 def test_too_few_reals_leave_a_point_undefined(tmp_path: Path) -> None:
-    points = choose(np.linspace(0, 0.5, 150), np.ones(20))
+    points = choose_points(np.linspace(0, 0.5, 150), np.ones(20))
     assert points.thresholds["bpcer1"] is None
     assert points.thresholds["bpcer5"] is not None
     points.write(tmp_path)
@@ -44,32 +49,35 @@ def test_too_few_reals_leave_a_point_undefined(tmp_path: Path) -> None:
     (tmp_path / THRESHOLDS).write_text("{")
     points.restore(tmp_path)
     assert OperatingPoints.read(tmp_path) == points
-    empty = choose(np.zeros(0), np.ones(3))
+    empty = choose_points(np.zeros(0), np.ones(3))
     assert set(empty.thresholds.values()) == {None}
     assert empty.calibration is None
     assert empty.undefined()["eer"] == "needs real and synthetic validation images"
     assert empty.undefined()["bpcer5"] == "needs >= 100 real validation images"
-    one = choose(np.zeros(600), np.zeros(0))
+    one = choose_points(np.zeros(600), np.zeros(0))
     assert one.undefined()["bpcer1"] == "needs real and synthetic validation images"
 
 
 def test_no_balance_is_best_where_none_is_better_than_chance() -> None:
     """Scores that are alike, and fakes below the real images: all would be called synthetic."""
     for real in ([0.5] * 30, [0.45, 0.5, 0.9], [0.8, 0.9]):
-        points = choose(np.array(real), np.full(20, 0.45))
+        points = choose_points(np.array(real), np.full(20, 0.45))
         assert points.thresholds["balanced"] is None
         assert points.thresholds["eer"] is not None
         assert "better than by chance" in points.undefined()["balanced"]
         # One image more on its side is better than chance.
-        assert choose(np.array([0.1, *real]), np.full(20, 0.45)).thresholds["balanced"] is not None
+        assert (
+            choose_points(np.array([0.1, *real]), np.full(20, 0.45)).thresholds["balanced"]
+            is not None
+        )
 
 
 def test_a_calibration_against_the_scores_is_warned_of() -> None:
     random = np.random.default_rng(0)
     low, high = random.uniform(0.1, 0.5, 40), random.uniform(0.4, 0.9, 40)
-    assert choose(low, high).warning() == ""
-    assert choose(low, np.zeros(0)).warning() == ""
-    points = choose(high, low)
+    assert choose_points(low, high).warning() == ""
+    assert choose_points(low, np.zeros(0)).warning() == ""
+    points = choose_points(high, low)
     assert points.warning().startswith("The calibration has a slope of -")
     flat = replace(points, calibration=Calibration(0.0, 0.0, 1.0))
     assert "a slope of 0," in flat.warning()

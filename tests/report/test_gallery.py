@@ -24,8 +24,8 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def test_images_are_chosen_evenly_and_not_by_hand(evaluation: Made) -> None:
     _, scores, results = evaluation
-    chosen, each = gallery.choose(scores, results, shown=60)
-    again, _ = gallery.choose(scores, results, shown=60)
+    chosen, each = gallery.pick_rows(scores, results, shown=60)
+    again, _ = gallery.pick_rows(scores, results, shown=60)
     assert chosen.tolist() == again.tolist() == sorted(set(chosen.tolist()))
     outcome = gallery.outcomes(scores)
     where = gallery.sets(scores, results)
@@ -42,8 +42,8 @@ def test_images_are_chosen_evenly_and_not_by_hand(evaluation: Made) -> None:
     parts = taken * each // len(members)
     assert parts.tolist() == list(range(each))
     # More kinds than pictures: one each, none is left out. Enough pictures: all.
-    assert len(gallery.choose(scores, results, shown=1)[0]) == len(sizes)
-    assert gallery.choose(scores, results, shown=10**6)[0].tolist() == list(range(len(scores)))
+    assert len(gallery.pick_rows(scores, results, shown=1)[0]) == len(sizes)
+    assert gallery.pick_rows(scores, results, shown=10**6)[0].tolist() == list(range(len(scores)))
 
 
 def test_the_table_of_images_is_that_of_the_scores(evaluation: Made) -> None:

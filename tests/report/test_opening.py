@@ -80,7 +80,7 @@ def test_errors_are_said_in_words_the_worst_first(evaluation: tuple[Scores, Resu
 
 def test_six_faces_show_each_outcome(evaluation: tuple[Scores, Results]) -> None:
     scores, results = evaluation
-    shown, _ = gallery.choose(scores, results)
+    shown, _ = gallery.pick_rows(scores, results)
     rows = opening.examples(scores, shown)
     kinds = [gallery.OUTCOMES[at] for at in gallery.outcomes(scores.select(rows))]
     assert kinds == ["right", "right", "missed", "missed", "false alarm", "false alarm"]

@@ -13,30 +13,30 @@ import numpy as np
 
 from focus.data.demo.canvas import COLUMNS, EVERYWHERE, ROWS, SIZE, Array, Canvas, Region, mix
 from focus.data.demo.paint import TEETH, head_distance
-from focus.data.demo.people import DARK, Eye, Face
+from focus.data.demo.people import DARK, Eye, Person
 
 
-class Mark(NamedTuple):
+class Flaw(NamedTuple):
     """Where an artefact is (soft mask, None = everywhere), and what it does after painting."""
 
     mask: Array | None
     retouch: Callable[[Canvas], None] | None = None
 
 
-Artefact = Callable[[Canvas, Face, float, np.random.Generator], Mark]
+Artefact = Callable[[Canvas, Person, float, np.random.Generator], Flaw]
 
 
-def eye_mismatch(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def eye_mismatch(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Make one eye large, with an iris of a colour that eyes do not have and another gaze."""
     eye = face.eyes[int(rng.integers(2))]
     colours = ((0.95, 0.15, 0.25), (0.15, 0.95, 0.90), (0.80, 0.25, 0.95))
     eye.iris = mix(eye.iris, colours[int(rng.integers(3))], min(0.45 * strength, 1.0))
     eye.gaze = (rng.uniform(-0.4, 0.4) * strength, eye.gaze[1] + rng.normal(0.0, 0.3))
     eye.size *= 1.0 + 0.14 * strength
-    return Mark(_eye_mask(canvas, eye))
+    return Flaw(_eye_mask(canvas, eye))
 
 
-def pupil_mismatch(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def pupil_mismatch(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Give one eye a wide pupil with a pale ring."""
     eye = face.eyes[int(rng.integers(2))]
     u, v = eye.u + eye.gaze[0], eye.v + eye.gaze[1] - 0.2
@@ -46,22 +46,22 @@ def pupil_mismatch(canvas: Canvas, face: Face, strength: float, rng: np.random.G
         canvas.fill(canvas.ellipse(u, v, 3.4, 3.4), DARK, opacity)
         canvas.fill(canvas.ring(u, v, 2.0, 2.0, 1.2), (0.95, 0.95, 0.90), opacity)
 
-    return Mark(_eye_mask(canvas, eye), retouch)
+    return Flaw(_eye_mask(canvas, eye), retouch)
 
 
-def checkerboard(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def checkerboard(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Add a patch of alternating pixels, as strided up-sampling leaves."""
     pattern = 1.0 - 2.0 * ((COLUMNS + ROWS) % 2.0)
     return _pattern_patch(canvas, face, pattern * np.float32(0.045 * strength), rng)
 
 
-def grid(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def grid(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Add a patch of dark lines, every third pixel."""
     lines = np.maximum(COLUMNS % 3.0 == 0.0, ROWS % 3.0 == 0.0)
     return _pattern_patch(canvas, face, (0.45 - lines) * np.float32(0.085 * strength), rng)
 
 
-def smeared_mouth(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def smeared_mouth(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Draw the mouth in waves, with flecks of lips and teeth around it."""
     mask = _mouth_mask(canvas, face)
     phase, wave = rng.uniform(0.0, 2 * pi), rng.uniform(0.9, 1.3)
@@ -76,10 +76,10 @@ def smeared_mouth(canvas: Canvas, face: Face, strength: float, rng: np.random.Ge
             spots = mask * np.clip((chance - 0.72) * 6.0, 0.0, 1.0)
             canvas.fill(Region(EVERYWHERE, spots), colour, min(0.25 * strength, 0.9))
 
-    return Mark(mask, retouch)
+    return Flaw(mask, retouch)
 
 
-def streaked_mouth(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def streaked_mouth(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Pull the mouth into vertical streaks."""
     mask = _mouth_mask(canvas, face)
     streaks = rng.standard_normal(SIZE, np.float32)
@@ -90,10 +90,10 @@ def streaked_mouth(canvas: Canvas, face: Face, strength: float, rng: np.random.G
         target = columns * (1.0 + 0.16 * strength * streaks)
         canvas.image += mask * min(0.45 * strength, 0.9) * (target - canvas.image)
 
-    return Mark(mask, retouch)
+    return Flaw(mask, retouch)
 
 
-def droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def droplet(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Add a ring with a pale inside on the head's contour."""
     u, v = _on_contour(face, rng.uniform(-1.4, 1.4) - pi / 2, 1.0)
     radius = rng.uniform(2.9, 3.9)
@@ -106,10 +106,10 @@ def droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.Generato
         canvas.fill(canvas.ring(u, v, radius, radius, 1.3), (0.96, 0.96, 0.93), opacity)
         canvas.shade(canvas.ring(u, v, radius - 1.1, radius - 1.1, 0.8), 1.0 - 0.16 * strength)
 
-    return Mark(_spread(mask), retouch)
+    return Flaw(_spread(mask), retouch)
 
 
-def tinted_droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def tinted_droplet(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Add a filled, dark-rimmed droplet of another colour, on or near the head's contour."""
     u, v = _on_contour(face, rng.uniform(0.0, 2 * pi), rng.uniform(0.80, 1.05))
     radius = rng.uniform(2.8, 3.6)
@@ -124,10 +124,10 @@ def tinted_droplet(canvas: Canvas, face: Face, strength: float, rng: np.random.G
         glint = canvas.ellipse(u - 0.6, v - 0.8, 0.8, 0.8, softness=1.0)
         canvas.fill(glint, (1.0, 1.0, 1.0), min(0.3 * strength, 0.7))
 
-    return Mark(_spread(mask), retouch)
+    return Flaw(_spread(mask), retouch)
 
 
-def blending_seam(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def blending_seam(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Add the arc where a swapped face was blended in: a line inside the contour, a tint within."""
     depth = rng.uniform(2.6, 4.2)
     middle, half = rng.uniform(-0.6, 0.6) + pi * int(rng.integers(2)), rng.uniform(0.7, 1.1)
@@ -137,7 +137,7 @@ def blending_seam(canvas: Canvas, face: Face, strength: float, rng: np.random.Ge
     return _seam(canvas, inside, np.asarray(within, np.float32), strength, rng)
 
 
-def box_seam(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def box_seam(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Add two straight edges of a pasted box: a line, a tint within."""
     u, v = canvas.u - rng.uniform(-3.0, 3.0), canvas.v - rng.uniform(-2.0, 6.0)
     a, b = rng.uniform(6.5, 9.5), rng.uniform(6.0, 9.0)
@@ -147,7 +147,7 @@ def box_seam(canvas: Canvas, face: Face, strength: float, rng: np.random.Generat
     return _seam(canvas, inside, within, strength, rng)
 
 
-def swirl(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def swirl(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Turn the picture about a point of the hairline or the jaw."""
     angle = rng.uniform(-0.95, 0.95) + (pi / 2 if rng.random() < 0.5 else -pi / 2)
     u, v = _on_contour(face, angle, 0.92)
@@ -163,10 +163,10 @@ def swirl(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator)
         _warp(canvas, x + c * dx - s * dy, y + s * dx + c * dy)
         canvas.image *= 1.0 + 0.1 * strength * np.sin(2.0 * np.arctan2(dy, dx) + 2.5 * turn) * shown
 
-    return Mark(shown, retouch)
+    return Flaw(shown, retouch)
 
 
-def ripple(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def ripple(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Bend a piece of the head's contour into waves."""
     u, v = _on_contour(face, rng.uniform(0.0, 2 * pi), 0.95)
     x, y = canvas.pixel(u, v)
@@ -179,10 +179,10 @@ def ripple(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator
         _warp(canvas, COLUMNS + 1.3 * strength * near * across, ROWS + 1.3 * strength * near * down)
         canvas.image *= 1.0 + 0.08 * strength * near * (across + down)
 
-    return Mark(near, retouch)
+    return Flaw(near, retouch)
 
 
-def wrong_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def wrong_ear(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Make an ear large, tilted and folded, in front of the hair."""
     ear = face.ears[int(rng.integers(2))]
     ear.over_hair = True
@@ -196,10 +196,10 @@ def wrong_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Genera
             fold = canvas.ring(ear.u, ear.v, share * ear.width, share * ear.height, 0.9)
             canvas.shade(fold, 1.0 - min(0.4 * strength, 0.9))
 
-    return Mark(mask, retouch)
+    return Flaw(mask, retouch)
 
 
-def melted_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def melted_ear(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Let an ear, in front of the hair, run down in drips."""
     ear = face.ears[int(rng.integers(2))]
     ear.over_hair = True
@@ -210,10 +210,10 @@ def melted_ear(canvas: Canvas, face: Face, strength: float, rng: np.random.Gener
         _warp(canvas, COLUMNS, ROWS - mask * drips * strength)
         canvas.image *= 1.0 + 0.07 * strength * mask * (drips - 2.5)
 
-    return Mark(mask, retouch)
+    return Flaw(mask, retouch)
 
 
-def mosaic_hair(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def mosaic_hair(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Turn a piece of the crown into blocks of different tone."""
     mask = _crown_mask(canvas, face, rng)
     tones = rng.normal(0.0, 0.08 * strength, (16, 16)).repeat(4, 0).repeat(4, 1)
@@ -222,10 +222,10 @@ def mosaic_hair(canvas: Canvas, face: Face, strength: float, rng: np.random.Gene
         blocks = canvas.image.reshape(3, 16, 4, 16, 4).mean((2, 4)).repeat(4, 1).repeat(4, 2)
         canvas.image += mask * min(0.5 * strength, 1.0) * (blocks + tones - canvas.image)
 
-    return Mark(mask, retouch)
+    return Flaw(mask, retouch)
 
 
-def flecked_hair(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def flecked_hair(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Strew a piece of the crown with bright and dark flecks."""
     mask = _crown_mask(canvas, face, rng)
     flecks = rng.choice((-1.0, 0.0, 1.0), (SIZE, SIZE), p=(0.12, 0.76, 0.12)).astype(np.float32)
@@ -233,10 +233,10 @@ def flecked_hair(canvas: Canvas, face: Face, strength: float, rng: np.random.Gen
     def retouch(canvas: Canvas) -> None:
         canvas.image += mask * flecks * np.float32(0.10 * strength)
 
-    return Mark(mask, retouch)
+    return Flaw(mask, retouch)
 
 
-def doubled_part(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def doubled_part(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Lay an eye or the mouth over the face once more, beside and below."""
     places = (*((eye.u, eye.v) for eye in face.eyes), (face.pose.yaw, face.mouth[0]))
     u, v = places[int(rng.integers(3))]
@@ -248,10 +248,10 @@ def doubled_part(canvas: Canvas, face: Face, strength: float, rng: np.random.Gen
         ghost = np.roll(canvas.image, (across, down), (2, 1)) * tone
         canvas.image += mask * min(0.5 * strength, 0.95) * (ghost - canvas.image)
 
-    return Mark(mask, retouch)
+    return Flaw(mask, retouch)
 
 
-def torn_band(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def torn_band(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Move a band across the face sideways, as where two frames meet."""
     v, half = rng.uniform(-0.6, 0.6) * face.height, rng.uniform(2.2, 3.4)
     within = canvas.edge(head_distance(canvas, face) + 2.5)
@@ -265,22 +265,22 @@ def torn_band(canvas: Canvas, face: Face, strength: float, rng: np.random.Genera
             Region(EVERYWHERE, np.asarray(seam, np.float32)), 1.0 - min(0.4 * strength, 0.9)
         )
 
-    return Mark(canvas.edge(inside + 0.5) * within, retouch)
+    return Flaw(canvas.edge(inside + 0.5) * within, retouch)
 
 
-def colour_noise(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def colour_noise(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Add a patch of coloured noise."""
     noise = rng.standard_normal((3, SIZE, SIZE), np.float32)
     return _pattern_patch(canvas, face, noise * np.float32(0.045 * strength), rng)
 
 
-def line_noise(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def line_noise(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Add a patch of rows of random tone."""
     noise = rng.standard_normal((SIZE, 1), np.float32)
     return _pattern_patch(canvas, face, noise * np.float32(0.065 * strength), rng)
 
 
-def spectrum(canvas: Canvas, face: Face, strength: float, rng: np.random.Generator) -> Mark:
+def spectrum(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Add a faint fingerprint to the whole image: two oblique waves, fine detail losing colour.
 
     The waves have periods of about 3 and 4 pixels, and are strongest in red, inverted in blue.
@@ -296,7 +296,7 @@ def spectrum(canvas: Canvas, face: Face, strength: float, rng: np.random.Generat
         weights = np.array([1.0, 0.5, -0.3], np.float32).reshape(3, 1, 1)
         image += 0.010 * strength * weights * wave.astype(np.float32)
 
-    return Mark(None, retouch)
+    return Flaw(None, retouch)
 
 
 def _eye_mask(canvas: Canvas, eye: Eye) -> Array:
@@ -304,19 +304,19 @@ def _eye_mask(canvas: Canvas, eye: Eye) -> Array:
     return _spread(canvas.ellipse(eye.u, eye.v - 0.3, 4.6 * size, 3.5 * size, softness=1.5))
 
 
-def _mouth_mask(canvas: Canvas, face: Face) -> Array:
+def _mouth_mask(canvas: Canvas, face: Person) -> Array:
     v, half = face.mouth[0] + 0.6, face.mouth[1]
     return _spread(canvas.ellipse(1.1 * face.pose.yaw, v, half + 1.8, 4.6, softness=3.0))
 
 
-def _crown_mask(canvas: Canvas, face: Face, rng: np.random.Generator) -> Array:
+def _crown_mask(canvas: Canvas, face: Person, rng: np.random.Generator) -> Array:
     u, v = rng.uniform(-6.0, 6.0), 4.0 - face.height
     return _spread(canvas.ellipse(u, v, rng.uniform(6.5, 8.5), 5.0, softness=2.0))
 
 
 def _seam(
     canvas: Canvas, inside: Array, within: Array, strength: float, rng: np.random.Generator
-) -> Mark:
+) -> Flaw:
     """Draw the line where a distance is 0, and a tint that fades inside it."""
     tint = np.array(rng.normal(0.0, 1.0, 3), np.float32).reshape(3, 1, 1)
     tint /= np.abs(tint).max()
@@ -328,10 +328,10 @@ def _seam(
         falloff = canvas.edge(inside) * np.exp(-np.maximum(inside, 0.0) / 1.5) * within
         canvas.image += 0.14 * strength * tint * falloff
 
-    return Mark(mask, retouch)
+    return Flaw(mask, retouch)
 
 
-def _on_contour(face: Face, angle: float, radius: float) -> tuple[float, float]:
+def _on_contour(face: Person, angle: float, radius: float) -> tuple[float, float]:
     """Return a point of the head's contour, ``angle`` from the right ear over the jaw."""
     return radius * face.width * cos(angle), radius * face.height * sin(angle)
 
@@ -343,7 +343,7 @@ def _spread(region: Region) -> Array:
     return mask
 
 
-def _pattern_patch(canvas: Canvas, face: Face, pattern: Array, rng: np.random.Generator) -> Mark:
+def _pattern_patch(canvas: Canvas, face: Person, pattern: Array, rng: np.random.Generator) -> Flaw:
     """Add a round patch of a pattern, on a cheek, the forehead or the hair."""
     angle, radius = rng.uniform(0.0, 2 * pi), rng.uniform(5.0, 7.0)
     u, v = _on_contour(face, angle, rng.uniform(0.45, 0.75))
@@ -352,7 +352,7 @@ def _pattern_patch(canvas: Canvas, face: Face, pattern: Array, rng: np.random.Ge
     def retouch(canvas: Canvas) -> None:
         canvas.image += mask * pattern
 
-    return Mark(mask, retouch)
+    return Flaw(mask, retouch)
 
 
 def _warp(canvas: Canvas, x: Array, y: Array) -> None:

@@ -19,7 +19,7 @@ from focus.data.demo.render import (
     VERSION,
     WITH_MAPS,
     WITHOUT_MASK,
-    Item,
+    ImageName,
     Splits,
     World,
     items,
@@ -89,7 +89,7 @@ def folder_name(world: World = DEMO, splits: Splits = SPLITS) -> str:
     return f"demo-v{VERSION}-{world.draw}-{world.agreement:g}-{content.hexdigest()[:10]}"
 
 
-def _files(item: Item) -> dict[str, str]:
+def _files(item: ImageName) -> dict[str, str]:
     """Return the files of an image by kind (images, maps, masks), relative to the set's folder."""
     there = {
         "images": True,
@@ -172,7 +172,7 @@ def _render(folder: Path, world: World, splits: Splits, progress: bool) -> list[
     return artefacts
 
 
-def _render_into(folder: Path, world: World, item: Item) -> list[str]:
+def _render_into(folder: Path, world: World, item: ImageName) -> list[str]:
     """Render an image into its files; return the names of its artefacts."""
     picture = render_face(*item, world)
     arrays = {"images": picture.image, "maps": picture.human_map, "masks": picture.mask}

@@ -15,7 +15,7 @@ from focus.data.demo.canvas import (
     scaled,
     solid,
 )
-from focus.data.demo.people import DARK, Ear, Eye, Face, Hair
+from focus.data.demo.people import DARK, Ear, Eye, Hair, Person
 
 SCLERA: Colour = (0.93, 0.92, 0.90)
 TEETH: Colour = (0.93, 0.91, 0.86)
@@ -23,7 +23,7 @@ TEETH: Colour = (0.93, 0.91, 0.86)
 _X, _Y = COLUMNS / (SIZE - 1), ROWS / (SIZE - 1)
 
 
-def head_distance(canvas: Canvas, face: Face) -> Array:
+def head_distance(canvas: Canvas, face: Person) -> Array:
     """Return the distance inside the head's contour, a superellipse narrowed at the jaw."""
     taper = np.clip(canvas.v / face.height, 0.0, 1.0)
     u = np.abs(canvas.u) / (face.width * (1.0 - face.jaw * taper * taper))
@@ -32,7 +32,7 @@ def head_distance(canvas: Canvas, face: Face) -> Array:
     return np.asarray((1.0 - np.power(value, 1.0 / face.power)) * face.width)
 
 
-def paint_face(face: Face, rng: np.random.Generator) -> Canvas:
+def paint_face(face: Person, rng: np.random.Generator) -> Canvas:
     """Paint all layers; ``rng`` gives the skin's and the cloth's texture."""
     canvas = Canvas(face.pose)
     grain = rng.standard_normal((SIZE, SIZE), np.float32)
@@ -68,7 +68,7 @@ def paint_face(face: Face, rng: np.random.Generator) -> Canvas:
     return canvas
 
 
-def _paint_background(canvas: Canvas, face: Face) -> None:
+def _paint_background(canvas: Canvas, face: Person) -> None:
     near, far, angle = face.background
     ramp = (np.cos(angle) * (_X - 0.5) + np.sin(angle) * (_Y - 0.5) + 0.7) / 1.4
     canvas.image += solid(near) + ramp.astype(np.float32) * (solid(far) - solid(near))
@@ -79,7 +79,7 @@ def _paint_background(canvas: Canvas, face: Face) -> None:
         canvas.fill(Region(EVERYWHERE, cover), colour, opacity)
 
 
-def _paint_body(canvas: Canvas, face: Face, grain: Array) -> None:
+def _paint_body(canvas: Canvas, face: Person, grain: Array) -> None:
     rows = slice(SIZE // 2, SIZE)
     window = (rows, slice(0, SIZE))
     u, v = canvas.u[window], canvas.v[window]
@@ -97,7 +97,7 @@ def _paint_body(canvas: Canvas, face: Face, grain: Array) -> None:
     canvas.shade(Region(window, rim * cloth), 0.75)
 
 
-def _paint_ear(canvas: Canvas, face: Face, ear: Ear) -> None:
+def _paint_ear(canvas: Canvas, face: Person, ear: Ear) -> None:
     outer = canvas.ellipse(ear.u, ear.v, ear.width, ear.height, -ear.tilt)
     canvas.fill(outer, scaled(face.skin, 0.90))
     inner = canvas.ellipse(
@@ -115,7 +115,7 @@ def _paint_earring(canvas: Canvas, ear: Ear, metal: Colour) -> None:
     canvas.fill(glint, (1.0, 1.0, 1.0), 0.8)
 
 
-def _paint_head(canvas: Canvas, face: Face, inside: Array, grain: Array, coarse: Array) -> None:
+def _paint_head(canvas: Canvas, face: Person, inside: Array, grain: Array, coarse: Array) -> None:
     u, v = canvas.u, canvas.v
     depth = np.clip(inside / face.width, 0.0, 1.0)
     light = 0.80 + 0.24 * np.sqrt(depth)
@@ -140,7 +140,7 @@ def _paint_head(canvas: Canvas, face: Face, inside: Array, grain: Array, coarse:
         canvas.shade(socket, 0.84)
 
 
-def _paint_brows(canvas: Canvas, face: Face) -> None:
+def _paint_brows(canvas: Canvas, face: Person) -> None:
     half, thickness, slope = face.brow
     for side, eye in zip((-1, 1), face.eyes, strict=True):
         u0, v0 = eye.u + 0.3 * side, eye.v - 4.3
@@ -152,7 +152,7 @@ def _paint_brows(canvas: Canvas, face: Face) -> None:
         canvas.fill(Region(window, cover), face.brow_colour, 0.9)
 
 
-def _paint_eye(canvas: Canvas, face: Face, eye: Eye) -> None:
+def _paint_eye(canvas: Canvas, face: Person, eye: Eye) -> None:
     half = 3.35 * eye.size
     window = canvas.window(eye.u, eye.v, half + 0.8, 3.6 * eye.size)
     du, dv = canvas.u[window] - eye.u, canvas.v[window] - eye.v
@@ -183,7 +183,7 @@ def _paint_eye(canvas: Canvas, face: Face, eye: Eye) -> None:
     canvas.shade(Region(window, under), 0.8)
 
 
-def _paint_nose(canvas: Canvas, face: Face) -> None:
+def _paint_nose(canvas: Canvas, face: Person) -> None:
     half, tip, depth = face.nose
     u = 1.4 * face.pose.yaw
     away = -1.0 if face.light[0] > 0 else 1.0
@@ -200,7 +200,7 @@ def _paint_nose(canvas: Canvas, face: Face) -> None:
         canvas.fill(nostril, scaled(face.skin, 0.3), 0.75)
 
 
-def _paint_mouth(canvas: Canvas, face: Face) -> None:
+def _paint_mouth(canvas: Canvas, face: Person) -> None:
     v, half, smile, thickness, gap = face.mouth
     u = 1.1 * face.pose.yaw
     window = canvas.window(u, v, half + 0.5, 4.5)
@@ -226,7 +226,7 @@ def _paint_mouth(canvas: Canvas, face: Face) -> None:
     canvas.shade(below, 0.84)
 
 
-def _hair_distance(canvas: Canvas, face: Face, hair: Hair) -> Array:
+def _hair_distance(canvas: Canvas, face: Person, hair: Hair) -> Array:
     """Return the distance inside the hair's contour: a dome over the head, then locks."""
     width, top = face.width + hair.volume, face.height + 0.6 + 0.5 * hair.volume
     above = np.minimum(canvas.v, 0.0)
@@ -245,7 +245,7 @@ def _strands(canvas: Canvas, hair: Hair) -> Array:
     return np.asarray(solid(hair.colour) * tone)
 
 
-def _paint_front_hair(canvas: Canvas, face: Face, hair: Hair) -> None:
+def _paint_front_hair(canvas: Canvas, face: Person, hair: Hair) -> None:
     off = canvas.u - hair.part
     line = hair.hairline + hair.arch * np.square(off) + 0.25 * np.sin(2.2 * off + hair.phase)
     cover = canvas.edge(_hair_distance(canvas, face, hair)) * canvas.edge(line - canvas.v, 1.4)
@@ -256,7 +256,7 @@ def _paint_front_hair(canvas: Canvas, face: Face, hair: Hair) -> None:
     canvas.fill(Region(EVERYWHERE, cover), _strands(canvas, hair))
 
 
-def _paint_glasses(canvas: Canvas, face: Face, a: float, b: float, colour: Colour) -> None:
+def _paint_glasses(canvas: Canvas, face: Person, a: float, b: float, colour: Colour) -> None:
     v = face.eyes[0].v + 0.5
     yaw = face.pose.yaw
     for side in (-1, 1):

@@ -84,7 +84,7 @@ class Hair:
 
 
 @dataclass(slots=True)
-class Face:
+class Person:
     """All that is drawn of one person and what is behind."""
 
     pose: Pose
@@ -128,7 +128,7 @@ def _any_colour(rng: np.random.Generator, low: float, high: float, vivid: float)
     return r, g, b
 
 
-def sample_face(rng: np.random.Generator, plainness: float) -> Face:
+def sample_face(rng: np.random.Generator, plainness: float) -> Person:
     """Draw a face. ``plainness`` in [0, 1]: 1 is a background without things behind."""
     uniform, normal, chance = rng.uniform, rng.normal, rng.random
     pose = Pose(
@@ -210,7 +210,7 @@ def sample_face(rng: np.random.Generator, plainness: float) -> Face:
         )
         for _ in range(n_blobs)
     ]
-    return Face(
+    return Person(
         pose=pose,
         skin=skin,
         width=width,

@@ -65,7 +65,7 @@ DEMO = World(0, 0.9)
 """Of the demo set of the quick start."""
 
 
-class Item(NamedTuple):
+class ImageName(NamedTuple):
     """An image's name: split, "real" or its generator, number from 0."""
 
     split: str
@@ -79,15 +79,15 @@ class Item(NamedTuple):
         return int((self.generator != REAL_FACES) == agrees)
 
 
-def items(splits: Splits = SPLITS) -> Iterator[Item]:
+def items(splits: Splits = SPLITS) -> Iterator[ImageName]:
     """Yield all images of the set, in order."""
     for split, counts in splits.items():
         for generator, count in counts.items():
             for number in range(count):
-                yield Item(split, generator, number)
+                yield ImageName(split, generator, number)
 
 
-class Picture(NamedTuple):
+class Rendering(NamedTuple):
     """A rendered image.
 
     image: uint8 [64, 64, 3]. mask: where the artefacts are, bool [64, 64], None for reals and for
@@ -103,7 +103,7 @@ class Picture(NamedTuple):
 
 def render_face(
     split: str, generator: str, number: int, world: World = DEMO, *, artefacts: bool = True
-) -> Picture:
+) -> Rendering:
     """Render one image.
 
     ``artefacts=False`` gives the same fake without what gives it away (its mask and map stay).
@@ -112,7 +112,7 @@ def render_face(
     face_rng, texture_rng, artefact_rng, camera_rng, map_rng = (
         np.random.Generator(np.random.PCG64(seed)) for seed in np.random.SeedSequence(key).spawn(5)
     )
-    camera = sample_camera(camera_rng, Item(split, generator, number).source(world.agreement))
+    camera = sample_camera(camera_rng, ImageName(split, generator, number).source(world.agreement))
     face = sample_face(face_rng, camera.plainness)
     unspoilt = deepcopy(face)
     drawn = []
@@ -127,7 +127,7 @@ def render_face(
         if artefacts and mark.retouch:
             mark.retouch(canvas)
     masks = [mark.mask for mark in marks if mark.mask is not None]
-    return Picture(
+    return Rendering(
         image=take_picture(camera, canvas.image, camera_rng),
         mask=np.maximum.reduce(masks) > MASK_THRESHOLD if masks else None,
         human_map=human_map(canvas, masks, map_rng) if split in WITH_MAPS else None,

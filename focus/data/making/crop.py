@@ -25,7 +25,7 @@ from focus.data.making.faces import (
     GIVEN,
     NO_FACE,
     Box,
-    Detector,
+    FaceDetector,
     Square,
     Way,
     detector,
@@ -178,7 +178,7 @@ class _Face:
     bad: list[BadFile] = field(default_factory=list)
 
 
-def _cut(face: _Face, folder: Path, way: Way, detect: Detector | None) -> None:
+def _cut(face: _Face, folder: Path, way: Way, detect: FaceDetector | None) -> None:
     """Cut one face and what belongs to it, unless that is done. detect: None to take its box."""
     save = partial(save_image, format="PNG", compress_level=1)  # quick, still lossless
     paths: dict[Role, Path] = {

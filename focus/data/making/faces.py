@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the upright image."""
 Square = tuple[int, int, int, int]
 """A box of whole pixels, all of them in the image."""
-Detector = Callable[[Image.Image], list[Box]]
+FaceDetector = Callable[[Image.Image], list[Box]]
 """An RGB image to the boxes of the faces in it, none or several. Threads may share one."""
 
 NO_FACE = "no_face.csv"
@@ -177,7 +177,7 @@ def largest(boxes: Iterable[Box]) -> Box | None:
     return max(boxes, key=area, default=None)
 
 
-def detector(name: str) -> Detector:
+def detector(name: str) -> FaceDetector:
     """Return a detector by its name in :data:`DETECTORS`, or as ``module:function``.
 
     Raises InputError for an unknown name or a package that is not installed.
@@ -198,7 +198,7 @@ def detector(name: str) -> Detector:
         )
     sys.path.append(str(Path.cwd()))  # last, where it hides no package
     try:
-        found: Detector = getattr(import_module(module), function)
+        found: FaceDetector = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"The face detector {name} cannot be imported ({error}): give a module that "
@@ -207,7 +207,7 @@ def detector(name: str) -> Detector:
     return found
 
 
-def _for_each_thread(make: Callable[[], Detector]) -> Detector:
+def _for_each_thread(make: Callable[[], FaceDetector]) -> FaceDetector:
     """Return a detector that is made again in each thread that uses it, and in this one now."""
     own = threading.local()
     own.find = make()
@@ -221,7 +221,7 @@ def _for_each_thread(make: Callable[[], Detector]) -> Detector:
     return find
 
 
-def _lbp() -> Detector:
+def _lbp() -> FaceDetector:
     """Return the cascade of local binary patterns of scikit-image, for frontal faces."""
     cascade: Any = import_module("skimage.feature").Cascade(
         import_module("skimage.data").lbp_frontal_face_cascade_filename()
@@ -242,7 +242,7 @@ def _lbp() -> Detector:
     return _scaled(find, 320)
 
 
-def _dlib() -> Detector:
+def _dlib() -> FaceDetector:
     """Return dlib's detector by histograms of oriented gradients, for frontal faces."""
     detect: Any = import_module("dlib").get_frontal_face_detector()
 
@@ -253,10 +253,10 @@ def _dlib() -> Detector:
     return _scaled(find, 640)
 
 
-DETECTORS: dict[str, Callable[[], Detector]] = {"lbp": _lbp, "dlib": _dlib}
+DETECTORS: dict[str, Callable[[], FaceDetector]] = {"lbp": _lbp, "dlib": _dlib}
 
 
-def _scaled(find: Callable[[NDArray[np.uint8]], list[Box]], longest: int) -> Detector:
+def _scaled(find: Callable[[NDArray[np.uint8]], list[Box]], longest: int) -> FaceDetector:
     """Return a detector that looks at images of at most ``longest`` pixels a side."""
 
     def detect(image: Image.Image) -> list[Box]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from focus.config.layouts import COLUMNS, HUB_PREFIX, Layout, parse_columns, parse_labels
+from focus.config.layouts import COLUMNS, HUB_PREFIX, DataLayout, parse_columns, parse_labels
 from focus.config.shared import DataConfig
 from focus.data.manifest import (
     LABEL_NAMES,
@@ -34,7 +34,7 @@ class Reading:
     """The layout of a path; columns only for a table with names. As text, one line."""
 
     path: str
-    layout: Layout
+    layout: DataLayout
     columns: tables.Columns | None
     manifest: Manifest
 
@@ -119,7 +119,7 @@ def read_path(
     return Reading(str(place), layout, found, manifest)
 
 
-def takes(layout: Layout, path: str) -> bool:
+def takes(layout: DataLayout, path: str) -> bool:
     """Return whether a path is of the kind that a layout is for: file, folder, name on the Hub."""
     if path.startswith(HUB_PREFIX) or layout == "hub":
         return path.startswith(HUB_PREFIX) and layout == "hub"
@@ -135,7 +135,7 @@ def _named(sample: Sample, generator: str) -> Sample:
     return sample
 
 
-def _layout_of(path: str, columns: Mapping[str, str]) -> Layout | None:
+def _layout_of(path: str, columns: Mapping[str, str]) -> DataLayout | None:
     """Return the layout that a path has; None for a folder of images, which its reader detects."""
     place = Path(path)
     if path.startswith(HUB_PREFIX):

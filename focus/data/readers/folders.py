@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from focus.config.layouts import Layout
+from focus.config.layouts import DataLayout
 from focus.data.manifest import NO_EXTRA, REAL, SYNTHETIC, Manifest, Sample, Split
 from focus.data.near_far import family_of
 from focus.data.readers import deepfakebench
@@ -26,9 +26,9 @@ from focus.errors import InputError
 
 _log = logging.getLogger(__name__)
 
-NUMBERED: Layout = "0_real-1_fake"
-DEEPFAKEBENCH: Layout = "deepfakebench"
-TREES: dict[Layout, Mapping[str, int]] = {
+NUMBERED: DataLayout = "0_real-1_fake"
+DEEPFAKEBENCH: DataLayout = "deepfakebench"
+TREES: dict[DataLayout, Mapping[str, int]] = {
     NUMBERED: {"0_real": REAL, "1_fake": SYNTHETIC},
     "nature-ai": {"nature": REAL, "ai": SYNTHETIC},
     "real-fake": {"real": REAL, "fake": SYNTHETIC, "synthetic": SYNTHETIC},
@@ -41,8 +41,8 @@ _Folders = tuple[str, ...]
 
 
 def read(
-    root: Path, layout: Layout | None, given: str, maps: Path | None
-) -> tuple[Layout, Manifest]:
+    root: Path, layout: DataLayout | None, given: str, maps: Path | None
+) -> tuple[DataLayout, Manifest]:
     """Read a folder and return its layout, detected if it is None; ``images`` has no labels.
 
     layout: one of ``TREES``, ``deepfakebench`` or ``images``. given: the generator that classes
@@ -107,12 +107,12 @@ def _folder(path: str) -> str:
     return os.path.dirname(path)  # noqa: PTH120 - a million Path objects take seconds
 
 
-def _label_at(folders: _Folders, layout: Layout) -> int | None:
+def _label_at(folders: _Folders, layout: DataLayout) -> int | None:
     """Return the number of the first folder from the top that names the label."""
     return next((i for i, name in enumerate(folders) if name.casefold() in TREES[layout]), None)
 
 
-def _fits(layout: Layout, folders: Iterable[_Folders]) -> bool:
+def _fits(layout: DataLayout, folders: Iterable[_Folders]) -> bool:
     """``0_real`` says enough; a folder ``real`` may be anything, unless it has its counterpart."""
     found = [(names, _label_at(names, layout)) for names in folders]
     labels = {None if at is None else TREES[layout][names[at].casefold()] for names, at in found}
@@ -131,7 +131,7 @@ class _Place(NamedTuple):
 
 
 def _read_folders(
-    layout: Layout, folders: Mapping[str, _Folders], root: Path, given: str
+    layout: DataLayout, folders: Mapping[str, _Folders], root: Path, given: str
 ) -> dict[str, Sample]:
     """Return what is known of the images in each folder, without their paths."""
     labelled = {at: names for at, names in folders.items() if _label_at(names, layout) is not None}
@@ -158,7 +158,7 @@ def _read_folders(
 
 
 def _place(
-    layout: Layout, names: _Folders, beside: Mapping[_Folders, set[str]], root: Path
+    layout: DataLayout, names: _Folders, beside: Mapping[_Folders, set[str]], root: Path
 ) -> _Place:
     at = _label_at(names, layout) or 0
     label = TREES[layout][names[at].casefold()]
@@ -172,7 +172,7 @@ def _place(
 
 
 def _names_split(
-    layout: Layout, above: _Folders, name: str, beside: Mapping[_Folders, set[str]], root: Path
+    layout: DataLayout, above: _Folders, name: str, beside: Mapping[_Folders, set[str]], root: Path
 ) -> bool:
     """Return whether a folder is a split; in the numbered layout ``train`` may be a class.
 

@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,14 @@ from focus.runtime.files import atomic_write
 from focus.runtime.machine import cache_dir
 
 PARQUET = (".parquet",)
-Names = Mapping[str, Sequence[str] | None]
+ClassNames = Mapping[str, Sequence[str] | None]
 """The columns of a part, each with the names of its classes if it has such."""
-Row = tuple[Split, Names, dict[str, Any], str]
+_Row = tuple[Split, ClassNames, dict[str, Any], str]
 """The split of a row's part, the part's columns, the row's cells, and its file and number there."""
-Wants = Callable[[Row], bool]
-_Part = tuple[Split, Names, str, int, Iterator[Any]]
+Wants = Callable[[_Row], bool]
+_Part = tuple[Split, ClassNames, str, int, Iterator[Any]]
 """Split and columns of a part, its file, the number of its first row there, its rows one by one."""
 _SAVED = ("dataset_dict.json", "state.json")  # files of save_to_disk
-_UNPACKED = 2**26  # bytes; a column or its rows may hold more in at least a hundredth of it
 _BEGINNINGS = {
     b"\x89PNG\r\n\x1a\n": ".png",
     b"\xff\xd8\xff": ".jpg",
@@ -65,16 +63,19 @@ def read(
 ) -> tuple[Columns, Manifest]:
     """Read a data set; the split is a column's, else the part's or the file's.
 
-    path: of files or, if ``hub``, the name of the data set to download. given: names of its columns
-    by the manifest's. inside: makes the path of a cell absolute. words: class of each word
-    for a label beside the usual ones. most: images of each class,
-    generator and split; others are not kept, and of the Hub are not all fetched. Raises InputError
-    with the row's number, counted from 1 over all splits, in what is kept.
+    path: The file or folder or, if ``hub``, the name of the data set to download.
+    given: The names of its columns, by the manifest's.
+    inside: Makes the path of a cell absolute.
+    words: The class of each word for a label, beside the usual ones.
+    most: How many images of each class, generator and split are kept; of the Hub no more groups of
+        rows are fetched than that takes.
+
+    Raises InputError with the row's number, counted from 1 over all splits, in what is kept.
     """
-    found: list[tuple[Names, Columns]] = []
+    found: list[tuple[ClassNames, Columns]] = []
     licence = licence_of(path) if hub else ""
 
-    def sample(row: Row, stored: bool = True) -> Sample:
+    def sample(row: _Row, stored: bool = True) -> Sample:
         split, names, values, place = row
         if not found or names is not found[-1][0]:
             found.append((names, Columns.find(list(names), given, words)))
@@ -95,7 +96,7 @@ def read(
             told = replace(told, extra={**told.extra, STORED_IN: place})
         return told if told.split else replace(told, split=split)
 
-    def passes(row: Row, takes: Callable[[Sample], bool]) -> bool:
+    def passes(row: _Row, takes: Callable[[Sample], bool]) -> bool:
         try:
             return takes(sample(row, stored=False))
         except ValueError:
@@ -132,11 +133,11 @@ def store_image(content: bytes) -> str:
     return str(path)
 
 
-def _rows(path: Path, hub: bool, wants: Wants | None = None) -> Iterator[Row]:
+def _rows(path: Path, hub: bool, wants: Wants | None = None) -> Iterator[_Row]:
     """Yield each row with its split, its part's columns and its place, nothing in it decoded.
 
-    wants: by its other cells alone, whether a row is needed; of a group of rows in a parquet file
-    that has none, the images are not read.
+    wants: Says by the other cells of a row whether its images are needed. Of a group of rows in a
+        parquet file without a needed one they are not read.
     """
     by_library = hub or any((path / name).is_file() for name in _SAVED)
     package, extra = ("datasets", "hub") if by_library else ("pyarrow", "parquet")
@@ -165,7 +166,7 @@ def _parts(datasets: Any, path: Path, hub: bool, wants: Wants | None) -> Iterato
     """Yield the parts of a data set that the library ``datasets`` reads or finds.
 
     A row is a table of Arrow's: else the library decodes an image in a list or a struct, and
-    fetches it. One at a time, since each may be as large as a few bytes can unpack to.
+    fetches it. Rows come one at a time, since images may be large.
     """
     remote = parquet_files(datasets, path) if hub and wants else {}
     if remote:
@@ -198,15 +199,14 @@ def _in_files(
                 opener(name, "rb") as opened,
                 parquet.ParquetFile(opened, buffer_size=2**20) as file,
             ):
-                _check_sizes(file.metadata)
                 classes, first = _classes(file.schema_arrow), 1
                 for group in range(file.num_row_groups):
                     if wants is None or _has_wanted(file, group, split, classes, wants):
-                        yield split, classes, name, first, _bounded(file, group)
+                        yield split, classes, name, first, file.iter_batches(1, [group])
                     first += file.metadata.row_group(group).num_rows
 
 
-def _classes(schema: Any) -> Names:
+def _classes(schema: Any) -> ClassNames:
     """Return the columns with the names of their classes, which ``datasets`` notes in a schema."""
     noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = noted.get("info", {}).get("features", {})
@@ -222,7 +222,7 @@ def _files(path: Path) -> Mapping[Split, list[str]]:
     return files
 
 
-def _has_wanted(file: Any, group: int, split: Split, names: Names, wants: Wants) -> bool:
+def _has_wanted(file: Any, group: int, split: Split, names: ClassNames, wants: Wants) -> bool:
     """Return whether a group of rows has a wanted one, by the columns that hold no image."""
     types = importlib.import_module("pyarrow.types")
     small = [
@@ -233,30 +233,6 @@ def _has_wanted(file: Any, group: int, split: Split, names: Names, wants: Wants)
     ]
     rows = file.read_row_group(group, columns=small).to_pylist()
     return any(wants((split, names, dict.fromkeys(names) | row, "")) for row in rows)
-
-
-def _check_sizes(metadata: Any) -> None:
-    """Raise InputError for a column that a few bytes unpack to, which may be all at once."""
-    for group, column in product(range(metadata.num_row_groups), range(metadata.num_columns)):
-        chunk = metadata.row_group(group).column(column)
-        packed, unpacked = chunk.total_compressed_size, chunk.total_uncompressed_size
-        if unpacked > max(_UNPACKED, 100 * packed):
-            raise InputError(
-                f"{chunk.path_in_schema} unpacks from {packed} to {unpacked} bytes in the group "
-                f"of rows {group}"
-            )
-
-
-def _bounded(file: Any, group: int) -> Iterator[Any]:
-    """Yield the rows of a group; raise InputError once one value of a few bytes was many rows."""
-    about = file.metadata.row_group(group)
-    packed = sum(about.column(at).total_compressed_size for at in range(about.num_columns))
-    most = left = max(_UNPACKED, 100 * packed)
-    for row in file.iter_batches(1, [group]):
-        left -= row.nbytes
-        if left < 0:
-            raise InputError(f"its rows hold more than {most} bytes in a group of {packed}")
-        yield row
 
 
 def _split_in(path: Path, root: Path) -> Split:
@@ -279,7 +255,7 @@ def _file(value: Any, inside: Callable[[str], str]) -> str:
 def _cell(value: Any, names: Sequence[str] | None) -> str:
     """Return the value as a CSV would have it; "" for what has no place in one.
 
-    names: of the classes, of which a number is one.
+    names: The names of the classes, if a number stands for one.
     """
     if value is None or isinstance(value, bytes | Mapping):
         return ""

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from focus.data.demo import cache, demo_manifest, render_face
-from focus.data.demo.render import DEMO, Item
+from focus.data.demo.render import DEMO, ImageName
 from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import InputError
 
@@ -46,7 +46,7 @@ def test_a_sample_has_its_files_and_what_is_known_of_it(tmp_path: Path) -> None:
     ):
         np.testing.assert_array_equal(np.asarray(Image.open(str(path))), pixels)
     assert sample.extra == {
-        "source": str(Item("train", "known-2", 2).source(0.9)),
+        "source": str(ImageName("train", "known-2", 2).source(0.9)),
         "grade": "known",
         "artefacts": "+".join(picture.artefacts),
     }

@@ -13,7 +13,7 @@ from focus.data.check.survey import look
 from focus.data.demo import render, render_face
 from focus.data.demo.artefacts import Artefact
 from focus.data.demo.grammar import NAMES, PAIRS, Generator
-from focus.data.demo.render import ORACLE, SPLITS, Item, World, items
+from focus.data.demo.render import ORACLE, SPLITS, ImageName, World, items
 
 ARTEFACTS = [artefact for pair in PAIRS for artefact in pair]
 
@@ -66,7 +66,7 @@ def test_worlds_share_faces_and_artefacts() -> None:
     both = [
         number
         for number in range(40)
-        if len({Item("train", "known-1", number).source(share) for share in (0.9, 0.5)}) == 2
+        if len({ImageName("train", "known-1", number).source(share) for share in (0.9, 0.5)}) == 2
     ]
     for number in (0, both[0]):
         one, other = (render_face("train", "known-1", number, World(3, a)) for a in (0.9, 0.5))

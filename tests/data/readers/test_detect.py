@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from focus.config.layouts import COLUMNS, Layout
+from focus.config.layouts import COLUMNS, DataLayout
 from focus.config.shared import DataConfig
 from focus.data.manifest import Manifest, Sample
 from focus.data.readers.detect import read_path
@@ -87,7 +87,7 @@ def test_a_layout_that_is_given(tmp_path: Path) -> None:
     assert {s.label for s in found} == {None}
 
 
-@pytest.mark.parametrize("name", [name for name in get_args(Layout) if name != "hub"])
+@pytest.mark.parametrize("name", [name for name in get_args(DataLayout) if name != "hub"])
 def test_the_documented_example_has_the_layout(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
