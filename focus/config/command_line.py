@@ -92,7 +92,7 @@ def _of_run(given: Mapping[str, Any], parser: "_Parser") -> dict[str, Any]:
     run = Path(given.get("output", TrainConfig.output), given.get("name", ""))
     if not given.get("resume") or "name" not in given or not (run / "config.yaml").is_file():
         return {}
-    # Where it lies now, under the name that it has now.
+    # The folder may have been moved, and its parent is the output now.
     return _read_yaml(str(run / "config.yaml"), parser) | {"output": str(run.parent)}
 
 
@@ -194,7 +194,7 @@ def _load(place: str) -> Any:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reads the fields of a configuration class, of which it needs none."""
+    """Read any fields of a configuration class; those that are not given are left out."""
 
     def __init__(
         self, config_class: type[Any], prog: str | None = None, description: str = ""
@@ -339,7 +339,7 @@ def _read_yaml(path: str, parser: _Parser) -> dict[str, Any]:
 def _overlaid(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``values`` and ``over``, which wins.
 
-    What another loss or recipe than that of ``over`` has decided is dropped.
+    Settings that another loss or recipe than that of ``over`` decided are dropped.
     """
     for choice, decided in _DECIDED_BY.items():
         if decided <= values.keys() and over.get(choice, values[choice]) != values[choice]:

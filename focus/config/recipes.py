@@ -172,7 +172,7 @@ By timm's name without the tag of its weights.
 
 
 def check_pool(pool: str) -> None:
-    """Raise InputError for a pooling that there is not, and for the one that leaves no CAM."""
+    """Raise InputError for an unknown pooling, and for the one that leaves no CAM."""
     if pool == "token":
         raise InputError(
             "--pool token leaves no CAM, as the class token belongs to no place: give --pool both."
@@ -184,7 +184,7 @@ def check_pool(pool: str) -> None:
 def parse_augment(text: str) -> tuple[str, ...]:
     """Parse ``"flip,shift"`` to names in the order of ``AUGMENTATIONS``; ``"none"`` to none.
 
-    Raises InputError for an unknown name, or one that stands there twice.
+    Raises InputError for an unknown name.
     """
     names = [name.strip() for name in text.split(",")] if text.strip() != "none" else []
     for name in names:
@@ -193,6 +193,4 @@ def parse_augment(text: str) -> tuple[str, ...]:
                 f"--augment got {name!r}: give none, or some of {', '.join(AUGMENTATIONS)}, "
                 "separated by commas."
             )
-        if names.count(name) > 1:
-            raise InputError(f"--augment names {name} twice: name each once.")
     return tuple(name for name in AUGMENTATIONS if name in names)

@@ -25,7 +25,8 @@ def rate_factor(
     the whole rate. Then "constant"; "cosine", half a wave down to 0 after the last step; "step",
     times ``gamma`` every ``step_length`` steps, counted from the start.
 
-    step: from 0. steps: of the whole run. "one-cycle" is torch's own.
+    step: The number of the step, from 0. steps: The number of steps of the run. "one-cycle" is
+    torch's own.
     """
     rising = round(warmup * steps)
     if step < rising:

@@ -25,7 +25,7 @@ _PATIENCE = 4.0  # seconds, for each part of the first answer of the Hub, which 
 def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any:
     """Return a network of timm whose output is the map, or the tokens, after its last norm.
 
-    image_size: pixels a side, for the networks that fix it when they are made; None: their own.
+    image_size: The pixels a side, for networks that fix it when they are made; None: their own.
 
     Raises:
         InputError: an unknown network, one that timm cannot strip of its pooling, or weights that

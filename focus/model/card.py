@@ -27,7 +27,8 @@ def model_card(
 ) -> str:
     """Return the card's text, with the metadata that the Hub reads.
 
-    results: a table in plain text. data, training: from :func:`trained_on` and :func:`trained_how`.
+    results: A table in plain text. data, training: What :func:`trained_on` and
+    :func:`trained_how` return.
     """
     families = config.training_families
     generators = [

@@ -12,7 +12,7 @@ def neighbour_differences(images: Tensor) -> Tensor:
 
     down takes the upper left pixel of each 2 x 2, up gives its value to all four (Tan et al.,
     *Rethinking the Up-Sampling Operations in CNN-based Generative Network for Generalizable
-    Deepfake Detection*, 2024). Of an odd side the last row or column is its own neighbour: 0. The
+    Deepfake Detection*, 2024). An odd side's last row or column has no neighbour, and is 0. The
     mean of the normalisation cancels.
     """
     rows, columns = (torch.arange(n, device=images.device) // 2 * 2 for n in images.shape[2:])

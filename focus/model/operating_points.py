@@ -24,7 +24,7 @@ THRESHOLDS = "thresholds.json"
 VERSION = 2
 
 TARGETS: dict[Point, float] = {"bpcer1": 0.01, "bpcer5": 0.05}
-# Below 0 it lets every image pass for synthetic.
+# Below 0, every image counts as synthetic.
 _Threshold = Annotated[float, Meta(ge=-1, le=1)]
 
 
@@ -32,8 +32,8 @@ _Threshold = Annotated[float, Meta(ge=-1, le=1)]
 class OperatingPoints:
     """A score above ``thresholds[point]`` says synthetic; None where validation cannot tell it.
 
-    calibration: None where it could not be fitted. n_real, n_synthetic: of the validation images.
-    decides: the point whose threshold decides, unless another is asked for.
+    calibration: None where it could not be fitted. n_real, n_synthetic: The numbers of validation
+    images. decides: The point whose threshold decides, unless another is asked for.
     """
 
     thresholds: Annotated[Mapping[Point, _Threshold | None], Meta(min_length=len(POINTS))]
@@ -48,11 +48,11 @@ class OperatingPoints:
         needs = "real and synthetic validation images"
         if self.n_real and self.n_synthetic:
             needs = "validation images told apart better than by chance"
-        found = dict.fromkeys(missing, f"needs {needs}")
+        lacks = dict.fromkeys(missing, f"needs {needs}")
         if self.n_synthetic:
-            for point in TARGETS.keys() & found.keys():
-                found[point] = f"needs >= {needed(TARGETS[point])} real validation images"
-        return found
+            for point in TARGETS.keys() & lacks.keys():
+                lacks[point] = f"needs >= {needed(TARGETS[point])} real validation images"
+        return lacks
 
     def warning(self) -> str:
         """Return a warning where likelihood ratios do not rise with the score, else ""."""
@@ -89,7 +89,7 @@ class OperatingPoints:
 class Threshold(NamedTuple):
     """The one rule that decides: a score above ``value`` says synthetic.
 
-    name: of the operating point, "given", or "default" where there was nothing to choose it from.
+    name: The operating point, "given" for a score, or "default" where validation fixed none.
     """
 
     name: str
@@ -107,9 +107,9 @@ class Threshold(NamedTuple):
 
 
 def choose_threshold(points: OperatingPoints | None, given: str | float | None = None) -> Threshold:
-    """Return what decides everywhere: what is ``given``, else the model's, else a score of 0.5.
+    """Return the threshold that decides everywhere.
 
-    given: the name of an operating point, or a score.
+    given: The name of an operating point, or a score; None takes the model's own, else 0.5.
 
     Raises InputError if the model has no threshold for the point that is named.
     """
@@ -137,8 +137,8 @@ def choose(
     """Choose them from the scores [M] of real and [N] of fake validation images.
 
     A point that the sample cannot support is None: all of them where a class is empty, and
-    ``balanced`` where no threshold does better than chance. real_units [M], fake_units [N]: for the
-    calibration, as of :func:`focus.metrics.calibration.fit_calibration`.
+    ``balanced`` where no threshold does better than chance. real_units, fake_units: The units [M]
+    and [N] for :func:`focus.metrics.calibration.fit_calibration`.
     """
     ranking = Ranking.of(real_scores, fake_scores)
     found: dict[Point, float | None] = dict.fromkeys(POINTS)

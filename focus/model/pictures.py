@@ -24,8 +24,8 @@ Picture = str | Path | Image.Image | NDArray[np.uint8]
 class PictureBatch(NamedTuple):
     """What the detector sees of some pictures: each of them, or F faces in them.
 
-    names: [F]. pixels: ``[F,3,S,S]`` uint8. picture: [F] int64, the number of the
-    picture. box: [F,4], what the detector of faces found in it, or all of it.
+    names: The pictures' names [F]. pixels: ``[F,3,S,S]`` uint8. picture: The pictures' numbers [F]
+    int64. box: The face in the picture [F,4], or all of the picture.
     """
 
     names: list[str]
@@ -51,8 +51,8 @@ def picture_batches(
     given: Any = pictures
     if isinstance(pictures, str | Path | Image.Image) or getattr(pictures, "ndim", 4) < 4:
         given = [pictures]
-    # What is no path is copied before the next one is asked for: an iterator over frames may give
-    # one image again and again, with other pixels.
+    # A picture that is no path is copied before the next one is taken: an iterator over frames may
+    # yield one image object again and again, with other pixels.
     numbered = (
         (repr(str(picture)), picture)
         if isinstance(picture, str | Path)

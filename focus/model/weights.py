@@ -50,8 +50,8 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, pat
     Raises InputError as :func:`check_weights`.
     """
     check_weights(network, state, name, path)
-    own = network.state_dict()
-    network.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
+    keys = network.state_dict().keys() & state.keys()
+    network.load_state_dict({key: state[key] for key in keys}, strict=False)
 
 
 def check_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
@@ -77,8 +77,8 @@ def check_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, pa
 def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
     """Load the weights of a timm network without its classifier.
 
-    They may have timm's names, or those of another library that timm itself translates, and be of
-    another image size, for which timm resamples weights by position.
+    They may have timm's names, or those of a library whose names timm translates. Weights by
+    position of another image size are resampled by timm.
 
     Raises InputError as :func:`load_weights`, or if a block holds weights that the network does not
     have, since the file is of a larger network of the family.
@@ -108,7 +108,7 @@ def _named_as_timm(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, T
         return state
     try:
         found: dict[str, Tensor] = translate(dict(state), backbone)
-    except Exception:  # timm made it for files that it knows; what this one lacks is said later
+    except Exception:  # timm knows no such file; check_weights says what it lacks
         return state
     # Names that fit are kept: timm takes some files without a classifier for older ones.
     return state | {key: found[key] for key in misfits if key in found} if named else found

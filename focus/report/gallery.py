@@ -57,7 +57,7 @@ def outcome_of(label: int | None, predicted: int) -> str:
 
 
 def sets(scores: Scores, results: Results | None) -> NDArray[np.object_]:
-    """Return [N] the test set: of a fake the one that its figures are in, else the manifest's."""
+    """Return the test sets [N]: for a fake the one of its figures, else the manifest's."""
     found = scores.test_set.copy()
     if results is not None:
         for comparison in match(scores, results["training_generators"]):
@@ -68,9 +68,9 @@ def sets(scores: Scores, results: Results | None) -> NDArray[np.object_]:
 def pick_rows(scores: Scores, results: Results | None, shown: int = SHOWN) -> tuple[Integers, int]:
     """Return the rows that get a picture, rising, and how many there are of each kind.
 
-    A kind is a test set, class, generator and outcome. Each gives the same number of images, one at
-    least, all if it has no more: at even steps of its order by score. So it shows what it is like
-    from the lowest score to the highest, and nobody has picked.
+    A kind is a test set, class, generator and outcome. Of each kind the same number of images is
+    shown, at least one, all if it has no more, at even steps of the order by score: from the lowest
+    score to the highest, without anybody's choice.
     """
     columns = sets(scores, results), scores.label, scores.generator, outcomes(scores)
     kinds: dict[tuple[Any, ...], list[int]] = {}
@@ -109,15 +109,15 @@ def as_data_uri(picture: Image.Image) -> str:
 def table(scores: Scores, results: Results | None, shown: Integers) -> dict[str, Any]:
     """Return what the page's script needs of the images, column by column.
 
-    Of more than ``LISTED`` images only those of ``shown``. ``shown`` of the table: the places in
-    its columns. root: the folder that all paths have in common.
+    Of more than ``LISTED`` images it has those of ``shown`` alone. In the table, ``shown`` has the
+    rows with a picture, and ``root`` the folder that all paths have in common.
     """
     listed = np.arange(len(scores)) if len(scores) <= LISTED else shown
-    own = scores.select(listed)
-    paths = own.path.tolist()
+    rows = scores.select(listed)
+    paths = rows.path.tolist()
     root = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
     generators, generator = np.unique(
-        [kind(*pair) for pair in zip(own.label, own.generator, strict=True)], return_inverse=True
+        [kind(*pair) for pair in zip(rows.label, rows.generator, strict=True)], return_inverse=True
     )
     test_sets, test_set = np.unique(
         [name.replace("_", "-") for name in sets(scores, results)[listed]], return_inverse=True
@@ -128,14 +128,14 @@ def table(scores: Scores, results: Results | None, shown: Integers) -> dict[str,
         "sets": test_sets.tolist(),
         "outcomes": OUTCOMES,
         "path": [os.path.relpath(path, root or ".") for path in paths],
-        "label": own.label.tolist(),
+        "label": rows.label.tolist(),
         "generator": generator.tolist(),
         "set": test_set.tolist(),
-        "outcome": outcomes(own).tolist(),
+        "outcome": outcomes(rows).tolist(),
         **{
-            name: _rounded(getattr(own, column))
+            name: _rounded(getattr(rows, column))
             for name, column in _NUMBERS.items()
-            if own.has_cams or name == "score"
+            if rows.has_cams or name == "score"
         },
         "shown": np.searchsorted(listed, shown).tolist(),
     }
@@ -146,7 +146,7 @@ def _rounded(column: NDArray[Any]) -> list[float]:
 
 
 def kind(label: int, generator: str) -> str:
-    """Return what the filter by generator calls an image."""
+    """Return the name of an image's kind in the filter by generator."""
     if label == SYNTHETIC:
         return generator or UNNAMED
     return ("real" if label == REAL else "unlabelled") + (f" ({generator})" if generator else "")

@@ -28,7 +28,7 @@ _GROUPS = {
 
 @dataclass(frozen=True)
 class Mark:
-    """The AUC of a run: its number, the places of point and interval in percent, the text."""
+    """The AUC of a run: its number, its text, and where point and interval lie, in percent."""
 
     run: int
     cell: Cell
@@ -115,30 +115,30 @@ def examples(scores: Scores, shown: Integers, count: int = 6) -> list[int]:
     They are the middle ones by score, one real and one synthetic of those that are right; where an
     outcome has too few, more of the others.
     """
-    own, found = scores.select(shown), list[int]()
-    outcome = np.array(OUTCOMES)[outcomes(own)]
+    candidates, chosen = scores.select(shown), list[int]()
+    outcome = np.array(OUTCOMES)[outcomes(candidates)]
     wanted = [
-        (outcome == "right") & (own.label == SYNTHETIC),
-        (outcome == "right") & (own.label == REAL),
+        (outcome == "right") & (candidates.label == SYNTHETIC),
+        (outcome == "right") & (candidates.label == REAL),
         outcome == "missed",
         outcome == "false alarm",
-        np.ones(len(own), bool),
+        np.ones(len(candidates), bool),
     ]
     for mask, most in zip(wanted, (1, 1, 2, 2, count), strict=True):
-        rows = [row for row in shown[mask].tolist() if row not in found]
+        rows = [row for row in shown[mask].tolist() if row not in chosen]
         rows.sort(key=lambda row: scores.score[row])
-        found += [rows[at] for at in evenly(len(rows), min(most, count - len(found)))]
-    return found
+        chosen += [rows[at] for at in evenly(len(rows), min(most, count - len(chosen)))]
+    return chosen
 
 
 def looks(results: Mapping[str, Results]) -> str:
     """Return how often the CAM of a run peaks in the artefact, "" without masks."""
-    (own,) = results.values()
+    (run,) = results.values()
     found = []
-    for test_set in (name for name in SET_TITLES if name in own):
+    for test_set in (name for name in SET_TITLES if name in run):
         keys = (test_set, "pooled")
         (hit, _), (chance, _) = (
-            figure(own, (*keys, name)) for name in ("pointing_hit", "pointing_chance")
+            figure(run, (*keys, name)) for name in ("pointing_hit", "pointing_chance")
         )
         if hit is not None and chance is not None:
             title = SET_TITLES[test_set]

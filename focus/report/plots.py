@@ -77,7 +77,7 @@ class Plot:
 class Curve:
     """A line of a ROC: its label, the scores [M] of real images and [N] of fakes, their AUC.
 
-    style: number of the line's colour and dashes.
+    style: The number of the line's colour and dashes.
     """
 
     label: str
@@ -103,7 +103,7 @@ def rendered(plot: Plot) -> tuple[str, bytes]:
     figure = figure_of(plot)
     with matplotlib.rc_context(fname=_STYLE):
         figure.savefig(svg, format="svg", metadata={"Date": None})
-        figure.set_layout_engine("none")  # its places are found, and stay
+        figure.set_layout_engine("none")  # the SVG has laid it out
         figure.savefig(png, format="png", dpi=160)
     return svg.getvalue(), png.getvalue()
 
@@ -201,8 +201,8 @@ def of_runs_robustness(
 ) -> list[Plot]:
     """Return a figure for each perturbation, a line a run.
 
-    aucs: by perturbation and run, the mean AUC over ``generators``, clean and at each strength;
-    empty for a run without any.
+    aucs: The mean AUC over ``generators`` by perturbation and run, clean and at each strength;
+        empty for a run that was not measured.
     """
     title, mean = SET_TITLES[test_set], f"mean of {', '.join(generators)}"
     which = f"mean of {len(generators)} generators" if len(generators) > 1 else generators[0]
@@ -236,7 +236,7 @@ def _style(number: int) -> Style:
 def roc_and_det(
     name: str, title: str, lines: Sequence[Curve], short: Mapping[str, str]
 ) -> list[Plot]:
-    """Return the ROC and the DET of some curves; short: of each label what the legend has."""
+    """Return the ROC and the DET of some curves. short: The name of each label in the legend."""
     rates = []
     for line in lines:
         label = np.repeat([0, 1], [len(line.real), len(line.fake)])
@@ -335,9 +335,9 @@ def _histogram(
 def _reliability(scores: Scores, comparisons: Iterable[Comparison], results: Results) -> list[Plot]:
     lines = {}
     for test_set, title in SET_TITLES.items():
-        own = [c for c in comparisons if c.test_set == test_set]
-        real = union((c.real for c in own), scores.images)
-        fake = union((c.fake for c in own), scores.images)
+        members = [c for c in comparisons if c.test_set == test_set]
+        real = union((c.real for c in members), scores.images)
+        fake = union((c.fake for c in members), scores.images)
         error = results.get(test_set, {}).get("pooled", {}).get("ece")
         if len(real) and len(fake) and error is not None:
             ranking = Ranking.of(scores.score[real], scores.score[fake])
@@ -378,11 +378,11 @@ def _robustness_of_generators(name: str, results: Sequence[PerturbedAUC], axes: 
         style = {"marker": MARKERS[number % len(MARKERS)], "linestyle": DASHES[test_set]}
         lines.append((label, aucs, _style(number) | style))
     for test_set, dashes in DASHES.items():
-        own = [aucs for (own_set, _), aucs in found.items() if own_set == test_set]
-        if len(own) > 1 and (test_set == "open" or len(found) > _MANY):
+        of_set = [aucs for (name_of_set, _), aucs in found.items() if name_of_set == test_set]
+        if len(of_set) > 1 and (test_set == "open" or len(found) > _MANY):
             mean: Style = {"color": INK, "linewidth": 2.4, "marker": "", "linestyle": dashes}
             name_of_mean = f"mean ({test_set.replace('_', ' ')})"
-            lines.append((name_of_mean, np.mean(own, axis=0).tolist(), mean))
+            lines.append((name_of_mean, np.mean(of_set, axis=0).tolist(), mean))
     lowest = min(r.auc for r in results if r.auc is not None)  # alike under all perturbations
     _robustness(name, lines, lowest, axes)
 

@@ -31,8 +31,8 @@ def atomic_write(path: Path, *, flushed: bool = True) -> Iterator[Path]:
 
     An error leaves what was there. Of two that write at once, the one that ends last stays.
 
-    flushed: wait for the disk, some milliseconds. Without, the file is whole after a kill, but
-    perhaps not after a power cut.
+    flushed: Whether to wait for the disk, some milliseconds. Without, the file is whole after a
+    kill, but perhaps not after a power cut.
     """
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -71,7 +71,7 @@ def write_csv(
 ) -> Path:
     """Write a table by :func:`atomic_csv_writer`; return its path.
 
-    may_lack: columns that are left out where every cell is empty.
+    may_lack: The columns that are left out where every cell is empty.
     """
     if may_lack:
         table = [[*header], *map(list, rows)]
@@ -218,7 +218,7 @@ def begin(folder: Path, name: str, content: Mapping[str, Any], *, resume: bool) 
 def check_writable(folder: Path, flag: str = "--output") -> None:
     """Raise InputError if nothing can be written to the folder, or it cannot be made.
 
-    Nothing stays of the attempt. flag: the one that named the folder.
+    Nothing stays of the attempt. flag: The flag that named the folder.
     """
     place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:

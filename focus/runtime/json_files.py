@@ -26,7 +26,7 @@ Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info
 
 
 class Versioned(msgspec.Struct):
-    """What every file of this program has."""
+    """The field that every file of this program has."""
 
     version: int
 
@@ -52,8 +52,8 @@ def read_json(
 ) -> T:
     """Return the content of a file as an object of the type ``kind``.
 
-    version: of what :func:`write_json` wrote, in which a field that ``kind`` lacks is an error,
-    except those of ``derived``. None: another program's file, of which the other fields are
+    version: The version of a file of :func:`write_json`, in which fields that ``kind`` lacks are an
+    error, except those of ``derived``; None for another program's file, whose other fields are
     ignored.
 
     Raises:

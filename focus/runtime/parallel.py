@@ -27,8 +27,9 @@ def parallel_map(
     """Yield ``function(item)`` for each item, in order, with a progress bar.
 
     Joblib's processes are used, which neither fork a program that has threads nor import its main
-    module; ``function`` should be of a module that is quick to import. processes: default one
-    for each usable core, and one if there are few items.
+    module; ``function`` should be of a module that is quick to import.
+
+    processes: The number of processes, by default one for each usable core, or one for few items.
     """
     n = processes or (usable_cores() if len(items) >= _WORTH_PROCESSES else 1)
     # Idle processes end soon: they are not needed again.

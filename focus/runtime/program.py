@@ -33,7 +33,7 @@ def program(prog: str, *, debug: bool, sizes: Sequence[str] = ()) -> Iterator[No
 
     That is an InputError, a place that cannot be written, or too little memory. Of several
     processes only the first writes the line, unless one alone may meet the error. debug: show the
-    traceback before it. sizes: the program's flags that say how much memory it takes.
+    traceback before it. sizes: The program's flags that decide how much memory it takes.
     """
     # Read when torch is first imported. By default OpenMP's threads spin while they wait, which
     # costs a small network more than it computes, and far more on a machine that is shared.
@@ -68,7 +68,7 @@ def program(prog: str, *, debug: bool, sizes: Sequence[str] = ()) -> Iterator[No
 
 
 def _end(code: int, message: str, prog: str, debug: bool, alone: bool) -> NoReturn:
-    """Exit with ``code``. alone: another process may not have met the error."""
+    """Exit with ``code``. alone: Whether this process alone may have met the error."""
     if alone or is_main_process():
         if debug:
             traceback.print_exc()

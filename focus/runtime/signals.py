@@ -36,7 +36,7 @@ class Stopped(Exception):
 class StopSignals:
     """Note signals while the ``with`` block runs; elsewhere they act as they did before.
 
-    doing: what is done before the end, for the message.
+    doing: What the message says is done before the end.
     """
 
     def __init__(self, doing: str = "finishing the step, then saving") -> None:

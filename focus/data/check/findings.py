@@ -38,7 +38,7 @@ _SPLITS = ("train", "validation", "test", "")
 
 @dataclass(frozen=True)
 class Training:
-    """The verdict on a start of training. obstacle: its reason, "" if none. path: of --data."""
+    """Whether training would start. obstacle: Why not, "" if it would. path: The table written."""
 
     obstacle: str
     path: str = ""
@@ -49,11 +49,11 @@ class Training:
 class Findings:
     """All findings.
 
-    manifest: all images, those to test on included; none if they cannot be read. looks: row by row.
-    maps, masks: by ``human_map`` and ``mask_path``. n_unmatched: images in the folders of maps that
-    are nobody's map. bad: files that cannot be decoded. metadata, pixels: the audits of the images
-    to train with, None if there are too few. pairs: fakes beside their source. without_leaks:
-    of the manifest that was written.
+    manifest: All images, those to test on included; none if they cannot be read. looks: The look at
+    each row. maps, masks: The verdicts by path. n_unmatched: The number of maps that belong to no
+    image. bad: The files that cannot be decoded. metadata, pixels: The audits of the images for
+    training, None if there are too few. pairs: The fakes in the split of their source.
+    without_leaks: The verdict on the manifest without leaks, if it was written.
     """
 
     manifest: Manifest
@@ -70,7 +70,7 @@ class Findings:
     without_leaks: Training | None = None
 
     def odd(self, verdict: Verdict) -> list[str]:
-        """Return the human maps and artefact masks of which this was said."""
+        """Return the human maps and artefact masks with this verdict."""
         both = (*self.maps.items(), *self.masks.items())
         return [path for path, (said, _) in both if said == verdict]
 

@@ -31,8 +31,8 @@ def stored_apart(samples: Sequence[Sample], where: str, then: str) -> Finding | 
     draw = random.Random(0)
     headers, labels, groups = list[dict[str, Any]](), list[int](), list[str]()
     for label in (REAL, SYNTHETIC):
-        own = [sample for sample in samples if sample.label == label]
-        for sample in draw.sample(own, min(len(own), _LOOKED_AT)):
+        of_class = [sample for sample in samples if sample.label == label]
+        for sample in draw.sample(of_class, min(len(of_class), _LOOKED_AT)):
             if header := _header(sample.path):
                 headers.append(header)
                 labels.append(label)
@@ -51,5 +51,5 @@ def _header(path: str) -> dict[str, Any]:
     try:
         with Image.open(path) as image:
             return storage(path, image)
-    except Exception:  # decoders raise anything, and who decodes the file says so
+    except Exception:  # decoders raise anything; the pass over all files names bad ones
         return {}

@@ -50,8 +50,8 @@ _WEIGHT = np.sqrt(_FREQUENCY[_USED]).astype(np.float32)
 class Leak:
     """An image of a split that occurs in a later one (of train, validation, test) too.
 
-    row, other: rows of the manifest, the other's split being the later. Of several images there
-    the most alike is named. similarity: of the thumbnails, 1 for equal files.
+    row: The row of the image in the manifest. other: The row of the most similar image of the later
+    split. similarity: That of the thumbnails, 1 for equal files.
     """
 
     row: int
@@ -63,7 +63,7 @@ class Leak:
 def find_leaks(manifest: Manifest, looks: Sequence[Look]) -> list[Leak]:
     """Return all leaks, by row; one for each pair of an image and a later split.
 
-    looks: of the manifest's images, row by row.
+    looks: The look at each image of the manifest.
     """
     copies: dict[tuple[bytes, Split], list[int]] = {}
     for row, (sample, look) in enumerate(zip(manifest, looks, strict=True)):
@@ -107,7 +107,7 @@ def write_leaks(manifest: Manifest, leaks: Sequence[Leak], path: str | Path) -> 
 def find_pairs(manifest: Manifest, looks: Sequence[Look]) -> list[Leak]:
     """Return the fakes whose source, the real face that they were made from, is in their split.
 
-    But for those that share its group, as they should.
+    Fakes that share its group, as they should, are left out.
     """
     readable = [row for row, look in enumerate(looks) if not look.error]
     found = []
@@ -148,7 +148,7 @@ def _features(looks: Sequence[Look], rows: Sequence[int]) -> _Features:
 def _same_pictures(ones: _Features, others: _Features) -> Iterator[tuple[int, int, float]]:
     """Yield (row, row, similarity) of pairs that show the same picture.
 
-    Of the others in one matrix product, only the most alike is named: all may be alike.
+    For each image, the most similar other one in a matrix product is named, as all may be alike.
     """
     starts = product(range(0, len(ones[0]), _PART), range(0, len(others[0]), _PART))
     for i, j in progress_bar(list(starts), "comparing", unit="block", delay=5, leave=False):

@@ -47,9 +47,9 @@ _Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 class Cause:
     """A property that gives the label away.
 
-    importance: what the AUC loses when its values are shuffled among the held-out images; 0 where
-    another property says the same. auc_alone: of a small tree that knows nothing else. real,
-    synthetic: the commonest value of the class with its share, or the median, and the share of the
+    importance: The AUC that is lost when its values are shuffled among the held-out images; 0 where
+    another property says the same. auc_alone: The AUC of a small tree of it alone. real,
+    synthetic: The commonest value of the class with its share, or the median, with the share of
     images that have a value if some have none.
     """
 
@@ -87,10 +87,10 @@ def audit(
     """Return how well properties predict the labels; None with too few images or groups of a class.
 
     Args:
-        rows: of each image, the properties by name: numbers (NaN: not there) or texts.
-        labels: 0 real, 1 synthetic.
-        groups: what must not be divided, "" for an image by itself.
-        seed: of the folds and the trees.
+        rows: The properties of each image by name: numbers (NaN: not there) or texts.
+        labels: The label of each image, 0 real, 1 synthetic.
+        groups: The group of each image, which no fold divides; "" is an image by itself.
+        seed: The seed of the folds and the trees.
     """
     target = np.array(labels, dtype=np.int64)
     n_real, n_synthetic = int((target == REAL).sum()), int((target == SYNTHETIC).sum())
@@ -161,17 +161,17 @@ def _folds(target: NDArray[np.int64], groups: Sequence[str], seed: int) -> _Fold
 
 
 def _interval(aucs: NDArray[np.float64], n: int) -> tuple[float, float]:
-    """Return the interval of the mean of the folds' AUCs. n: images of the smaller class."""
+    """Return the interval of the mean AUC of the folds. n: The images of the smaller class."""
     k = len(aucs)
     deviation = np.sqrt((1 / k + 1 / (k - 1)) * aucs.var(ddof=1))
     half = student.ppf((1 + LEVEL) / 2, k - 1) * deviation
     low, high = (aucs.mean() + np.array([-half, half])).clip(0, 1)
-    # Where all folds reach 1: n images without an error leave a rate of 3 / n possible.
+    # All folds may reach 1: n images without an error do not exclude a rate of 3 / n.
     return float(min(low, 1 - 3 / n)), float(high)
 
 
 def _weight(cause: Cause) -> float:
-    """Return equal weights for properties that say the same: they keep the table's order."""
+    """Return a rounded weight, so that properties that say the same keep the table's order."""
     return round(max(cause.importance, cause.auc_alone - 0.5), 2)
 
 

@@ -26,9 +26,10 @@ _SUBSAMPLING = {-1: "", 0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}  # by Pillow's numbe
 class Look:
     """The container and the thumbnail of an image.
 
-    error: why it cannot be read, "" if it can. width, height: pixels of the upright image.
-    metadata: what may give the label away before a pixel is decoded, numbers (NaN: not there) or
-    texts. digest: of the file's bytes. thumb: grey, 32 x 32 bytes, the upright image squashed.
+    error: Why it cannot be read, "" if it can. width, height: Pixels of the upright image.
+    metadata: Properties of the file that may give the label away, numbers (NaN: not there) or
+    texts. digest: The digest of the file's bytes. thumb: 32 x 32 bytes of grey, the upright image
+    squashed.
     """
 
     error: str = ""

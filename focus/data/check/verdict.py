@@ -15,7 +15,7 @@ GROUP = " (a column group, or --columns group=NAME)"
 def judged(found: Findings) -> list[Finding]:
     """Return what the check found, worst first.
 
-    Leaks are none if a manifest without them was written.
+    Leaks are no finding if a manifest without them was written.
     """
     return worst_first(_judged(found))
 
@@ -79,7 +79,10 @@ def _judged(found: Findings) -> Iterator[Finding]:
 
 
 def _shortcut(audit: Audit | None, what: str, remedy: str, error_from: float) -> Iterator[Finding]:
-    """Judge an AUC of the class. error_from: of statistics none, which may be the generator's."""
+    """Judge an AUC of the class, an error from ``error_from`` on.
+
+    Statistics of pixels are never one, as they may be the generator's own.
+    """
     if audit is None or audit.interval[0] <= WARN_FROM:
         return
     cause = f", by {audit.causes[0]}" if audit.causes else ""

@@ -58,12 +58,12 @@ def demo_manifest(
     "grade" (of their generator) and "artefacts" (names joined by +).
 
     Args:
-        cache: the folder of all sets.
-        draw: which generators and images; the demo set is draw 0.
-        agreement: how often the acquisition source agrees with the label in the splits train,
+        cache: The folder of all sets.
+        draw: The number of the draw of generators and images; the demo set is draw 0.
+        agreement: How often the acquisition source agrees with the label in the splits train,
             validation and closed; in the others it is half and half.
-        progress: show a bar while rendering.
-        splits: the number of images by split and generator.
+        progress: Whether to show a bar while rendering.
+        splits: The number of images by split and generator.
 
     Raises InputError if the cache folder cannot be written.
     """

@@ -18,7 +18,7 @@ _LABELS = {"Real": REAL, "Synthetic": SYNTHETIC}
 def read(path: Path, inside: Callable[[str], str]) -> Manifest:
     """Read the CSV; raises InputError with the line number.
 
-    inside: makes the path of a cell absolute, or raises ValueError.
+    inside: Makes the path of a cell absolute, or raises ValueError.
     """
 
     def sample(row: Sequence[str]) -> Sample:

@@ -31,7 +31,7 @@ DEFAULT_GENERATOR = "synthetic"
 
 @dataclass(frozen=True)
 class Reading:
-    """The layout of a path; columns only for a table with names. As text, one line."""
+    """The images of a path and their layout, columns only of a table with names; as text a line."""
 
     path: str
     layout: DataLayout
@@ -65,10 +65,10 @@ def read_path(
     """Read the images of one path, in the order of a table's rows or of the files' names.
 
     Args:
-        path: a CSV, a parquet file, a folder, an image, or ``hf://USER/NAME``.
-        config: how to read it, whatever paths it has itself.
-        owners: which image each human map belongs to, so far; new ones are added.
-        unnamed: the generator of fakes if neither the data nor the configuration name one.
+        path: A CSV, a parquet file, a folder, an image, or ``hf://USER/NAME``.
+        config: How to read it; its own paths are not read.
+        owners: The image that each human map belongs to, so far; new ones are added.
+        unnamed: The generator of fakes if neither the data nor the configuration name one.
 
     Raises:
         InputError: with the line number for a table, whatever is missing, empty, unknown,

@@ -41,13 +41,13 @@ _Folders = tuple[str, ...]
 
 
 def read(
-    root: Path, layout: DataLayout | None, given: str, maps: Path | None
+    root: Path, layout: DataLayout | None, generator: str, maps: Path | None
 ) -> tuple[DataLayout, Manifest]:
     """Read a folder and return its layout, detected if it is None; ``images`` has no labels.
 
-    layout: one of ``TREES``, ``deepfakebench`` or ``images``. given: the generator that classes
-    belong to, "" if folders are generators. maps: folder of human maps, which holds no images.
-    Raises InputError for a folder without images, or without those of the layout.
+    layout: One of ``TREES``, ``deepfakebench``, ``images``. generator: The generator whose classes
+    the folders are, "" if folders are generators. maps: The folder of human maps, which holds no
+    images. Raises InputError for a folder without images, or without those of the layout.
     """
     paths = [str(path) for path in images_without_maps(root, maps)]
     if not paths:
@@ -60,7 +60,7 @@ def read(
         layout = next((name for name in TREES if _fits(name, folders.values())), None)
     if layout is None or layout == "images":
         return "images", Manifest(map(Sample, paths), str(root))
-    known = _read_folders(layout, folders, root, given)
+    known = _read_folders(layout, folders, root, generator)
     return layout, _known(paths, known, root, " or ".join(TREES[layout]))
 
 
@@ -80,7 +80,7 @@ def images_without_maps(
     """Return the image files below a folder, without those in folders of maps and masks.
 
     Warns of folders that are passed over, but for ``maps``, and of files that Pillow does not read.
-    extensions: of the files to return.
+    extensions: The extensions of the files to return.
     """
     passed: list[Path] = []
 
@@ -113,7 +113,7 @@ def _label_at(folders: _Folders, layout: DataLayout) -> int | None:
 
 
 def _fits(layout: DataLayout, folders: Iterable[_Folders]) -> bool:
-    """``0_real`` says enough; a folder ``real`` may be anything, unless it has its counterpart."""
+    """Return whether a tree fits: ``real`` may mean anything without its counterpart ``fake``."""
     found = [(names, _label_at(names, layout)) for names in folders]
     labels = {None if at is None else TREES[layout][names[at].casefold()] for names, at in found}
     if {REAL, SYNTHETIC} <= labels:
@@ -122,7 +122,7 @@ def _fits(layout: DataLayout, folders: Iterable[_Folders]) -> bool:
 
 
 class _Place(NamedTuple):
-    """Facts that names of folders give about the images in one, above and below the label's."""
+    """Label and split by the names of folders, and the folders above and below the label's."""
 
     label: int
     split: Split
@@ -131,7 +131,7 @@ class _Place(NamedTuple):
 
 
 def _read_folders(
-    layout: DataLayout, folders: Mapping[str, _Folders], root: Path, given: str
+    layout: DataLayout, folders: Mapping[str, _Folders], root: Path, named: str
 ) -> dict[str, Sample]:
     """Return what is known of the images in each folder, without their paths."""
     labelled = {at: names for at, names in folders.items() if _label_at(names, layout) is not None}
@@ -145,7 +145,7 @@ def _read_folders(
     # Folders below the label are generators if all fakes lie in some, of which one is known.
     fakes = [place.below for place in places.values() if place.label == SYNTHETIC]
     below = not top and all(fakes) and any(family_of(names[0]) for names in fakes)
-    are_classes = bool(given and top) and not any(map(family_of, top))
+    are_classes = bool(named and top) and not any(map(family_of, top))
     known = {}
     for at, place in places.items():
         names = place.below[:1] if below else place.above

@@ -34,12 +34,12 @@ def read_given(
     then on images are decoded up to ``--max-pixels``.
 
     Args:
-        config: the paths and how to read them. Where there are test sets, ``label=`` in its
+        config: The paths and how to read them. Where there are test sets, ``label=`` in its
             columns, for "there is none", is for their tables.
-        allow_unlabelled: accept images of ``--data`` without label.
-        name_fakes: give those whose generator is named nowhere the default one.
-        output: folder for pictures, which may not be taken for images the next time.
-        owners: to which the images of the human maps are added.
+        allow_unlabelled: Whether images of ``--data`` may have no label.
+        name_fakes: Whether fakes whose generator is named nowhere get the default one.
+        output: A folder for pictures, which must not be read as images the next time.
+        owners: The image of each human map, to which new ones are added.
 
     Raises InputError for an image given as real and as synthetic, a ``--layout`` that suits no
     path, a test set without images of its class, and as :func:`detect.read_path`.

@@ -30,7 +30,7 @@ def find_maps(*places: Path) -> Path | None:
 
 
 def maps_in(folder: Path) -> Path:
-    """Return the folder of maps in one of ``focus annotate``; any other is that itself."""
+    """Return the maps in a folder of ``focus annotate``; any other folder is returned as it is."""
     return folder / MADE_MAPS if (folder / ANNOTATION).is_file() else folder
 
 
@@ -42,8 +42,8 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
     images differ in nothing else: the map of ``a.jpg`` beside ``a.png`` is ``a.jpg.png``. By its
     base name a map has one owner: the images of ``--data`` come before those of test sets.
 
-    owners: those so far, to which new ones are added. Raises InputError for what is neither a
-    folder nor a COCO file, and for a map that may belong to several images.
+    owners: The image of each map so far, to which new ones are added. Raises InputError for a path
+    that is neither a folder nor a COCO file, and for a map that may belong to several images.
     """
     if not folder.is_dir() and folder.suffix.lower() != ".json":
         raise InputError(
@@ -114,7 +114,7 @@ def report_unmatched(owners: MapOwners, required: str | None) -> None:
 def unmatched_maps(folder: Path, owned: Container[str]) -> list[str]:
     """Return the maps in a folder, or COCO file, that are not owned.
 
-    None if no map is: they are maps of other data.
+    There are none if no map at all is owned: then they are maps of other data.
     """
     is_coco = folder.suffix.lower() == ".json"
     maps = dict.fromkeys(

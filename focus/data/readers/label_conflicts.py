@@ -24,8 +24,8 @@ _WORDS = {
 def warn_of_label_conflicts(samples: Manifest, root: str) -> None:
     """Warn, once, if folders below ``root``, or cells, say one class and the labels the other.
 
-    A word says something only if it is more usual in the class that it contradicts than in its own:
-    a folder may be called after what is in the pictures.
+    A word counts only if it is more usual among the images whose label it contradicts than among
+    those that it fits: a folder may be named after what is in the pictures.
     """
     n_labelled = Counter(sample.label for sample in samples)
     said: defaultdict[tuple[int, int], list[tuple[Sample, str]]] = defaultdict(list)
@@ -48,7 +48,7 @@ def warn_of_label_conflicts(samples: Manifest, root: str) -> None:
 
 
 def _said_of(sample: Sample, root: str) -> tuple[int | None, str]:
-    """Return the class that a cell, else the innermost folder that says one, and the word."""
+    """Return the class that a cell, else the innermost folder that has one, names, and the word."""
     for cell in (sample.generator, *sample.extra.values()):
         if (class_ := _WORDS.get(cell.strip().casefold())) is not None:
             return class_, cell

@@ -12,7 +12,7 @@ from focus.errors import InputError
 
 _log = logging.getLogger(__name__)
 
-# Of one image there can be one of each; an image of a table's bytes may well be in two splits.
+# An image has one value of each; bytes in a table may well be in two splits.
 _UNIQUE = ("label", "split", "human_map", "mask_path", "box", "group")
 _UNIQUE_OF_FAKES = (*_UNIQUE, "generator", "family")
 _THREADS = 16  # a network's file system takes its time for each file
@@ -45,8 +45,8 @@ def from_rows(
 ) -> Manifest:
     """Return the samples of a table's numbered rows, whose files must all be there.
 
-    A row that repeats an earlier one is left out, with one warning for all. embedded: the images
-    are contents of the table; the same content may be in two splits.
+    A row that repeats an earlier one is left out, with one warning for all. embedded: Whether the
+    table holds the images themselves; then one image may be in two splits.
 
     Raises InputError if two rows contradict each other, a file is missing or there are no rows.
     """
@@ -59,7 +59,7 @@ def from_rows(
 
 
 def refuse_missing(rows: Sequence[tuple[object, Sample]], unit: str) -> None:
-    """Raise InputError if an image does not exist; unit stands before the number of its row."""
+    """Raise InputError if an image does not exist. unit: What precedes the number of its row."""
     with ThreadPool(_THREADS) as pool:
         found = pool.map(os.path.lexists, [sample.path for _, sample in rows], chunksize=256)
     if missing := [row for row, there in zip(rows, found, strict=True) if not there]:
@@ -85,7 +85,7 @@ def join(parts: Sequence[Manifest]) -> Manifest:
 def _unique(
     rows: Iterable[tuple[object, Sample]], unit: str = "", *, label_only: bool = False
 ) -> list[tuple[object, Sample]]:
-    """Return all rows but repetitions, of which it warns; unit stands before a row's place.
+    """Return the rows without repetitions, of which it warns. unit: What precedes a row's number.
 
     An image may be there several times for several purposes: a test set each, and a real image for
     each generator that it is compared with.

@@ -49,7 +49,7 @@ _PERHAPS = {
     "generator": ("tool", "method", "manipulation"),
     "human_map": ("annotation", "saliency"),
 }
-"""Names that may mean such a column, of which a reader says so, or something else."""
+"""Names that may mean such a column; the line that is printed for a table suggests them."""
 
 LABELS = {
     **dict.fromkeys(("real", "nature", "0_real", "0"), REAL),
@@ -69,7 +69,7 @@ _SPLITS: dict[str, Split] = {
 
 
 def split_of(word: str) -> Split | None:
-    """Return the split that data sets call so, ``val`` or ``train_set``; None if it is none."""
+    """Return the split of a word such as ``val`` or ``train_set``; None for other words."""
     return _SPLITS.get(re.sub(r"(?<=.)[-_ ]?set$", "", word.strip().casefold()))
 
 
@@ -81,8 +81,8 @@ def read(
 ) -> tuple["Columns", Manifest]:
     """Read a CSV with a header; raises InputError with the line number.
 
-    given: names of its columns by the manifest's. inside: makes the path of a cell absolute. words:
-    class of each word for a label beside the usual ones.
+    given: The names of its columns, by the manifest's. inside: Makes the path of a cell absolute.
+    words: The class of each word for a label, beside the usual ones.
     """
     rows = csv_rows(path)
     line, header = next(rows, (1, []))
@@ -98,8 +98,9 @@ def read(
 class Columns:
     """The columns of one table.
 
-    at: number of each column of the manifest. rest: numbers of the others. labels: class of each
-    word for a label. no_label: ``--columns`` says that none is the label. words: labels so far.
+    at: The number of each column of the manifest. rest: The numbers of the others. labels: The
+    class of each word for a label. no_label: Whether ``--columns`` says that none is the label.
+    words: The labels read so far.
     """
 
     header: Sequence[str]
