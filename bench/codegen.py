@@ -33,6 +33,7 @@ from triton.runtime.driver import driver
 
 from bench import head
 from bench.harness import judged, make_parser, run_program, settings, write
+from bench.host import StubDriver
 from bench.machine_code import MachineCode, compile_for
 from focus.errors import InputError
 from focus.kernels import triton_cam, triton_focus_head
@@ -127,20 +128,9 @@ def _text(widths: dict[int, int] | None) -> str:
     return " + ".join(f"{count} x {width} B" for width, count in sorted(widths.items())) or "none"
 
 
-@dataclass(frozen=True)
-class _NoDevice:
-    """Stands where Triton expects the driver of a GPU: it names the target, and runs nothing."""
-
-    name: str
-
-    def get_current_device(self) -> str:
-        return self.name
-
-    def get_current_stream(self, device: str) -> int:
-        return 0
-
-    def get_current_target(self) -> Any:
-        return TARGETS[self.name]
+def stub_driver(target: str) -> Any:
+    """Return a patch that puts a stub in the place of Triton's driver of a GPU."""
+    return mock.patch.object(driver, "_active", StubDriver(TARGETS[target], target))
 
 
 def capture(target: str, call: Callable[[], object]) -> list[Launch]:
@@ -159,8 +149,7 @@ def capture(target: str, call: Callable[[], object]) -> list[Launch]:
 
     card = mock.patch.object(triton_cam, "_limits", return_value=LIMITS)
     version = mock.patch.object(torch.version, "hip", target if target.startswith("gfx") else None)
-    active = mock.patch.object(driver, "_active", _NoDevice(target))
-    with knobs.runtime.scope(), card, version, active:
+    with knobs.runtime.scope(), card, version, stub_driver(target):
         knobs.runtime.jit_cache_hook = keep
         call()
     return launches
@@ -168,7 +157,7 @@ def capture(target: str, call: Callable[[], object]) -> list[Launch]:
 
 def compiled(target: str, launch: Launch, compile: Callable[..., Any] = triton.compile) -> Any:
     """Compile a launch."""
-    with mock.patch.object(driver, "_active", _NoDevice(target)):  # the kernels ask what it is
+    with stub_driver(target):  # the kernels ask for the target
         return compile(launch.source, target=TARGETS[target], options=launch.options)
 
 
@@ -268,9 +257,8 @@ def main() -> None:
     if knobs.runtime.interpret:
         raise InputError("TRITON_INTERPRET is set, so nothing is compiled: unset it.")
     table = judged(row.flat() for row in rows(given.targets, given.grid, classes=given.classes))
-    measured_with = settings("python -m bench.codegen") | {"triton": triton.__version__}
     sizes = {"batch": BATCH, "channels": CHANNELS, "classes": given.classes}
-    write(given.output, "codegen", table, measured_with | sizes)
+    write(given.output, "codegen", table, settings("python -m bench.codegen") | sizes)
 
 
 if __name__ == "__main__":

@@ -358,16 +358,14 @@ class EmulatedDriver(StubDriver):
     """Triton's driver of a GPU that is an emulator; its tensors are the CPU's."""
 
     def __init__(self, target: str, emulator: Emulator) -> None:
-        self.target, self.emulator = target, emulator
+        super().__init__(GPUTarget("hip", target, ISAS[target][1]))
+        self.emulator = emulator
         self.launcher_cls = self.launcher  # type: ignore[method-assign]
         self.utils = SimpleNamespace(  # type: ignore[assignment]
             load_binary=lambda name, elf, *_: (None, Code(name, elf, target), 0, 0, 1024),
             get_device_properties=lambda _: {"max_shared_mem": 4 * LDS_WORDS},
             unload_module=lambda _: None,
         )
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("hip", self.target, ISAS[self.target][1])
 
     def launcher(self, source: Any, metadata: Any) -> Any:
         """Return what launches a kernel with arguments of these types."""

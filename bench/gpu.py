@@ -39,7 +39,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,8 +46,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench import head
-from bench.harness import Step, run_program
-from focus.evaluation.provenance import commit
+from bench.harness import Step, run_program, settings
 from focus.kernels import backend_for
 
 Row = dict[str, Any]
@@ -253,17 +251,8 @@ def one_line(error: BaseException) -> str:
 
 def machine(device: str) -> Row:
     """Return card, driver, versions and commit."""
-    row: Row = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": platform.platform(),
-        "commit": commit(),
-        "started": time.strftime("%FT%T%z"),
-    }
-    try:
-        row["triton"] = version("triton")
-    except PackageNotFoundError:
-        row["triton"] = None
+    row: Row = settings("python -m bench.gpu") | {"started": time.strftime("%FT%T%z")}
+    row["system"] = platform.platform()
     if device == "cpu":
         return row
     card = torch.cuda.get_device_properties(0)
@@ -319,11 +308,11 @@ def main() -> int:
 
     # So that the part at hand ends with this process.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings = machine(given.device)
-    card = re.sub(r"[^a-z0-9]+", "-", settings.get("card", "cpu").lower()).strip("-")
+    about = machine(given.device)
+    card = re.sub(r"[^a-z0-9]+", "-", about.get("card", "cpu").lower()).strip("-")
     path = (given.output or ROOT / "bench" / "results" / f"gpu-{card}.json").absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    report: Row = {"settings": settings | {"device": given.device}, "parts": {}}
+    report: Row = {"settings": about | {"device": given.device}, "parts": {}}
 
     def save() -> None:
         aside = path.with_suffix(".part")

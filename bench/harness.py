@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -167,6 +168,7 @@ def settings(command: str) -> dict[str, str | int]:
         "commit": commit() or "",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "triton": next((d.version for d in distributions(name="triton")), ""),
         "python": platform.python_version(),
         "cpu": _cpu_model(),
         "cores": os.cpu_count() or 1,

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
@@ -43,10 +42,11 @@ from focus.kernels import backend
 
 SHAPE = 4, 64, 49
 ROUNDS, STEPS = 21, 100
+SM_90 = GPUTarget("cuda", 90, 32)
 
 
 class StubDriver(DriverBase):  # type: ignore[misc]
-    """A driver that compiles for sm_90 and launches nothing."""
+    """A driver that compiles for a target, without a GPU, and launches nothing."""
 
     class utils:
         @staticmethod
@@ -61,8 +61,8 @@ class StubDriver(DriverBase):  # type: ignore[misc]
         def unload_module(_: Any) -> None:
             pass
 
-    def __init__(self) -> None:
-        pass
+    def __init__(self, target: GPUTarget = SM_90, device: Any = 0) -> None:
+        self.target, self.device = target, device
 
     @staticmethod
     def launcher_cls(*_: Any) -> Callable[..., None]:
@@ -75,14 +75,14 @@ class StubDriver(DriverBase):  # type: ignore[misc]
     def map_python_to_cpp_type(self, ty: str) -> str:
         return ty
 
-    def get_current_device(self) -> int:
-        return 0
+    def get_current_device(self) -> Any:
+        return self.device
 
-    def get_current_stream(self, _: int) -> int:
+    def get_current_stream(self, _: Any) -> int:
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
+        return self.target
 
     def get_active_torch_device(self) -> torch.device:
         return torch.device("cpu")
@@ -123,8 +123,8 @@ def main() -> None:
     for name, values in seconds.items():
         row = {"head": name, "microseconds": round(1e6 * float(np.median(values)) / STEPS, 1)}
         rows.append(shown(row | {"ours / it": round(ratio(seconds["ours"], values)[0], 2)}))
-    measured_with = settings("python -m bench.host") | {"triton": triton.__version__}
-    write(given.output, "host", rows, measured_with | {"rounds": ROUNDS, "steps": STEPS})
+    measured_with = settings("python -m bench.host") | {"rounds": ROUNDS, "steps": STEPS}
+    write(given.output, "host", rows, measured_with)
 
 
 if __name__ == "__main__":

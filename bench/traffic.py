@@ -14,7 +14,6 @@ Nothing here is a time. :mod:`bench.interpreter_counter` says what is counted.
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib.metadata import version
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -197,8 +196,8 @@ def main() -> None:
     # Triton reads it when it is imported, which the operations do on their first call.
     os.environ["TRITON_INTERPRET"], backend.INTERPRETED = "1", True
     torch.set_num_threads(1)
-    measured_with = settings("python -m bench.traffic") | {"triton": version("triton")}
-    write(given.output, "traffic", judged(rows(given.batch)), measured_with)
+    table = judged(rows(given.batch))
+    write(given.output, "traffic", table, settings("python -m bench.traffic"))
 
 
 if __name__ == "__main__":

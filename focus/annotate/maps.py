@@ -32,25 +32,25 @@ _MOST, _SIDE = 40, 160  # faces in the sheet, pixels of a side
 
 def write_maps(folder: AnswerFolder, data: Manifest, config: AnnotateConfig) -> list[str]:
     """Write all that is made of the answers about the rows of ``data``; return it in words."""
-    place, said, answers = absolute(folder.folder), by_image(folder.all()), folder.all()
+    root, said, answers = absolute(folder.folder), by_image(folder.all()), folder.all()
     names = _names(folder.faces, config)
     labels = {digest_of(face): face.label for face in folder.faces}
     made, marks, owners = dict[str, str](), list[Map](), list[Answer]()
     for image, name in progress_bar(names.items(), desc="maps", unit="face", delay=3):
         right = (a for a in said.get(image, []) if a.label == labels[image] or config.who == "all")
         owners += (counted := [answer for answer in right if answer.mark])
-        drawn = [load_map(place / answer.mark) for answer in counted]
+        drawn = [load_map(root / answer.mark) for answer in counted]
         marks += [resized(mark, _GRID) for mark in drawn]
         if len(drawn) >= config.min_annotators:
-            made[image] = str(place / MADE_MAPS / name)
+            made[image] = str(root / MADE_MAPS / name)
             same = [resized(mark, (drawn[0].shape[1], drawn[0].shape[0])) for mark in drawn]
             mean = (255 * np.mean(same, axis=0)).round().astype(np.uint8)
             save_image(Image.fromarray(mean), Path(made[image]), format="PNG")
-    for path in {*map(str, (place / MADE_MAPS).rglob("*.png"))} - {*made.values()}:
+    for path in {*map(str, (root / MADE_MAPS).rglob("*.png"))} - {*made.values()}:
         Path(path).unlink()
     about = zip(*((a.image, a.annotator, labels[a.image]) for a in owners), strict=True)
-    found = between_annotators(np.array(marks), *about) if owners else {}
-    told: dict[str, Any] = {
+    agreement = between_annotators(np.array(marks), *about) if owners else {}
+    summary: dict[str, Any] = {
         "version": VERSION,
         "who": config.who,
         "min_annotators": config.min_annotators,
@@ -58,21 +58,21 @@ def write_maps(folder: AnswerFolder, data: Manifest, config: AnnotateConfig) -> 
         "n_answered": len(said.keys() & names),
         "n_maps": len(made),
         "annotators": by_annotator(answers, labels),
-        "agreement": overall(found, labels),
+        "agreement": overall(agreement, labels),
         "people": alone(folder.faces, list(folder.numbers), answers),  # each once
     }
-    with atomic_write(place / PEOPLE) as aside:
-        aside.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    mapped = sorted((_with_figures(face, made, said, found) for face in data), key=_agreed)
-    Manifest(mapped).to_csv(place / MANIFEST)
-    (place / SHEET).unlink(missing_ok=True)
+    with atomic_write(root / PEOPLE) as aside:
+        aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    mapped = sorted((_with_figures(face, made, said, agreement) for face in data), key=_agreed)
+    Manifest(mapped).to_csv(root / MANIFEST)
+    (root / SHEET).unlink(missing_ok=True)
     faces = list({face.human_map: face for face in mapped if face.human_map}.values())[:_MOST]
     captions = shortened(map(_caption, faces), 40)
     cells = [(strip(face, NO_CAM, _SIDE), captions[_caption(face)], INK) for face in faces]
     rows = [SheetRow("", "", cells[at : at + 4]) for at in range(0, len(cells), 4)]
     if rows:
-        contact_sheet(place / SHEET, (), rows, _SIDE)
-    return [*annotation_lines(told), f"written: {folder.folder}, for --human-maps of train.py"]
+        contact_sheet(root / SHEET, (), rows, _SIDE)
+    return [*annotation_lines(summary), f"written: {folder.folder}, for --human-maps of train.py"]
 
 
 def _names(faces: Sequence[Sample], config: AnnotateConfig) -> dict[str, str]:
@@ -93,21 +93,21 @@ def _names(faces: Sequence[Sample], config: AnnotateConfig) -> dict[str, str]:
     return names
 
 
-def _with_figures(face: Sample, made: Mapping[str, str], said: Any, found: Any) -> Sample:
+def _with_figures(face: Sample, made: Mapping[str, str], said: Any, agreement: Any) -> Sample:
     """Return a face with its map, and what people said of it in more columns."""
     digest, given = digest_of(face), said.get(digest_of(face), [])
     extra = {"answers": str(len(given)), "marks": str(sum(bool(a.mark) for a in given))}
     if given:
         extra["people_score"] = f"{np.mean([answer.score for answer in given]):.4f}"
         extra["said_synthetic"] = f"{np.mean([answer.label for answer in given]):.4f}"
-    if digest in found:
-        alike = zip(MEASURES, found[digest][0], strict=True)
+    if digest in agreement:
+        alike = zip(MEASURES, agreement[digest][0], strict=True)
         extra |= {name: f"{value:.4f}" for name, value in alike if value == value}
     return replace(face, human_map=made.get(digest), extra={**face.extra, **extra})
 
 
 def _agreed(face: Sample) -> tuple[bool, float, float]:
-    """Return by what to sort, so that faces come first on which people disagree."""
+    """Return the sort key that puts faces first on which people disagree."""
     split = abs(float(face.extra.get("said_synthetic", 2)) - 0.5)
     return face.extra["answers"] == "0", split, float(face.extra.get(MEASURES[0], 2))
 

@@ -22,7 +22,7 @@ class Range(NamedTuple):
     words: str
 
 
-TEMPERATURES = 1e-4, 1e4  # of a softmax: less, or more, than float32 tells apart
+TEMPERATURES = 1e-4, 1e4  # beyond these, float32 does not tell a softmax from its limits
 POSITIVE = Range(lambda x: 0 < x < math.inf, "above 0")
 NON_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "at least 0")
 COUNT = Range(lambda x: x >= 1, "at least 1")
@@ -113,7 +113,7 @@ in_data, in_model, in_loss, in_training, in_output, in_machine = (
 
 
 MAX_PIXELS = 64_000_000
-"""Of an image. A file of a few bytes may claim any number, which its decoder allocates."""
+"""The largest image. A file of a few bytes may claim any number, which its decoder allocates."""
 
 
 MARGIN = 0.3

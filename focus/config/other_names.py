@@ -3,8 +3,6 @@
 An unknown flag, or key of a file, is looked up here; the table in docs/training.md is made of it.
 """
 
-from focus.config.options import flag
-
 OTHER_NAMES: dict[str, tuple[str, str]] = {
     "data": ("data-dir", "train_file"),
     "model": ("model", "model_name_or_path"),
@@ -55,12 +53,3 @@ OURS = _EARLIER | {
     for other in filter(None, others)
 }
 """The field by each of its other names, those of earlier versions among them."""
-
-
-def table() -> str:
-    """Return the table of docs/training.md."""
-    rows = ["| here | timm | Hugging Face |", "|---|---|---|"]
-    for ours, others in OTHER_NAMES.items():
-        cells = " | ".join(f"`{other}`" if other else "" for other in others)
-        rows.append(f"| `{flag(ours)}` | {cells} |")
-    return "\n".join(rows)

@@ -22,7 +22,7 @@ COMPARED = ("open", *GRADES, "closed_balanced", "source", "entropy")
 
 
 @dataclass(frozen=True)
-class Difference:
+class Effect:
     """A contrast of arms in a figure, over the draws that have all of them.
 
     role: As of a test of the protocol; "" for what is described.
@@ -62,7 +62,7 @@ def table_of(outcomes: Sequence[Outcome]) -> ArmTable:
     return found
 
 
-def analyse(table: ArmTable, protocol: Protocol) -> list[Difference]:
+def analyse(table: ArmTable, protocol: Protocol) -> list[Effect]:
     """Return what the protocol tests, then its other contrasts and every arm minus cross-entropy.
 
     A difference is taken within a draw, which has its own images and generators: Student's interval
@@ -115,9 +115,9 @@ def contrasted(table: ArmTable, contrast: Contrast, world: str, figure: str) -> 
     return values
 
 
-def _compared(contrast: Contrast, world: str, figure: str, role: str, values: Floats) -> Difference:
+def _compared(contrast: Contrast, world: str, figure: str, role: str, values: Floats) -> Effect:
     found = t_interval(values)
-    made = Difference(contrast, world, figure, role, found, t_interval(values, 0.9))
+    made = Effect(contrast, world, figure, role, found, t_interval(values, 0.9))
     if figure != "open":
         return made
     return replace(
@@ -126,8 +126,8 @@ def _compared(contrast: Contrast, world: str, figure: str, role: str, values: Fl
 
 
 def _joint(
-    table: ArmTable, doses: Sequence[str], world: str, found: Sequence[Difference]
-) -> list[Difference]:
+    table: ArmTable, doses: Sequence[str], world: str, found: Sequence[Effect]
+) -> list[Effect]:
     """Give the doses minus the first one their simultaneous intervals in open AUC."""
     names = [minus(dose, doses[0]) for dose in doses[1:]]
     values = np.stack([contrasted(table, each, world, "open") for each in names], axis=1)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from focus.experiment.collect import GRADES
-from focus.experiment.compare import ArmTable, Difference
+from focus.experiment.compare import ArmTable, Effect
 from focus.experiment.frozen import BASELINE, minus
 from focus.plotting import COLOURS, INK, legend_below
 
@@ -26,7 +26,7 @@ _STYLE: Any = {
 
 
 @matplotlib.rc_context(_STYLE)
-def gain_by_grade(comparisons: Sequence[Difference], path: Path) -> bool:
+def gain_by_grade(comparisons: Sequence[Effect], path: Path) -> bool:
     """Draw open AUC above cross-entropy's by grade, in the first world; False without grades."""
     world = comparisons[0].world if comparisons else ""
     found = {(c.contrast.name, c.figure): c.found for c in comparisons if c.world == world}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from focus.experiment.collect import FIGURES
-from focus.experiment.compare import ArmTable, Difference, contrasted
+from focus.experiment.compare import ArmTable, Effect, contrasted
 from focus.experiment.frozen import BASELINE, DRAWS_AT_LEAST, MARGIN, ORACLE, PERFECT, ROOM, minus
 from focus.experiment.statistics import MeanInterval, detectable, t_interval
 from focus.runtime.files import atomic_write, write_csv
@@ -34,7 +34,7 @@ def over_draws(table: ArmTable, arm: str, world: str, figure: str) -> MeanInterv
     return t_interval([figures[figure] for figures in units])
 
 
-def write_tables(table: ArmTable, comparisons: Sequence[Difference], folder: Path) -> None:
+def write_tables(table: ArmTable, comparisons: Sequence[Effect], folder: Path) -> None:
     """Write each mean over draws, and each comparison, as a row of a CSV."""
     numbers = ("mean", "sd", "low", "high", "n")
     means = [
@@ -56,7 +56,7 @@ def write_tables(table: ArmTable, comparisons: Sequence[Difference], folder: Pat
 
 def write_report(
     table: ArmTable,
-    comparisons: Sequence[Difference],
+    comparisons: Sequence[Effect],
     folder: Path,
     *,
     missing: Sequence[str],
@@ -91,7 +91,7 @@ def write_report(
     return text
 
 
-def verdict(first: Difference) -> str:
+def verdict(first: Effect) -> str:
     """Return the first result in words, whichever way it came out."""
     units = "draws" if first.world else "seeds"
     text = f"{first.name}: {span(first.found)} in mean open AUC ({first.found.n} {units})"
@@ -111,7 +111,7 @@ def verdict(first: Difference) -> str:
     )
 
 
-def said(c: Difference) -> str:
+def said(c: Effect) -> str:
     """Return whether a contrast is above or below 0, or is not told from it, in words."""
     if c.found.low > 0 or c.found.high < 0:
         words = f"{c.contrast.name} is {'above 0' if c.found.low > 0 else 'BELOW 0'}"
@@ -120,7 +120,7 @@ def said(c: Difference) -> str:
     return f"{words}, and within {number(MARGIN)} of it" if c.p_same < 0.05 else words
 
 
-def informative(comparisons: Sequence[Difference], world: str) -> list[str]:
+def informative(comparisons: Sequence[Effect], world: str) -> list[str]:
     """Return whether the exact places of the artefacts help in a world: its positive control."""
     names = [f"`{arm}` - `{BASELINE}`" for arm in CONTROLS]
     for c in comparisons:
@@ -141,7 +141,7 @@ def room(spare: ArmTable, world: str) -> list[str]:
     return [room, ""] if gain.n else []
 
 
-def arms_table(table: ArmTable, comparisons: Sequence[Difference], world: str) -> list[str]:
+def arms_table(table: ArmTable, comparisons: Sequence[Effect], world: str) -> list[str]:
     """Return the table of one world, a row an arm."""
     against = {
         c.contrast.name: c.found for c in comparisons if (c.world, c.figure) == (world, "open")
@@ -162,7 +162,7 @@ def arms_table(table: ArmTable, comparisons: Sequence[Difference], world: str) -
     return [*(title if world else []), *lines, ""]
 
 
-def comparison_lines(comparisons: Sequence[Difference]) -> list[str]:
+def comparison_lines(comparisons: Sequence[Effect]) -> list[str]:
     """Return the table of what is tested or described, and of simultaneous intervals."""
     plain = f" - `{BASELINE}`"
     of_open = [c for c in comparisons if c.figure == "open"]

@@ -26,11 +26,12 @@ def detection_metrics(
     real images, and ``auc_mean`` of these with ``auc_mean_low`` and ``auc_mean_high``.
 
     Args:
-        scores: [N] in [0, 1], the probability of synthetic.
-        labels: [N], 0 real, 1 synthetic.
-        generators: [N], the programs that made the fakes; not read for real images.
-        groups: [N], what is not independent (a video, a person); "" is an image by itself.
-        threshold: a score above it says synthetic.
+        scores: The probabilities of synthetic, [N] in [0, 1].
+        labels: The labels [N], 0 real, 1 synthetic.
+        generators: The programs that made the fakes, [N]; not read for real images.
+        groups: The group of each image, [N], such as a video or a person, whose images are not
+            independent; "" is an image by itself.
+        threshold: A score above it says synthetic.
 
     Raises InputError for other labels or scores, or columns of different lengths.
     """
@@ -42,7 +43,7 @@ def detection_metrics(
 class DetectionMetrics:
     """Gather scores batch by batch and compute :func:`detection_metrics` of all, as torchmetrics.
 
-    Each image counts once. It knows no other process: gather its batches first, for example with
+    Each image counts once. Several processes gather their batches first, for example with
     Accelerate's ``gather_for_metrics``.
     """
 

@@ -11,18 +11,13 @@ from collections.abc import Callable
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from focus.metrics.arrays import Array, divided, finite
+from focus.metrics.arrays import Array, Booleans, Floats, Integers, divided, finite
 
 BINS = 15
 """Bins of equal mass in the expected calibration error."""
 SUPPORT = 5
 """A rate that fewer images of the sample than this would make is not defined."""
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Booleans = NDArray[np.bool_]
 
 
 class Side:
@@ -43,7 +38,7 @@ class Side:
         self.weigh(np.ones((1, len(given))))
 
     def weigh(self, weights: Array) -> None:
-        """Set the weights [R, N], in the order in which the scores were given."""
+        """Set the weights [R, N], in the order of the constructor's scores."""
         self.weights: Floats = np.asarray(weights, dtype=np.float64).take(self.order, axis=1)
         self.below = _cumulated(self.weights)
         self.total = self.below[:, -1]
@@ -52,7 +47,8 @@ class Side:
     def moment(self, values: Floats) -> Floats:
         """Return [R, N+1], the sums of weight times ``values`` [N] over the k lowest scores.
 
-        Kept until other weights come: rankings against several fakes share the real images.
+        The sums are kept until the weights change, as rankings against several fakes share the
+        real images.
         """
         key = id(values)
         if key not in self._moments:  # with the values, so that no others get their id
@@ -73,7 +69,7 @@ class Ranking:
         self._real_below = np.searchsorted(real.scores, fake.scores, side="left")
         self._real_up_to = np.searchsorted(real.scores, fake.scores, side="right")
         self._tied_from = np.searchsorted(fake.scores, fake.scores, side="left")
-        # A threshold at each score and one above all; one there is always.
+        # A threshold at each score and one above all; without scores there is one level.
         every = np.concatenate([real.scores, fake.scores])
         self.levels = np.unique(every) if len(every) else np.zeros(1)
         self._real_at = np.searchsorted(real.scores, [*self.levels, np.inf], side="left")
@@ -105,7 +101,7 @@ class Ranking:
     def average_precision(self, *, balanced: bool = False) -> Floats:
         """Mean precision at the fakes, scikit-learn's ``average_precision_score``.
 
-        balanced: as if there were as many real images as fakes.
+        balanced: Whether to weight the classes as if there were as many real images as fakes.
         """
         hits = self.fake.total[:, None] - self.fake.below.take(self._tied_from, axis=1)
         alarms = self.real.total[:, None] - self.real.below.take(self._real_below, axis=1)
@@ -161,7 +157,7 @@ class Ranking:
     def brier(self, *, balanced: bool = False) -> Floats:
         """Mean squared distance of the score from the label, in [0, 1] (Brier, 1950).
 
-        balanced: as if there were as many real images as fakes.
+        balanced: Whether to weight the classes as if there were as many real images as fakes.
         """
         real = self.real.weights @ self.real.scores**2
         fake = self.fake.weights @ (1 - self.fake.scores) ** 2
@@ -203,9 +199,11 @@ class Ranking:
     ) -> tuple[Floats, Floats, Floats]:
         """Return [R, bins]: mass, sum of scores and mass of fakes of each bin, by rising score.
 
-        Tied scores share a bin, that of their first. balanced: as if there were as many real images
-        as fakes. probabilities: of the real images [M] and the fakes [N] by rising score, summed up
-        in the place of the scores; they rise with them.
+        Tied scores share the bin of the first one.
+
+        balanced: Whether to weight the classes as if there were as many real images as fakes.
+        probabilities: Values of the real images [M] and the fakes [N] that rise with the score, in
+            the order of the scores, which are summed up instead of the scores.
         """
         given = probabilities or (self.real.scores, self.fake.scores)
         real_moment, fake_moment = self.real.moment(given[0]), self.fake.moment(given[1])
@@ -316,7 +314,8 @@ def _taken(values: Floats, places: Integers) -> Floats:
 def _first(reached: Callable[[Integers], Booleans], last: int, shape: tuple[int, ...]) -> Integers:
     """Return the first index in [0, last] where each condition holds, ``last`` if none before.
 
-    reached: which conditions hold at indices of ``shape``; each goes on to hold.
+    reached: Returns which conditions hold at indices of ``shape``; a condition that holds at an
+        index holds at all later ones.
     """
     low, high = np.zeros(shape, dtype=np.int64), np.full(shape, last, dtype=np.int64)
     while (low < high).any():

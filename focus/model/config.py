@@ -40,17 +40,17 @@ class OfTimm(TypedDict, total=False):
 class DetectorConfig:
     """The content of a saved detector's ``config.json``.
 
-    model: timm name. image_size: pixels a side. fit: how images come to it, "squash" or "crop", see
-    :class:`focus.data.images.Preprocessing`. mean, std: of the normalisation, for RGB in [0, 1].
-    input: what the network sees of that, "rgb", or "npr" by :mod:`focus.model.inputs`.
-    temperature: of the CAM's softmax. training_generators: the generators whose images training
-    saw, also that of the weights it began with. training_families: the family of each, "" if it is
-    not known. geometry: how faces were cut out of the images that training saw, each way once (see
-    :mod:`focus.data.making.faces`); empty if it is not known. pool: what is classified, the "mean"
-    of the cells or "both" it and the class token. outlier_norm: the norm from which on a token is
-    an outlier, by the training images; None if it is not known, or there are no tokens.
-    weights_sha256: of the file of weights that it was saved with or loaded from, in hexadecimal; ""
-    where the file may be any.
+    model: The timm name. image_size: Pixels a side. fit: How images are brought to that size,
+    "squash" or "crop", see :class:`focus.data.images.Preprocessing`. mean, std: The normalisation
+    of RGB in [0, 1]. input: What the network sees of that, "rgb", or "npr" by
+    :mod:`focus.model.inputs`. temperature: The temperature of the CAM's softmax.
+    training_generators: The generators whose images this training, or that of its initial weights,
+    saw. training_families: The family of each, "" if it is not known. geometry: How faces were cut
+    out of these images, each way once (see :mod:`focus.data.making.faces`); empty if it is not
+    known. pool: What is classified, the "mean" of the cells or "both" it and the class token.
+    outlier_norm: The norm from which on a token counts as an outlier, measured on the training
+    images; None if it is not known, or there are no tokens. weights_sha256: The digest of the
+    weights' file, in hexadecimal; "" accepts any.
     """
 
     model: str
@@ -71,7 +71,7 @@ class DetectorConfig:
     def after(
         self, generators: Iterable[str], families: Mapping[str, str], geometry: Iterable[str]
     ) -> Self:
-        """Return the config after a training on these: what it saw before stays seen."""
+        """Return the config after a training on these, beside those of trainings before."""
         before = self.training_families
         return replace(
             self,

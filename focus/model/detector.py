@@ -46,20 +46,20 @@ class Detector(nn.Module):
     Args:
         model: "focus_small" or a timm name. The features are those after the network's last norm;
             a transformer's prefix tokens are dropped and its patch tokens folded to the grid.
-        image_size: pixels a side; None takes the network's own.
+        image_size: The pixels a side; None takes the network's own.
         num_classes: 2, or more for several classes of fakes: 0 is real, all others are synthetic.
-        pool: "mean": logits of the mean of the features' cells, the patch tokens; "both": and of
-            the class token, of which no cell of the CAM has a part.
+        pool: "mean" classifies the mean of the features' cells, or patch tokens; "both" also the
+            class token, whose share of the logits the CAM does not show.
         input: "rgb", or "npr" for differences of neighbouring pixels (:mod:`focus.model.inputs`).
-        fit: how pictures come to ``image_size``: "squash" resamples them, "crop" takes the middle.
-        pretrained: load timm's weights (downloads).
-        initial_checkpoint: a file of safetensors, or of ``torch.save`` read with ``weights_only``:
+        fit: "squash" resamples pictures to ``image_size``, "crop" takes their middle.
+        pretrained: Whether to load timm's weights (downloads).
+        initial_checkpoint: A file of safetensors, or of ``torch.save`` read with ``weights_only``:
             weights of the network by timm's names, or of a whole detector. If its config.json lies
             beside it, mean and standard deviation are taken from there.
-        loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``; None:
+        loss: The weights and settings of the loss, or a name in ``focus.LOSSES``; None:
             cross-entropy alone.
-        training_generators: kept in the config, for evaluation, beside those that a detector of
-            ``initial_checkpoint`` was trained on.
+        training_generators: The generators to record in the config, for evaluation, beside those
+            that a detector of ``initial_checkpoint`` was trained on.
 
     Raises:
         InputError: an unknown network or loss, a network without a spatial map at this size or
@@ -124,10 +124,10 @@ class Detector(nn.Module):
         self.set_threshold()
 
     def set_threshold(self, given: str | float | None = None) -> Threshold:
-        """Decide by this from now on: the name of an operating point or a score; None: the model's.
+        """Set the threshold that decides, also whose CAM a prediction has; return it.
 
-        It decides whose CAM a prediction has, too. A model without thresholds decides at a score of
-        0.5. Raises InputError for a point that the model has no threshold for.
+        given: The name of an operating point, or a score; None for the model's own, 0.5 where it
+        has none. Raises InputError for a point that the model has no threshold for.
         """
         self.threshold: Threshold = choose_threshold(self.points, given)
         return self.threshold
@@ -148,7 +148,7 @@ class Detector(nn.Module):
         return Preprocessing(self.config.image_size, self.grid, self.config.fit)
 
     def at_once(self, asked: int) -> int:
-        """Return how many images to take at a time: at most what fills as much as 64 of 512 px."""
+        """Return ``asked`` images, or fewer: no more pixels at a time than 64 of 512 px have."""
         return max(1, min(asked, 2**24 // self.image_size**2))
 
     @property
@@ -189,7 +189,7 @@ class Detector(nn.Module):
     def encode_with_norms(self, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return what :meth:`encode` does, and the norms of a :class:`Prediction`.
 
-        The last norm makes them all alike, so it is what goes into it that tells outliers.
+        They are those of the last norm's input, as its output has one norm for all tokens.
         """
         if not self.has_norms:
             return *self.encode(images), None
@@ -206,9 +206,10 @@ class Detector(nn.Module):
         """Return logits ``[B,K]`` with gradient, as any classifier; with a target, the loss too.
 
         Args:
-            images: ``[B,3,S,S]``, normalised by ``mean`` and ``std``.
-            target: ``[B]`` int64.
-            saliency: human maps ``[B,H,W]`` in [0, 1] on ``grid``; saliency_mask: ``[B]`` bool.
+            images: Images ``[B,3,S,S]``, normalised by ``mean`` and ``std``.
+            target: The classes ``[B]`` int64.
+            saliency: Human maps ``[B,H,W]`` in [0, 1] on ``grid``.
+            saliency_mask: Which images have a human map, ``[B]`` bool.
         """
         features, token = self.encode(images)
         if target is None:
@@ -217,7 +218,7 @@ class Detector(nn.Module):
         return out
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; what is frozen stays in evaluation mode, and so do its statistics."""
+        """Set the mode; frozen modules stay in evaluation mode, so do their statistics."""
         super().train(mode)
         if mode and not all(parameter.requires_grad for parameter in self.parameters()):
             for module in self.modules():
@@ -230,7 +231,7 @@ class Detector(nn.Module):
     def predict_batch(self, images: Tensor) -> Prediction:
         """Return scores, CAMs and entropies of normalised images ``[B,3,S,S]``.
 
-        The network runs in evaluation mode, and then has the mode it had.
+        The network runs in evaluation mode; its mode is restored afterwards.
         """
         with evaluation_mode(self):
             return self.predict_encoded(*self.encode_with_norms(images))
@@ -241,9 +242,9 @@ class Detector(nn.Module):
     ) -> Prediction:
         """Return what :meth:`predict_batch` does, of what :meth:`encode_with_norms` returned."""
         logits, cams, entropy = self.head.activations(features, token)
-        # In float32 all is 1 from a margin of 17 logits on, in float64 from one of 37. Not a
-        # sigmoid, whose last bit depends on the place in the batch. Of several classes the sum
-        # may round to more than 1.
+        # A float32 score is 1 from a margin of 17 logits on, a float64 one from 37. Not a sigmoid,
+        # whose last bit depends on the row of the batch. The sum of several classes may round to
+        # more than 1.
         score = logits.cpu().double().softmax(1)[:, 1:].sum(1).clamp(max=1)
         is_fake = (score > self.threshold.value).to(logits.device)
         predicted = torch.where(is_fake, 1 + logits[:, 1:].argmax(1), 0)
@@ -278,13 +279,13 @@ class Detector(nn.Module):
         """Return scores, classes, CAMs and entropies of pictures, prepared as in evaluation.
 
         Args:
-            pictures: one or many, each the path of an image, a Pillow image or an array [H,W,3]
+            pictures: One or many, each the path of an image, a Pillow image or an array [H,W,3]
                 uint8 (RGB), of any size.
-            batch_size: images at a time, fewer of large ones (:meth:`at_once`); the last bit of a
-                score may depend on it.
-            faces: "none" takes pictures whole, as of faces that are cut out already. "all" and
+            batch_size: The number of images at a time, fewer of large ones (:meth:`at_once`); the
+                last bit of a score may depend on it.
+            faces: "none" takes pictures whole, for faces that are cut out already. "all" and
                 "largest" cut faces out as in training (``config.geometry``): a row for each, from
-                left to right, or the largest; none for a picture without a face (see ``picture``).
+                left to right, or for the largest; no row for a picture without a face.
 
         Raises:
             ImageError: a picture that cannot be used, or an output that is not finite.
@@ -315,7 +316,7 @@ class Detector(nn.Module):
             name.replace("_orig_mod.", ""): value.detach().cpu().contiguous()  # torch.compile's
             for name, value in self.state_dict().items()
         }
-        # Not save_file, whose error of a full disk is none of the system's.
+        # Not save_file, whose error for a full disk is no OSError.
         content = safetensors.torch.save(state)
         about = replace(
             self.config,
@@ -350,10 +351,10 @@ class Detector(nn.Module):
         it is cross-entropy.
 
         Args:
-            pretrained_model_name_or_path: the folder, or USER/NAME on the Hub where there is no
+            pretrained_model_name_or_path: The folder, or USER/NAME on the Hub where there is no
                 folder of that name.
-            options: revision, cache_dir, force_download, local_files_only, token and endpoint, as
-                of :func:`huggingface_hub.snapshot_download`.
+            options: revision, cache_dir, force_download, local_files_only, token and endpoint of
+                :func:`huggingface_hub.snapshot_download`.
 
         Raises:
             InputError: there is no detector, or weights that do not fit its config or are not

@@ -128,7 +128,7 @@ def choose_threshold(points: OperatingPoints | None, given: str | float | None =
     )
 
 
-def choose(
+def choose_points(
     real_scores: Array,
     fake_scores: Array,
     real_units: Array | None = None,

@@ -133,16 +133,12 @@ def table(scores: Scores, results: Results | None, shown: Integers) -> dict[str,
         "set": test_set.tolist(),
         "outcome": outcomes(rows).tolist(),
         **{
-            name: _rounded(getattr(rows, column))
+            name: [round(float(value), 4) for value in getattr(rows, column)]
             for name, column in _NUMBERS.items()
             if rows.has_cams or name == "score"
         },
         "shown": np.searchsorted(listed, shown).tolist(),
     }
-
-
-def _rounded(column: NDArray[Any]) -> list[float]:
-    return [round(float(value), 4) for value in column]
 
 
 def kind(label: int, generator: str) -> str:

@@ -64,7 +64,7 @@ def attempt(make: Callable[[], Path]) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Remove what was made of other scores: a report, its figures, robustness, faithfulness."""
+    """Remove the report of earlier scores: page, figures, robustness, faithfulness."""
     for name in (robustness.FILE, ROBUSTNESS, faithfulness.FILE):
         (folder / name).unlink(missing_ok=True)
     _remove_report(folder)
@@ -156,7 +156,7 @@ def _images(
     progress: bool,
 ) -> dict[str, Any]:
     """Return what the template needs of the images, with their pictures."""
-    shown, each = gallery.choose(scores, results)
+    shown, each = gallery.pick_rows(scores, results)
     made = gallery.pictures(manifest, scores, shown.tolist(), seen_by)
     bar = progress_bar(
         made, total=len(shown), desc="report", unit="image", delay=3, disable=not progress
@@ -238,7 +238,7 @@ def render(
         findings=findings,
         differences=differences,
         tables=[*([headline(results)] if results else []), *tables],
-        sections={heading: own for heading, own in sections.items() if own},
+        sections={heading: plots for heading, plots in sections.items() if plots},
         svgs=svgs,
         images=images,
         faces=faces,

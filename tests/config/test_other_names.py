@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from focus.config.command_line import parse
-from focus.config.options import flags
-from focus.config.other_names import OTHER_NAMES, OURS, table
+from focus.config.options import flag, flags
+from focus.config.other_names import OTHER_NAMES, OURS
 from focus.config.train import TrainConfig
 from focus.errors import InputError
 
@@ -17,7 +17,11 @@ def test_each_leads_to_a_flag_and_the_page_has_the_table() -> None:
     ours = flags(TrainConfig).keys()
     assert set(OURS.values()) <= ours
     assert not {name for name in OURS if name in ours and OURS[name] != name}
-    assert table() in PAGE.read_text(encoding="utf-8")
+    rows = ["| here | timm | Hugging Face |", "|---|---|---|"]
+    for name, others in OTHER_NAMES.items():
+        cells = " | ".join(f"`{other}`" if other else "" for other in others)
+        rows.append(f"| `{flag(name)}` | {cells} |")
+    assert "\n".join(rows) in PAGE.read_text(encoding="utf-8")
     assert len(OTHER_NAMES) > 30
 
 

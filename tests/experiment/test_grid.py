@@ -17,7 +17,7 @@ from focus.errors import InputError
 from focus.experiment import frozen
 from focus.experiment.__main__ import make_setup
 from focus.experiment.collect import Outcome
-from focus.experiment.doses import RANGE, choose, reached
+from focus.experiment.doses import RANGE, choose_doses, reached
 from focus.experiment.frozen import Arm
 from focus.experiment.grid import Setup, arms_of, check_arms, grid, read_weights
 
@@ -146,7 +146,7 @@ def test_a_dose_is_the_weight_at_which_the_entropy_falls_to_its_share(tmp_path: 
         figures = {"validation": 0.98 if weight < 1 else 0.97 - 0.02 * weight}
         figures["validation_entropy"] = 0.6 - 0.1 * weight + 0.02 * (run.unit - 100.5)
         outcomes.append(Outcome(run, figures))
-    text = choose(outcomes, tmp_path)
+    text = choose_doses(outcomes, tmp_path)
     assert "| focus-0.3 | 0.3 | 0.570 | 0.980 |" in text
     # At 1 the AUC is .95, .03 below that of ce; at .3 it is not below.
     assert text.endswith("aggressive: 0.3\nwide: 0.6")

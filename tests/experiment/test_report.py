@@ -17,7 +17,7 @@ from focus.errors import InputError
 from focus.evaluation.results import write_results
 from focus.experiment.__main__ import make_setup
 from focus.experiment.collect import FIGURES, GRADES, Outcome, Records, outcome, whole_units
-from focus.experiment.compare import ArmTable, Difference, analyse, table_of
+from focus.experiment.compare import ArmTable, Effect, analyse, table_of
 from focus.experiment.doses import RANGE
 from focus.experiment.frozen import GRID, Protocol
 from focus.experiment.grid import grid
@@ -55,7 +55,7 @@ def reported(
     outcomes: list[Outcome],
     protocol: Protocol = GRID,
     spare: ArmTable | None = None,
-) -> tuple[str, list[Difference], ArmTable]:
+) -> tuple[str, list[Effect], ArmTable]:
     own = table_of(outcomes)
     comparisons = analyse(own, protocol)
     write_tables(own, comparisons, folder)
