@@ -10,7 +10,7 @@ import io
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import resources
 from typing import Any
 
@@ -85,7 +85,6 @@ class Server(uvicorn.Server):
 
     def __init__(self, desk: Desk, token: str, annotator: str | None, signals: StopSignals) -> None:
         self.desk, self.annotator, self._signals = desk, annotator, signals
-        self._sizes = dict[int, tuple[int, int]]()
         routes = [Route(f"/{name}", self._file) for name in _FILES]
         routes += [Route("/face/{number:int}", self._face), Route("/tab/{tab}", self._tab)]
         routes += [self._post("/ask", self._state), self._post("/answer", self._taken)]
@@ -118,21 +117,16 @@ class Server(uvicorn.Server):
     def _face(self, request: Request) -> Response:
         if (number := request.path_params["number"]) >= len(self.desk.faces):
             return PlainTextResponse("There is no such face.", 404)
-        file = io.BytesIO()
         try:
-            self._shown(number).save(file, format="PNG", compress_level=1)
+            image = load_image(self.desk.faces[number].path)
         except ImageError as error:
             _log.warning("left out: %s", error)
             self.desk.gone.add(number)
             return PlainTextResponse("This face cannot be shown any more.", 410)
-        return Response(file.getvalue(), media_type="image/png")
-
-    def _shown(self, number: int) -> Image.Image:
-        image = load_image(self.desk.faces[number].path)
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         image.info.clear()
-        self._sizes[number] = image.size
-        return image
+        image.save(file := io.BytesIO(), format="PNG", compress_level=1)
+        return Response(file.getvalue(), media_type="image/png")
 
     async def _tab(self, request: Request) -> Response:
         async def held() -> AsyncIterator[bytes]:
@@ -149,43 +143,42 @@ class Server(uvicorn.Server):
 
         return Route(path, answered, methods=["POST"])
 
-    def _state(self, given: dict[str, Any]) -> dict[str, Any]:
-        if (name := self.annotator or given.get("annotator") or None) is None:
+    def _state(self, sent: dict[str, Any]) -> dict[str, Any]:
+        if (name := self.annotator or sent.get("annotator") or None) is None:
             return {"annotator": None}
-        state = self.desk.ask(checked_name(name), str(given.get("tab", ""))[:64])
+        state = self.desk.ask(checked_name(name), str(sent.get("tab", ""))[:64])
         return state | {"fixed": self.annotator is not None}
 
-    def _taken(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _taken(self, sent: dict[str, Any]) -> dict[str, Any]:
         """Take an answer from the page; raise ValueError for one that the page would not send."""
-        number = self.desk.numbers.get(str(given.get("id")))  # another one after a start with more
-        sure, seconds = given.get("confidence"), given.get("seconds")
+        number = self.desk.numbers.get(str(sent.get("id")))  # another one after a start with more
+        sure, seconds = sent.get("confidence"), sent.get("seconds")
         if not (
             number is not None
             and type(sure) is int
             and isinstance(seconds, int | float)
             and 0 <= seconds <= _DAY
             and sure in CONFIDENCES
-            and given.get("answer") in LABEL_NAMES
-            and given.get("round") in ROUNDS
+            and sent.get("answer") in LABEL_NAMES
+            and sent.get("round") in ROUNDS
         ):
             raise ValueError("this is no answer")
-        mark = self._mark(str(given.get("mark") or ""), number)
-        said = {name: given[name] for name in ("round", "answer", "confidence")}
-        name = checked_name(self.annotator or given.get("annotator"))
+        mark = self._mark(str(sent.get("mark") or ""))
+        said = {name: sent[name] for name in ("round", "answer", "confidence")}
+        name = checked_name(self.annotator or sent.get("annotator"))
         said |= {"annotator": name, "seconds": round(float(seconds), 2)}
-        return self.desk.take(number, mark, **said) | self._state(given)
+        return self.desk.take(number, mark, **said) | self._state(sent)
 
-    def _mark(self, text: str, number: int) -> Image.Image | None:
+    @staticmethod
+    def _mark(text: str) -> Image.Image | None:
         """Return the mark in a data URL of a PNG as 8-bit grey; None if nothing is drawn."""
         if not text:
             return None
-        with suppress(ImageError):  # a mark of a face that has gone may have any size
-            number in self._sizes or self._shown(number)
         try:
             content = base64.b64decode(text.removeprefix("data:image/png;base64,"), validate=True)
             with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-                if max(image.size) > SIDE or self._sizes.get(number, image.size) != image.size:
-                    raise ValueError("the mark has another size than the face")
+                if max(image.size) > SIDE:
+                    raise ValueError("the mark is larger than any face")
                 grey = image.convert("RGBA").getchannel("A")  # what is drawn is opaque
         except (OSError, SyntaxError) as error:
             raise ValueError("the mark is no PNG") from error
