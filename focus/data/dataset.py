@@ -71,7 +71,7 @@ class Batch(NamedTuple):
         return Batch(*(field.to(device, non_blocking=without_wait) for field in self))
 
 
-Row = int | tuple[int, int]
+RowIndex = int | tuple[int, int]
 """A row of the manifest; with how often the epoch had it before, for another augmentation."""
 
 
@@ -138,7 +138,7 @@ class FaceDataset(Dataset[Batch]):
                 found.append(float(map_entropy(saliency.double().flatten())))
         return float(np.mean(found)) if found else None
 
-    def __getitem__(self, index: Row | list[Row]) -> Batch:
+    def __getitem__(self, index: RowIndex | list[RowIndex]) -> Batch:
         """Return the item of a row, or the batch of a list of them."""
         if not isinstance(index, list):
             return Batch(*(field[0] for field in self[[index]]))
@@ -220,7 +220,7 @@ def _decoded(text: bytes) -> str:
 
 def loader(
     faces: FaceDataset,
-    batches: Sequence[list[Row]],
+    batches: Sequence[list[RowIndex]],
     workers: int,
     *,
     pinned: bool,

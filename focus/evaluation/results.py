@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS
 from focus.data.near_far import families, relation, with_families
-from focus.evaluation.estimates import Estimate, Figures, Group, Intervals, Table
+from focus.evaluation.estimates import Estimate, Figures, Group, Intervals, ScoreTable
 from focus.evaluation.protocol import UNNAMED, Comparison, match, strata, union
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import Resampler
@@ -39,7 +39,7 @@ AUC: Place = ("auc",)
 RESAMPLES = 2000
 _AT_ONCE = 2**20  # weights; 2**18 takes twice the time for 100,000 images, 2**21 as long
 Results = dict[str, Any]
-Map = Callable[[Callable[[Group], Figures], list[Group]], Iterable[Figures]]
+GroupMap = Callable[[Callable[[Group], Figures], list[Group]], Iterable[Figures]]
 
 
 def summarise(
@@ -79,9 +79,9 @@ def summarise(
         "undefined_thresholds": {} if points is None else points.undefined(),
     }
     results["n_real_unused"] = results["n_real"] - len(union(c.real for c in comparisons))
-    table = Table(scores, points, threshold)
+    table = ScoreTable(scores, points, threshold)
     test_sets = {
-        name: TestSet(table, [c for c in comparisons if c.test_set == name])
+        name: SetFigures(table, [c for c in comparisons if c.test_set == name])
         for name in TEST_SETS
         if name != "closed_balanced" or any(c.test_set == name for c in comparisons)
     }
@@ -118,10 +118,10 @@ def summarise(
     return results
 
 
-class TestSet:
+class SetFigures:
     """The comparisons of one test set: figures by generator, their mean, and of all images."""
 
-    def __init__(self, table: Table, comparisons: list[Comparison]) -> None:
+    def __init__(self, table: ScoreTable, comparisons: list[Comparison]) -> None:
         self.comparisons, self._table = comparisons, table
         self._groups = [Group(table, c.real, c.fake) for c in comparisons]
         rows = [
@@ -138,7 +138,7 @@ class TestSet:
             {f.name: f.compute(g, 0) for f in FIGURES if f.where == "once"} for g in groups
         ]
 
-    def draw(self, each: Map) -> None:
+    def draw(self, each: GroupMap) -> None:
         """Take up the figures for the weights that the table has now; each: ``map``."""
         for figures, estimate in zip(self._figures(each), self._estimates, strict=True):
             estimate.draw(figures)
@@ -189,7 +189,7 @@ class TestSet:
     def _unseen(self, compared: list[Compared]) -> float:
         return self._table.largest_cost if few_inverted(compared) else 0.0
 
-    def _figures(self, each: Map = map) -> list[Figures]:
+    def _figures(self, each: GroupMap = map) -> list[Figures]:
         """Return those of each generator, of all images, their means, and the error rates."""
         # The largest first, so that the threads end at about the same time.
         several = len(self._groups) != 1

@@ -32,7 +32,7 @@ from focus.runtime.files import check_writable
 
 
 @dataclass(frozen=True)
-class Run:
+class RunData:
     """Scores and results in a run folder, or in a folder of ``focus evaluate``.
 
     perturbed: of ``robustness.csv``, empty without one.
@@ -69,7 +69,7 @@ def compare(
     runs = []
     for name, folder in zip(_names(folders), map(Path, folders), strict=True):
         if of_table is not None and folder.is_file():
-            runs.append(Run(name, folder, *of_table(folder), perturbed=[]))
+            runs.append(RunData(name, folder, *of_table(folder), perturbed=[]))
         else:
             runs.append(_read(name, folder))
     parts: list[str] = []
@@ -125,7 +125,7 @@ def _names(folders: Sequence[str]) -> list[str]:
     ]
 
 
-def _read(name: str, folder: Path) -> Run:
+def _read(name: str, folder: Path) -> RunData:
     path = folder / "results.json"
     if not path.is_file():
         if is_run(folder):
@@ -147,12 +147,12 @@ def _read(name: str, folder: Path) -> Run:
             "run again."
         ) from error
     measured = folder / robustness.FILE
-    return Run(
+    return RunData(
         name, folder, scores, results, robustness.read(measured) if measured.is_file() else []
     )
 
 
-def _in_common(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+def _in_common(runs: Sequence[RunData]) -> tuple[list[RunData], list[str]]:
     """Return the runs with the rows that all have, their figures of these, and how many they are.
 
     Robustness, which is known of all rows together, is left out.
@@ -175,7 +175,7 @@ def _in_common(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
             new = without_calibration(new)  # the scores are no probabilities
         kept = ("findings", "provenance", "model", "undefined_thresholds")
         new |= {name: was[name] for name in kept if name in was}
-        found.append(Run(run.name, run.folder, scores, new, []))
+        found.append(RunData(run.name, run.folder, scores, new, []))
     sizes = ", ".join(f"{len(run.scores):,} of {run.name}" for run in runs)
     text = (
         f"All figures are of the {len(shared[0]):,} images in common ({sizes}), without "
@@ -184,7 +184,7 @@ def _in_common(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return found, [text]
 
 
-def _roc_and_det(runs: Sequence[Run]) -> list[plots.Plot]:
+def _roc_and_det(runs: Sequence[RunData]) -> list[plots.Plot]:
     """Return the plots of each generator of each test set, a line a run."""
     found: dict[tuple[str, str], list[plots.Curve]] = {}
     for style, run in enumerate(runs):
@@ -204,14 +204,14 @@ def _roc_and_det(runs: Sequence[Run]) -> list[plots.Plot]:
     return drawn
 
 
-def _detector(run: Run) -> Detector:
+def _detector(run: RunData) -> Detector:
     """Load the run's detector; InputError if there is none, as beside a table of scores."""
     folder = run.folder.absolute()  # never a name on the Hub
     places = (folder / "model", folder.parent / "model")[: 1 + folder.is_dir()]
     return Detector.from_pretrained(next((p for p in places if p.is_dir()), places[0]))
 
 
-def _about(run: Run) -> str:
+def _about(run: RunData) -> str:
     """Return what the head of the page says of a run."""
     origin = run.results.get("provenance") or {}
     decision = run.results["decision"]
@@ -232,7 +232,7 @@ def _about(run: Run) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _faces(runs: Sequence[Run]) -> tuple[list[tuple[str, str]], list[str]]:
+def _faces(runs: Sequence[RunData]) -> tuple[list[tuple[str, str]], list[str]]:
     """Return pictures of the faces that the runs disagree about most, each with its words.
 
     Or none, and why: the runs scored other images, or a model or an image is not there any more.
@@ -281,7 +281,7 @@ def _disputed(scores: Sequence[Scores], count: int = 12) -> list[int]:
     return [row for _, row in sorted(turns)[:count]]
 
 
-def _robustness(runs: Sequence[Run]) -> tuple[list[plots.Plot], list[str]]:
+def _robustness(runs: Sequence[RunData]) -> tuple[list[plots.Plot], list[str]]:
     """Return the plots, means over the generators that all measured runs have, and remarks."""
     drawn, remarks = list[plots.Plot](), []
     for run in runs:
@@ -312,7 +312,7 @@ def _robustness(runs: Sequence[Run]) -> tuple[list[plots.Plot], list[str]]:
     return drawn, remarks
 
 
-def _of_test_set(run: Run, perturbation: str, test_set: str) -> Mapping[str, Sequence[float]]:
+def _of_test_set(run: RunData, perturbation: str, test_set: str) -> Mapping[str, Sequence[float]]:
     """Return the AUCs of each generator, clean and at each strength."""
     found = robustness.curves(run.perturbed, perturbation)
     return {generator: aucs for (own_set, generator), aucs in found.items() if own_set == test_set}

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from focus.config.train import ResolvedTrainConfig
 from focus.data.cache.features import Encoded, FeatureCache, digest_of, digests
 from focus.data.cache.images import ImageCache
-from focus.data.dataset import Batch, FaceDataset, Row, load_batches, loader
+from focus.data.dataset import Batch, FaceDataset, RowIndex, load_batches, loader
 from focus.data.manifest import Manifest
 from focus.model.detector import Detector
 
@@ -95,7 +95,7 @@ def _computed(
     places: list[int],
 ) -> Iterator[tuple[Batch, Encoded]]:
     """Yield batches with their features; places: of the views of all images, in their order."""
-    keys: list[Row] = [divmod(place, views) for place in places]
+    keys: list[RowIndex] = [divmod(place, views) for place in places]
     size, device = config.eval_batch_size, accelerator.device
     batches = [keys[start : start + size] for start in range(0, len(keys), size)]
     detector.eval()

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from focus.config.train import ResolvedTrainConfig
 from focus.data.cache.features import CachedFaces
 from focus.data.cache.images import ImageCache
-from focus.data.dataset import Batch, FaceDataset, Row, end_workers, load_batches, loader
+from focus.data.dataset import Batch, FaceDataset, RowIndex, end_workers, load_batches, loader
 from focus.data.manifest import Manifest
 from focus.model.detector import Detector
 from focus.training.batches import BatchPlan, MicroBatch
@@ -40,7 +40,7 @@ class TrainingImages:
         self.cached: CachedFaces | None = None
         """Features in place of images; set once they are there."""
         self._views = config.views or 1
-        self._next: list[list[Row]] = []
+        self._next: list[list[RowIndex]] = []
         pinned = accelerator.device.type == "cuda"
         self._loader = loader(
             self.dataset, self._next, config.workers, pinned=pinned, persistent=True

@@ -51,7 +51,7 @@ from focus.runtime.files import check_empty, check_writable, sole_writer
 from focus.runtime.launch import device_named
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
-from focus.use.explanations import CAMS, OVERLAYS, Explanations, Item, Row, item_row
+from focus.use.explanations import CAMS, OVERLAYS, CsvRow, Explanations, Item, item_row
 
 _COLOURS = {REAL: COLOURS[0], SYNTHETIC: COLOURS[4]}
 
@@ -190,7 +190,7 @@ def _explain_all(
         views = _views(found, items, config, detector, finder, pool)
         scored = _scored(found.folder, views, detector, detector.at_once(config.batch_size), pool)
         for item, pairs in groupby(scored, key=lambda pair: pair[0]):
-            faces = defaultdict[Any, list[Row]](list)
+            faces = defaultdict[Any, list[CsvRow]](list)
             for _, row in pairs:
                 faces[row["face"]].append(row)
             for face, rows in sorted(faces.items()):
@@ -231,10 +231,10 @@ def _scored(
     detector: Detector,
     at_once: int,
     pool: ThreadPoolExecutor,
-) -> Iterator[tuple[Item, Row]]:
+) -> Iterator[tuple[Item, CsvRow]]:
     """Yield the row of each face of each view with its item, as its pictures are written."""
 
-    def write(view: _View, predictions: list[tuple[Any, ...]]) -> list[Row]:
+    def write(view: _View, predictions: list[tuple[Any, ...]]) -> list[CsvRow]:
         return _write_view(folder, view, predictions, detector.preprocessing)
 
     for batch in _chunks(views, at_once):
@@ -255,7 +255,7 @@ def _scored(
 
 def _write_view(
     folder: Path, view: _View, predictions: list[tuple[Any, ...]], how: Preprocessing
-) -> list[Row]:
+) -> list[CsvRow]:
     """Write the CAM of each face of a view and the overlay of all; return the rows of the faces.
 
     predictions: Score, class, CAMs [2, H, W] and entropies [2] of each face.

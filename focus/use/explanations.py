@@ -33,7 +33,7 @@ OVERLAYS, CAMS = "overlays", "cams"
 
 _PRINTED = 20  # rows, each on a line
 
-Row = dict[str, Any]
+CsvRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Item:
 
 
 def item_row(
-    item: Item, views: Sequence[Row], threshold: float, calibration: Calibration | None
-) -> Row:
+    item: Item, views: Sequence[CsvRow], threshold: float, calibration: Calibration | None
+) -> CsvRow:
     """Return the row of an item, or of a face in it: of an image from one view, else one a frame.
 
     A score above the threshold says synthetic.
@@ -98,8 +98,8 @@ class Explanation:
     The rows of ``frames.csv``, of a video. folder: Where the files are that rows name.
     """
 
-    row: Row
-    frames: Sequence[Row]
+    row: CsvRow
+    frames: Sequence[CsvRow]
     folder: Path
 
     @property
@@ -145,8 +145,8 @@ class Explanations:
     threshold: Threshold
     about: dict[str, Any]
     notes: list[str]
-    rows: list[Row] = field(default_factory=list)
-    frames: dict[tuple[str, int | None], list[Row]] = field(default_factory=dict)
+    rows: list[CsvRow] = field(default_factory=list)
+    frames: dict[tuple[str, int | None], list[CsvRow]] = field(default_factory=dict)
     bad: list[BadFile] = field(default_factory=list)
     no_face: list[tuple[str, str]] = field(default_factory=list)
     written: list[Path] = field(default_factory=list)

@@ -116,9 +116,9 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(runs: list[Path], tmp_pa
         assert f"{name} 60 images, threshold 0.5" in found.text
 
 
-def run(name: str, folder: Path, perturbed: list[robustness.PerturbedAUC]) -> comparison.Run:
+def run(name: str, folder: Path, perturbed: list[robustness.PerturbedAUC]) -> comparison.RunData:
     empty: dict[str, Any] = {column: [] for column in Scores.__dataclass_fields__}
-    return comparison.Run(name, folder, Scores(**empty), {}, perturbed)
+    return comparison.RunData(name, folder, Scores(**empty), {}, perturbed)
 
 
 def test_robustness_is_the_mean_over_the_generators_that_all_have(tmp_path: Path) -> None:
