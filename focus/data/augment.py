@@ -27,9 +27,9 @@ _BITS = 15  # of the weights of a blur: with twice as many, and 8 of a pixel, a 
 class Augmentation:
     """The changes that ``names`` stand for, to images of ``size`` x ``size`` pixels.
 
-    cut: a random part of an image of any size from that on, as it is. crop: a part of at least half
-    of the area, stretched to the whole. shift: by up to 2 pixels per 64 in each direction, the
-    border repeated. flip: horizontal, with probability 1/2.
+    cut: Take a random part of a larger image, as it is. crop: Stretch a part of at least half of
+    the area to the whole. shift: Move by up to 2 pixels per 64 in each direction, the border
+    repeated. flip: Mirror left and right, with probability 1/2.
     """
 
     def __init__(self, names: tuple[str, ...], size: int) -> None:
@@ -53,8 +53,8 @@ class Augmentation:
     ) -> tuple[Tensor, Tensor | None]:
         """Change an image [3,H,W] uint8 and its map [1,H,W] float32 in [0, 1] alike, to [.,S,S].
 
-        key: seed, epoch, and a number of the row and of how often the epoch had it before. They
-        alone decide what is drawn; the global random state stays as it is.
+        key: The seed, the epoch, and a number made of the row and of how often the epoch has had
+        it. They alone decide what is drawn; the global random state stays as it is.
         """
         (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
@@ -90,8 +90,8 @@ class _Blur(v2.GaussianBlur):  # type: ignore[misc]
 def blurred(image: Tensor, sigma: float, reach: int) -> Tensor:
     """Blur [3,S,S] uint8 by a Gaussian that is cut off ``reach`` pixels away, the border reflected.
 
-    sigma: in pixels. Rows, then columns; in integers, whose sum has no rounding to depend on the
-    number of threads.
+    sigma: The standard deviation in pixels. Rows, then columns are blurred, in integers, so that no
+    rounding depends on the number of threads.
     """
     place = np.arange(-reach, reach + 1)
     weights = np.exp(-0.5 * (place / sigma) ** 2)

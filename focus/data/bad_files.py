@@ -102,9 +102,9 @@ def check_images(
     Maps of a single value count as none. Maps and masks that look wrong are kept, and counted in
     one warning of each kind. The samples get the columns ``DIGESTS``.
 
-    images: gets what was decoded. cache: folder that remembers the files found good, as long as
-    they are unchanged. max_bad: share of the images, of the maps and of the masks that may be bad.
-    noticed: gets a finding of what is left out, and those of what looks wrong in the log's place.
+    images: Stores the decoded images. cache: The folder that remembers good files as long as they
+    are unchanged. max_bad: The share of images, of maps and of masks that may be bad. noticed:
+    Receives the findings: what is left out and, instead of the log, what looks wrong.
 
     Raises:
         InputError: more files of a kind are bad than ``max_bad`` allows, or no image is left.

@@ -31,7 +31,7 @@ class Copy:
 def copies(manifest: Manifest) -> list[Copy]:
     """Return the images of validation and test that are copies of one of an earlier split.
 
-    manifest: images with splits and the digests of their files.
+    manifest: The images, with splits and the digests of their files.
     """
     first: dict[str, Sample] = {}
     found = []

@@ -56,9 +56,9 @@ def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
     """Refuse images to validate or test on that the initial weights know.
 
     Args:
-        manifest: the images of a new run, with the digests of their files.
-        before: what the weights were trained on (``train``) and chosen on (``validation``).
-        weights: their file, for the message.
+        manifest: The images of a new run, with the digests of their files.
+        before: The images that the weights were trained (``train``) and chosen (``validation``) on.
+        weights: The file of the weights, for the message.
 
     Raises:
         InputError: one to validate on is among those that they were trained on, or one to test on

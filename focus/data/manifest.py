@@ -47,14 +47,14 @@ NO_EXTRA: Mapping[str, str] = {}  # shared, since a manifest may have a million 
 class Sample:
     """One image and what is known of it.
 
-    path: the image file, absolute. label: 0 real, 1 synthetic, None unlabelled.
-    generator: for fakes the program that made them; for reals the generator whose fakes they
-    are compared with, or several with " | " between them, "" for reals that serve all. family: the
-    generator's family, "" if unknown. split: "" until assigned. test_set: which test it belongs to,
-    "" = decided by the generator (closed if training knew it, else open). human_map: human saliency
-    map, a reference that :mod:`focus.data.maps` resolves. mask_path: artefact mask, evaluation
-    only. box: face box (left, top, right, bottom) in pixels of the upright image. group: what must
-    not be split (a video, an identity). extra: other columns.
+    path: The image file, absolute. label: 0 real, 1 synthetic, None unlabelled. generator: The
+    program that made a fake; of a real image the generator whose fakes it is compared with, or
+    several with " | " between them, "" for all. family: The generator's family, "" if unknown.
+    split: "" until assigned. test_set: The test that it belongs to; "" leaves that to the generator
+    (closed if training knew it, else open). human_map: The human saliency map, a reference that
+    :mod:`focus.data.maps` resolves. mask_path: The artefact mask, for evaluation only. box: The
+    face's left, top, right and bottom in pixels of the upright image. group: What must not be
+    divided by a split (a video, an identity). extra: The other columns.
     """
 
     path: str
@@ -130,8 +130,8 @@ def numbered_samples(
 ) -> Iterator[tuple[int, Sample]]:
     """Yield the samples of a manifest's file form, each with its line number.
 
-    root: folder that relative paths start from, default the file's. confined: refuse a relative
-    path that leaves it. Raises InputError, with the line number.
+    root: The folder that relative paths start from, by default the file's. confined: Whether a
+    relative path may not leave it. Raises InputError, with the line number.
     """
     folder = str(absolute(path).parent if root is None else absolute(root))
     rows = csv_rows(path)
@@ -164,7 +164,7 @@ def sample_of(
 ) -> Sample:
     """Return the sample of a row; raises ValueError.
 
-    cells: by the manifest's columns, "" for what is not known. place: makes a path absolute.
+    cells: The cells by column of the manifest, "" if unknown. place: Makes a path absolute.
     """
     for column, names in (("label", ("", *LABEL_NAMES)), ("split", _SPLITS), ("test_set", _SETS)):
         if cells[column] not in names:

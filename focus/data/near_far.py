@@ -209,7 +209,7 @@ def families_tested(
 ) -> dict[tuple[str, str], str]:
     """Return (test set, generator) -> family, from what is given of each fake.
 
-    fakes: test set, generator, family. known: the generators of training.
+    fakes: The test set, generator and family of each fake. known: The generators of training.
     """
     of_sets = defaultdict[str, list[tuple[str, str]]](list)
     for test_set, generator, family in fakes:

@@ -31,8 +31,8 @@ def overlay(
 ) -> Image.Image:
     """Return the CAM in colour over its image: RGB, of the image's size.
 
-    image: a Pillow image, or [H, W, 3] in 0..255. cam [h, w]: stretched to [0, 1] (a constant one
-    is 0 everywhere) and enlarged bicubically. alpha in [0, 1]: opacity where the CAM is largest.
+    image: A Pillow image, or [H, W, 3] in 0..255. cam: The CAM [h, w], which is stretched to [0, 1]
+    (a constant one to 0) and enlarged bicubically. alpha: The opacity at its maximum, in [0, 1].
     """
     face = image if isinstance(image, Image.Image) else Image.fromarray(image)
     pixels = np.asarray(face.convert("RGB"), dtype=np.float32)
@@ -50,8 +50,8 @@ def marked(
 ) -> Image.Image:
     """Return the image with the CAM over each face, a box around it and a label.
 
-    faces: of each the square that its CAM is of, in the image, times ``scale``; its CAM [h, w];
-    label; and colour.
+    faces: For each face the square of its CAM in the unscaled picture, the CAM [h, w], the label
+    and the colour. scale: How many times as wide and as high the image is as the picture.
     """
     image, side = image.copy(), max(image.size)
     font, line = ImageFont.load_default(max(10, side / 40)), max(1, round(side / 256))
@@ -78,7 +78,7 @@ def lay(
 ) -> Box:
     """Draw the CAM of a part of a picture over it in ``image``; return the part's box there.
 
-    scale: how many times as wide and as high the image is as the picture. A part may lie outside.
+    scale: How many times as wide and as high the image is as the picture. A part may lie outside.
     """
     left, top, right, bottom = (round(edge * scale[at % 2]) for at, edge in enumerate(part))
     box = (left, top, max(right, left + 1), max(bottom, top + 1))

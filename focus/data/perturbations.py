@@ -53,8 +53,8 @@ _SHARED = 0.75  # of the side
 class Perturbation:
     """One of :data:`STRENGTHS`' perturbations at one strength, as ``FaceDataset`` takes it.
 
-    seed: of the noise, which differs from image to image; an image has the same noise at all
-    strengths, times the standard deviation. side: pixels, of what "equalise" returns.
+    seed: The seed of the noise, which differs from image to image; an image has the same noise at
+    all strengths, times the standard deviation. side: The pixels a side that "equalise" returns.
     """
 
     name: str

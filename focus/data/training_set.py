@@ -43,8 +43,8 @@ def listed_images(
 
     Args:
         given: What :func:`read_given` returned, if the paths have been read.
-        resumed: no splits are drawn, since those of the run's manifest are taken.
-        output: the folder of a new run, which may not lie in a folder of images.
+        resumed: Whether to draw no splits, since those of the run's manifest are taken.
+        output: The folder of a new run, which may not lie in a folder of images.
 
     Raises:
         InputError: no usable images, or a split without one of the classes.
@@ -76,8 +76,8 @@ def readable_images(
 ) -> tuple[Manifest, list[BadFile]]:
     """Return those of the images that can be decoded, with digests, and the files that cannot.
 
-    images: gets what is decoded. noticed: gets what is to be known of the files. recorded: the
-    manifest of a run that is resumed, whose splits are taken.
+    images: Stores the decoded images. noticed: Receives the findings. recorded: The manifest of a
+    run that is resumed, whose splits are taken.
 
     Raises:
         InputError: too many bad files, a split that cannot be trained or of which copies are all

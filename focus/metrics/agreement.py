@@ -25,10 +25,10 @@ maximum."""
 def map_agreement(cams: Array, maps: Array) -> dict[str, Floats]:
     """Return how far CAMs agree with human maps, by the name of the column in the scores.
 
-    map_mse: mean over the cells of ``(z - s)**2``, in [0, 1]. map_cosine: cosine of ``z`` and ``s``
+    map_mse: Mean over the cells of ``(z - s)**2``, in [0, 1]. map_cosine: Cosine of ``z`` and ``s``
     as vectors of cells, in [0, 1]. map_hit: 1 where the CAM's peak (the first on ties) is a cell
     with ``s >= REGION``, else 0. map_chance: share of such cells, the chance level of map_hit.
-    map_mass: share of the sum of ``z`` that lies in such cells, in [0, 1].
+    map_mass: Share of the sum of ``z`` that lies in such cells, in [0, 1].
     """
     z, s = _normalised(cams), _normalised(maps)
     looked, says = s >= REGION, s.any(axis=1)
@@ -48,7 +48,7 @@ def map_agreement(cams: Array, maps: Array) -> dict[str, Floats]:
 def mask_mass(cams: Array, coverage: Array) -> Floats:
     """Return the share of the CAM's mass that lies on the artefact, in [0, 1].
 
-    coverage [N, H, W]: the share of each cell that the mask covers, in [0, 1]. ``sum(z * coverage)
+    coverage [N, H, W]: The share of each cell that the mask covers, in [0, 1]. ``sum(z * coverage)
     / sum z``: a CAM that is even has the mask's share of the image. NaN where the mask covers
     nothing or the CAM is constant.
     """

@@ -29,7 +29,7 @@ class Resampler:
         pairs = np.unique(np.stack([self.unit, strata]), axis=1)
         first, strata_of_unit = np.unique(pairs[0], return_index=True, return_counts=True)[1:]
         pool = np.where(strata_of_unit > 1, -1, pairs[1][first])
-        # By their first unit: how strata are numbered makes no other draws.
+        # In the order of first units, so that the draws do not depend on the strata's numbers.
         _, met = np.unique(pool, return_index=True)
         self._pools = [np.flatnonzero(pool == stratum) for stratum in pool[np.sort(met)]]
 

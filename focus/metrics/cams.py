@@ -51,7 +51,7 @@ def stretched(cams: Array) -> NDArray[np.float64]:
 def commonest_peak_share(peaks: Array) -> float | None:
     """Return the share of images whose CAM peaks in the one cell where most do, in (0, 1].
 
-    peaks [N]: any integers that name cells. Near 1 the model looks at one place whatever the
+    peaks [N]: Any integers that name cells. Near 1 the model looks at one place whatever the
     image, however low its entropy. ``None`` when there are no images.
     """
     if len(peaks) == 0:
@@ -63,7 +63,7 @@ def commonest_peak_share(peaks: Array) -> float | None:
 def hit_cells(coverage: Array) -> NDArray[np.bool_] | None:
     """Return the cells [H, W] where a peak is a hit; their share is what a peak hits by chance.
 
-    coverage [H, W]: the share of each cell that the artefact mask covers, in [0, 1]. A hit: the
+    coverage [H, W]: The share of each cell that the artefact mask covers, in [0, 1]. A hit: the
     cell is covered to at least a quarter, or no cell is covered more (an artefact smaller than a
     cell can still be hit). ``None`` when the mask covers nothing.
     """

@@ -65,9 +65,9 @@ def mean_of_rates(rates: Sequence[tuple[int, int]]) -> Interval | None:
 
 
 def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
-    """Return the interval of the mean of independent ``values`` from theirs.
+    """Return the interval of the mean of independent ``values`` from the interval of each.
 
-    By the squares of the distances to their ends (Zou and Donner, 2008).
+    Its ends lie the root of the sum of the squared distances away (Zou and Donner, 2008).
     """
     mean, n = sum(values) / len(values), len(values)
     pairs = list(zip(values, intervals, strict=True))
@@ -90,7 +90,7 @@ def mean_auc_interval(comparisons: Sequence[Compared]) -> Interval | None:
 
 
 def few_inverted(comparisons: Sequence[Compared]) -> bool:
-    """Return whether so few images are on the wrong side that no variance tells what they may be.
+    """Return whether too few images are on the wrong side to estimate a variance.
 
     As in :func:`mean_auc_interval`: fewer than ``SUPPORT`` units of a class.
     """
@@ -101,9 +101,10 @@ def few_inverted(comparisons: Sequence[Compared]) -> bool:
 class _Placed(NamedTuple):
     """A mean AUC and what DeLong's variance of it is made of.
 
-    moved: by unit, what it moves the mean by; the sum of its squares is the variance. smallest:
-    units in the smallest class of a comparison. pairs: units of the smaller class. inverted: units
-    of a class with an image of the other on the wrong (or on the right) side, the fewest of these.
+    moved: What each unit contributes to the mean; the sum of its squares is the variance. smallest:
+    The units in the smallest class of a comparison. pairs: The units of the smaller class.
+    inverted: The units of a class that have an image of the other class on the wrong side, or on
+    the right one; the smallest of these counts.
     """
 
     auc: float
@@ -157,7 +158,7 @@ def _placements(real: Array, fake: Array) -> tuple[Floats, Floats]:
 
 def _interval(placed: _Placed) -> Interval:
     auc, pairs, error = placed.auc, placed.pairs, math.sqrt((placed.moved**2).sum())
-    # Not rounded, but for rounding: half a pair more would favour one of the classes.
+    # Six digits undo floating-point error; rounding to whole pairs would favour a class.
     by_pairs = rate_interval(round(auc * pairs, 6), pairs)
     assert by_pairs is not None
     if error == 0 or auc in (0.0, 1.0):

@@ -23,19 +23,20 @@ SUPPORT = 5
 class Side:
     """The scores of one class, sorted once, with the weights of its images.
 
-    scores [N]: ascending. weights [R, N]: by rising score, 1 each until :meth:`weigh`. below
-    [R, N+1]: weight of the k images with the lowest scores. total [R]. tempered [N]: probabilities
-    after a temperature, by rising score; None without a calibration.
+    scores: The scores [N], ascending. weights: The weights [R, N] by rising score, 1 each until
+    :meth:`weigh`. below: The weight [R, N+1] of the k images with the lowest scores. total: The
+    weight [R] of all images. tempered: The probabilities [N] after a temperature, by rising score;
+    None without a calibration.
 
     Raises ValueError for a score that is not finite.
     """
 
     def __init__(self, scores: Array) -> None:
-        given = finite(scores, "scores")
-        self.order = np.argsort(given, kind="stable")
+        scores = finite(scores, "scores")
+        self.order = np.argsort(scores, kind="stable")
         self.tempered: Floats | None = None
-        self.scores = given[self.order]
-        self.weigh(np.ones((1, len(given))))
+        self.scores = scores[self.order]
+        self.weigh(np.ones((1, len(scores))))
 
     def weigh(self, weights: Array) -> None:
         """Set the weights [R, N], in the order of the constructor's scores."""

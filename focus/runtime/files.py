@@ -29,7 +29,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 def atomic_write(path: Path, *, flushed: bool = True) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; then flush it to the disk and rename it.
 
-    An error leaves what was there. Of two that write at once, the one that ends last stays.
+    An error leaves the earlier file. Of two writers at once, the last to end wins.
 
     flushed: Whether to wait for the disk, some milliseconds. Without, the file is whole after a
     kill, but perhaps not after a power cut.
@@ -145,7 +145,7 @@ def sole_writer(
 ) -> Iterator[None]:
     """Make the folder to write, and keep other processes from writing there within the block.
 
-    lock: the name of the lock (default: in the folder), which stays no longer than the block.
+    lock: The path of the lock (default: in the folder), which stays no longer than the block.
 
     Raises InputError, with the flag that gives the place, if another process writes there.
     """

@@ -113,7 +113,7 @@ def check_precision(name: MixedPrecision, device: torch.device) -> None:
 def same_threads(device: torch.device, before: int | None, given: int | None) -> str:
     """Take ``before`` CPU threads, those of a run that goes on, unless others are ``given``.
 
-    A sum has as many parts as there are threads, so others change its last bits; on a GPU no bits
+    Sums are divided among the threads, so another number changes their last bits; on a GPU no bits
     are promised. Return a warning if they differ, else "".
     """
     if device.type != "cpu" or before is None or given == before:
@@ -161,8 +161,8 @@ def run_on_main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
 def run_on_all(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Return ``work()`` once every process has done it.
 
-    Raises the InputError of the first process that has one in all of them, so that none waits for
-    it, and the main process says which it is of: another machine may lack a file.
+    Raises the InputError of the first process that has one in all processes, so that none waits;
+    the main process adds the number of that process, as another machine may lack a file.
     """
     error: InputError | None = None
     try:

@@ -23,11 +23,11 @@ from focus.config.recipes import Sampling
 class MicroBatch(NamedTuple):
     """The part of a batch that one process takes.
 
-    rows: of the training manifest, at least one. again: how often the epoch had each of them
-    before, which a sampling with replacement may. counted: how many of them count; 0 where this
-    process takes one for company, since fewer are left than there are processes. images: of the
-    batch, in all processes. weight: of its mean loss in the step, times the number of processes,
-    whose gradients are averaged. last: whether the optimiser steps after it.
+    rows: The rows in the training manifest, at least one. again: How often the epoch has had each
+    before, above 0 when sampling with replacement. counted: The number of rows that count; 0 for a
+    dummy row, which lets a process without images join the all-reduce. images: The number of
+    images of the batch in all processes. weight: The weight of its mean loss in the step, times the
+    number of processes, whose gradients are averaged. last: Whether the optimiser steps after it.
     """
 
     rows: list[int]

@@ -90,7 +90,7 @@ def items(splits: Splits = SPLITS) -> Iterator[ImageName]:
 class Rendering(NamedTuple):
     """A rendered image.
 
-    image: uint8 [64, 64, 3]. mask: where the artefacts are, bool [64, 64], None for reals and for
+    image: uint8 [64, 64, 3]. mask: Where the artefacts are, bool [64, 64], None for reals and for
     artefacts of the whole image. human_map: uint8 [64, 64] with maximum 255, None outside training
     and validation. artefacts: their names.
     """

@@ -159,7 +159,7 @@ def window(box: Box, margin: float, size: tuple[int, int]) -> Square | None:
     width, height = size
     if not (max(left, 0) < min(right, width) and max(top, 0) < min(bottom, height)):
         return None
-    # Whatever is larger than the image is as large as it, up to numbers that have no end.
+    # No side is longer than the image, also for an infinite margin.
     side = max(1, round(min((1 + 2 * margin) * max(right - left, bottom - top), max(size))))
     wide, high = min(side, width), min(side, height)
     x = min(max(round((left + right) / 2 - wide / 2), 0), width - wide)

@@ -37,7 +37,7 @@ from focus.runtime.parallel import parallel_map
 MANIFEST = "manifest.csv"
 SIDE = 64
 COMPONENTS = {"pca": 200, "lda": 100}
-"""At most; of few faces a third as many as there are."""
+"""The largest number; for few faces a third of their number."""
 _FEWEST, _FITTED = 10, 2000  # training faces of a class; of all that are fitted on
 _BLUR = 1 / 32  # of the side
 _COARSE = 1 / 16

@@ -141,8 +141,10 @@ def map_references(place: Path, images: Mapping[str, str]) -> dict[str, str]:
        of the images' are annotators: ``anna/a.png`` and ``ben/a.png`` are averaged for ``a``;
     4. any other map keeps its name, which no image has.
 
-    images: path of the image by each name: the base name and the path below the image root, both
-    without extension. Raises InputError for two maps of one image and a file that is not COCO's.
+    images: The path of the image by each name: the base name and the path below the image root,
+    both without extension.
+
+    Raises InputError for two maps of one image and a file that is not COCO's.
     """
     if place.suffix.lower() == ".json":
         return _drawn_references(place)
