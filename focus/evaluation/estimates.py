@@ -43,7 +43,7 @@ DECISION = "decision"
 """The operating point of the threshold that decides, beside those that validation fixed."""
 
 
-class ScoreTable:
+class WeightedScores:
     """All scores of an evaluation; its parts follow its weights."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Part:
     log-likelihood ratios. tempered [N]: probabilities after the temperature, by rising score.
     """
 
-    def __init__(self, table: ScoreTable, rows: Integers, label: int) -> None:
+    def __init__(self, table: WeightedScores, rows: Integers, label: int) -> None:
         scores, points = table.scores, table.points
         self.rows, self.side = rows, Side(scores.score[rows])
         self._has_cams = scores.has_cams
@@ -121,7 +121,7 @@ class Part:
 class Group:
     """Some real images and some fakes of a table, by their rows."""
 
-    def __init__(self, table: ScoreTable, real: Integers, fake: Integers) -> None:
+    def __init__(self, table: WeightedScores, real: Integers, fake: Integers) -> None:
         self._table = table
         self.real, self.fake = table.part(real, REAL), table.part(fake, SYNTHETIC)
         self.rows = np.append(real, fake)

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS
 from focus.data.near_far import families, relation, with_families
-from focus.evaluation.estimates import Estimate, Figures, Group, Intervals, ScoreTable
+from focus.evaluation.estimates import Estimate, Figures, Group, Intervals, WeightedScores
 from focus.evaluation.protocol import UNNAMED, Comparison, match, strata, union
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import Resampler
@@ -79,7 +79,7 @@ def summarise(
         "undefined_thresholds": {} if points is None else points.undefined(),
     }
     results["n_real_unused"] = results["n_real"] - len(union(c.real for c in comparisons))
-    table = ScoreTable(scores, points, threshold)
+    table = WeightedScores(scores, points, threshold)
     test_sets = {
         name: SetFigures(table, [c for c in comparisons if c.test_set == name])
         for name in TEST_SETS
@@ -121,7 +121,7 @@ def summarise(
 class SetFigures:
     """The comparisons of one test set: figures by generator, their mean, and of all images."""
 
-    def __init__(self, table: ScoreTable, comparisons: list[Comparison]) -> None:
+    def __init__(self, table: WeightedScores, comparisons: list[Comparison]) -> None:
         self.comparisons, self._table = comparisons, table
         self._groups = [Group(table, c.real, c.fake) for c in comparisons]
         rows = [
