@@ -202,8 +202,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
-
-
 def marked(annotator: Annotator, x: float, y: float) -> bool:
     """Return whether a pixel of the face is marked."""
     pixel: list[int] = annotator.page.evaluate(

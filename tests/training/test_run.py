@@ -372,9 +372,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 @pytest.mark.usefixtures("plain_cpu")
 @pytest.mark.slow
-def test_evaluation_leaves_out_what_the_weights_before_knew(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluation_leaves_out_what_the_weights_before_knew(tmp_path: Path) -> None:
     """Of a run from a run from a run, where that one and the first have been moved or are gone."""
 
     def fit(name: str, data: str, after: str | None = None) -> Path:
@@ -393,8 +391,8 @@ def test_evaluation_leaves_out_what_the_weights_before_knew(
     third = fit("third", new, after="second")
     shutil.rmtree(first)
     moved = shutil.move(third, tmp_path / "elsewhere")
-    capsys.readouterr()
     out = tmp_path / "out"
-    evaluate(EvaluateConfig(run=str(moved), data=(one,), output=str(out), workers=0, report=False))
-    assert f"{n_known} of 16 images are left out: they, or" in capsys.readouterr().out
+    given: dict[str, Any] = {"run": str(moved), "data": (one,), "output": str(out)}
+    said = str(evaluate(EvaluateConfig(**given, workers=0, report=False)))
+    assert f"{n_known} of 16 images are left out: they, or" in said
     assert len(Scores.from_csv(out / "scores.csv")) == 16 - n_known
