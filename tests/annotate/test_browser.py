@@ -2,7 +2,6 @@
 
 import random
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -203,11 +202,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield served
 
 
-def folder_of(served: Served) -> Path:
-    words: Any = served.process.args
-    return Path(words[words.index("--output") + 1])
-
-
 def marked(annotator: Annotator, x: float, y: float) -> bool:
     """Return whether a pixel of the face is marked."""
     pixel: list[int] = annotator.page.evaluate(
@@ -336,43 +330,6 @@ def test_fingers_and_a_pen(browser: Any, shared: Served) -> None:
     assert page.evaluate("work.strokes.length") == 2
     assert anna.complaints == []
     anna.context.close()
-
-
-def test_two_annotators_and_two_tabs_at_once(browser: Any, shared: Served) -> None:
-    """Everybody answers in turn; nothing is asked twice, lost, or answered by both tabs."""
-    one = Annotator(browser, shared.address, "twin")
-    other = Annotator(browser, shared.address, "Zoë & Co")
-    second = Annotator.__new__(Annotator)
-    second.context, second.complaints = one.context, []
-    second.page = second.open(shared.address)
-    second.ready()
-    assert second.question() != one.question()
-    people = [one, second, other]
-    while any(person.question() for person in people):
-        for person in people:
-            if person.question():
-                person.stroke((50, 50), (100, 90))
-                person.answer("r")
-    found = [row for row in rows(folder_of(shared)) if row["annotator"] in ("twin", "Zoë & Co")]
-    counts = Counter((row["annotator"], row["round"]) for row in found)
-    assert counts == {
-        ("twin", "practice"): 2,
-        ("twin", "main"): 4,
-        ("Zoë & Co", "practice"): 2,
-        ("Zoë & Co", "main"): 4,
-    }
-    assert len({(row["annotator"], row["image"]) for row in found}) == 12
-    assert all((folder_of(shared) / row["mark"]).is_file() for row in found)
-    # Under another name the same browser goes on elsewhere.
-    one.page.click("text=not you?")
-    one.page.wait_for_selector("#start:not([hidden])")
-    one.page.fill("[name=annotator]", "<img src=x onerror=alert(1)>")
-    one.page.click("button:text('Begin')")
-    one.page.wait_for_selector("#refused:has-text('A name begins with a letter')")
-    assert one.page.locator("#start img").count() == 0
-    assert [person.complaints for person in people] == [[], [], []]
-    for person in (one, other):
-        person.context.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])

@@ -138,14 +138,10 @@ def test_paths_stand_before_or_behind_the_flags() -> None:
         # An abbreviation is no flag, not even an unambiguous one.
         (["--epoch", "3"], "There is no flag --epoch .did you mean --epochs"),
         (["--zzz"], "There is no flag --zzz; --help lists"),
-        (["-e", "3"], "There is no flag -e"),
         (["a.csv"], "'a.csv' stands alone"),
         (["--resume=maybe"], "Argument --resume/--no-resume: .*'maybe'"),
         (["--epochs", "2.5"], "Argument --epochs: invalid int value: '2.5'"),
-        (["--lr", "null"], "Argument --lr: invalid float value: 'null'"),
         (["--lr", "nan"], "--lr must be above 0, got nan"),
-        (["--lr", "-1"], "--lr must be above 0, got -1.0"),
-        (["--lr", "--debug"], "Argument --lr: expected one argument"),
         (["--name="], "--name got an empty text"),
         (["--focus-level", "minimise"], "--focus-level: invalid choice: 'minimise' .*minimize"),
         (["--loss", "saliancy"], "There is no loss 'saliancy'.*did you mean saliency"),
@@ -182,11 +178,8 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
     ("text", "message"),
     [
         ("epoch: 3", "unknown key 'epoch' .did you mean --epochs"),
-        ("compute_environment: LOCAL_MACHINE", "unknown key 'compute_environment'"),
         ("epochs: 1:30", "--epochs: invalid int value: '1:30'"),  # 90 in YAML
         ("epochs: [1, 2]", r"epochs cannot be \['1', '2'\]"),
-        ("test_data: x.csv", "--test-data: got 'x.csv', give NAME=PATH"),
-        ("epochs: 0", "--epochs must be at least 1"),
         ("lr: [1", "cannot be read: .*; give a YAML file"),
         ("version: 1\nlr: 1", "has version 1, not 2: read it with the version of focus that"),
         ("- lr", "holds no `name: value` lines: give it some"),

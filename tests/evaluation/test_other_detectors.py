@@ -361,18 +361,18 @@ def test_flags_that_do_not_go_together(flags: str, message: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_rows_take_no_minute(
+def test_fifty_thousand_rows_take_no_half_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(other_detectors, "summarise", summarise)
     random = np.random.default_rng(0)
-    label = random.integers(0, 2, 100_000)
+    label = random.integers(0, 2, 50_000)
     score = np.clip(random.normal(0.4 + 0.2 * label, 0.15), 0, 1)
     pairs = zip(label, score, strict=True)
     rows = [(n, at, s, f"g{n % 10}" * at, "") for n, (at, s) in enumerate(pairs)]
     path = write(tmp_path / "t.csv", rows, ("id", *HEADER[1:]))
     begin = time.process_time()
     run("--scores", path, "--output", tmp_path / "out")
-    assert time.process_time() - begin < 60
+    assert time.process_time() - begin < 30
     auc = results_of(tmp_path / "out")["open"]["pooled"]["auc"]
     assert auc == pytest.approx(roc_auc_score(label, score), abs=1e-12)

@@ -40,26 +40,6 @@ def test_a_generator_is_told_from_its_own_reals_if_it_has_any() -> None:
     }
 
 
-def test_reals_given_by_a_generators_name_are_its_own(tmp_path: Path) -> None:
-    sizes = {"A": 1, "B": 2, "tree/C/1_fake": 3, "reals of A": 4, "reals of C": 5, "ffhq": 6}
-    for folder, count in sizes.items():
-        (tmp_path / folder).mkdir(parents=True)
-        for number in range(count):
-            (tmp_path / folder / f"{number}.png").touch()
-    at = {name: str(tmp_path / name) for name in (*sizes, "tree")}
-    config = TrainConfig(
-        test_data={"A": at["A"], "B": at["B"], "tree": at["tree"]},
-        # A names test data, C a generator in its layout; the last name belongs to no generator.
-        test_real={"A": at["reals of A"], "C": at["reals of C"], "ffhq": at["ffhq"]},
-    )
-    _, manifest = read_given(config)
-    rows = [(-1 if s.label is None else s.label, s.generator, s.test_set, 0.5) for s in manifest]
-    results = summarise(table(rows), [])
-    counts = {n: (g["n_real"], g["n_synthetic"]) for n, g in results["open"]["generators"].items()}
-    assert counts == {"A": (4, 1), "B": (6, 2), "C": (5, 3)}
-    assert (results["open"]["pooled"]["n_real"], results["n_real_unused"]) == (15, 0)
-
-
 @pytest.mark.parametrize("test_set", ["", "open"])
 def test_the_open_figure_is_that_of_the_new_sets_alone(tmp_path: Path, test_set: str) -> None:
     """Whatever real images the training data have, and whether a manifest names their test set."""

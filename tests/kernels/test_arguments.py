@@ -22,11 +22,8 @@ COMMON: Wrong = [
     ({"features": F.long()}, TypeError, "features must be floating point, got torch.int64"),
     ({"features": [[1.0]]}, TypeError, "features must be a tensor, got list"),
     ({"weight": W[:, :2]}, ValueError, r"weight must be \[K,C\] with C = 3 .* got \[5, 2\]"),
-    ({"weight": W.long()}, TypeError, "weight must be floating point"),
     ({"weight": W.to("meta")}, ValueError, "features are on cpu but weight on meta"),
-    ({"weight": None}, TypeError, "weight must be a tensor, got NoneType"),
     ({"temperature": 0.0}, ValueError, "temperature must be above 0, got 0.0"),
-    ({"temperature": float("nan")}, ValueError, "temperature must be above 0, got nan"),
     ({"temperature": torch.ones(2)}, ValueError, r"must be a number or a tensor of one, got \[2\]"),
 ]
 OF_CAM_ENTROPY: Wrong = [
@@ -39,13 +36,10 @@ OF_ACTIVATION: Wrong = [
     ({"classes": T}, ValueError, r"classes must be \[B,k\] with B = 2, got \[2\]"),
     ({"classes": T[:, None].int()}, TypeError, "classes must be int64"),
     ({"classes": 1}, TypeError, "classes must be .* or class numbers, got 1"),
-    ({"classes": [1.7]}, TypeError, r"classes must be .* or class numbers, got \[1\.7\]"),
     ({"classes": [[0], [1]]}, TypeError, r"class numbers, got \[\[0\], \[1\]\]"),
 ]
 OF_FOCUS_HEAD: Wrong = [
     ({"bias": B[None]}, ValueError, r"bias must be \[2, 5\], got \[1, 5\]"),
-    ({"bias": B.long()}, TypeError, "bias must be floating point, got torch.int64"),
-    ({"target": [0, 0]}, TypeError, "target must be a tensor, got list"),
     ({"target": T[:1]}, ValueError, r"target must be \[2\], got \[1\]"),
     ({"target": T[:, None].float()}, ValueError, r"target must be \[2, 5\], got \[2, 1\]"),
     ({"target": T.float()}, TypeError, "target must be int64, got torch.float32"),
@@ -57,10 +51,8 @@ OF_FOCUS_HEAD: Wrong = [
     ({"saliency_mask": T > 0}, ValueError, "saliency_mask .* saliency is None"),
     ({"entropy_target": torch.ones(3)}, ValueError, r"entropy_target must be \[2\], got \[3\]"),
     ({"entropy_target": 1.7}, ValueError, r"entropy_target must be in \[0, 1\], got 1.7"),
-    ({"entropy_target": [0.1]}, TypeError, "entropy_target must be a number or a tensor, got "),
     ({"class_weight": torch.ones(2)}, ValueError, r"class_weight must be \[5\], got \[2\]"),
     ({"label_smoothing": 1.0}, ValueError, r"label_smoothing must be in \[0, 1\), got 1.0"),
-    ({"label_smoothing": "0.1"}, TypeError, "label_smoothing must be a number or a tensor"),
     ({"focus_weight": None}, TypeError, "focus_weight must be a number or a tensor, got "),
     ({"focus_weight": B}, ValueError, r"focus_weight must be a number or a .* got \[5\]"),
     (
@@ -68,8 +60,6 @@ OF_FOCUS_HEAD: Wrong = [
         ValueError,
         "focus_level 'min' is not one of none, match, hinge, minimize",
     ),
-    ({"cam_class": "top"}, ValueError, "cam_class 'top' is not one of true, predicted"),
-    ({"entropy": "min"}, ValueError, "entropy 'min' is not one of softmax, sum"),
     ({"reduction": "avg"}, ValueError, "reduction 'avg' is not one of mean, sum, none"),
     (
         {"weight": W[:1], "bias": None, "cam_class": "contrast"},

@@ -183,17 +183,18 @@ def test_inputs_are_left_alone_and_gradients_lie_and_are_typed_as_they_are(form:
         case = SMALL | {"layout": layout, "dtype": dtype, "weight_dtype": "own"}
         inputs = make_inputs(case, form.device)
         before = {name: (t.clone(), t._version) for name, t in vars(inputs).items()}
-        out = run_focus_head(form, inputs, **head_options(SMALL, inputs))
-        for name, (values, version) in before.items():
-            tensor = getattr(inputs, name)
-            assert torch.equal(tensor, values), name
-            assert tensor._version == version, name
         last = layout == "channels_last"
         memory_format = torch.channels_last if last else torch.contiguous_format
-        assert out["dF"].is_contiguous(memory_format=memory_format), layout
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        for name, tensor in out.items():
-            assert tensor.dtype == (dtype if name in ("dF", "dW", "db") else wide), name
+        head = run_focus_head(form, inputs, **head_options(SMALL, inputs))
+        for out in (head, cases.run_cam_entropy(form, inputs)):
+            for name, (values, version) in before.items():
+                tensor = getattr(inputs, name)
+                assert torch.equal(tensor, values), name
+                assert tensor._version == version, name
+            assert out["dF"].is_contiguous(memory_format=memory_format), layout
+            for name, tensor in out.items():
+                assert tensor.dtype == (dtype if name in ("dF", "dW", "db") else wide), name
 
 
 @pytest.mark.parametrize("form", WITH_REFERENCE)

@@ -31,7 +31,6 @@ class Launched(NamedTuple):
     kernel: Any
     grid: tuple[int, ...]
     metadata: Any
-    for_profiler: Any
     arguments: tuple[Any, ...]
 
 
@@ -43,9 +42,7 @@ class Recording(StubDriver):
     @staticmethod
     def launcher_cls(source: Any, _: Any) -> Any:
         def launch(*given: Any) -> None:
-            grid, metadata, for_profiler, arguments = given[:3], given[5], given[6], given[9:]
-            launched = Launched(source, grid, metadata, for_profiler, arguments)
-            Recording.launches.append(launched)
+            Recording.launches.append(Launched(source, given[:3], given[5], given[9:]))
 
         return launch
 
@@ -74,7 +71,7 @@ def step(case: Case = SMALL, *, backward: bool = True, **more: Any) -> list[Laun
 
 def comparable(launched: Launched) -> list[Any]:
     """Return a launch with tensors' types and shapes in the place of their addresses."""
-    kernel, grid, metadata, _, arguments = launched
+    kernel, grid, metadata, arguments = launched
     like = [(x.dtype, x.shape, x.stride()) if torch.is_tensor(x) else x for x in arguments]
     return [kernel, grid, metadata, *like]
 
@@ -102,18 +99,6 @@ def test_what_triton_specialises_on_is_in_the_key() -> None:
     ]
     assert all(first is second for first, second in changes)
     assert len({id(first) for first, _ in changes}) == len(changes)
-
-
-def test_a_profiler_is_told_of_every_launch() -> None:
-    def profiler(_: Any) -> None: ...
-
-    assert all(launched.for_profiler is None for _, launched in zip(step(), step(), strict=True))
-    knobs.runtime.launch_enter_hook.add(profiler)
-    try:
-        names = [launched.for_profiler.get()["name"] for launched in step()]
-    finally:
-        knobs.runtime.launch_enter_hook.remove(profiler)
-    assert names == ["_head", "_head_backward"]
 
 
 def test_numbers_of_any_type_are_one_kernel() -> None:

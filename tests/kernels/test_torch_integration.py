@@ -224,29 +224,6 @@ def test_compiled_class_activation_is_one_graph_for_all_batches(
         assert counters["stats"]["unique_graphs"] == graphs
 
 
-class Activation(torch.nn.Module):
-    """The CAMs of two classes, as an exported detector has them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        inputs = make_inputs(SMALL)
-        self.weight, self.bias = inputs.weight, inputs.bias
-
-    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
-        return tuple(class_activation(features, self.weight, self.bias, range(2)))
-
-
-def test_exported_class_activation_takes_any_grid() -> None:
-    module = Activation()
-    grids = ((5, 6), (3, 4), (9, 11))
-    features = [make_inputs(SMALL | {"grid": grid}).features for grid in grids]
-    sizes = {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
-    shapes = {"features": sizes}
-    exported = torch.export.export(module, (features[0],), dynamic_shapes=shapes)
-    for value in features:
-        torch.testing.assert_close(exported.module()(value), module(value))
-
-
 def test_exported_detector_takes_any_number_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     detector = Detector(image_size=32).eval()

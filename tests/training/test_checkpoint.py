@@ -1,4 +1,4 @@
-"""Checkpoints: bit-exact continuation, which ones stay, and damaged or planted files."""
+"""Checkpoints: which ones stay, and damaged or planted files."""
 
 import errno
 import pickle
@@ -30,22 +30,11 @@ FILES = ["model.safetensors", "optimizer.safetensors", "state.json"]
 
 @dataclass
 class Run:
-    """A small training run with all the kinds of state: moments, schedule, running statistics."""
+    """A small training run, with running statistics."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
-
-    def steps(self, count: int) -> None:
-        for _ in range(count):
-            # Data and dropout of a step depend on its number alone, as the trainer has it.
-            torch.manual_seed(self.scheduler.last_epoch)
-            x = torch.randn(4, 6)
-            loss = (self.model(x) - x.sum(1, keepdim=True)).square().mean()
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.scheduler.step()
 
     def save(self, folder: Path, step: int, keep: int = 2, **extra: Any) -> Path:
         return save_checkpoint(folder, step, Parts(**vars(self)), extra, keep)
@@ -56,30 +45,10 @@ class Run:
         load_checkpoint(*found, Parts(**vars(self)))
         return found[1]
 
-    def tensors(self) -> dict[str, Any]:
-        """All there is, flat."""
-        state = self.optimizer.state_dict()
-        moments = {f"{i}.{k}": v for i, d in state["state"].items() for k, v in d.items()}
-        return dict(self.model.state_dict()) | moments
 
-
-def network() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 1)
-    )
-
-
-def adamw() -> Run:
-    model = network()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.02)
-    # Also cycles beta1, which stands in a tuple.
-    one_cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.01, total_steps=12)
-    return Run(model, optimizer, one_cycle)
-
-
-def sgd() -> Run:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-6)
+def small_run() -> Run:
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     return Run(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.1))
 
 
@@ -87,37 +56,8 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("make", [adamw, sgd])
-@pytest.mark.parametrize("before", [0, 5])
-def test_a_restored_run_goes_on_as_if_never_stopped(
-    make: Callable[[], Run], before: int, tmp_path: Path
-) -> None:
-    torch.manual_seed(1)
-    run = make()
-    run.steps(before)
-    run.save(tmp_path, 1, train_state={"best_auc": 1 / 3, "mean": float("nan")})
-    run.steps(6)
-
-    torch.manual_seed(2)
-    other = make()
-    other.steps(1)
-    values = other.load(tmp_path)
-    other.steps(6)
-
-    assert (values["version"], values["step"]) == (CHECKPOINT_VERSION, 1)
-    assert values["train_state"]["best_auc"] == 1 / 3
-    assert other.tensors().keys() == run.tensors().keys()
-    for name, value in run.tensors().items():
-        assert torch.equal(other.tensors()[name], value), name
-    for mine, theirs in zip(other.optimizer.param_groups, run.optimizer.param_groups, strict=True):
-        assert {k: list(v) if k == "betas" else v for k, v in mine.items() if k != "params"} == {
-            k: list(v) if k == "betas" else v for k, v in theirs.items() if k != "params"
-        }
-    assert other.scheduler.get_last_lr() == run.scheduler.get_last_lr()
-
-
 def test_only_the_last_stay_and_what_a_user_put_beside_them(tmp_path: Path) -> None:
-    run = sgd()
+    run = small_run()
     run.save(tmp_path, 99_999_998)
     run.save(tmp_path, 99_999_999)
     copies = ["step-99999999-keep", "step-2", "old-step-00000001"]
@@ -133,7 +73,7 @@ def test_only_the_last_stay_and_what_a_user_put_beside_them(tmp_path: Path) -> N
 
 
 def test_ones_that_are_not_finite_push_out_none_that_are(tmp_path: Path) -> None:
-    run = sgd()
+    run = small_run()
     for step in (1, 2, 3):
         run.save(tmp_path, step)
     run.model[1].running_var.fill_(torch.inf)
@@ -148,7 +88,7 @@ def test_ones_that_are_not_finite_push_out_none_that_are(tmp_path: Path) -> None
 
 def test_the_state_of_a_step_is_replaced_at_once_and_its_tensors_stay(tmp_path: Path) -> None:
     """After a validation; a kill at any moment leaves the one state or the other."""
-    run = sgd()
+    run = small_run()
     path = run.save(tmp_path, 1, note="before")
     tensors = path / "model.safetensors"
     inode = tensors.stat().st_ino
@@ -160,7 +100,7 @@ def test_the_state_of_a_step_is_replaced_at_once_and_its_tensors_stay(tmp_path: 
 
 def test_all_is_on_the_disk_before_it_counts(tmp_path: Path, disk_log: list[Any]) -> None:
     """After a power cut, a rename whose files were not flushed may leave empty ones."""
-    folder = sgd().save(tmp_path, 1)
+    folder = small_run().save(tmp_path, 1)
     inodes = {path.stat().st_ino: path.name for path in (tmp_path, folder, *folder.iterdir())}
     events = [inodes.get(event, event) for event in disk_log]
     before, after = events[: events.index("renamed")], events[events.index("renamed") :]
@@ -170,11 +110,10 @@ def test_all_is_on_the_disk_before_it_counts(tmp_path: Path, disk_log: list[Any]
 
 def test_a_disk_that_is_full_leaves_the_earlier_ones(tmp_path: Path) -> None:
     """A limit on the size of files makes the kernel refuse the write, as a full disk does."""
-    run = adamw()
-    run.steps(1)
+    run = small_run()
     run.save(tmp_path, 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
     try:
         with pytest.raises(OSError, match="File too large") as error:
             run.save(tmp_path, 2)
@@ -213,7 +152,7 @@ def test_a_damaged_one_is_named_and_the_one_before_taken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever is in its place; nothing is unpickled."""
-    run = adamw()
+    run = small_run()
     for damage, spoil in DAMAGE.items():
         for file in FILES:
             folder = tmp_path / damage / file
@@ -235,7 +174,7 @@ def test_a_damaged_one_is_named_and_the_one_before_taken(
 
 def test_one_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "CHECKPOINT_VERSION", CHECKPOINT_VERSION + 1)
-    sgd().save(tmp_path, 1)
+    small_run().save(tmp_path, 1)
     monkeypatch.undo()
     with pytest.raises(InputError, match=f"version {CHECKPOINT_VERSION + 1}, this program reads"):
         last_checkpoint(tmp_path)

@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from focus.runtime.files import sole_writer
 from focus.training.run import data_findings, train
 from focus.use.evaluate import evaluate
 
-from ..launching import CHECKOUT, in_another_process, python
+from ..launching import CHECKOUT, in_another_process, python, write_faces
 from .trainers import trained
 
 SMALL = [
@@ -371,48 +370,29 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def faces(folder: Path, *generators: str, count: int = 8) -> str:
-    """A 0_real/1_fake tree without splits, whose images no other folder has."""
-    draw = np.random.default_rng(list(folder.name.encode()))
-    for generator in generators:
-        for label in ("0_real", "1_fake"):
-            (folder / generator / label).mkdir(parents=True)
-            for number in range(count):
-                pixels = draw.integers(0, 256, (24, 24, 3), np.uint8)
-                Image.fromarray(pixels).save(folder / generator / label / f"{number}.png")
-    return str(folder)
-
-
-@pytest.fixture
-def fit(tmp_path: Path) -> Callable[..., Path]:
-    """Train in ``tmp_path``, on from the run ``after`` if one is given; the run's folder."""
-
-    def fit(name: str, data: str, after: str | None = None, **flags: Any) -> Path:
-        if after is not None:
-            flags["initial_checkpoint"] = str(tmp_path / after / "model" / "model.safetensors")
-        flags = {"epochs": 1, "batch_size": 8, "workers": 0, "threads": 1, "report": False} | flags
-        flags |= {"recipe": "demo", "report_to": ("none",), "output": str(tmp_path), "name": name}
-        train(TrainConfig.of(data=(data,), **flags))
-        return tmp_path / name
-
-    return fit
-
-
 @pytest.mark.usefixtures("plain_cpu")
 @pytest.mark.slow
-def test_evaluation_leaves_out_what_the_weights_before_knew(
-    fit: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluation_leaves_out_what_the_weights_before_knew(tmp_path: Path) -> None:
     """Of a run from a run from a run, where that one and the first have been moved or are gone."""
-    one = faces(tmp_path / "a", "genA")
+
+    def fit(name: str, data: str, after: str | None = None) -> Path:
+        weights = after and str(tmp_path / after / "model" / "model.safetensors")
+        flags: dict[str, Any] = {"epochs": 1, "batch_size": 8, "workers": 0, "threads": 1}
+        flags |= {"report": False, "recipe": "demo", "report_to": ("none",), "name": name}
+        train(
+            TrainConfig.of(data=(data,), output=str(tmp_path), initial_checkpoint=weights, **flags)
+        )
+        return tmp_path / name
+
+    one, two, new = (str(write_faces(tmp_path / name, 8, seed)) for seed, name in enumerate("abc"))
     first = fit("first", one)
     n_known = sum(s.split != "test" for s in Manifest.from_csv(first / "manifest.csv"))
-    fit("second", faces(tmp_path / "b", "genB"), after="first")
-    third = fit("third", faces(tmp_path / "c", "genC"), after="second")
+    fit("second", two, after="first")
+    third = fit("third", new, after="second")
     shutil.rmtree(first)
     moved = shutil.move(third, tmp_path / "elsewhere")
-    capsys.readouterr()
     out = tmp_path / "out"
-    evaluate(EvaluateConfig(run=str(moved), data=(one,), output=str(out), workers=0, report=False))
-    assert f"{n_known} of 16 images are left out: they, or" in capsys.readouterr().out
+    given: dict[str, Any] = {"run": str(moved), "data": (one,), "output": str(out)}
+    said = str(evaluate(EvaluateConfig(**given, workers=0, report=False)))
+    assert f"{n_known} of 16 images are left out: they, or" in said
     assert len(Scores.from_csv(out / "scores.csv")) == 16 - n_known

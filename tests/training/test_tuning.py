@@ -13,7 +13,7 @@ from torch import nn
 from focus.config.recipes import Tune
 from focus.errors import InputError
 from focus.model.detector import Detector
-from focus.training.tuning import checkpoint_gradients, describe_tuning, freeze, merged
+from focus.training.tuning import checkpoint_gradients, freeze, merged
 
 from .trainers import few_faces, trainer
 
@@ -129,12 +129,3 @@ def test_what_a_network_lacks_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(InputError, match=r"needs peft: pip install 'focus-faces\[lora\]'"):
         freeze(Detector("test_vit", image_size=64), "lora")
-
-
-def test_the_line_counts_what_is_trained() -> None:
-    detector = Detector()
-    freeze(detector, "head")
-    weights = sum(p.numel() for p in detector.parameters())
-    line = f"trained: 194 of {weights:,} weights (--tune head); frozen: the backbone"
-    assert describe_tuning(detector, "head") == line
-    assert describe_tuning(detector, "full") == ""
