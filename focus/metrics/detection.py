@@ -26,11 +26,11 @@ def detection_metrics(
     real images, and ``auc_mean`` of these with ``auc_mean_low`` and ``auc_mean_high``.
 
     Args:
-        scores: [N] in [0, 1], the probability of synthetic.
-        labels: [N], 0 real, 1 synthetic.
-        generators: [N], the programs that made the fakes; not read for real images.
-        groups: [N], what is not independent (a video, a person); "" is an image by itself.
-        threshold: a score above it says synthetic.
+        scores: The probability of synthetic of each image, [N], in [0, 1].
+        labels: 0 for a real image, 1 for a synthetic one, [N].
+        generators: The programs that made the fakes, [N]; not read for real images.
+        groups: What is not independent (a video, a person), [N]; "" is an image by itself.
+        threshold: A score above it says synthetic.
 
     Raises InputError for other labels or scores, or columns of different lengths.
     """
