@@ -132,16 +132,15 @@ class Group:
 
     def figures(self) -> Figures:
         """Return the figures that are resampled, for the present weights of the table."""
-        ranked = dict(of_ranking(self._ranking, self._table.threshold))
+        ranked = of_ranking(self._ranking, self._table.threshold)
         found: Figures = {}
         for figure in FIGURES:
             if figure.name in ranked:
                 found[figure.name,] = ranked[figure.name]
             elif figure.where == "point":
-                for point, threshold in self._table.thresholds:
-                    rate = figure.compute(self._ranking, threshold)
-                    found[POINTS, point, figure.name] = rate
-            elif figure.where == "group" and (values := figure.compute(self, 0)) is not None:
+                for point, value in self._table.thresholds:
+                    found[POINTS, point, figure.name] = figure.compute(self._ranking, value)
+            elif figure.where == "group" and (values := figure.compute(self)) is not None:
                 found[figure.name,] = values
         return found
 

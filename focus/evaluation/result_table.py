@@ -143,7 +143,9 @@ def format_table(results_by_name: Mapping[str, Results], *, most: int | None = N
     names = list(shortened(results_by_name, 20).values())
     every = table_rows(everything)
     rows = _fewer(every, everything[0], most or len(every))
-    cells = [[_cell(results, row.keys, len(names) <= 2) for results in everything] for row in rows]
+    cells = [
+        [text_of(results, row.keys, len(names) <= 2) for results in everything] for row in rows
+    ]
     columns = zip(*cells, strict=True)
     if any("[" in cell for line in cells for cell in line):
         names = [f"{name} [95 % interval]" for name in names]
@@ -238,7 +240,7 @@ def people_lines(results: Mapping[str, Any], most: int = 4) -> list[str]:
             lines.append(_beside(f"synthetic faces of {name}", "missed", "apcer", entry))
             if entry["people"]["auc"] is not None:
                 aucs = [
-                    _cell(entry[who], ("auc",), True) for who in ("people", "model") if who in entry
+                    text_of(entry[who], ("auc",)) for who in ("people", "model") if who in entry
                 ]
                 lines[-1] += f", AUC {' and '.join(aucs)}"
         reals = {json.dumps([e["people"]["bpcer"], e["n_real"]]): e for e in entries.values()}
@@ -336,7 +338,7 @@ def _pairs(scores: Scores, results: Results) -> dict[str, list[tuple[str, list[i
     return found
 
 
-def _cell(results: Results, keys: Place, with_interval: bool) -> str:
+def text_of(results: Results, keys: Place, with_interval: bool = True) -> str:
     """Return the value, and its interval if there is one: ``0.971 [.960, .980]``."""
     value, interval = figure(results, keys)
     if value is None:
@@ -344,11 +346,6 @@ def _cell(results: Results, keys: Place, with_interval: bool) -> str:
     if interval is None or not with_interval:
         return f"{value:.3f}"
     return f"{value:.3f} [{', '.join(f'{end:.3f}'.lstrip('0') for end in interval)}]"
-
-
-def auc_text(results: Results, keys: Place) -> str:
-    """Return an AUC and its interval as in the table."""
-    return _cell(results, keys, True)
 
 
 def figure(results: Results, keys: Place) -> tuple[float | None, tuple[float, float] | None]:

@@ -138,9 +138,7 @@ class TestSet:
         self._estimates = [Estimate(figures) for figures in self._figures()]
         groups = [*self._groups, self._pooled]
         self._excess = [group.excess() for group in groups]
-        self._once = [
-            {f.name: f.compute(g, 0) for f in FIGURES if f.where == "once"} for g in groups
-        ]
+        self._once = [{f.name: f.compute(g) for f in FIGURES if f.where == "once"} for g in groups]
 
     def draw(self, each: Map) -> None:
         """Add the figures for the present weights of the table; ``each`` is used as ``map``."""
@@ -214,7 +212,7 @@ class TestSet:
             largest = np.max(known[apcer], axis=0) if apcer in known else undefined
             errors = Errors(pooled[bpcer], pooled[apcer], mean[apcer], largest)
             rates[point, "bpcer"] = pooled[bpcer]
-            rates |= {(point, f.name): f.compute(errors, 0) for f in FIGURES if f.where == "set"}
+            rates |= {(point, f.name): f.compute(errors) for f in FIGURES if f.where == "set"}
         both = [
             {place: own[place] for place in own if place[0] != POINTS} for own in (pooled, mean)
         ]

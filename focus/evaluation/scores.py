@@ -179,8 +179,7 @@ class Scores:
         """Write ``scores.csv``; floats with as many digits as they need to come back."""
         left_out = {"index", "cams"} | (set() if self.has_cams else _OF_CAMS)
         columns = {n: _to_text(n, own) for n, own in self.columns().items() if n not in left_out}
-        columns = {n: own for n, own in columns.items() if n not in LATER or any(own)}
-        write_csv(path, columns, zip(*columns.values(), strict=True))
+        write_csv(path, columns, zip(*columns.values(), strict=True), may_lack=LATER)
 
     @staticmethod
     def from_csv(path: str | Path) -> "Scores":

@@ -93,7 +93,8 @@ class DetectionMetrics:
             return score[~fake], score[fakes], unit[~fake], unit[fakes]
 
         ranking = Ranking.of(score[~fake], score[fake])
-        figures = {name: float(values[0]) for name, values in of_ranking(ranking, self.threshold)}
+        computed = of_ranking(ranking, self.threshold)
+        figures = {name: float(values[0]) for name, values in computed.items()}
         figures |= _interval("auc", [compared(fake)])
         named = np.array(generators, dtype=np.object_)
         every = {name: compared(fake & (named == name)) for name in sorted(set(named[fake]) - {""})}
