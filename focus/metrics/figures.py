@@ -118,7 +118,8 @@ def _by_class(name: str, source: str, interval: Method, *shown: Any) -> list[Fig
     ]
 
 
-_of_group, _of_set, _once = (partial(Figure, where=where) for where in ("group", "set", "once"))
+_cut, _of_group = partial(Figure, where="cut"), partial(Figure, where="group")
+_of_set, _once = partial(Figure, where="set"), partial(Figure, where="once")
 _balanced_precision = partial(Ranking.average_precision, balanced=True)
 _balanced_brier = partial(Ranking.brier, balanced=True)
 FIGURES = (
@@ -133,11 +134,8 @@ FIGURES = (
     _tpr(0.002),
     _tpr(0.01, "TPR at 1 % FPR", 3),
     _tpr(0.05, "TPR at 5 % FPR", 6),
-    Figure("accuracy", Method.RATE, Ranking.accuracy, where="cut"),
-    Figure(
-        *("balanced_accuracy", Method.TWO_RATES, Ranking.balanced_accuracy),
-        *("balanced accuracy", 10, "", "smaller", "cut"),
-    ),
+    _cut("accuracy", Method.RATE, Ranking.accuracy),
+    _cut("balanced_accuracy", Method.TWO_RATES, Ranking.balanced_accuracy, "balanced accuracy", 10),
     Figure("brier", Method.COST, Ranking.brier, probability=True),
     Figure("brier_balanced", Method.COST, _balanced_brier, probability=True),
     Figure("prevalence", Method.NONE, Ranking.prevalence, "share of synthetic", 7),
