@@ -51,7 +51,7 @@ class WeightedScores:
     ) -> None:
         self.scores, self.points, self.threshold = scores, points, threshold.value
         fixed = {} if points is None else points.thresholds
-        # Of the wrong class.
+        # The largest ratio in the table costs this much for an image of the wrong class.
         self.largest_cost = float(llr_costs(-np.abs(scores.llr).max(initial=0), SYNTHETIC))
         self.thresholds = [(DECISION, threshold.value)]
         self.thresholds += [(name, value) for name, value in fixed.items() if value is not None]
@@ -64,14 +64,14 @@ class WeightedScores:
         self._parts: dict[tuple[int, bytes], Part] = {}
 
     def part(self, rows: Integers, label: int) -> "Part":
-        """Return images of one class; those that several groups share are weighed once."""
+        """Return the images of one class; a part that several groups share is weighed once."""
         key = (label, rows.tobytes())
         if key not in self._parts:
             self._parts[key] = Part(self, rows, label)
         return self._parts[key]
 
     def weigh(self, weights: Floats) -> None:
-        """Give the images these weights [R, N]."""
+        """Set the weights [R, N] of the images."""
         for part in self._parts.values():
             part.weigh(weights.take(part.rows, axis=1))
 
@@ -79,8 +79,8 @@ class WeightedScores:
 class Part:
     """Images of one class in a table: their scores sorted, and sums for the present weights.
 
-    rows [N] of the table. values [columns, N]: NaN where there is none. costs [N]: of the
-    log-likelihood ratios. tempered [N]: probabilities after the temperature, by rising score.
+    ``rows`` [N] are those of the table, ``values`` [columns, N] its columns with NaN for an empty
+    cell, and ``costs`` [N] those of the log-likelihood ratios.
     """
 
     def __init__(self, table: WeightedScores, rows: Integers, label: int) -> None:
@@ -131,22 +131,21 @@ class Group:
         self._ranking = Ranking(self.real.side, self.fake.side)
 
     def figures(self) -> Figures:
-        """Return all that are resampled, for the weights that the table has now."""
-        ranked = dict(of_ranking(self._ranking, self._table.threshold))
+        """Return the figures that are resampled, for the present weights of the table."""
+        ranked = of_ranking(self._ranking, self._table.threshold)
         found: Figures = {}
         for figure in FIGURES:
             if figure.name in ranked:
                 found[figure.name,] = ranked[figure.name]
             elif figure.where == "point":
-                for point, threshold in self._table.thresholds:
-                    rate = figure.compute(self._ranking, threshold)
-                    found[POINTS, point, figure.name] = rate
-            elif figure.where == "group" and (values := figure.compute(self, 0)) is not None:
+                for point, value in self._table.thresholds:
+                    found[POINTS, point, figure.name] = figure.compute(self._ranking, value)
+            elif figure.where == "group" and (values := figure.compute(self)) is not None:
                 found[figure.name,] = values
         return found
 
     def undefined(self) -> dict[str, str]:
-        """Return what a figure lacks that the images of the group cannot support, by its name."""
+        """Return what the group lacks for each figure that it cannot support."""
         return {
             figure.name: f"needs >= {figure.reals} real images"
             for figure in FIGURES
@@ -294,10 +293,10 @@ def _bootstrap(
 ) -> Interval | None:
     """Return the percentiles of ``draws``, or None.
 
-    Of a figure that samples overstate: from the reflection of the percentiles in it (the basic
-    bootstrap), less ``excess``, to the higher end of both. Of a cost with ``unseen``: at least to
-    Clopper and Pearson's end, as if an image cost nothing or the most. Of a share that no resample
-    moves from a bound: theirs.
+    The interval of a figure that samples overstate goes from the reflection of the percentiles in
+    it (the basic bootstrap), less ``excess``, to the higher end of both. That of a cost with
+    ``unseen`` goes up at least to Clopper and Pearson's end, as if an image cost nothing or the
+    most. A share that no resample moves from a bound has Clopper and Pearson's.
     """
     count = units[figure.name if figure.source else figure.unit]
     interval = percentiles(draws, count)

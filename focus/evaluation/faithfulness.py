@@ -70,8 +70,9 @@ class Falls:
     def columns(self) -> dict[str, Floats]:
         """Return the figures of each image, [N] each, by their names in results.json.
 
-        share_peak_larger: of the boxes elsewhere whose fall is smaller, equal ones half. Of a place
-        that is as any other its mean is one half, however skewed falls are.
+        ``share_peak_larger`` is the share of the boxes elsewhere whose fall is smaller, equal ones
+        counting half. Its mean is 0.5 for a cell no different from the others, however skewed
+        falls are.
         """
         elsewhere = self.elsewhere.mean(axis=1)
         signs = np.sign(self.peak[:, None] - self.elsewhere)

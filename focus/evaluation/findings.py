@@ -11,10 +11,11 @@ from focus.data.manifest import TEST_SETS, Sample
 from focus.data.near_far import relation_findings
 from focus.errors import shown
 from focus.evaluation.protocol import UNNAMED, match, union
-from focus.evaluation.result_table import SET_TITLES, at, auc_text, figure
+from focus.evaluation.result_table import SET_TITLES, at, figure, text_of
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.findings import Finding, worst_first
+from focus.metrics.figures import Place
 from focus.model.operating_points import OperatingPoints
 
 OUTLIERS_SEEN = 0.05
@@ -92,7 +93,7 @@ def _generators(results: Results) -> Iterator[tuple[str, str, Results]]:
 
 def _worse_than_chance(results: Results) -> Iterator[Finding]:
     """Name the AUCs whose whole interval is below 0.5."""
-    places: list[tuple[str, tuple[str, ...]]] = [
+    places: list[tuple[str, Place]] = [
         (shown(name), (test_set, "generators", name)) for test_set, name, _ in _generators(results)
     ]
     places += [(f"the mean of the {SET_TITLES[s]}", (s, "mean")) for s in TEST_SETS]
@@ -100,7 +101,7 @@ def _worse_than_chance(results: Results) -> Iterator[Finding]:
     for name, keys in places:
         _, interval = figure(results, (*keys, "auc"))
         if interval is not None and interval[1] < 0.5:
-            below.append(f"{name} {auc_text(results, (*keys, 'auc'))}")
+            below.append(f"{name} {text_of(results, (*keys, 'auc'))}")
     if below:
         question = (
             " Does a high score mean real in that table? Then give --higher-is real."

@@ -51,9 +51,9 @@ _ROUNDING = 1e-6  # a softmax in float32 may be a little above 1
 class ScoreTable:
     """A table of scores.
 
-    scores: a row a line, of which ``split`` says what it is for. columns: the table's name of each
-    column that was found. root: folder of the images; None if they are not looked for. raw: of raw
-    scores what became 0 and 1; None of others.
+    ``scores`` has a row a line, whose ``split`` says what it is for, and ``columns`` the table's
+    name of each column that was found. ``root`` is the folder of the images, None if they are not
+    looked for, and ``raw`` the two raw scores that became 0 and 1, None for other scales.
     """
 
     path: Path
@@ -80,10 +80,13 @@ def read(
 ) -> ScoreTable:
     """Read a CSV or parquet file of scores; those that it returns are in [0, 1], 1 synthetic.
 
-    columns: names of its columns by the manifest's and ``score``, where they are not usual ones.
-    data_root: where the images are, whose files must then be there. words: class of each word for
-    a label, beside the usual ones. scale: of the scores, as ``--score-scale`` has it; raw ones are
-    shifted and stretched. higher_is: what a high score means.
+    Args:
+        path: The table.
+        columns: Unusual names of its columns, by the manifest's names and ``score``.
+        data_root: The folder of the images, whose files must then be there.
+        words: The class of each word for a label, beside the usual words.
+        scale: The scale of the scores, as for ``--score-scale``; raw ones are stretched to [0, 1].
+        higher_is: The class that a high score means.
 
     Raises InputError for a missing column, a row that cannot be read, and an image with two scores.
     """
@@ -209,8 +212,8 @@ def evaluate(
 ) -> tuple[Scores, Results]:
     """Return the scores to test on, with their decisions, and their results.
 
-    Thresholds and calibration are those of the rows for validation. training_generators: what the
-    detector was trained on; default: the fakes of the rows for training.
+    Thresholds and calibration are those of the rows for validation. The detector was trained on
+    ``training_generators``, by default the fakes of the rows for training.
 
     Raises InputError if no row is to be tested on, or there is no ``threshold`` of that name.
     """

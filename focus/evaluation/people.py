@@ -41,9 +41,9 @@ Rated = NDArray[np.float64]
 class Answer:
     """What an annotator said of a face, a row of ``answers/NAME.csv``.
 
-    image: digest of the file. round: ``practice``, ``main`` or ``repeat``. seconds: with the page
-    in sight. shown: its number among the annotator's, from 1. mark: the PNG of what they marked,
-    below the folder, "" for nothing. time: when it was given, ISO 8601 in UTC.
+    ``image`` is the digest of the file, ``seconds`` the time with the page in sight, ``shown`` the
+    number of the answer among the annotator's, from 1, ``mark`` the PNG of what was marked,
+    relative to the folder, "" for nothing, and ``time`` the moment of the answer, ISO 8601 in UTC.
     """
 
     image: str
@@ -121,9 +121,9 @@ def beside(
 ) -> dict[str, Any]:
     """Return the figures of people, and of the detector on the images that they answered.
 
-    scores: [N], matched as for the results of ``training_generators``. digests: of their images
-    [N]. answers: those of other images, of practice and of repeats do not count. threshold: the
-    detector's; None: the scores are nobody's, and there are the figures of people alone.
+    ``scores`` [N] are matched as for the results of ``training_generators``, and ``digests`` [N]
+    are those of their images. Answers about other images, in practice and in repeats do not count.
+    Without the detector's ``threshold`` there are the figures of people alone.
     """
     given = by_image(answers)
     own = units(scores.group, scores.images)
@@ -177,7 +177,7 @@ def by_annotator(
 ) -> dict[str, dict[str, Any]]:
     """Return, by annotator, how many faces, how fast, how often right, and how consistent.
 
-    labels: by the digests of the faces.
+    ``labels`` are by the digests of the faces.
     """
     said = defaultdict[str, dict[tuple[str, str], Answer]](dict)
     for answer in answers:
@@ -209,9 +209,10 @@ def _figures(
     unit: NDArray[np.int64],
     threshold: float,
 ) -> tuple[dict[str, Any], Compared]:
-    """Return AUC, accuracy and error rates with their intervals, None if not defined; the scores.
+    """Return AUC, accuracy and error rates with their intervals, None if undefined; the scores.
 
-    sides: rows of the real images and of the fakes. rated: the scores of each row. unit: of each.
+    ``sides`` are the rows of the real images and of the fakes, ``rated`` the scores of each row,
+    and ``unit`` its independent unit.
     """
     values = [np.concatenate([np.zeros(0), *(rated[row] for row in rows)]) for rows in sides]
     owners = [np.repeat(unit[list(rows)], [len(rated[row]) for row in rows]) for rows in sides]

@@ -56,7 +56,7 @@ class Row:
 def table_rows(everything: Sequence[Results]) -> list[Row]:
     """Return the rows of the table, for the results of one model or of several.
 
-    A test set of which none of them has fakes is in no row, unless none has any.
+    A test set without fakes in any of the results has no row, unless all of them lack fakes.
     """
     present = [s for s in TEST_SETS if any(at(r, (s, "generators")) for r in everything)]
     present = present or ["closed", "open"]
@@ -123,7 +123,7 @@ def _generator_rows(everything: Sequence[Results]) -> list[Row]:
 
 
 def _fewer(rows: list[Row], first: Results, most: int) -> list[Row]:
-    """Return at most so many rows: of the test sets, and of the hardest unknown generators."""
+    """Return at most ``most`` rows, of the test sets and of the hardest unknown generators."""
     if len(rows) <= most:
         return rows
     kept = [row for row in rows if row.kept]
@@ -136,14 +136,16 @@ def _fewer(rows: list[Row], first: Results, most: int) -> list[Row]:
 def format_table(results_by_name: Mapping[str, Results], *, most: int | None = None) -> str:
     """Return the table in plain text: one row a figure, one column a model.
 
-    The figures of one or two models stand with their 95 % intervals; for more there is no room.
-    most: leave out rows above this number, and say so.
+    The figures of one or two models have their 95 % intervals; for more models there is no room.
+    A table of more than ``most`` rows leaves some out, and says so.
     """
     everything = list(results_by_name.values())
     names = list(shortened(results_by_name, 20).values())
     every = table_rows(everything)
     rows = _fewer(every, everything[0], most or len(every))
-    cells = [[_cell(results, row.keys, len(names) <= 2) for results in everything] for row in rows]
+    cells = [
+        [text_of(results, row.keys, len(names) <= 2) for results in everything] for row in rows
+    ]
     columns = zip(*cells, strict=True)
     if any("[" in cell for line in cells for cell in line):
         names = [f"{name} [95 % interval]" for name in names]
@@ -166,13 +168,13 @@ def format_table(results_by_name: Mapping[str, Results], *, most: int | None = N
 
 
 def footnotes(rows: Iterable[Row], *, undefined: bool) -> list[str]:
-    """Return what the marks in these rows mean; undefined: whether a cell is not defined."""
+    """Return what the marks in these rows mean; ``undefined`` says whether a cell has a dash."""
     text = " ".join(row.title for row in rows)
     return [note for mark, note in _NOTES.items() if (undefined if mark == "-" else mark in text)]
 
 
 class ErrorRate(NamedTuple):
-    """How many of 100 faces the threshold that decides is wrong about: words around a count."""
+    """How many of 100 faces the deciding threshold is wrong about, as words around a count."""
 
     faces: str
     number: str
@@ -238,7 +240,7 @@ def people_lines(results: Mapping[str, Any], most: int = 4) -> list[str]:
             lines.append(_beside(f"synthetic faces of {name}", "missed", "apcer", entry))
             if entry["people"]["auc"] is not None:
                 aucs = [
-                    _cell(entry[who], ("auc",), True) for who in ("people", "model") if who in entry
+                    text_of(entry[who], ("auc",)) for who in ("people", "model") if who in entry
                 ]
                 lines[-1] += f", AUC {' and '.join(aucs)}"
         reals = {json.dumps([e["people"]["bpcer"], e["n_real"]]): e for e in entries.values()}
@@ -288,9 +290,10 @@ Model = tuple[str, Scores, Results]
 def difference_lines(first: Model, second: Model) -> list[str]:
     """Return a line for each test set: the difference of two models' mean AUC, by DeLong's test.
 
-    Of models that scored different images it is that of the images in common, and says so. Or one
-    line that says why there is none: no image is in common, or is in other groups, or the models
-    know other generators, so that their test sets differ, or a class has too few images.
+    For models that scored different images the lines are about the images in common, and say so.
+    One line says why a difference is not tested: no image is in common, an image is in different
+    groups, the models know different generators, so that their test sets differ, or a class has
+    too few images.
     """
     (name, scores, results), (other, others, other_results) = first, second
     # A table may have been sorted again.
@@ -335,7 +338,7 @@ def _pairs(scores: Scores, results: Results) -> dict[str, list[tuple[str, list[i
     return found
 
 
-def _cell(results: Results, keys: Place, with_interval: bool) -> str:
+def text_of(results: Results, keys: Place, with_interval: bool = True) -> str:
     """Return the value, and its interval if there is one: ``0.971 [.960, .980]``."""
     value, interval = figure(results, keys)
     if value is None:
@@ -345,16 +348,8 @@ def _cell(results: Results, keys: Place, with_interval: bool) -> str:
     return f"{value:.3f} [{', '.join(f'{end:.3f}'.lstrip('0') for end in interval)}]"
 
 
-def auc_text(results: Results, keys: Place) -> str:
-    """Return an AUC and its interval as in the table."""
-    return _cell(results, keys, True)
-
-
 def figure(results: Results, keys: Place) -> tuple[float | None, tuple[float, float] | None]:
-    """Return a figure of results.json and its interval; None for what is not there.
-
-    keys: from the outermost to the figure's name.
-    """
+    """Return the figure at ``keys`` of results.json and its interval, None for what is missing."""
     *path, last = keys
     # Beside the value, or beside the operating point that it is of, or beside all of these.
     places = (at(results, (*path[:n], "intervals", *path[n:], last)) for n in range(len(path) + 1))
@@ -363,7 +358,7 @@ def figure(results: Results, keys: Place) -> tuple[float | None, tuple[float, fl
 
 
 def at(results: Any, keys: Place) -> Any:
-    """Return what is at ``keys`` of results.json, from the outermost; None for what is not."""
+    """Return what lies at ``keys`` of results.json, None where nothing does."""
     for key in keys:
         results = results.get(key) if isinstance(results, dict) else None
     return results

@@ -58,10 +58,14 @@ def summarise(
     What the data cannot give is None. ``groups`` are the same figures of the mean score of each
     group, only where one holds several images of a class and generator.
 
-    training_families: of the training generators; the family of one that is missing is that of
-    :mod:`focus.data.near_far`. points: fixed on validation. threshold: what decides, by
-    default what the points say.
-    resamples: for the intervals, 0 for none; always the same ones.
+    Args:
+        scores: The scores of all images.
+        training_generators: The generators whose fakes training saw.
+        training_families: Their families; a missing one is taken from :mod:`focus.data.near_far`.
+        points: The operating points that validation fixed.
+        threshold: The threshold that decides, by default that of the points.
+        resamples: The number of resamples for the intervals, always the same ones; 0 for none.
+        progress: Whether to show a bar.
     """
     training_generators = sorted(training_generators)
     known = with_families(training_generators, training_families or {})
@@ -118,8 +122,8 @@ def summarise(
     return results
 
 
-class SetFigures:
-    """The comparisons of one test set: figures by generator, their mean, and of all images."""
+class TestSet:
+    """The comparisons of one test set, with figures by generator, of all images, and their mean."""
 
     def __init__(self, table: WeightedScores, comparisons: list[Comparison]) -> None:
         self.comparisons, self._table = comparisons, table
@@ -134,17 +138,15 @@ class SetFigures:
         self._estimates = [Estimate(figures) for figures in self._figures()]
         groups = [*self._groups, self._pooled]
         self._excess = [group.excess() for group in groups]
-        self._once = [
-            {f.name: f.compute(g, 0) for f in FIGURES if f.where == "once"} for g in groups
-        ]
+        self._once = [{f.name: f.compute(g) for f in FIGURES if f.where == "once"} for g in groups]
 
-    def draw(self, each: GroupMap) -> None:
-        """Take up the figures for the weights that the table has now; each: ``map``."""
+    def draw(self, each: Map) -> None:
+        """Add the figures for the present weights of the table; ``each`` is used as ``map``."""
         for figures, estimate in zip(self._figures(each), self._estimates, strict=True):
             estimate.draw(figures)
 
     def results(self, resampler: Resampler) -> Results:
-        """Return them as results.json has them."""
+        """Return the figures and their intervals as results.json has them."""
         groups = [*self._groups, self._pooled]
         units = [group.units(resampler) for group in groups]
         # The mean over images with a value does not count groups that have none.
@@ -189,8 +191,8 @@ class SetFigures:
     def _unseen(self, compared: list[Compared]) -> float:
         return self._table.largest_cost if few_inverted(compared) else 0.0
 
-    def _figures(self, each: GroupMap = map) -> list[Figures]:
-        """Return those of each generator, of all images, their means, and the error rates."""
+    def _figures(self, each: Map = map) -> list[Figures]:
+        """Return the figures of each generator, of all images, the means, and the error rates."""
         # The largest first, so that the threads end at about the same time.
         several = len(self._groups) != 1
         found = list(each(Group.figures, [self._pooled] * several + self._groups))
@@ -210,16 +212,17 @@ class SetFigures:
             largest = np.max(known[apcer], axis=0) if apcer in known else undefined
             errors = Errors(pooled[bpcer], pooled[apcer], mean[apcer], largest)
             rates[point, "bpcer"] = pooled[bpcer]
-            rates |= {(point, f.name): f.compute(errors, 0) for f in FIGURES if f.where == "set"}
+            rates |= {(point, f.name): f.compute(errors) for f in FIGURES if f.where == "set"}
         both = [
             {place: own[place] for place in own if place[0] != POINTS} for own in (pooled, mean)
         ]
         return [*generators, *both, rates]
 
     def _mean_intervals(self, exact: list[Intervals], resampler: Resampler) -> Intervals:
-        """Return those of means over one generator, and of rates of fakes.
+        """Return the intervals of means over one generator, and of rates of fakes.
 
-        exact: of the generators. Real images that they share make other rates dependent.
+        ``exact`` holds the intervals of each generator. Rates of real images depend on each other,
+        since generators share these images.
         """
         found: Intervals = {}
         for place, having in self._defining.items():
@@ -233,7 +236,7 @@ class SetFigures:
         return found
 
     def _error_intervals(self, resampler: Resampler) -> Intervals:
-        """Return those of the error rates whose images are independent."""
+        """Return the intervals of the error rates whose images are independent."""
         found: Intervals = {}
         real = self._pooled.real.rows
         fake = np.concatenate([real[:0], *(c.fake for c in self.comparisons)])
@@ -263,9 +266,9 @@ class SetFigures:
 
 
 def _defining(figures: list[Figures]) -> dict[Place, list[int]]:
-    """Return, by figure, the numbers of the generators that have it, by the images as they are.
+    """Return the numbers of the generators that have each figure, before any resampling.
 
-    A mean is over these in each resample, and undefined in one that leaves a generator without.
+    A mean is over these in each resample, and undefined in one where a generator lacks the figure.
     """
     found: dict[Place, list[int]] = {}
     for number, own in enumerate(figures):
@@ -276,7 +279,7 @@ def _defining(figures: list[Figures]) -> dict[Place, list[int]]:
 
 
 def _largest(excess: list[dict[Place, float]]) -> dict[Place, float]:
-    """Return the largest of each."""
+    """Return the largest value at each place."""
     return {n: max(own.get(n, 0.0) for own in excess) for n in {n for own in excess for n in own}}
 
 

@@ -42,11 +42,12 @@ Integers = NDArray[np.int64]
 class PerturbedAUC:
     """AUC of one generator of a test set under one perturbation: a row of ``robustness.csv``.
 
-    generator: or :data:`MEAN`, whose counts are of the images of all generators that have AUCs.
-    auc, auc_clean: with and without it, in [0, 1]; None where there are no real images. auc_low and
-    auc_high, change_low and change_high: 95 % intervals of ``auc`` and ``auc_change``. auc_kept:
-    ``(auc - 1/2) / (auc_clean - 1/2)``, the share above chance that is left, this project's own;
-    None where the clean AUC is not above 1/2.
+    ``generator`` is :data:`MEAN` in the row of the mean, whose counts are of the images of all
+    generators that have AUCs. ``auc`` is that under the perturbation and ``auc_clean`` that
+    without, in [0, 1], None where there are no real images; the columns ``_low`` and ``_high`` are
+    95 % intervals of ``auc`` and ``auc_change``. ``auc_kept`` is ``(auc - 1/2) / (auc_clean -
+    1/2)``, the share above chance that is left, this project's own definition; None where the
+    clean AUC is not above 1/2.
     """
 
     perturbation: str
@@ -70,7 +71,7 @@ _COLUMNS = [field.name for field in fields(PerturbedAUC)]
 
 
 def check_labels(manifest: Manifest) -> None:
-    """Raise InputError if there cannot be an AUC: before an hour is spent on scoring."""
+    """Raise InputError if there cannot be an AUC, before an hour is spent on scoring."""
     labels = {sample.label for sample in manifest}
     for label, kind in ((REAL, "real"), (SYNTHETIC, "synthetic")):
         if label not in labels:
@@ -93,9 +94,9 @@ def measure(
 ) -> list[PerturbedAUC]:
     """Score the images of all comparisons under the perturbations of these names.
 
-    clean: the scores of the images of ``manifest`` as they are. Every process of a launch calls it
-    and gets all of the result, ordered by perturbation, strength, test set and generator, the mean
-    last. Raises what :func:`~focus.evaluation.inference.score_images` does.
+    ``clean`` holds the scores of the unperturbed images of ``manifest``. Every process of a launch
+    calls it and gets the whole result, ordered by perturbation, strength, test set and generator,
+    the mean last. Raises what :func:`~focus.evaluation.inference.score_images` does.
     """
     comparisons = match(clean, detector.config.training_generators)
     rows = union(side for c in comparisons if len(c.real) for side in (c.real, c.fake))

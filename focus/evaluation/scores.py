@@ -40,10 +40,11 @@ _DTYPES: dict[object, type] = {
 class Scores:
     """One image a row; every field is an array [N], but for ``cams``.
 
-    index: row of the manifest that the image comes from. label: 0 real, 1 synthetic, -1 unlabelled.
-    score: probability of synthetic, float64 so that sure scores do not tie. docs/formats.md defines
-    all; where it says empty, they are "", NaN, or -1 for the label and hits. cams: CAMs of the
-    predicted classes [N, H, W], which no file has; None where a file or a table is read.
+    ``index`` is the image's row in the manifest, ``label`` is 0 for real, 1 for synthetic and -1
+    for unlabelled, and ``score`` the probability of synthetic, in float64 so that sure scores do
+    not tie. docs/formats.md defines all; where it says empty, they are "", NaN, or -1 for the label
+    and hits. ``cams`` are the CAMs of the predicted classes [N, H, W], which no file has; None for
+    scores that were read.
     """
 
     index: Integers
@@ -92,7 +93,7 @@ class Scores:
 
     @staticmethod
     def without_cams(**columns: Any) -> "Scores":
-        """Return rows without CAMs: every column [N] that is not given is "", NaN or -1."""
+        """Return rows without CAMs; every column [N] that is not given is "", NaN or -1."""
         rows = len(columns["score"])
         blank = {np.object_: "", np.int64: -1, np.float32: math.nan, np.float64: math.nan}
         made: dict[str, Any] = {
@@ -108,7 +109,7 @@ class Scores:
         return Scores(**{name: column[chosen] for name, column in self.columns().items()})
 
     def keys(self) -> list[tuple[Any, ...]]:
-        """Return what tells each row from the others, in any table with the same images."""
+        """Return a key of each row, the same in any table with the same images."""
         listed = Counter[tuple[Any, ...]]()
         found = []
         for row in zip(self.path, self.test_set, self.generator, self.label, strict=True):
@@ -140,7 +141,7 @@ class Scores:
 
     @functools.cached_property
     def images(self) -> Integers:
-        """For each row the first row of its image [N], which several generators may list.
+        """The first row of the image of each row, [N]; several generators may list an image.
 
         An image is one file of one class. Where a generator lists a file several times, as for
         several faces in it, each is an image: the first is the first of another generator.
@@ -178,8 +179,7 @@ class Scores:
         """Write ``scores.csv``; floats with as many digits as they need to come back."""
         left_out = {"index", "cams"} | (set() if self.has_cams else _OF_CAMS)
         columns = {n: _to_text(n, own) for n, own in self.columns().items() if n not in left_out}
-        columns = {n: own for n, own in columns.items() if n not in LATER or any(own)}
-        write_csv(path, columns, zip(*columns.values(), strict=True))
+        write_csv(path, columns, zip(*columns.values(), strict=True), may_lack=LATER)
 
     @staticmethod
     def from_csv(path: str | Path) -> "Scores":
@@ -201,7 +201,7 @@ class Scores:
 
 
 def in_common(tables: Sequence[Scores]) -> list[Scores]:
-    """Return of each table the rows that all have by their keys, in one order."""
+    """Return the rows of each table whose keys are in all tables, in one order."""
     keys = [table.keys() for table in tables]
     shared = set(keys[0]).intersection(*keys[1:])
     return [

@@ -15,6 +15,7 @@ from focus.evaluation.result_table import figure
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.experiment.grid import Run
+from focus.metrics.figures import Place
 from focus.metrics.ranking import auc
 from focus.runtime.files import write_csv
 from focus.runtime.json_files import read_json
@@ -25,23 +26,23 @@ _KEYS = ("arm", "world", "draw")
 GRADES = ("recombined", "near", "far", "global")
 """Of the benchmark's unknown generators: how far their artefacts are from those of training."""
 
-FIGURES: Mapping[str, str] = {
-    "closed": "closed mean auc",
-    "closed_balanced": "closed_balanced mean auc",
-    "open": "open mean auc",
-    **dict.fromkeys(GRADES, ""),
-    "source": "",
-    "pointing": "open pooled pointing_hit",
-    "chance": "open pooled pointing_chance",
-    "entropy": "open pooled entropy",
-    "entropy_sum": "open pooled entropy_sum",
-    "entropy_z": "open pooled entropy_z",
-    "cam_range": "open pooled cam_range",
-    "peak_share": "open pooled peak_share",
-    "ece": "open pooled ece_balanced",
-    "validation": "model validation_auc",
-    "validation_entropy": "",
-    "epoch": "model epoch",
+FIGURES: Mapping[str, Place] = {
+    "closed": ("closed", "mean", "auc"),
+    "closed_balanced": ("closed_balanced", "mean", "auc"),
+    "open": ("open", "mean", "auc"),
+    **dict.fromkeys(GRADES, ()),
+    "source": (),
+    "pointing": ("open", "pooled", "pointing_hit"),
+    "chance": ("open", "pooled", "pointing_chance"),
+    "entropy": ("open", "pooled", "entropy"),
+    "entropy_sum": ("open", "pooled", "entropy_sum"),
+    "entropy_z": ("open", "pooled", "entropy_z"),
+    "cam_range": ("open", "pooled", "cam_range"),
+    "peak_share": ("open", "pooled", "peak_share"),
+    "ece": ("open", "pooled", "ece_balanced"),
+    "validation": ("model", "validation_auc"),
+    "validation_entropy": (),
+    "epoch": ("model", "epoch"),
 }
 """The figures of a run, and where in results.json those are that it has.
 
@@ -68,7 +69,7 @@ def read_results(run: Run) -> Results:
 def outcome(run: Run) -> Outcome:
     """Read a run folder."""
     results = read_results(run)
-    found = {n: figure(results, at.split())[0] for n, at in FIGURES.items() if at}
+    found = {n: figure(results, at)[0] for n, at in FIGURES.items() if at}
     tests = Manifest.from_csv(run.folder / MANIFEST).split("test")
     grades = {s.generator: s.extra.get("grade") for s in tests if s.label == SYNTHETIC}
     opened = results.get("open", {}).get("generators", {})

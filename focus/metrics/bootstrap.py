@@ -16,10 +16,10 @@ Floats = NDArray[np.float64]
 class Resampler:
     """Draws of a table's images with replacement, within strata, whole groups at a time.
 
-    strata [N]: integers; each keeps its size (Efron and Tibshirani's stratified bootstrap), so an
-    image that several comparisons share is drawn once for all. groups, images [N]: as for
-    :func:`units`. Groups that lie in more than one stratum are drawn from all such groups: their
-    strata keep their size in the mean alone.
+    ``strata`` [N] are integers; each stratum keeps its size (Efron and Tibshirani's stratified
+    bootstrap), so an image that several comparisons share is drawn once for all. ``groups`` and
+    ``images`` [N] are those of :func:`units`. Groups that lie in more than one stratum are drawn
+    from all such groups; their strata keep their size only on average.
     """
 
     def __init__(self, strata: Array, groups: Array, images: Array | None = None) -> None:
@@ -29,7 +29,7 @@ class Resampler:
         pairs = np.unique(np.stack([self.unit, strata]), axis=1)
         first, strata_of_unit = np.unique(pairs[0], return_index=True, return_counts=True)[1:]
         pool = np.where(strata_of_unit > 1, -1, pairs[1][first])
-        # In the order of first units, so that the draws do not depend on the strata's numbers.
+        # In the order of their first unit, so that the draws do not depend on the strata's numbers.
         _, met = np.unique(pool, return_index=True)
         self._pools = [np.flatnonzero(pool == stratum) for stratum in pool[np.sort(met)]]
 
@@ -53,10 +53,10 @@ class Resampler:
 
 
 def units(groups: Array, images: Array | None = None) -> NDArray[np.int64]:
-    """Return [N], the independent unit of each image: the number of the first row that it has.
+    """Return [N], the independent unit of each image, named by the number of its first row.
 
-    groups [N]: names of what is not independent, such as a person or a clip; "" is an image by
-    itself. images [N]: the first row with the same image; default: each row another.
+    ``groups`` [N] name what is not independent, such as a person or a clip; "" is an image by
+    itself. ``images`` [N] are the first rows with the same image, by default each row its own.
     """
     groups = np.asarray(groups, dtype=np.object_)
     unit, named = np.arange(len(groups)), np.flatnonzero(groups != "")
@@ -71,9 +71,9 @@ def units(groups: Array, images: Array | None = None) -> NDArray[np.int64]:
 def percentiles(draws: Array, count: int) -> Interval | None:
     """Return the 95 % interval from ``draws`` [R] of a figure of ``count`` independent units.
 
-    Its middle, as much wider as Student's quantile is than the normal one, and the variance of the
-    units than that of resamples (Hesterberg, 2015). NaN is a resample that leaves the figure
-    undefined. None of fewer than ``SUPPORT`` units.
+    The percentiles are widened by the ratio of Student's quantile to the normal one, and of the
+    variance of the units to that of resamples (Hesterberg, 2015). NaN is a resample that leaves
+    the figure undefined. Fewer than ``SUPPORT`` units have no interval.
     """
     if count < SUPPORT:
         return None

@@ -26,11 +26,10 @@ def detection_metrics(
     real images, and ``auc_mean`` of these with ``auc_mean_low`` and ``auc_mean_high``.
 
     Args:
-        scores: The probabilities of synthetic, [N] in [0, 1].
-        labels: The labels [N], 0 real, 1 synthetic.
+        scores: The probability of synthetic of each image, [N], in [0, 1].
+        labels: 0 for a real image, 1 for a synthetic one, [N].
         generators: The programs that made the fakes, [N]; not read for real images.
-        groups: The group of each image, [N], such as a video or a person, whose images are not
-            independent; "" is an image by itself.
+        groups: What is not independent (a video, a person), [N]; "" is an image by itself.
         threshold: A score above it says synthetic.
 
     Raises InputError for other labels or scores, or columns of different lengths.
@@ -94,7 +93,8 @@ class DetectionMetrics:
             return score[~fake], score[fakes], unit[~fake], unit[fakes]
 
         ranking = Ranking.of(score[~fake], score[fake])
-        figures = {name: float(values[0]) for name, values in of_ranking(ranking, self.threshold)}
+        computed = of_ranking(ranking, self.threshold)
+        figures = {name: float(values[0]) for name, values in computed.items()}
         figures |= _interval("auc", [compared(fake)])
         named = np.array(generators, dtype=np.object_)
         every = {name: compared(fake & (named == name)) for name in sorted(set(named[fake]) - {""})}

@@ -4,8 +4,8 @@ Results, intervals, the printed table and the report with its CSV follow from :d
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -44,16 +44,15 @@ class Figure:
 
     Args:
         name: The key in ``results.json``.
-        unit: The class that it is of; one of the ``smaller`` class needs images of both.
         interval: How its interval is computed.
-        compute: Returns the values, None where there are none, from what ``where`` says and a
-            threshold.
+        compute: Returns the values from what ``where`` says, None where there are none.
         heading: The heading of its column in the report, which has only figures with a heading.
         column: Its place among these; the first five show at once.
         row: The title of its row in the printed table, of all images of a test set.
-        where: It is computed from the ``ranking`` of a group's scores, from the ranking at each
-            operating ``point``, from the ``group``, from it ``once`` without resamples, or from
-            the :class:`Errors` of a test ``set`` at each point.
+        unit: The class that it is of; one of the ``smaller`` class needs images of both.
+        where: It is computed from the ``ranking`` of a group's scores, from this and the threshold
+            that decides (``cut``) or that of each operating ``point``, from the ``group``, from it
+            ``once`` without resamples, or from the :class:`Errors` of a test ``set`` at a point.
         bounds: The smallest and the largest value that it can have.
         source: The column of ``scores.csv`` whose mean it is.
         excess: Returns what chance adds to an ERROR, None where there are no values.
@@ -62,13 +61,13 @@ class Figure:
     """
 
     name: str
-    unit: Unit
     interval: Method
-    compute: Callable[[Any, float], Any]
+    compute: Callable[..., Any]
     heading: str = ""
     column: int = 99
     row: str = ""
-    where: Literal["ranking", "point", "group", "once", "set"] = "ranking"
+    unit: Unit = "smaller"
+    where: Literal["ranking", "cut", "point", "group", "once", "set"] = "ranking"
     bounds: tuple[float, float] = (0.0, 1.0)
     source: str = ""
     excess: Callable[[Ranking], float | None] | None = None
@@ -85,16 +84,10 @@ class Errors(NamedTuple):
     largest: Floats
 
 
-def _ranked(
-    name: str, interval: Method, compute: Callable[[Ranking], Any], *shown: Any, **more: Any
-) -> Figure:
-    """Return a figure of the ranking that needs no threshold."""
-    return Figure(name, "smaller", interval, lambda ranking, _: compute(ranking), *shown, **more)
-
-
-def _tpr(rate: float, *shown: Any) -> Figure:
+def _tpr(rate: float, heading: str = "", column: int = 99) -> Figure:
     compute = partial(Ranking.tpr_at_fpr, target=rate)
-    return _ranked(f"tpr_at_fpr_{rate:g}", Method.SHARE, compute, *shown, reals=needed(rate))
+    name = f"tpr_at_fpr_{rate:g}"
+    return Figure(name, Method.SHARE, compute, heading, column, reals=needed(rate))
 
 
 def _ece(name: str, *shown: Any, balanced: bool = False, tempered: bool = False) -> Figure:
@@ -104,25 +97,17 @@ def _ece(name: str, *shown: Any, balanced: bool = False, tempered: bool = False)
         return None if p[0] is None else measure(ranking, balanced=balanced, probabilities=p)
 
     compute, excess = (partial(of, measure=m) for m in (Ranking.ece, Ranking.calibrated_ece))
-    return _ranked(name, Method.ERROR, compute, *shown, excess=excess, probability=True)
+    return replace(Figure(name, Method.ERROR, compute, *shown), excess=excess, probability=True)
 
 
-def _mean(
-    name: str,
-    unit: Unit,
-    source: str,
-    interval: Method,
-    heading: str = "",
-    column: int = 99,
-    row: str = "",
-) -> Figure:
+def _mean(name: str, unit: Unit, source: str, interval: Method, *shown: Any) -> Figure:
     """Return the mean of a column, without one the share of peaks in the commonest cell."""
 
-    def compute(group: Any, _: float) -> Any:
+    def compute(group: Any) -> Any:
         return group.mean(source, unit) if source else group.peak_share(unit)
 
-    shown = heading, column, row
-    return Figure(name, unit, interval, compute, *shown, where="group", source=source)
+    own = Figure(name, interval, compute, *shown)
+    return replace(own, unit=unit, where="group", source=source)
 
 
 def _by_class(name: str, source: str, interval: Method, *shown: Any) -> list[Figure]:
@@ -133,46 +118,34 @@ def _by_class(name: str, source: str, interval: Method, *shown: Any) -> list[Fig
     ]
 
 
-def _of_set(
-    name: str, unit: Unit, interval: Method, compute: Callable[[Errors], Floats], heading: str = ""
-) -> Figure:
-    return Figure(name, unit, interval, lambda errors, _: compute(errors), heading, where="set")
-
-
+_cut, _of_group = partial(Figure, where="cut"), partial(Figure, where="group")
+_of_set, _once = partial(Figure, where="set"), partial(Figure, where="once")
 _balanced_precision = partial(Ranking.average_precision, balanced=True)
 _balanced_brier = partial(Ranking.brier, balanced=True)
 FIGURES = (
-    _ranked("auc", Method.DELONG, Ranking.auc, "AUC", 1),
-    _ranked("average_precision", Method.SHARE, Ranking.average_precision, "AP", 8),
-    _ranked(
+    Figure("auc", Method.DELONG, Ranking.auc, "AUC", 1),
+    Figure("average_precision", Method.SHARE, Ranking.average_precision, "AP", 8),
+    Figure(
         *("average_precision_balanced", Method.SHARE, _balanced_precision),
         *("AP at 50 % synthetic", 9),
     ),
-    _ranked("eer", Method.SHARE, Ranking.eer, "EER", 2),
+    Figure("eer", Method.SHARE, Ranking.eer, "EER", 2),
     _tpr(0.001),
     _tpr(0.002),
     _tpr(0.01, "TPR at 1 % FPR", 3),
     _tpr(0.05, "TPR at 5 % FPR", 6),
-    Figure("accuracy", "smaller", Method.RATE, Ranking.accuracy),
-    Figure(
-        *("balanced_accuracy", "smaller", Method.TWO_RATES, Ranking.balanced_accuracy),
-        *("balanced accuracy", 10),
-    ),
-    _ranked("brier", Method.COST, Ranking.brier, probability=True),
-    _ranked("brier_balanced", Method.COST, _balanced_brier, probability=True),
-    _ranked("prevalence", Method.NONE, Ranking.prevalence, "share of synthetic", 7),
+    _cut("accuracy", Method.RATE, Ranking.accuracy),
+    _cut("balanced_accuracy", Method.TWO_RATES, Ranking.balanced_accuracy, "balanced accuracy", 10),
+    Figure("brier", Method.COST, Ranking.brier, probability=True),
+    Figure("brier_balanced", Method.COST, _balanced_brier, probability=True),
+    Figure("prevalence", Method.NONE, Ranking.prevalence, "share of synthetic", 7),
     _ece("ece", "ECE", 11),
     _ece("ece_balanced", "ECE at 50 % synthetic", 12, balanced=True),
     _ece("ece_tempered", tempered=True),
     _ece("ece_tempered_balanced", tempered=True, balanced=True),
-    Figure(
-        *("cllr", "smaller", Method.COST, lambda group, _: group.cllr()),
-        where="group",
-        bounds=(0.0, math.inf),
-        probability=True,
-    ),
-    Figure("bpcer", "real", Method.RATE, Ranking.bpcer, "BPCER", 5, where="point"),
-    Figure("apcer", "fake", Method.RATE, Ranking.apcer, "APCER", 4, where="point"),
+    _of_group("cllr", Method.COST, lambda g: g.cllr(), bounds=(0.0, math.inf), probability=True),
+    Figure("bpcer", Method.RATE, Ranking.bpcer, "BPCER", 5, unit="real", where="point"),
+    Figure("apcer", Method.RATE, Ranking.apcer, "APCER", 4, unit="fake", where="point"),
     *_by_class(
         *("entropy", "entropy_predicted", Method.MEAN, "entropy h", 13, "CAM entropy, all images")
     ),
@@ -194,26 +167,22 @@ FIGURES = (
     _mean("pointing_chance", "fake", "pointing_chance", Method.MEAN, CHANCE, 19, CHANCE),
     _mean("mask_mass", "fake", "mask_mass", Method.MEAN),
     *_by_class("peak_share", "", Method.LARGEST, "peaks in the commonest cell", 16),
-    _of_set("apcer_pooled", "fake", Method.SHARE, lambda of: of.pooled, "APCER, all synthetic"),
-    _of_set("apcer_mean", "fake", Method.SHARE, lambda of: of.mean, "APCER, mean"),
-    _of_set("apcer_max", "fake", Method.LARGEST, lambda of: of.largest, "APCER, largest"),
-    _of_set("acer_mean", "smaller", Method.SHARE, lambda of: (of.mean + of.bpcer) / 2),
-    _of_set("acer_max", "smaller", Method.LARGEST, lambda of: (of.largest + of.bpcer) / 2),
-    Figure("min_cllr", "smaller", Method.NONE, lambda group, _: group.min_cllr, where="once"),
-    Figure(
-        *("calibration_loss", "smaller", Method.NONE, lambda group, _: group.calibration_loss()),
-        where="once",
-        probability=True,
-    ),
+    _of_set("apcer_pooled", Method.SHARE, lambda e: e.pooled, "APCER, all synthetic", unit="fake"),
+    _of_set("apcer_mean", Method.SHARE, lambda e: e.mean, "APCER, mean", unit="fake"),
+    _of_set("apcer_max", Method.LARGEST, lambda e: e.largest, "APCER, largest", unit="fake"),
+    _of_set("acer_mean", Method.SHARE, lambda e: (e.mean + e.bpcer) / 2),
+    _of_set("acer_max", Method.LARGEST, lambda e: (e.largest + e.bpcer) / 2),
+    _once("min_cllr", Method.NONE, lambda g: g.min_cllr),
+    _once("calibration_loss", Method.NONE, lambda g: g.calibration_loss(), probability=True),
 )
 FIGURE = {figure.name: figure for figure in FIGURES}
 
 
-def of_ranking(ranking: Ranking, threshold: float) -> Iterator[tuple[str, Floats]]:
-    """Yield name and values of each figure that the scores of a group give.
+def of_ranking(ranking: Ranking, threshold: float) -> dict[str, Floats]:
+    """Return the figures that the scores of a group give, by name.
 
     They need both classes: of one alone, accuracy would be another figure by the same name.
     """
-    for figure in (figure for figure in FIGURES if figure.where == "ranking"):
-        if (values := figure.compute(ranking, threshold)) is not None:
-            yield figure.name, np.where(ranking.defined, values, np.nan)
+    given: dict[str, list[float]] = {"ranking": [], "cut": [threshold]}
+    computed = {f.name: f.compute(ranking, *given[f.where]) for f in FIGURES if f.where in given}
+    return {n: np.where(ranking.defined, v, np.nan) for n, v in computed.items() if v is not None}

@@ -1,4 +1,4 @@
-"""Give 95 % intervals: of rates by Clopper and Pearson, of AUCs and their differences by DeLong."""
+"""Compute 95 % intervals of rates (Clopper and Pearson) and of AUCs and differences (DeLong)."""
 
 import math
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ class Difference(NamedTuple):
 def rate_interval(count: float, total: float, level: float = LEVEL) -> Interval | None:
     """Return Clopper and Pearson's (1934) interval of ``count / total``; None for a total of 0.
 
-    It covers at least ``level`` whatever the rate is: 0 of 300 is [0, 0.0122]. count: that of a
-    mean over ties may be no whole number, nor the total that of images that weigh differently.
+    It covers at least ``level`` whatever the rate is: 0 of 300 is [0, 0.0122]. A ``count`` with
+    ties, and a ``total`` of images that weigh differently, need not be whole numbers.
     """
     if total == 0:
         return None
@@ -47,9 +47,10 @@ def rate_interval(count: float, total: float, level: float = LEVEL) -> Interval 
 def mean_of_rates(rates: Sequence[tuple[int, int]]) -> Interval | None:
     """Return the interval of the mean of ``count / total`` over independent images.
 
-    Of equal totals that of the pooled count: independent images of several rates vary no more than
-    as many of their mean (Hoeffding, 1956). Else :func:`mean_interval`, and it holds that of as
-    many images as vary alike where the rates are equal. None without rates, or if a total is 0.
+    For equal totals it is that of the pooled count, since independent images of several rates vary
+    no more than as many images of the mean rate (Hoeffding, 1956). Otherwise it is that of
+    :func:`mean_interval`, and no shorter than that of the count if the rates were equal. None
+    without rates, or if a total is 0.
     """
     totals = [of for _, of in rates]
     if not totals or 0 in totals:
@@ -67,7 +68,7 @@ def mean_of_rates(rates: Sequence[tuple[int, int]]) -> Interval | None:
 def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
     """Return the interval of the mean of independent ``values`` from the interval of each.
 
-    Its ends lie the root of the sum of the squared distances away (Zou and Donner, 2008).
+    The squares of the distances to the ends are added up (Zou and Donner, 2008).
     """
     mean, n = sum(values) / len(values), len(values)
     pairs = list(zip(values, intervals, strict=True))
@@ -79,32 +80,33 @@ def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Int
 def mean_auc_interval(comparisons: Sequence[Compared]) -> Interval | None:
     """Return the interval of the mean AUC over ``comparisons`` by DeLong et al. (1988).
 
-    On the scale of logits, so that it stays in (0, 1), with Student's quantile for the smallest
-    class. What the images of a unit move is added up (Obuchowski, 1997). Where fewer than
-    ``SUPPORT`` units of a class are on the wrong side of any image of the other, the variance is
-    not known well: the interval then holds that of as many pairs as the smaller class has units,
-    by :func:`rate_interval`. None where a class of a comparison has fewer than two units.
+    It is computed on the scale of logits, so that it stays in (0, 1), with Student's quantile for
+    the smallest class. The contributions of the images of a unit are added up (Obuchowski, 1997).
+    Where fewer than ``SUPPORT`` units of a class are on the wrong side of any image of the other,
+    the variance is not known well; the interval then contains that of as many pairs as the smaller
+    class has units, by :func:`rate_interval`. None where a class of a comparison has fewer than
+    two units.
     """
     placed = _placed(comparisons)
     return None if placed is None else _interval(placed)
 
 
 def few_inverted(comparisons: Sequence[Compared]) -> bool:
-    """Return whether too few images are on the wrong side to estimate a variance.
+    """Return whether fewer than ``SUPPORT`` units of a class are on the wrong side of the other.
 
-    As in :func:`mean_auc_interval`: fewer than ``SUPPORT`` units of a class.
+    The variance is then not known well, as in :func:`mean_auc_interval`.
     """
     placed = _placed(comparisons)
     return placed is not None and placed.inverted < SUPPORT
 
 
 class _Placed(NamedTuple):
-    """A mean AUC and what DeLong's variance of it is made of.
+    """A mean AUC and the parts of DeLong's variance of it.
 
-    moved: What each unit contributes to the mean; the sum of its squares is the variance. smallest:
-    The units in the smallest class of a comparison. pairs: The units of the smaller class.
-    inverted: The units of a class that have an image of the other class on the wrong side, or on
-    the right one; the smallest of these counts.
+    ``moved`` is by how much each unit moves the mean; the sum of its squares is the variance.
+    ``smallest`` counts the units in the smallest class of a comparison, ``pairs`` the units of the
+    smaller class, and ``inverted`` the units of a class with an image of the other on the wrong (or
+    on the right) side, the fewest of these.
     """
 
     auc: float
@@ -115,7 +117,7 @@ class _Placed(NamedTuple):
 
     @property
     def quantile(self) -> float:
-        """Student's, of so many degrees of freedom as the smallest class gives."""
+        """Student's quantile, with the degrees of freedom of the smallest class."""
         return float(stats.t.ppf((1 + LEVEL) / 2, self.smallest - 1))
 
 
@@ -158,7 +160,7 @@ def _placements(real: Array, fake: Array) -> tuple[Floats, Floats]:
 
 def _interval(placed: _Placed) -> Interval:
     auc, pairs, error = placed.auc, placed.pairs, math.sqrt((placed.moved**2).sum())
-    # Six digits undo floating-point error; rounding to whole pairs would favour a class.
+    # A fraction of a pair stays, as a whole number would favour one class; only float noise goes.
     by_pairs = rate_interval(round(auc * pairs, 6), pairs)
     assert by_pairs is not None
     if error == 0 or auc in (0.0, 1.0):
@@ -173,11 +175,12 @@ def _interval(placed: _Placed) -> Interval:
 def mean_auc_difference(first: Sequence[Compared], second: Sequence[Compared]) -> Difference | None:
     """Compare two models' mean AUCs over the same comparisons by DeLong et al. (1988).
 
-    The models scored the same images. The variance is that of what a unit moves the first mean by
-    less what it moves the second by. Where that is not known, as in :func:`mean_auc_interval`, the
-    interval is at least that of independent models (Zou and Donner, 2008). The p-value is below
-    0.05 where the interval leaves 0 out. Scores in the same order do not differ, unless the AUC is
-    0 or 1. None with fewer than two units in a class of a comparison.
+    The models scored the same images. The variance is that of the difference between what a unit
+    moves the first mean by and what it moves the second by. Where that is not known well, as in
+    :func:`mean_auc_interval`, the interval is at least that of independent models (Zou and Donner,
+    2008). The p-value is below 0.05 where the interval does not contain 0. Scores in the same order
+    do not differ, unless the AUC is 0 or 1. None with fewer than two units in a class of a
+    comparison.
     """
     one, other = _placed(first), _placed(second)
     if one is None or other is None:

@@ -23,10 +23,9 @@ SUPPORT = 5
 class Side:
     """The scores of one class, sorted once, with the weights of its images.
 
-    scores: The scores [N], ascending. weights: The weights [R, N] by rising score, 1 each until
-    :meth:`weigh`. below: The weight [R, N+1] of the k images with the lowest scores. total: The
-    weight [R] of all images. tempered: The probabilities [N] after a temperature, by rising score;
-    None without a calibration.
+    ``scores`` [N] ascend, and ``weights`` [R, N] are in their order, 1 each until :meth:`weigh`.
+    ``below`` [R, N+1] is the weight of the k images with the lowest scores, ``total`` [R] that of
+    all. ``tempered`` [N] are probabilities after a temperature, None without a calibration.
 
     Raises ValueError for a score that is not finite.
     """
@@ -48,8 +47,7 @@ class Side:
     def moment(self, values: Floats) -> Floats:
         """Return [R, N+1], the sums of weight times ``values`` [N] over the k lowest scores.
 
-        The sums are kept until the weights change, as rankings against several fakes share the
-        real images.
+        They are kept until the weights change, as rankings of several fakes share the real images.
         """
         key = id(values)
         if key not in self._moments:  # with the values, so that no others get their id
@@ -102,7 +100,7 @@ class Ranking:
     def average_precision(self, *, balanced: bool = False) -> Floats:
         """Mean precision at the fakes, scikit-learn's ``average_precision_score``.
 
-        balanced: Whether to weight the classes as if there were as many real images as fakes.
+        ``balanced`` weighs both classes alike.
         """
         hits = self.fake.total[:, None] - self.fake.below.take(self._tied_from, axis=1)
         alarms = self.real.total[:, None] - self.real.below.take(self._real_below, axis=1)
@@ -158,7 +156,7 @@ class Ranking:
     def brier(self, *, balanced: bool = False) -> Floats:
         """Mean squared distance of the score from the label, in [0, 1] (Brier, 1950).
 
-        balanced: Whether to weight the classes as if there were as many real images as fakes.
+        ``balanced`` weighs both classes alike.
         """
         real = self.real.weights @ self.real.scores**2
         fake = self.fake.weights @ (1 - self.fake.scores) ** 2
@@ -172,7 +170,7 @@ class Ranking:
         """Expected calibration error over ``BINS`` bins of equal mass, in [0, 1].
 
         The mean over the bins of the distance between the mean score and the share of fakes,
-        weighted by the mass (Nguyen and O'Connor, 2015). Arguments as for
+        weighted by the mass (Nguyen and O'Connor, 2015). The arguments are those of
         :meth:`calibration_bins`.
         """
         mass, scored, fakes = self.calibration_bins(balanced=balanced, probabilities=probabilities)
@@ -200,11 +198,9 @@ class Ranking:
     ) -> tuple[Floats, Floats, Floats]:
         """Return [R, bins]: mass, sum of scores and mass of fakes of each bin, by rising score.
 
-        Tied scores share the bin of the first one.
-
-        balanced: Whether to weight the classes as if there were as many real images as fakes.
-        probabilities: Values of the real images [M] and the fakes [N] that rise with the score, in
-            the order of the scores, which are summed up instead of the scores.
+        Tied scores share the bin of the first of them. ``balanced`` weighs both classes alike.
+        ``probabilities`` of the real images [M] and the fakes [N], by rising score and rising with
+        it, are summed up in the place of the scores.
         """
         given = probabilities or (self.real.scores, self.fake.scores)
         real_moment, fake_moment = self.real.moment(given[0]), self.fake.moment(given[1])
@@ -315,8 +311,7 @@ def _taken(values: Floats, places: Integers) -> Floats:
 def _first(reached: Callable[[Integers], Booleans], last: int, shape: tuple[int, ...]) -> Integers:
     """Return the first index in [0, last] where each condition holds, ``last`` if none before.
 
-    reached: Returns which conditions hold at indices of ``shape``; a condition that holds at an
-        index holds at all later ones.
+    ``reached`` says which conditions hold at indices of ``shape``; one that holds goes on to hold.
     """
     low, high = np.zeros(shape, dtype=np.int64), np.full(shape, last, dtype=np.int64)
     while (low < high).any():

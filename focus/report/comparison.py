@@ -35,7 +35,7 @@ from focus.runtime.files import check_writable
 class RunData:
     """Scores and results in a run folder, or in a folder of ``focus evaluate``.
 
-    perturbed: of ``robustness.csv``, empty without one.
+    ``perturbed`` are the rows of ``robustness.csv``, none without the file.
     """
 
     name: str
@@ -54,10 +54,14 @@ def compare(
 ) -> None:
     """Write the report of several runs into ``output`` and print their table.
 
-    folders: run folders, or folders that ``focus evaluate`` wrote, two at least; also files, of
-    which ``of_table`` gives scores and results. common: of the images that all have, alone. Raises
-    InputError for a folder without results, or that cannot be read, or if none are in common,
-    before anything is written.
+    Args:
+        folders: At least two run folders, folders that ``focus evaluate`` wrote, or tables.
+        output: The folder of the report.
+        of_table: Returns scores and results of a table.
+        common: Whether the figures are only of the images that all of them scored.
+
+    Raises InputError, before anything is written, for a folder without results or that cannot be
+    read, and if no image is in common.
     """
     check_writable(output)
     places = [Path(folder).resolve() for folder in folders]
@@ -116,7 +120,7 @@ def compare(
 
 
 def _names(folders: Sequence[str]) -> list[str]:
-    """Return the folder's name, or its run's; the whole path where two are alike."""
+    """Return the name of each folder, or of its run; the whole path where two are alike."""
     paths = [Path(folder).absolute() for folder in folders]
     names = [path.parent.name if path.name == "evaluation" else path.name for path in paths]
     return [
@@ -152,10 +156,10 @@ def _read(name: str, folder: Path) -> RunData:
     )
 
 
-def _in_common(runs: Sequence[RunData]) -> tuple[list[RunData], list[str]]:
-    """Return the runs with the rows that all have, their figures of these, and how many they are.
+def _in_common(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Return the runs with the rows that all have and their figures of these, and a remark.
 
-    Robustness, which is known of all rows together, is left out.
+    Robustness, which is measured over all rows together, is left out.
     """
     shared = in_common([run.scores for run in runs])
     if not len(shared[0]):
@@ -235,7 +239,8 @@ def _about(run: RunData) -> str:
 def _faces(runs: Sequence[RunData]) -> tuple[list[tuple[str, str]], list[str]]:
     """Return pictures of the faces that the runs disagree about most, each with its words.
 
-    Or none, and why: the runs scored other images, or a model or an image is not there any more.
+    Without pictures the second list says why: the runs scored other images, or a model or an image
+    is missing.
     """
     ordered = [run.scores.in_order() for run in runs]
     if any([*own.path] != [*ordered[0].path] for own in ordered) or not len(ordered[0]):
@@ -272,7 +277,7 @@ def _faces(runs: Sequence[RunData]) -> tuple[list[tuple[str, str]], list[str]]:
 
 
 def _disputed(scores: Sequence[Scores], count: int = 12) -> list[int]:
-    """Return rows whose scores differ most between the runs: the first of each kind, and so on."""
+    """Return the rows whose scores differ most between the runs, of each kind in turn."""
     spread = np.ptp([own.score for own in scores], axis=0)
     order: dict[tuple[int, str], list[int]] = {}
     for row in np.argsort(-spread, kind="stable").tolist():
@@ -281,8 +286,8 @@ def _disputed(scores: Sequence[Scores], count: int = 12) -> list[int]:
     return [row for _, row in sorted(turns)[:count]]
 
 
-def _robustness(runs: Sequence[RunData]) -> tuple[list[plots.Plot], list[str]]:
-    """Return the plots, means over the generators that all measured runs have, and remarks."""
+def _robustness(runs: Sequence[Run]) -> tuple[list[plots.Plot], list[str]]:
+    """Return plots of the means over the generators that all measured runs have, and remarks."""
     drawn, remarks = list[plots.Plot](), []
     for run in runs:
         within = run.folder / "evaluation"

@@ -34,7 +34,7 @@ _POINTS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure as text, its interval as text, and where in results.json it is; else "" for both."""
+    """A figure as text, its interval as text, and its place in results.json; "" without these."""
 
     text: str
     interval: str = ""
@@ -45,7 +45,7 @@ class Cell:
 class Table:
     """A heading, the names of the columns, rows of a name and cells, and notes below.
 
-    main: how many of the columns show at once; a switch shows the others.
+    The first ``main`` columns show at once; a switch shows the others.
     """
 
     title: str
@@ -73,7 +73,7 @@ def cell(results: Results, keys: Place) -> Cell:
 
 
 def headline(results_by_name: Mapping[str, Results]) -> Table:
-    """Return the table at the end of a run, with all intervals: a column a model."""
+    """Return the table at the end of a run, with all intervals and a column a model."""
     everything = results_by_name.values()
     made = table_rows(list(everything))
     rows = [(row.title, [cell(results, row.keys) for results in everything]) for row in made]
@@ -96,10 +96,7 @@ def _title(place: Place) -> str:
 
 
 def _by_generator(results: Results, place: Place) -> Table:
-    """Return the table of a test set: its generators, their mean and all images together.
-
-    place: where in results.json it is, of images or of groups.
-    """
+    """Return the table of the test set at ``place``: generators, their mean and all images."""
     found, unit = at(results, place), "groups" if place[0] == "groups" else "images"
     generators = found["generators"]
     defined = [

@@ -9,7 +9,7 @@ from focus.metrics.ranking import Ranking
 
 
 def test_a_figure_without_an_interval_does_not_start() -> None:
-    declared: dict[str, Any] = {"name": "auc", "unit": "smaller", "compute": Ranking.auc}
+    declared: dict[str, Any] = {"name": "auc", "compute": Ranking.auc}
     with pytest.raises(TypeError, match="'interval'"):
         Figure(**declared)
 
