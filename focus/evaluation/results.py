@@ -122,7 +122,7 @@ def summarise(
     return results
 
 
-class TestSet:
+class SetFigures:
     """The comparisons of one test set, with figures by generator, of all images, and their mean."""
 
     def __init__(self, table: WeightedScores, comparisons: list[Comparison]) -> None:
@@ -140,7 +140,7 @@ class TestSet:
         self._excess = [group.excess() for group in groups]
         self._once = [{f.name: f.compute(g) for f in FIGURES if f.where == "once"} for g in groups]
 
-    def draw(self, each: Map) -> None:
+    def draw(self, each: GroupMap) -> None:
         """Add the figures for the present weights of the table; ``each`` is used as ``map``."""
         for figures, estimate in zip(self._figures(each), self._estimates, strict=True):
             estimate.draw(figures)
@@ -191,7 +191,7 @@ class TestSet:
     def _unseen(self, compared: list[Compared]) -> float:
         return self._table.largest_cost if few_inverted(compared) else 0.0
 
-    def _figures(self, each: Map = map) -> list[Figures]:
+    def _figures(self, each: GroupMap = map) -> list[Figures]:
         """Return the figures of each generator, of all images, the means, and the error rates."""
         # The largest first, so that the threads end at about the same time.
         several = len(self._groups) != 1

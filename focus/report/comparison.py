@@ -156,7 +156,7 @@ def _read(name: str, folder: Path) -> RunData:
     )
 
 
-def _in_common(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+def _in_common(runs: Sequence[RunData]) -> tuple[list[RunData], list[str]]:
     """Return the runs with the rows that all have and their figures of these, and a remark.
 
     Robustness, which is measured over all rows together, is left out.
@@ -286,7 +286,7 @@ def _disputed(scores: Sequence[Scores], count: int = 12) -> list[int]:
     return [row for _, row in sorted(turns)[:count]]
 
 
-def _robustness(runs: Sequence[Run]) -> tuple[list[plots.Plot], list[str]]:
+def _robustness(runs: Sequence[RunData]) -> tuple[list[plots.Plot], list[str]]:
     """Return plots of the means over the generators that all measured runs have, and remarks."""
     drawn, remarks = list[plots.Plot](), []
     for run in runs:

@@ -18,7 +18,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import focus
 from focus.config.use import ExplainConfig
 from focus.data.bad_files import BadFile, Role
-from focus.data.dataset import as_seen
 from focus.data.images import limit_pixels, load_image
 from focus.data.making.faces import (
     Face,
@@ -193,7 +192,7 @@ class _Explainer:
             logging_redirect_tqdm(),
         ):
             for item, pairs in groupby(self._scored(items), key=lambda pair: pair[0]):
-                faces = defaultdict[Any, list[Row]](list)
+                faces = defaultdict[Any, list[CsvRow]](list)
                 for _, row in pairs:
                     faces[row["face"]].append(row)
                 for face, rows in sorted(faces.items()):
@@ -204,7 +203,7 @@ class _Explainer:
                 bar.update()
             bar.update(len(items) - bar.n)
 
-    def _scored(self, items: list[Item]) -> Iterator[tuple[Item, Row]]:
+    def _scored(self, items: list[Item]) -> Iterator[tuple[Item, CsvRow]]:
         """Yield the row of each face of each view with its item, as its pictures are written."""
         at_once = self.detector.at_once(self.config.batch_size)
         for batch in _chunks(self._views(items), at_once):
@@ -258,7 +257,7 @@ class _Explainer:
         scale = small.width / picture.width, small.height / picture.height
         return _View(item, frame, at, small, scale, pixels, [Seen(0, face) for face in faces])
 
-    def _write(self, view: _View, predictions: list[tuple[Any, ...]]) -> list[Row]:
+    def _write(self, view: _View, predictions: list[tuple[Any, ...]]) -> list[CsvRow]:
         """Write the CAM of each face of a view and the overlay of all; return the faces' rows.
 
         predictions: Score, class, CAMs [2, H, W] and entropies [2] of each face.
