@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from focus.data import manifest
-from focus.data.dataset import FaceDataset, Row, end_workers, load_batches, loader
+from focus.data.dataset import FaceDataset, Row, load_batches, loader
 from focus.data.perturbations import perturbations
 from focus.model.detector import Detector
 
@@ -88,7 +88,6 @@ def test_spawned_workers_load_the_same_batches(
         faces.set_epoch(epoch)
         for found, rows in zip(load_batches(spawned), batches, strict=True):
             assert all(map(torch.equal, found, faces[rows]))
-    end_workers(spawned._iterator)
 
 
 class WithoutFloat64(TorchDispatchMode):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from focus.config.recipes import CUT
 from focus.data.augment import Augmentation
@@ -255,20 +255,24 @@ def _begin(_: int) -> None:
 
 
 def load_batches(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Yield the batches of a loader; its workers end with it, unless they are persistent.
+    """Yield the batches of a loader; its workers end with it, or with the loader if persistent.
 
     Raises:
         LostWorkerError: a worker was lost.
     """
-    iterator: Iterator[Any] | None = None
-    try:
-        with name_lost_workers():
+    iterator = None
+    with name_lost_workers():
+        try:
             with _signals_held():
                 iterator = iter(loader)
             yield from iterator
-    finally:
-        if not loader.persistent_workers:
-            end_workers(iterator)
+        except BaseException as error:
+            # They would keep the iterator, and workers do not get SIGTERM, by which multiprocessing
+            # would end them when Python exits.
+            clear_frames(error.__traceback__)
+            raise
+        finally:
+            iterator = None
 
 
 @contextmanager
@@ -286,15 +290,6 @@ def _signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def end_workers(iterator: Iterator[Any] | None) -> None:
-    """End the workers of a loader's iterator.
-
-    They do not get SIGTERM, by which multiprocessing would end them when Python exits.
-    """
-    if isinstance(iterator, _MultiProcessingDataLoaderIter):
-        iterator._shutdown_workers()
 
 
 @contextmanager

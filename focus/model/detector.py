@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from focus.config.losses import LossConfig
 from focus.config.recipes import SMALL_MODEL, Fit, Input
-from focus.data.images import Preprocessing
 from focus.errors import ImageError, InputError
 from focus.model.backbones import create_backbone, evaluation_mode, layout_of
 from focus.model.config import CONFIG_FILE, LARGEST, WEIGHTS_FILE, DetectorConfig, OfTimm
@@ -36,6 +35,7 @@ from focus.runtime.json_files import read_json
 # What only some methods need is imported by them: who trains, or calls the network with tensors of
 # their own, opens no pictures, finds no faces, loads no weights and writes no model card.
 if TYPE_CHECKING:
+    from focus.data.images import Preprocessing
     from focus.model.pictures import Picture
 
 
@@ -142,8 +142,10 @@ class Detector(nn.Module):
         return self.config.image_size
 
     @property
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self) -> "Preprocessing":
         """How pictures come to the input, and maps to the grid of the CAM."""
+        from focus.data.images import Preprocessing
+
         return Preprocessing(self.config.image_size, self.grid, self.config.fit)
 
     def at_once(self, asked: int) -> int:

@@ -1,14 +1,15 @@
 """Load the training images as the steps of a run take them: planned, augmented, batched."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 from accelerate import Accelerator
+from torch.utils.data import DataLoader
 
 from focus.config.train import ResolvedTrainConfig
 from focus.data.cache.features import CachedFaces
 from focus.data.cache.images import ImageCache
-from focus.data.dataset import Batch, FaceDataset, RowIndex, end_workers, load_batches, loader
+from focus.data.dataset import Batch, FaceDataset, RowIndex, load_batches, loader
 from focus.data.manifest import Manifest
 from focus.model.detector import Detector
 from focus.training.batches import BatchPlan, MicroBatch
@@ -42,9 +43,10 @@ class TrainingImages:
         self._views = config.views or 1
         self._next: list[list[RowIndex]] = []
         pinned = accelerator.device.type == "cuda"
-        self._loader = loader(
+        self._loader: DataLoader[Batch] | None = loader(
             self.dataset, self._next, config.workers, pinned=pinned, persistent=True
         )
+        self._batches: Generator[Batch] = on_device(iter(()), self.device)
 
     def load(self, epoch: int, steps: list[list[MicroBatch]]) -> Iterator[Batch]:
         """Yield the batches of these steps of an epoch's plan, on the device."""
@@ -54,7 +56,9 @@ class TrainingImages:
         self._next[:] = [
             list(zip(batch.rows, batch.again, strict=True)) for step in steps for batch in step
         ]
-        return on_device(load_batches(self._loader), self.device) if steps else iter(())
+        assert self._loader is not None, "closed"
+        self._batches = on_device(load_batches(self._loader) if steps else iter(()), self.device)
+        return self._batches
 
     def _cached(
         self, cached: CachedFaces, epoch: int, steps: list[list[MicroBatch]]
@@ -65,11 +69,11 @@ class TrainingImages:
 
     def close(self) -> None:
         """End the workers, which wait from one epoch to the next."""
-        end_workers(self._loader._iterator)
-        self._loader._iterator = None
+        self._batches.close()  # an error may keep them, and they the loader
+        self._loader = None
 
 
-def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def on_device(batches: Iterator[Batch], device: torch.device) -> Generator[Batch]:
     """Yield batches on a device; a GPU copies the next one while it works on one."""
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)

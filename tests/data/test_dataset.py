@@ -132,8 +132,9 @@ def test_running_workers_see_the_next_epoch(faces: list[Sample]) -> None:
 def test_a_file_that_fails_in_a_worker_is_named(faces: list[Sample]) -> None:
     Path(faces[5].path).write_bytes(b"overwritten")
     batches = loader(dataset(faces), [[4, 5], [6, 7]], 2, pinned=False)
-    with pytest.raises(InputError, match=rf"Cannot decode '{faces[5].path}'"):
+    with pytest.raises(InputError, match=rf"Cannot decode '{faces[5].path}'") as kept:
         list(load_batches(batches))
+    assert not multiprocessing.active_children(), f"though {kept} is at hand, with its frames"
 
 
 class Signalled(FaceDataset):
