@@ -7,38 +7,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from focus.config.evaluate import EvaluateConfig as EvaluateConfig
     from focus.config.losses import LOSSES as LOSSES
     from focus.config.losses import LossConfig as LossConfig
+    from focus.config.train import TrainConfig as TrainConfig
+    from focus.config.use import ExplainConfig as ExplainConfig
     from focus.errors import InputError as InputError
     from focus.model.detector import Detector as Detector
     from focus.model.head import DetectorOutput as DetectorOutput
     from focus.model.head import FocusHead as FocusHead
+    from focus.training.run import train as train
+    from focus.use.evaluate import evaluate as evaluate
+    from focus.use.explain import explain as explain
 
 __version__ = "0.1.0"
 _HOME = {
     "LOSSES": "focus.config.losses",
     "Detector": "focus.model.detector",
     "DetectorOutput": "focus.model.head",
+    "EvaluateConfig": "focus.config.evaluate",
+    "ExplainConfig": "focus.config.use",
     "FocusHead": "focus.model.head",
     "InputError": "focus.errors",
     "LossConfig": "focus.config.losses",
+    "TrainConfig": "focus.config.train",
+    "evaluate": "focus.use.evaluate",
+    "explain": "focus.use.explain",
+    "train": "focus.training.run",
 }
-__all__ = [
-    "LOSSES",
-    "Detector",
-    "DetectorOutput",
-    "FocusHead",
-    "InputError",
-    "LossConfig",
-    "__version__",
-]
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*_HOME, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return __dir__()
     if name not in _HOME:
         raise AttributeError(f"module 'focus' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -157,7 +157,12 @@ def test_the_notebook_runs(here: Path, few: Manifest) -> None:
     assert (here / "runs/notebook/report.html").exists()
     labels = {sample.path: sample.label for sample in few}
     assert [labels[face] for face in names["faces"]] == [0, 0, 0, 1, 1, 1]
-    assert len(names["axes"]) == len(names["faces"]) == len(names["found"].score) == 6
+    found = [each.row for each in names["found"]]
+    assert [row["path"] for row in found] == names["faces"]
+    scores = Detector.from_pretrained("runs/notebook/model").predict(names["faces"]).score
+    assert [row["score"] for row in found] == scores.tolist()
+    results = json.loads((here / "runs/notebook/results.json").read_text())
+    assert json.loads(json.dumps(names["run"].results)) == results
 
 
 @pytest.mark.slow

@@ -165,8 +165,10 @@ class Scores:
     def concatenate(parts: Sequence["Scores"]) -> "Scores":
         """Return the rows of all parts, one part after the other."""
         some = [part.columns() for part in parts if len(part)]
-        joined = {n: np.concatenate([own[n] for own in some]) for n in (some[0] if some else ())}
-        return Scores(**{field.name: [] for field in fields(Scores)[:-1]} | joined)
+        columns: dict[str, Any] = {field.name: [] for field in fields(Scores)[:-1]}
+        for name in some[0] if some else ():
+            columns[name] = np.concatenate([own[name] for own in some])
+        return Scores(**columns)
 
     @staticmethod
     def merge(parts: Sequence["Scores"]) -> "Scores":

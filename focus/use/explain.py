@@ -4,7 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 import focus
 from focus.config.use import ExplainConfig
 from focus.data.bad_files import BadFile, Role
-from focus.data.images import Preprocessing, limit_pixels, load_image
+from focus.data.images import limit_pixels, load_image
 from focus.data.making.faces import (
     Face,
     FaceFinder,
@@ -86,7 +86,8 @@ def explain(config: ExplainConfig) -> Explanations:
     with sole_writer(output):
         check_empty(output)
         try:
-            _explain_all(found, items, config, detector.to(device), finder)
+            with ThreadPoolExecutor(usable_cores()) as pool:
+                _Explainer(found, config, detector.to(device), finder, pool).explain(items)
         finally:
             if found.rows:
                 found.save_tables()
@@ -173,124 +174,124 @@ class _View(NamedTuple):
     seen: list[Seen]
 
 
-def _explain_all(
-    found: Explanations,
-    items: list[Item],
-    config: ExplainConfig,
-    detector: Detector,
-    finder: FaceFinder | None,
-) -> None:
-    """Add the rows of all items, and what is left out, to ``found``; write CAMs and overlays."""
-    calibration = detector.points and detector.points.calibration
-    with (
-        progress_bar(total=len(items), desc="explaining", unit="file") as bar,
-        logging_redirect_tqdm(),
-        ThreadPoolExecutor(usable_cores()) as pool,
-    ):
-        views = _views(found, items, config, detector, finder, pool)
-        scored = _scored(found.folder, views, detector, detector.at_once(config.batch_size), pool)
-        for item, pairs in groupby(scored, key=lambda pair: pair[0]):
-            faces = defaultdict[Any, list[Row]](list)
-            for _, row in pairs:
-                faces[row["face"]].append(row)
-            for face, rows in sorted(faces.items()):
-                found.rows.append(item_row(item, rows, found.threshold.value, calibration))
-                if item.kind == "video":
-                    found.frames[str(item.path), face] = rows
-            bar.update()
-        bar.update(len(items) - bar.n)
+@dataclass(frozen=True)
+class _Explainer:
+    """Scores items and writes their pictures; what is left out is added to ``found``."""
 
+    found: Explanations
+    config: ExplainConfig
+    detector: Detector
+    finder: FaceFinder | None
+    pool: ThreadPoolExecutor
 
-def _views(
-    found: Explanations,
-    items: list[Item],
-    config: ExplainConfig,
-    detector: Detector,
-    finder: FaceFinder | None,
-    pool: ThreadPoolExecutor,
-) -> Iterator[_View]:
-    """Yield the views with faces of all items; add what has none, or is bad, to ``found``."""
+    def explain(self, items: list[Item]) -> None:
+        """Add the rows of all items to ``found``."""
+        calibration = self.detector.points and self.detector.points.calibration
+        with (
+            progress_bar(total=len(items), desc="explaining", unit="file") as bar,
+            logging_redirect_tqdm(),
+        ):
+            for item, pairs in groupby(self._scored(items), key=lambda pair: pair[0]):
+                faces = defaultdict[Any, list[Row]](list)
+                for _, row in pairs:
+                    faces[row["face"]].append(row)
+                for face, rows in sorted(faces.items()):
+                    limit = self.found.threshold.value
+                    self.found.rows.append(item_row(item, rows, limit, calibration))
+                    if item.kind == "video":
+                        self.found.frames[str(item.path), face] = rows
+                bar.update()
+            bar.update(len(items) - bar.n)
 
-    def load(item: Item) -> tuple[Item, list[_View], list[BadFile]]:
-        return item, *_load(item, config, detector.preprocessing, finder)
+    def _scored(self, items: list[Item]) -> Iterator[tuple[Item, Row]]:
+        """Yield the row of each face of each view with its item, as its pictures are written."""
+        at_once = self.detector.at_once(self.config.batch_size)
+        for batch in _chunks(self._views(items), at_once):
+            for place in (OVERLAYS, CAMS):
+                (self.found.folder / place).mkdir(parents=True, exist_ok=True)
+            predictions: list[tuple[Any, ...]] = []
+            for faces in _chunks(((v, s.face) for v in batch for s in v.seen), at_once):
+                names = [repr(str(view.item.path)) for view, _ in faces]
+                pixels = torch.stack([view.pixels[face] for view, face in faces])
+                made = self.detector.predict_pixels(pixels, names)
+                fields = (made.score, made.predicted, made.cams, made.entropy)
+                predictions += zip(*(field.numpy() for field in fields), strict=True)
+            left = iter(predictions)
+            of_views = [list(islice(left, len(view.seen))) for view in batch]
+            for view, rows in zip(batch, self.pool.map(self._write, batch, of_views), strict=True):
+                yield from ((view.item, row) for row in rows)
 
-    for chunk in _chunks(items, 2 * usable_cores()):
-        for item, views, broken in pool.map(load, chunk):
-            for file in broken:
-                _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
-            found.bad += broken
-            with_faces = [view for view in views if view.seen]
-            if views and not with_faces:
-                found.no_face.append((str(item.path), "no face found"))
-            yield from with_faces
+    def _views(self, items: list[Item]) -> Iterator[_View]:
+        """Yield the views with faces of all items."""
+        for chunk in _chunks(items, 2 * usable_cores()):
+            for item, (views, broken) in zip(chunk, self.pool.map(self._load, chunk), strict=True):
+                for file in broken:
+                    _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
+                self.found.bad += broken
+                with_faces = [view for view in views if view.seen]
+                if views and not with_faces:
+                    self.found.no_face.append((str(item.path), "no face found"))
+                yield from with_faces
 
+    def _load(self, item: Item) -> tuple[list[_View], list[BadFile]]:
+        """Return an item's views, and what of it cannot be decoded."""
+        views: list[_View] = []
+        bad: list[BadFile] = []
+        for role, path, pictures in _pictures(item, self.config.frames):
+            try:
+                for picture in pictures:
+                    views.append(self._view(item, *picture))
+            except ImageError as error:
+                bad.append(BadFile.of(str(path), role, error))
+        if self.finder:
+            people = self.finder.people([list(view.pixels) for view in views])
+            views = [view._replace(seen=seen) for view, seen in zip(views, people, strict=True)]
+        return views, bad
 
-def _scored(
-    folder: Path,
-    views: Iterator[_View],
-    detector: Detector,
-    at_once: int,
-    pool: ThreadPoolExecutor,
-) -> Iterator[tuple[Item, Row]]:
-    """Yield the row of each face of each view with its item, as its pictures are written."""
+    def _view(self, item: Item, frame: int | None, at: str, picture: Image.Image) -> _View:
+        whole, how = (0, 0, *picture.size), self.detector.preprocessing
+        faces = self.finder(picture) if self.finder else [Face(whole, whole)]
+        pixels = {face: as_seen(picture.crop(face.square), how) for face in faces}
+        small = picture.copy()
+        small.thumbnail((self.config.overlay_size,) * 2, Image.Resampling.LANCZOS)
+        scale = small.width / picture.width, small.height / picture.height
+        return _View(item, frame, at, small, scale, pixels, [Seen(0, face) for face in faces])
 
-    def write(view: _View, predictions: list[tuple[Any, ...]]) -> list[Row]:
-        return _write_view(folder, view, predictions, detector.preprocessing)
+    def _write(self, view: _View, predictions: list[tuple[Any, ...]]) -> list[Row]:
+        """Write the CAM of each face of a view and the overlay of all; return the faces' rows.
 
-    for batch in _chunks(views, at_once):
-        for place in (OVERLAYS, CAMS):
-            (folder / place).mkdir(parents=True, exist_ok=True)
-        predictions: list[tuple[Any, ...]] = []
-        for faces in _chunks(((v, s.face) for v in batch for s in v.seen), at_once):
-            names = [repr(str(view.item.path)) for view, _ in faces]
-            pixels = torch.stack([view.pixels[face] for view, face in faces])
-            found = detector.predict_pixels(pixels, names)
-            fields = (found.score, found.predicted, found.cams, found.entropy)
-            predictions += zip(*(field.numpy() for field in fields), strict=True)
-        left = iter(predictions)
-        of_views = [list(islice(left, len(view.seen))) for view in batch]
-        for view, rows in zip(batch, pool.map(write, batch, of_views), strict=True):
-            yield from ((view.item, row) for row in rows)
-
-
-def _write_view(
-    folder: Path, view: _View, predictions: list[tuple[Any, ...]], how: Preprocessing
-) -> list[Row]:
-    """Write the CAM of each face of a view and the overlay of all; return the rows of the faces.
-
-    predictions: Score, class, CAMs [2, H, W] and entropies [2] of each face.
-    """
-    # By the number no two are alike; most file systems take 255 bytes.
-    name = f"{view.item.number:06d}-{view.item.path.stem[:70]}"
-    name += "" if view.frame is None else f"-frame{view.frame:06d}"
-    marks, rows = [], []
-    for seen, (score, predicted, cams, entropy) in zip(view.seen, predictions, strict=True):
-        face = f"-face{seen.person}" if seen.person else ""
-        places = {"overlay": f"{OVERLAYS}/{name}.png", "cam": f"{CAMS}/{name}{face}.npy"}
-        np.save(folder / places["cam"], cams)
-        decision = REAL if predicted == REAL else SYNTHETIC
-        label = f"{seen.person}: {LABEL_NAMES[decision]} {score:.2f}"
-        marks.append((how.part_seen(seen.face.square), cams[0], label, _COLOURS[decision]))
-        rows.append(
-            {
-                "frame": view.frame,
-                "at": view.at,
-                "face": seen.person or None,
-                "box": box_text(seen.face.box) if seen.person else None,
-                "score": score,
-                "predicted": int(predicted),
-                "entropy_predicted": entropy[0],
-                "entropy_synthetic": entropy[1],
-                **places,
-            }
-        )
-    if view.seen[0].person:
-        laid = marked(view.picture, marks, view.scale)
-    else:
-        laid = view.picture.copy()
-        lay(laid, *marks[0][:2], view.scale)
-    laid.save(folder / f"{OVERLAYS}/{name}.png")
-    return rows
+        predictions: Score, class, CAMs [2, H, W] and entropies [2] of each face.
+        """
+        # By the number no two are alike; most file systems take 255 bytes.
+        name = f"{view.item.number:06d}-{view.item.path.stem[:70]}"
+        name += "" if view.frame is None else f"-frame{view.frame:06d}"
+        folder, marks, rows = self.found.folder, [], []
+        for seen, (score, predicted, cams, entropy) in zip(view.seen, predictions, strict=True):
+            face = f"-face{seen.person}" if seen.person else ""
+            places = {"overlay": f"{OVERLAYS}/{name}.png", "cam": f"{CAMS}/{name}{face}.npy"}
+            np.save(folder / places["cam"], cams)
+            decision = REAL if predicted == REAL else SYNTHETIC
+            label = f"{seen.person}: {LABEL_NAMES[decision]} {score:.2f}"
+            part = self.detector.preprocessing.part_seen(seen.face.square)
+            marks.append((part, cams[0], label, _COLOURS[decision]))
+            rows.append(
+                {
+                    "frame": view.frame,
+                    "at": view.at,
+                    "face": seen.person or None,
+                    "box": box_text(seen.face.box) if seen.person else None,
+                    "score": score,
+                    "predicted": int(predicted),
+                    "entropy_predicted": entropy[0],
+                    "entropy_synthetic": entropy[1],
+                    **places,
+                }
+            )
+        laid = marked(view.picture, marks, view.scale) if self.finder else view.picture.copy()
+        if self.finder is None:
+            lay(laid, *marks[0][:2], view.scale)
+        laid.save(folder / f"{OVERLAYS}/{name}.png")
+        return rows
 
 
 def _chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -298,41 +299,17 @@ def _chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
     return iter(lambda: list(islice(left, size)), [])
 
 
-def _load(
-    item: Item, config: ExplainConfig, how: Preprocessing, finder: FaceFinder | None
-) -> tuple[list[_View], list[BadFile]]:
-    """Return an item's views, and what of it cannot be decoded."""
-
-    def image(path: Path, frame: int | None, at: str) -> Iterator[Any]:
-        yield frame, at, load_image(path)
-
-    parts: list[tuple[Role, Path, Iterator[Any]]]
+def _pictures(item: Item, frames: int) -> list[tuple[Role, Path, Iterable[Any]]]:
+    """Return an item's files with their pictures, decoded one by one: number, place and image."""
     if item.kind == "image":
-        parts = [("image", item.path, image(item.path, None, ""))]
-    elif item.frames:
-        parts = [("image", path, image(path, n, path.name)) for n, path in item.frames]
-    else:
-        frames = frames_of(item.path, config.frames)
-        parts = [("video", item.path, ((f.number, f"{f.seconds:.3f}", f.image) for f in frames))]
-    views: list[_View] = []
-    bad: list[BadFile] = []
-    for role, path, pictures in parts:
-        try:
-            for frame, at, picture in pictures:
-                whole = (0, 0, *picture.size)
-                faces = finder(picture) if finder else [Face(whole, whole)]
-                pixels = {face: as_seen(picture.crop(face.square), how) for face in faces}
-                small = picture.copy()
-                small.thumbnail((config.overlay_size,) * 2, Image.Resampling.LANCZOS)
-                scale = small.width / picture.width, small.height / picture.height
-                seen = [Seen(0, face) for face in faces]
-                views.append(_View(item, frame, at, small, scale, pixels, seen))
-        except ImageError as error:
-            bad.append(BadFile.of(str(path), role, error))
-    if finder:
-        people = finder.people([list(view.pixels) for view in views])
-        views = [view._replace(seen=seen) for view, seen in zip(views, people, strict=True)]
-    return views, bad
+        return [("image", item.path, ((None, "", load_image(p)) for p in [item.path]))]
+    if item.frames:
+        return [
+            ("image", path, ((n, p.name, load_image(p)) for n, p in [(number, path)]))
+            for number, path in item.frames
+        ]
+    found = frames_of(item.path, frames)
+    return [("video", item.path, ((f.number, f"{f.seconds:.3f}", f.image) for f in found))]
 
 
 def _about(config: ExplainConfig, detector: Detector, finder: FaceFinder | None) -> dict[str, Any]:
