@@ -86,16 +86,14 @@ def measure(
     manifest: Manifest,
     clean: Scores,
     names: Sequence[str],
-    *,
-    batch_size: int,
-    workers: int = 0,
-    progress: bool = True,
+    **options: Any,
 ) -> list[PerturbedAUC]:
     """Score the images of all comparisons under the perturbations of these names.
 
     clean: the scores of the images of ``manifest`` as they are. Every process of a launch calls it
     and gets all of the result, ordered by perturbation, strength, test set and generator, the mean
-    last. Raises what :func:`~focus.evaluation.inference.score_images` does.
+    last. options: These go to :func:`~focus.evaluation.inference.score_images`, whose errors it
+    raises.
     """
     comparisons = match(clean, detector.config.training_generators)
     rows = union(side for c in comparisons if len(c.real) for side in (c.real, c.fake))
@@ -107,12 +105,10 @@ def measure(
         perturbed[rows] = score_images(
             detector,
             images,
-            batch_size=batch_size,
-            workers=workers,
             accelerator=accelerator,
             perturb=perturbation,
-            progress=progress,
             description=f"{perturbation.name} {perturbation.strength:g}",
+            **options,
         ).score
         about = perturbation.name, perturbation.strength, UNITS[perturbation.name]
         for test_set in dict.fromkeys(c.test_set for c in comparisons):
