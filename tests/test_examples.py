@@ -19,7 +19,7 @@ from skimage import data
 
 from focus import Detector
 from focus.__main__ import main as focus
-from focus.data import demo, training_set
+from focus.data import demo
 from focus.data.demo.cache import demo_manifest
 from focus.data.manifest import Manifest
 
@@ -44,8 +44,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 def here(tmp_path: Path, few: Manifest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Run in an empty folder; the demo set has few faces."""
     monkeypatch.chdir(tmp_path)
-    for module in (demo, training_set):
-        monkeypatch.setattr(module, "demo_manifest", lambda **_: few)
+    monkeypatch.setattr(demo, "demo_manifest", lambda **_: few)
     torch.manual_seed(0)
     return tmp_path
 

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from focus.data.manifest import REAL, Manifest
 from focus.errors import ImageError
-from focus.evaluation.inference import Autocast, images_only, predictions
+from focus.evaluation.inference import images_only, predictions
 from focus.evaluation.protocol import UNNAMED, match, strata, union
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
@@ -60,8 +60,8 @@ Floats = NDArray[np.float64]
 class Falls:
     """Falls of the probability of each decision; one image a row, as in the scores.
 
-    peak [N]: when the place of the CAM's peak is blurred. elsewhere [N, R]: when each of the other
-    boxes is. float64, in [-1, 1].
+    peak [N]: The fall when the place of the CAM's peak is blurred. elsewhere [N, R]: The falls when
+    each of the other boxes is. Both are float64, in [-1, 1].
     """
 
     peak: Floats
@@ -89,39 +89,32 @@ def measure(
     detector: "Detector",
     manifest: Manifest,
     *,
-    batch_size: int,
-    workers: int = 0,
     places: int = PLACES,
     progress: bool = True,
+    **options: Any,
 ) -> Falls:
     """Measure the falls of every image; each costs as much as scoring ``places + 2`` images.
 
     The detector is on the accelerator's device and not wrapped. The other boxes of an image depend
-    on its row only. Every process of a launch calls it and gets all of the result. Raises
-    ImageError, naming the image, where an output is not finite.
+    on its row only. Every process of a launch calls it and gets all of the result. options: These
+    go to :func:`~focus.evaluation.inference.predictions`. Raises ImageError, naming the image,
+    where an output is not finite.
     """
-    indices = range(accelerator.process_index, len(manifest), accelerator.num_processes)
     found: dict[int, Floats] = {}
     with progress_bar(
-        total=len(indices),
+        total=-(-len(manifest) // accelerator.num_processes),
         desc="faithfulness",
         unit="image",
         disable=not (progress and accelerator.is_main_process),
     ) as bar:
-        for batch, prediction in predictions(
-            detector,
-            images_only(manifest),
-            batch_size=batch_size,
-            workers=workers,
-            autocast=accelerator.autocast,
-            indices=indices,
-        ):
+        bare = images_only(manifest)
+        for batch, prediction in predictions(detector, bare, accelerator=accelerator, **options):
             rows = batch.index.tolist()
             cams = prediction.cams[:, 0].cpu().numpy()
             boxes = regions(cams, detector.image_size, places, rows)
             images = detector.normalise(batch.images.to(accelerator.device))
             with torch.inference_mode():
-                falls = _falls(detector, images, prediction, boxes, accelerator.autocast)
+                falls = _falls(detector, images, prediction, boxes, accelerator)
             for row, own in zip(rows, falls, strict=True):
                 if not np.isfinite(own).all():
                     raise ImageError(
@@ -138,9 +131,9 @@ def measure(
 def regions(cams: NDArray[Any], size: int, places: int, seeds: Sequence[int]) -> Rows:
     """Return the box of each image's peak and ``places`` others: [N, 1 + places, 2] pixels.
 
-    A box is given by its upper row and left column. cams [N, H, W]: of the predicted class. size:
-    S, pixels a side of the images. seeds [N]: of the other boxes, which may overlap with each
-    other.
+    A box is given by its upper row and left column. cams: CAMs [N, H, W] of the predicted class.
+    size: S, pixels a side of the images. seeds: An image's seed draws its other boxes, which may
+    overlap with each other.
     """
     grid = cams.shape[1:]
     sides = np.array(box_sides(grid, size))
@@ -189,7 +182,7 @@ def _falls(
     images: Tensor,
     prediction: "Prediction",
     boxes: Rows,
-    autocast: Autocast,
+    accelerator: Accelerator,
 ) -> Floats:
     """Return [B, 1 + places] the fall for each of ``boxes`` [B, 1 + places, 2]."""
     height, width = box_sides(prediction.cams.shape[2:], images.shape[-1])
@@ -206,7 +199,7 @@ def _falls(
         for image, (top, left) in enumerate(starts):
             box = (image, slice(None), slice(top, top + height), slice(left, left + width))
             changed[box] = torch.lerp(images[box], blurry[box], mask)
-        with autocast():  # the network alone: the blur keeps its precision
+        with accelerator.autocast():  # the network alone: the blur keeps its precision
             after.append(decided(detector.predict_batch(changed).score))
     falls: Floats = (decided(prediction.score)[:, None] - torch.stack(after, 1)).numpy()
     return falls

@@ -37,10 +37,10 @@ def add_findings(
     """Put all findings into results.json, worst first, and return them.
 
     Args:
-        results: None if no image has a label.
-        points: What was fixed on validation.
-        more: What is known already, as of the images.
-        files: Look at the headers of the images' files too.
+        results: They get the findings; None if no image has a label.
+        points: The operating points chosen on validation.
+        more: Findings that are known already, as those on the images.
+        files: Whether to look at the headers of the images' files.
     """
     found = worst_first([*more, *_find(scores, results, points, files)])
     if results is not None:

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from focus.model.detector import Detector
     from focus.model.prediction import Prediction
 
-Autocast = Callable[[], AbstractContextManager[Any]]
-
 OUTLIERS = 0.005
 """Share of the tokens of training images whose norm counts as an outlier."""
 NORM_IMAGES = 256
@@ -51,7 +49,7 @@ def predictions(
     *,
     batch_size: int,
     workers: int = 0,
-    autocast: Autocast | None = None,
+    accelerator: Accelerator | None = None,
     indices: Sequence[int] | None = None,
     perturb: Perturb | None = None,
     features: FeatureCache | None = None,
@@ -63,7 +61,8 @@ def predictions(
     state stay as they are. Human maps are read where the manifest has them.
 
     Args:
-        autocast: This makes the context that the network runs in (``accelerator.autocast``).
+        accelerator: Each of its processes takes a share of the rows, in its precision. The detector
+            is on its device and not wrapped.
         indices: Rows of the manifest to take (default: all).
         perturb: This changes each image before it is resized, as in
             :class:`~focus.data.dataset.FaceDataset`.
@@ -73,7 +72,7 @@ def predictions(
     Raises ImageError where a file cannot be decoded, an output is not finite or workers are lost.
     """
     like = next(detector.parameters())  # the device, and the type of detector.half()
-    rows = list(range(len(manifest)) if indices is None else indices)
+    rows = list(range(len(manifest)) if indices is None else indices)[_share(accelerator)]
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     loaded: Iterator[Batch]
     if features is not None:
@@ -85,7 +84,7 @@ def predictions(
             loader(pictures, [[*batch] for batch in batches], workers, pinned=like.is_cuda)
         )
     for batch in loaded:
-        with torch.inference_mode(), autocast() if autocast else nullcontext():
+        with torch.inference_mode(), accelerator.autocast() if accelerator else nullcontext():
             inputs = batch.images.to(like.device, non_blocking=like.is_cuda)
             if batch.holds_features:
                 norms = faces.norms(batch.index.tolist()).to(inputs.device)
@@ -98,6 +97,13 @@ def predictions(
         yield batch, prediction
 
 
+def _share(accelerator: Accelerator | None) -> slice:
+    """Return which of some rows this process takes; without an accelerator all."""
+    if accelerator is None:
+        return slice(None)
+    return slice(accelerator.process_index, None, accelerator.num_processes)
+
+
 def images_only(manifest: Manifest) -> Manifest:
     """Return the manifest without human maps and masks, which a prediction does not need."""
     bare = (replace(sample, human_map=None, mask_path=None) for sample in manifest)
@@ -108,51 +114,33 @@ def score_images(
     detector: "Detector",
     manifest: Manifest,
     *,
-    batch_size: int,
-    workers: int = 0,
     accelerator: Accelerator | None = None,
     perturb: Perturb | None = None,
-    features: FeatureCache | None = None,
-    images: ImageCache | None = None,
     progress: bool = True,
     description: str = "scoring",
     each: Callable[[], None] | None = None,
+    **options: Any,
 ) -> Scores:
     """Score the images of a manifest: one row each, in its order.
 
     Args:
-        accelerator: The images are shared among its processes: each scores its part and gets the
-            whole table. The detector is on its device and not wrapped.
-        perturb, features, images: These go to :func:`predictions`.
+        accelerator: Each of its processes scores a share of the images and gets the whole table.
         description: The text of the progress bar, which the main process shows.
         each: This is called after each batch; an error that it raises ends the scoring.
+        options: These go to :func:`predictions`, as ``perturb`` does.
 
     Raises ImageError as :func:`predictions`; also for a mask that cannot be decoded.
     """
-    rank, processes, autocast = 0, 1, None
-    if accelerator is not None:
-        rank, processes = accelerator.process_index, accelerator.num_processes
-        autocast = accelerator.autocast
-    if rank == 0 and perturb is None and (warning := geometry_warning(detector, manifest)):
+    main = accelerator is None or accelerator.is_main_process
+    if main and perturb is None and (warning := geometry_warning(detector, manifest)):
         _log.warning(warning)
-    indices = range(rank, len(manifest), processes)
-    batches = predictions(
-        detector,
-        manifest,
-        batch_size=batch_size,
-        workers=workers,
-        autocast=autocast,
-        indices=indices,
-        perturb=perturb,
-        features=features,
-        images=images,
-    )
-    parts = []
-    hidden = not progress or rank > 0
+    options |= {"accelerator": accelerator, "perturb": perturb}
+    batches, parts = predictions(detector, manifest, **options), []
+    total, hidden = len(range(len(manifest))[_share(accelerator)]), not (progress and main)
     # Closed, its workers end also where the scoring is left midway.
     with (
         closing(batches),
-        progress_bar(total=len(indices), desc=description, unit="image", disable=hidden) as bar,
+        progress_bar(total=total, desc=description, unit="image", disable=hidden) as bar,
     ):
         for batch, prediction in batches:
             arrays = [field.cpu().numpy() for field in prediction]
@@ -161,44 +149,32 @@ def score_images(
             if each is not None:
                 each()
     part = Scores.concatenate(parts)
-    return part if processes == 1 else Scores.merge(gather_object([part]))
+    return part if accelerator is None else Scores.merge(gather_object([part]))
 
 
 def outlier_norm(
     detector: "Detector",
     manifest: Manifest,
     *,
-    batch_size: int,
-    workers: int = 0,
     accelerator: Accelerator | None = None,
     cached: CachedFaces | None = None,
-    images: ImageCache | None = None,
+    **options: Any,
 ) -> float | None:
     """Return the norm that 99.5 % of the tokens of images do not exceed, in every process.
 
     Of more than ``NORM_IMAGES`` images, that many are taken at even steps. None for a network
-    without tokens. cached: The features of the images, if there are any. images: The cache holds
-    the decoded images.
+    without tokens. cached: The features of the images, if there are any. options: These go to
+    :func:`predictions`, as ``accelerator`` does.
     """
     if not detector.has_norms or not len(manifest):
         return None
     rows = evenly(len(manifest), NORM_IMAGES)
     if cached is not None:
         return float(np.quantile(cached.norms(rows).numpy(), 1 - OUTLIERS))
-    rank, processes = 0, 1
-    if accelerator is not None:
-        rank, processes = accelerator.process_index, accelerator.num_processes
-    batches = predictions(
-        detector,
-        images_only(manifest),
-        batch_size=batch_size,
-        workers=workers,
-        autocast=accelerator and accelerator.autocast,
-        indices=rows[rank::processes],
-        images=images,
-    )
+    options |= {"accelerator": accelerator, "indices": rows}
+    batches = predictions(detector, images_only(manifest), **options)
     norms = [prediction.norms.flatten().cpu().numpy() for _, prediction in batches]
-    norms = norms if processes == 1 else gather_object(norms)
+    norms = norms if accelerator is None else gather_object(norms)
     return float(np.quantile(np.concatenate(norms), 1 - OUTLIERS))
 
 

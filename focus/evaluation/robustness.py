@@ -87,10 +87,7 @@ def measure(
     manifest: Manifest,
     clean: Scores,
     names: Sequence[str],
-    *,
-    batch_size: int,
-    workers: int = 0,
-    progress: bool = True,
+    **options: Any,
 ) -> list[PerturbedAUC]:
     """Score the images of all comparisons under the perturbations of these names.
 
@@ -108,12 +105,10 @@ def measure(
         perturbed[rows] = score_images(
             detector,
             images,
-            batch_size=batch_size,
-            workers=workers,
             accelerator=accelerator,
             perturb=perturbation,
-            progress=progress,
             description=f"{perturbation.name} {perturbation.strength:g}",
+            **options,
         ).score
         about = perturbation.name, perturbation.strength, UNITS[perturbation.name]
         for test_set in dict.fromkeys(c.test_set for c in comparisons):

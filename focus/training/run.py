@@ -154,8 +154,8 @@ def train(config: TrainConfig) -> Trained | None:
     done = []
     for each, detector, checkpoint in zip(runs, detectors, saved, strict=True):
         begin_run(accelerator, each.run_folder, each.report_to)
-        trainer = Trainer(each, detector, manifest, accelerator, checkpoint, decoded)
-        done.append(_run(trainer, bad, noticed))
+        of_run = each, detector, manifest, accelerator, checkpoint, decoded
+        done.append(_run(Trainer(*of_run), bad, noticed))
         accelerator.free_memory()
     return Trained(tuple(filter(None, done))) if main else None
 

@@ -233,9 +233,12 @@ def test_of_many_images_some_are_measured_and_of_a_map_without_tokens_none(
     assert outlier_norm(detector, Manifest([], "none"), batch_size=4) is None
 
 
-def test_the_network_runs_in_the_autocast_that_is_given(pictures: Manifest) -> None:
+def test_the_network_runs_in_the_precision_of_the_accelerator(pictures: Manifest) -> None:
     detector = RedDetector()
-    given: dict[str, Any] = {"batch_size": 2, "autocast": lambda: torch.autocast("cpu")}
+    accelerator: Any = SimpleNamespace(
+        process_index=0, num_processes=1, autocast=lambda: torch.autocast("cpu")
+    )
+    given: dict[str, Any] = {"batch_size": 2, "accelerator": accelerator}
     assert len(list(predictions(detector, pictures, **given))) == 2  # type: ignore[arg-type]
     assert detector.modes == [(True, True)] * 2
 
