@@ -171,7 +171,7 @@ def focus_head(
     backend = _backend(features, len(weight))
     if backend == "triton":
         need_weight = weight.requires_grad and torch.is_grad_enabled()
-        apply: Any = operators.FocusHead.apply
+        apply: Any = operators.HeadFunction.apply
         loss, logits, cam, terms = apply(features, weight, bias, given, need_weight)
         return FocusHeadOutput(loss, logits, cam, *terms.unbind()[:4])
     if target.dim() == 1:

@@ -66,7 +66,7 @@ class CamEntropy(torch.autograd.Function):
         return *grads, None, None
 
 
-class FocusHead(torch.autograd.Function):
+class HeadFunction(torch.autograd.Function):
     """Loss, logits, CAMs ``[B,H,W]`` and terms ``[5,B]``.
 
     The three that have a gradient stand beside the HeadArguments.

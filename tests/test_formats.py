@@ -159,7 +159,7 @@ def test_keys_of_results(tmp_path: Path) -> None:
         *origin,
     }
     (tmp_path / "theirs.csv").write_text("path,label,score\na,1,0.5\n")
-    _, theirs = other_detectors.evaluate(other_detectors.read(tmp_path / "theirs.csv", {}))
+    _, theirs = other_detectors.evaluate_scores(other_detectors.read(tmp_path / "theirs.csv", {}))
     added |= {*theirs["provenance"], *theirs["provenance"]["scores"]}
     assert added <= outline
     documented = (outline - added) | figures | set(POINTS)

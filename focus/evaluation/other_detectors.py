@@ -203,7 +203,7 @@ def without_calibration(results: Results) -> Results:
     return {name: without(part) if name in of_sets else part for name, part in results.items()}
 
 
-def evaluate(
+def evaluate_scores(
     table: ScoreTable,
     training_generators: Sequence[str] = (),
     threshold: str | None = None,

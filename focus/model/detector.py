@@ -149,7 +149,7 @@ class Detector(nn.Module):
         return Preprocessing(self.config.image_size, self.grid, self.config.fit)
 
     def at_once(self, asked: int) -> int:
-        """Return ``asked`` images, or fewer: no more pixels at a time than 64 of 512 px have."""
+        """Return ``asked``, or fewer: at most the pixels of 64 images of 512 px at a time."""
         return max(1, min(asked, 2**24 // self.image_size**2))
 
     @property

@@ -232,12 +232,12 @@ def _run(trainer: Trainer, bad: list[BadFile], noticed: Sequence[Finding]) -> Ev
         if main and saved is None and (before := known_before(config)):
             before.to_csv(folder / BEFORE)
         trainer.fit()
-        found = evaluate(trainer, noticed)
+        found = evaluate_best(trainer, noticed)
         finish_trackers(accelerator)
     return found
 
 
-def evaluate(trainer: Trainer, noticed: Sequence[Finding] = ()) -> Evaluation | None:
+def evaluate_best(trainer: Trainer, noticed: Sequence[Finding] = ()) -> Evaluation | None:
     """Score the test images with the best model; write scores, results, overlays and a report.
 
     noticed: Findings on the images' files.

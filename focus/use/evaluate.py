@@ -136,7 +136,7 @@ def _of_tables(config: EvaluateConfig) -> Evaluation | None:
         )
         print(table, flush=True)
         known = config.training_generators
-        return other_detectors.evaluate(table, known, config.threshold, progress=True)
+        return other_detectors.evaluate_scores(table, known, config.threshold, progress=True)
 
     if config.compare:
         output = Path(config.output or "comparison")

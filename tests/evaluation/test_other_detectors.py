@@ -21,7 +21,7 @@ from focus.config.evaluate import EvaluateConfig
 from focus.config.layouts import parse_labels
 from focus.errors import InputError
 from focus.evaluation import other_detectors
-from focus.evaluation.other_detectors import evaluate, read
+from focus.evaluation.other_detectors import evaluate_scores, read
 from focus.evaluation.results import Results, summarise
 from focus.evaluation.scores import Scores
 from focus.metrics.intervals import mean_auc_difference
@@ -124,14 +124,14 @@ def test_scores_on_any_scale_and_turned_around_rank_alike(tmp_path: Path) -> Non
         for row in rows_of(0)
     ]
     plain = write(tmp_path / "plain.csv", rows)
-    _, expected = evaluate(read(plain, {}))
+    _, expected = evaluate_scores(read(plain, {}))
 
     def results(name: str, change: Callable[[float], float], **how: Any) -> dict[str, Any]:
         changed = [
             (row[0], ("attack" if row[1] else "bona fide"), change(row[2]), *row[3:])
             for row in rows
         ]
-        return evaluate(read(write(tmp_path / f"{name}.csv", changed), {}, **how))[1]
+        return evaluate_scores(read(write(tmp_path / f"{name}.csv", changed), {}, **how))[1]
 
     odds = results("odds", lambda p: math.log(p / (1 - p)), scale="log-odds")
     turned = results("turned", lambda p: 1 - p, higher_is="real")
@@ -182,7 +182,7 @@ def test_the_report_is_without_pictures_and_without_cams(written: Path) -> None:
 def test_the_scores_that_were_written_can_be_evaluated_again(written: Path) -> None:
     header = (written / "scores.csv").read_text().partition("\n")[0]
     assert header == "path,label,generator,family,split,test_set,group,score,predicted,llr"
-    scores, results = evaluate(read(written / "scores.csv", {}), ["StyleGAN2"])
+    scores, results = evaluate_scores(read(written / "scores.csv", {}), ["StyleGAN2"])
     assert results["open"]["mean"]["auc"] == results_of(written)["open"]["mean"]["auc"]
     assert scores.path.tolist() == Scores.from_csv(written / "scores.csv").path.tolist()
 
@@ -227,7 +227,7 @@ def test_the_table_is_not_written_over(table: Path, tmp_path: Path) -> None:
 
 def test_training_generators_are_by_default_those_of_rows_for_training(tmp_path: Path) -> None:
     rows = [("a", 0, 0.1, "", "test"), ("b", 1, 0.9, "A", "test"), ("c", 1, 0.8, "A", "train")]
-    _, results = evaluate(read(write(tmp_path / "t.csv", rows), {}))
+    _, results = evaluate_scores(read(write(tmp_path / "t.csv", rows), {}))
     assert results["training_generators"] == ["A"]
     assert results["closed"]["pooled"]["n_synthetic"] == 1, "rows for training are not tested on"
 
@@ -245,7 +245,7 @@ def test_without_rows_for_validation_no_threshold_is_fixed_and_that_is_said(
     assert "No threshold was fixed" in capsys.readouterr().out
     with pytest.raises(InputError, match="--threshold bpcer5: validation fixed no such threshold"):
         run("--scores", path, "--output", tmp_path / "out", "--threshold", "bpcer5")
-    _, given = evaluate(read(path, {}), threshold="0.25")
+    _, given = evaluate_scores(read(path, {}), threshold="0.25")
     assert given["decision"] == {"point": "given", "threshold": 0.25}
     assert not any("No threshold" in found["text"] for found in given["findings"])
 

@@ -46,7 +46,7 @@ class Given(NamedTuple):
     basis: Basis
 
 
-Method = Callable[[Given, np.random.Generator], tuple[Array, Array]]
+Manipulation = Callable[[Given, np.random.Generator], tuple[Array, Array]]
 """Returns the picture, and the weights of what in it is not of the face that was given."""
 
 
@@ -129,7 +129,7 @@ def pca(given: Given, rng: np.random.Generator) -> tuple[Array, Array]:
     return _blended(given.face, picture, weight), weight
 
 
-METHODS: dict[str, tuple[str, Method]] = {
+METHODS: dict[str, tuple[str, Manipulation]] = {
     "part-swap": ("splicing", part_swap),
     "warp": ("warping", warp),
     "morph": ("morphing", morph),
