@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-IN_BROWSER = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)"
-    ),
-]
+NEEDS_CHROMIUM = pytest.mark.skipif(
+    CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)"
+)
+IN_BROWSER = [pytest.mark.slow, NEEDS_CHROMIUM]
 
 
 def assert_accessible(page: Any) -> None:

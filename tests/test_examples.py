@@ -23,7 +23,7 @@ from focus.data import demo
 from focus.data.demo.cache import demo_manifest
 from focus.data.manifest import Manifest
 
-from .browser import IN_BROWSER
+from .browser import NEEDS_CHROMIUM
 from .launching import Begin, free_port
 from .model.detectors import lifelike
 
@@ -165,7 +165,7 @@ def test_the_notebook_runs(here: Path, few: Manifest) -> None:
 
 
 @pytest.mark.slow
-@IN_BROWSER[1]
+@NEEDS_CHROMIUM
 def test_the_demo_judges_a_picture_in_a_browser(
     trained: tuple[Detector, list[str]], here: Path, begin: Begin, browser: Any
 ) -> None:

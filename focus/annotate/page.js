@@ -134,7 +134,6 @@ async function show(state) {
   if (state.after) load(state.after).catch(() => {});
   stage.focus({ preventScroll: true });
   hold(false);
-  requestAnimationFrame(() => setTimeout(() => performance.mark("shown")));
 }
 
 function tell(state) {
@@ -179,7 +178,6 @@ async function submit() {
     return say(work.answer ? "Say how sure you are: 1, 2 or 3." : "Say first whether it is real (R) or synthetic (S).");
   }
   hold(true);
-  performance.mark("submitted");
   try {
     if (feedback) return await show(feedback);
     const { id, round } = question, { answer, confidence } = work, name = draftName();

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -255,18 +254,6 @@ def test_without_thresholds_one_half_decides_and_it_is_said(
     with pytest.raises(InputError, match=r"no such threshold \(it needs >= 500 real"):
         run(model, tmp_path / "out2", pictures / "a", threshold="bpcer1")
     assert not (tmp_path / "out2").exists()
-
-
-def test_faces_that_are_cut_out_otherwise_and_a_falling_calibration_are_warned_of(
-    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    cropped = Detector(image_size=32)
-    cropped.config = replace(cropped.config, geometry=("box margin 0.3",))
-    cropped.points = OperatingPoints(dict.fromkeys(POINTS, 0.5), Calibration(-1, 0, 1), 90, 80)
-    cropped.save_pretrained(tmp_path / "m")
-    run(tmp_path / "m", tmp_path / "out", pictures / "a")
-    assert "2 of 2 images are cut out otherwise (whole) than" in caplog.text
-    assert cropped.points.warning() in caplog.messages
 
 
 def test_what_cannot_be_explained(detector: Detector, pictures: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Maps without annotators, on faces whose artefact is known, and coarser human maps."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from focus.config.command_line import parse
 from focus.config.data import MapsConfig
+from focus.data.demo.render import REAL_FACES, Picture, render_face
 from focus.data.images import load_map
 from focus.data.making.saliency import SIDE, coarse, make_maps, saliency
 from focus.data.manifest import Manifest, Sample
@@ -155,3 +157,42 @@ def test_what_cannot_be_made_writes_nothing(folder: Path, words: list[str], mess
     with pytest.raises(InputError, match=message):
         make(*(word.replace("FACES", str(folder)) for word in words))
     assert sorted(folder.parent.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_which_maps_find_the_artefacts_of_the_demo_set() -> None:
+    """Those by PCA do better than the mean human map, those by LDA worse, as the docs have it."""
+    numbers = range(1, 5)
+    fakes = [render_face("train", f"known-{k}", n) for k in numbers for n in range(100)]
+    reals = [render_face("train", REAL_FACES, n) for n in range(400)]
+
+    def grey(pictures: list[Picture]) -> NDArray[np.float32]:
+        images = [Image.fromarray(picture.image).convert("L") for picture in pictures]
+        return np.stack([np.asarray(image, np.float32).ravel() / 255 for image in images])
+
+    train, labels = grey([*reals, *fakes]), np.repeat([0, 1], 400)
+    ways = {way: saliency(way, train, labels) for way in ("pca", "lda")}
+    mean = np.mean([picture.human_map for picture in fakes if picture.human_map is not None], 0)
+
+    shares: list[list[float]] = []
+
+    def hits(kind: str) -> list[float]:
+        shown = [render_face("open", f"{kind}-{k}", n) for k in numbers for n in range(25)]
+        masks = np.stack([picture.mask for picture in shown if picture.mask is not None])
+        maps = [np.broadcast_to(mean, masks.shape), *(of(grey(shown)) for of in ways.values())]
+        peaks = [own.reshape(len(own), -1).argmax(1) for own in maps]
+        flat = masks.reshape(len(masks), -1)
+        shares.append([(own * masks).sum() / own.sum() for own in maps])
+        return [float(flat[np.arange(len(flat)), peak].mean()) for peak in peaks]
+
+    document = (Path(__file__).parents[3] / "docs" / "making-data.md").read_text()
+    rows = [
+        line for line in document.splitlines() if re.match(r"\| (mean human map|`--from)", line)
+    ]
+    table = [row.split("|")[2:-1] for row in rows]
+    told = np.array([[float(cell.strip(" *")) for cell in row] for row in table])
+    found = np.array([hits(kind) for kind in ("known", "recombined", "near", "far")]).T
+    np.testing.assert_allclose(found, told, atol=0.02)
+    assert (found[1] > found[0]).all()
+    assert found[2].mean() < found[0].mean()
+    assert all(pca < of_mean for of_mean, pca, _ in shares), "but not as a whole"
