@@ -119,9 +119,25 @@ def test_importing_a_part_does_not_import_the_rest(tmp_path: Path) -> None:
         ("from focus import LOSSES", {"torch", "timm", "focus.model.detector"}),
         ("from focus import Detector, FocusHead", {"sklearn", "accelerate"}),
         ("import focus.kernels", {"timm", "triton", "focus.model.detector", "accelerate"}),
+        # focus evaluate --scores, without a network.
+        ("import focus.use.evaluate", {"torch", "torchvision", "timm", "accelerate"}),
+        ("import focus.data.making.faces", {"focus.config.train", "focus.config.data"}),
     ):
         code = f"{statement}; import sys; print({others} & sys.modules.keys())"
         assert python("-c", code, cwd=tmp_path) == "set()\n", statement
+
+
+@pytest.mark.parametrize(
+    ("module", "most"),
+    [("focus.model.detector", 30), pytest.param("focus.training.run", 100, marks=pytest.mark.slow)],
+)
+def test_a_module_loads_few_others(module: str, most: int, tmp_path: Path) -> None:
+    """Who reads it has as many to know."""
+    code = (
+        f"import sys, {module}; print(*(m for m in sys.modules if m.partition('.')[0] == 'focus'))"
+    )
+    loaded = python("-c", code, cwd=tmp_path).split()
+    assert len(loaded) <= most, sorted(loaded)
 
 
 def test_an_import_that_points_up_is_found_and_there_is_no_circle(tmp_path: Path) -> None:

@@ -37,7 +37,6 @@ from focus.runtime.progress import progress_bar
 Role = Literal["image", "map", "mask", "video"]
 _File = tuple[str, Role]
 
-BAD_FILES = "bad_files.csv"
 DIGESTS: dict[Role, str] = {
     "image": KINDS["image"],
     "map": KINDS["map"],

@@ -17,6 +17,8 @@ from focus.errors import UnreadableError
 from focus.runtime.files import atomic_write
 
 # Errors that a network's file system reports now and then of a sound file.
+BAD_FILES = "bad_files.csv"
+"""The files that cannot be decoded, and why (:mod:`focus.data.bad_files`)."""
 _TEMPORARY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
 _PAUSE = 0.2  # seconds
 _most_pixels = MAX_PIXELS

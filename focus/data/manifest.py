@@ -40,6 +40,8 @@ GEOMETRY = "geometry"
 """Column that says how a face was cut out: ``box margin 0.3``."""
 WHOLE = "whole"
 """The geometry of an image for which that column says nothing."""
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels of the upright image."""
 NO_EXTRA: Mapping[str, str] = {}  # shared, since a manifest may have a million rows
 
 
@@ -65,7 +67,7 @@ class Sample:
     test_set: TestSet = ""
     human_map: str | None = None
     mask_path: str | None = None
-    box: tuple[float, float, float, float] | None = None
+    box: Box | None = None
     group: str = ""
     extra: Mapping[str, str] = field(default_factory=lambda: NO_EXTRA, hash=False)
 

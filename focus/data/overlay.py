@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from focus.data.images import Preprocessing, load_image, load_map
-from focus.data.making.faces import Box
-from focus.data.manifest import Sample
+from focus.data.manifest import Box, Sample
 from focus.data.maps import human_map
 from focus.metrics.cams import stretched
 from focus.plotting import INK, shortened

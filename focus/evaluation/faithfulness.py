@@ -34,7 +34,7 @@ from focus.data.manifest import REAL, Manifest
 from focus.errors import ImageError
 from focus.evaluation.inference import images_only, predictions
 from focus.evaluation.protocol import UNNAMED, match, strata, union
-from focus.evaluation.results import Results
+from focus.evaluation.results import FAITHFULNESS, Results
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import Resampler, percentiles
 from focus.metrics.intervals import Interval, rate_interval
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from focus.model.detector import Detector
     from focus.model.prediction import Prediction
 
-FILE = "faithfulness.csv"
 PLACES = 8
 """Boxes elsewhere, of each image."""
 RESAMPLES = 2000
@@ -281,7 +280,7 @@ def write(falls: Falls, scores: Scores, folder: Path) -> Path:
         texts = (scores.path[row], label, scores.generator[row], scores.test_set[row])
         rows.append((*texts, scores.predicted[row], *(f"{value:.6g}" for value in own)))
     header = (*about, "fall_peak", "fall_elsewhere", "peak_larger")
-    return write_csv(folder / FILE, header, rows)
+    return write_csv(folder / FAITHFULNESS, header, rows)
 
 
 def lines(summary: dict[str, dict[str, Any]]) -> list[str]:

@@ -35,6 +35,8 @@ from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
 
 VERSION = 4
+FAITHFULNESS = "faithfulness.csv"
+"""What :mod:`focus.evaluation.faithfulness` measured of the same scores."""
 AUC: Place = ("auc",)
 RESAMPLES = 2000
 _AT_ONCE = 2**20  # weights; 2**18 takes twice the time for 100,000 images, 2**21 as long

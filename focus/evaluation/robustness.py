@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.perturbations import UNITS, perturbations
 from focus.errors import InputError
-from focus.evaluation.inference import images_only, score_images
 from focus.evaluation.protocol import UNNAMED, Comparison, match, union
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import units
@@ -28,6 +26,8 @@ from focus.metrics.ranking import Ranking
 from focus.runtime.files import write_csv
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from focus.model.detector import Detector
 
 FILE = "robustness.csv"
@@ -82,7 +82,7 @@ def check_labels(manifest: Manifest) -> None:
 
 
 def measure(
-    accelerator: Accelerator,
+    accelerator: "Accelerator",
     detector: "Detector",
     manifest: Manifest,
     clean: Scores,
@@ -95,6 +95,9 @@ def measure(
     calls it and gets the whole result, ordered by perturbation, strength, test set and generator,
     the mean last. Raises what :func:`~focus.evaluation.inference.score_images` does.
     """
+    # With torch, which a report of what was measured does without.
+    from focus.evaluation.inference import images_only, score_images
+
     comparisons = match(clean, detector.config.training_generators)
     rows = union(side for c in comparisons if len(c.real) for side in (c.real, c.fake))
     images = images_only(Manifest((manifest[row] for row in rows.tolist()), manifest.source))

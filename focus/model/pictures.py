@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from focus.data.images import Preprocessing, as_rgb, load_image, reason, turn_upright
-from focus.data.making.faces import Box, FaceFinder
+from focus.data.making.faces import FaceFinder
+from focus.data.manifest import Box
 from focus.errors import ImageError, InputError
 from focus.runtime.machine import usable_cores
 

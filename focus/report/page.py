@@ -20,10 +20,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from focus import __version__
 from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest
-from focus.evaluation import faithfulness, robustness
+from focus.evaluation import robustness
 from focus.evaluation.findings import recorded
 from focus.evaluation.result_table import ErrorRate, errors_in_words
-from focus.evaluation.results import Results
+from focus.evaluation.results import FAITHFULNESS, Results
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import best_epoch
 from focus.findings import Finding
@@ -65,7 +65,7 @@ def attempt(make: Callable[[], Path]) -> str:
 
 def remove(folder: Path) -> None:
     """Remove the report of earlier scores: page, figures, robustness, faithfulness."""
-    for name in (robustness.FILE, ROBUSTNESS, faithfulness.FILE):
+    for name in (robustness.FILE, ROBUSTNESS, FAITHFULNESS):
         (folder / name).unlink(missing_ok=True)
     _remove_report(folder)
 

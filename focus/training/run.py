@@ -16,10 +16,11 @@ from focus.config.train import (
     TrainConfig,
     resolve,
 )
-from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
+from focus.data.bad_files import BadFile, write_bad_files
 from focus.data.cache.images import ImageCache
 from focus.data.check.headers import stored_apart
 from focus.data.copies import copies, left_out_findings, without, write_left_out
+from focus.data.images import BAD_FILES
 from focus.data.known_images import BEFORE, known_before
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.maps import source_findings

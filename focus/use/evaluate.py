@@ -1,43 +1,24 @@
-"""Evaluate a trained detector on images: data, model, scores, results, report."""
+"""Evaluate a trained detector on images, or the scores that any detector left in a table."""
 
 from pathlib import Path
-from typing import Any
 
-from focus import report
-from focus.config.command_line import load_config
 from focus.config.evaluate import EvaluateConfig
 from focus.config.layouts import parse_columns, parse_labels
-from focus.config.train import TrainConfig
-from focus.data.bad_files import BAD_FILES, BadFile, check_images, write_bad_files
-from focus.data.cache.images import ImageCache
-from focus.data.demo import demo_manifest
-from focus.data.known_images import KnownImages, digest_of, is_run, known_to, record_of
-from focus.data.manifest import Manifest, Sample, absolute
-from focus.data.maps import source_findings
-from focus.data.perturbations import ROBUSTNESS
-from focus.data.readers import read_given
-from focus.data.splits import RENAME_GROUPS
+from focus.data.images import BAD_FILES
+from focus.data.known_images import is_run
+from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
-from focus.evaluation import faithfulness, other_detectors, robustness
+from focus.evaluation import other_detectors
 from focus.evaluation.findings import recorded
-from focus.evaluation.inference import score_images
-from focus.evaluation.people import beside, by_image, read_answers
-from focus.evaluation.provenance import provenance
-from focus.evaluation.result_table import people_lines
-from focus.evaluation.results import Results, write_results
+from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
-from focus.findings import Finding
 from focus.model.config import CONFIG_FILE
-from focus.model.detector import Detector
 from focus.model.operating_points import Threshold
 from focus.report.evaluation import Evaluation
 from focus.runtime.files import check_writable
-from focus.runtime.launch import closing_process_group, run_on_all, run_on_main_first, start
-from focus.runtime.machine import default_workers, is_main_process
-from focus.training.run_folder import SUMMARY
+from focus.runtime.machine import is_main_process
 
 
-@closing_process_group()
 def evaluate(config: EvaluateConfig) -> Evaluation | None:
     """Score images and write scores, results, a sheet of overlays and a report.
 
@@ -51,74 +32,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation | None:
     """
     if config.compare or config.scores:
         return _of_tables(config) if is_main_process() else None
-    accelerator = start(config.mixed_precision, config.threads, device=config.device)
-    main = accelerator.is_main_process
-    model, output = run_on_all(accelerator, lambda: (_model_folder(config), _output(config)))
-    detector = run_on_all(accelerator, lambda: Detector.from_pretrained(model))
-    threshold = run_on_all(accelerator, lambda: detector.set_threshold(config.threshold))
-    detector.to(accelerator.device)
-    decoded = ImageCache.of(detector.image_size, config.image_cache, detector.config.fit)
-    manifest, bad, found = run_on_main_first(
-        accelerator, lambda: _images(config, model, output, decoded, progress=main)
-    )
-    answers = run_on_all(accelerator, lambda: read_answers(config.people))
-    if config.people and not by_image(answers).keys() & {digest_of(own) for own in manifest}:
-        text = f"None of these images is answered in --people {config.people}: nothing of people."
-        found.append(Finding("warning", text))
-    names = [*ROBUSTNESS] * config.robustness + ["equalise"] * config.equalise
-    if names:
-        robustness.check_labels(manifest)
-    settings: dict[str, Any] = {
-        "batch_size": detector.at_once(config.batch_size),
-        "workers": default_workers() if config.workers is None else config.workers,
-    }
-    scores = score_images(detector, manifest, accelerator=accelerator, images=decoded, **settings)
-    evaluation: Evaluation | None = None
-    trained = _training(model.parent)
-    if main:
-        # At once: what follows may take hours, or find an image that the network cannot score.
-        about = {"provenance": provenance(detector.config.model, manifest, trained)}
-        if answers and (scores.label >= 0).any():
-            digests = [digest_of(manifest[row]) for row in scores.index]
-            known = detector.config.training_generators
-            about["people"] = beside(scores, digests, answers, known, threshold.value)
-        name = model.parent.name if model.name == "model" else model.name
-        found += source_findings(manifest)
-        evaluation = Evaluation.of(name, output, detector, manifest, scores, about, found)
-        written = [*evaluation.save(), *_listed(bad, output)]
-        lines = people_lines(evaluation.results or {})
-    if names:
-        perturbed = robustness.measure(accelerator, detector, manifest, scores, names, **settings)
-        if evaluation:
-            evaluation.perturbed = perturbed
-            written.append(robustness.write(perturbed, output))
-            written.append(report.write_robustness(perturbed, output))
-            lines += robustness.lines(perturbed)
-    if config.faithfulness:
-        falls = faithfulness.measure(accelerator, detector, manifest, **settings)
-        if evaluation:
-            written.append(faithfulness.write(falls, scores, output))
-            generators = detector.config.training_generators
-            summary = faithfulness.summarise(falls, scores, generators)
-            lines += faithfulness.lines(summary)
-            if evaluation.results is not None:
-                faithfulness.add(summary, evaluation.results)
-                write_results(output, scores, evaluation.results)
-    if evaluation:
-        lines += [f"threshold: {threshold}", *(f"written: {path}" for path in written)]
-        if config.report:
-            metric = None if trained is None else trained.eval_metric
-            lines.append(evaluation.save_report(model.parent / SUMMARY, metric))
-        evaluation.lines = lines
-    return evaluation
+    # With torch and timm, six seconds of a processor that tables do without.
+    from focus.use.score import score
 
-
-def _listed(bad: list[BadFile], output: Path) -> list[Path]:
-    """Write the table of bad files, or remove an earlier one; return its path if it is written."""
-    (output / BAD_FILES).unlink(missing_ok=True)
-    if bad:
-        write_bad_files(bad, output / BAD_FILES)
-    return [output / BAD_FILES] * bool(bad)
+    return score(config, lambda: _output(config))
 
 
 def _of_tables(config: EvaluateConfig) -> Evaluation | None:
@@ -139,8 +56,10 @@ def _of_tables(config: EvaluateConfig) -> Evaluation | None:
         return other_detectors.evaluate_scores(table, known, config.threshold, progress=True)
 
     if config.compare:
+        from focus.report.comparison import compare  # with torch, to score images in common
+
         output = Path(config.output or "comparison")
-        report.compare(config.compare, output, evaluated, common=config.common)
+        compare(config.compare, output, evaluated, common=config.common)
         return None
     output, path = _output(config), Path(str(config.scores))
     if path.resolve() == (output / "scores.csv").resolve():
@@ -149,28 +68,13 @@ def _of_tables(config: EvaluateConfig) -> Evaluation | None:
     faces = Manifest(map(Sample, scores.path)) if config.data_root else None
     found = recorded(results)
     evaluation = Evaluation(path.name, output, scores, results, found, manifest=faces)
-    written = [*evaluation.save(), *_listed([], output)]
+    written = evaluation.save()
+    (output / BAD_FILES).unlink(missing_ok=True)
     evaluation.lines = [f"threshold: {Threshold(*results['decision'].values())}"]
     evaluation.lines += [f"written: {file}" for file in written]
     if config.report:
         evaluation.lines.append(evaluation.save_report())
     return evaluation
-
-
-def _model_folder(config: EvaluateConfig) -> Path:
-    if config.model_dir is not None:
-        if not Path(config.model_dir).is_dir():
-            raise InputError(f"--model-dir {config.model_dir} is no folder: give one with a model.")
-        return absolute(config.model_dir)  # "." has no name
-    run = Path(str(config.run))
-    if (run / CONFIG_FILE).is_file():
-        raise InputError(f"--run {run} is a model's folder, not a run's: give it by --model-dir.")
-    if not (run / "model").is_dir():
-        raise InputError(
-            f"--run {run} has no folder 'model': give a run folder, which has one from its first "
-            "epoch on."
-        )
-    return absolute(run / "model")
 
 
 def _output(config: EvaluateConfig) -> Path:
@@ -182,76 +86,3 @@ def _output(config: EvaluateConfig) -> Path:
             f"give another one, as {output / 'evaluation'}."
         )
     return output
-
-
-def _images(
-    config: EvaluateConfig,
-    model: Path,
-    output: Path,
-    decoded: ImageCache | None,
-    *,
-    progress: bool,
-) -> tuple[Manifest, list[BadFile], list[Finding]]:
-    """Return what to score, the files that cannot be decoded, and what is left out.
-
-    Without ``--data`` and the like, the images that the run was tested on.
-    """
-    record = record_of(model.parent)
-    own, tests = read_given(config, allow_unlabelled=True, output=output)
-    given = own + tests
-    if not given and config.run is not None:
-        given = record.split("test")
-        if not load_config(TrainConfig, Path(config.run) / "config.yaml").data:
-            demo = demo_manifest(progress=progress)
-            # Test images beside the demo set are recorded behind it.
-            given = demo.split("test") + Manifest(record[len(demo) :])
-    if not given:
-        raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
-    # Of all, as in training: what passes there passes here.
-    noticed: list[Finding] = []
-    told: dict[str, Any] = {"progress": progress, "max_bad": config.max_bad, "noticed": noticed}
-    readable, bad = check_images(given, images=decoded, **told)
-    unseen, found = _unseen(model, readable)
-    training = {p for s in given.split("train") for p in (s.path, s.human_map, s.mask_path)}
-    bad = [file for file in bad if file.path not in training]  # which is not scored
-    return unseen, bad, [*noticed, *found]
-
-
-def _unseen(model: Path, given: Manifest) -> tuple[Manifest, list[Finding]]:
-    """Return the images that the model was neither trained nor chosen on, nor others of a group.
-
-    And what is to be known of those that are left out.
-    """
-    found = []
-    if not is_run(model.parent):
-        text = (
-            "The model lies in no run folder (with config.yaml and manifest.csv), so that images "
-            "it was trained on cannot be left out: give --run, or be sure that these are new."
-        )
-        found.append(Finding("warning", text))
-    known = KnownImages(known_to(model))
-    shared = {id(sample): known.match(sample) for sample in given}
-    others = given.where(lambda s: s.split != "train" and shared[id(s)] != "file")
-    unseen = others.where(lambda s: not shared[id(s)])
-    if not unseen:
-        raise InputError(
-            f"All {len(given)} images of {given.source} are for training, or what the model was "
-            f"chosen on: give others{RENAME_GROUPS * bool(others)}."
-        )
-    if len(unseen) < len(given):
-        by_group = len(others) - len(unseen)
-        text = (
-            f"{len(given) - len(unseen)} of {len(given)} images are left out: they, or copies of "
-            "them, are for training, or what the model was chosen on"
-            + (f", {by_group} of them by their group{RENAME_GROUPS}" if by_group else "")
-        )
-        found.append(Finding("warning", f"{text}."))
-    return unseen, found
-
-
-def _training(run: Path) -> TrainConfig | None:
-    """Return the configuration of a run; None for a model's folder that lies in no run."""
-    try:
-        return load_config(TrainConfig, run / "config.yaml")
-    except InputError:
-        return None

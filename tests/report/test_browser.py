@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from focus import report
 from focus.data.manifest import Manifest, Sample
 from focus.evaluation.findings import add_findings
 from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
 from focus.findings import Finding
 from focus.model.detector import Detector
+from focus.report import page as report
 
 from ..browser import IN_BROWSER, assert_accessible
 from .reports import Page as Parsed

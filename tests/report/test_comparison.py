@@ -19,7 +19,9 @@ from focus.evaluation.result_table import figure
 from focus.evaluation.results import summarise, write_results
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
-from focus.report import REPORT, compare, comparison, gallery, plots
+from focus.report import comparison, gallery, plots
+from focus.report.comparison import compare
+from focus.report.page import REPORT
 
 from .reports import Page, made, perturbed
 

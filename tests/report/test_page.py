@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from focus import report
 from focus.data.manifest import Manifest, Sample
 from focus.evaluation.findings import add_findings
 from focus.evaluation.result_table import figure
@@ -20,6 +19,7 @@ from focus.evaluation.results import Results, summarise
 from focus.evaluation.scores import Scores
 from focus.findings import Finding
 from focus.model.detector import Detector
+from focus.report import page as report
 
 from .reports import Page, made, perturbed
 

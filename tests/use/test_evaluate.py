@@ -191,7 +191,7 @@ def test_a_run_on_the_demo_set_is_scored_on_its_own_test_images_too(
     own_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     demo = Manifest(Manifest.from_csv(own_run / "manifest.csv")[:5])
-    monkeypatch.setattr(evaluation, "demo_manifest", lambda progress: demo)
+    monkeypatch.setattr("focus.use.score.demo_manifest", lambda progress: demo)
     write_config(TrainConfig(), own_run / "config.yaml")
     evaluate(run=str(own_run))
     assert names_of(own_run / "evaluation") == ["3.png", "4.png", "5.png", "6.png"]

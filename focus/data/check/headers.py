@@ -9,7 +9,6 @@ from typing import Any
 
 from PIL import Image
 
-from focus.data.check.shortcuts import SEVERE_FROM, WARN_FROM, audit
 from focus.data.check.survey import storage
 from focus.data.manifest import REAL, SYNTHETIC, Sample
 from focus.findings import Finding
@@ -37,6 +36,11 @@ def stored_apart(samples: Sequence[Sample], where: str, then: str) -> Finding | 
                 headers.append(header)
                 labels.append(label)
                 groups.append(sample.group)
+    if not headers:
+        return None
+    # Its trees take a second to import, and tables of scores have no files to tell apart.
+    from focus.data.check.shortcuts import SEVERE_FROM, WARN_FROM, audit
+
     found = audit(headers, labels, groups)
     if found is None or found.interval[0] <= WARN_FROM:
         return None

@@ -18,13 +18,12 @@ import numpy as np
 from PIL import Image
 
 from focus.config.data import CropConfig
-from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
-from focus.data.images import is_written, load_image, load_map, reason, save_image
+from focus.data.bad_files import BadFile, Role, write_bad_files
+from focus.data.images import BAD_FILES, is_written, load_image, load_map, reason, save_image
 from focus.data.making.faces import (
     DETECTORS,
     GIVEN,
     NO_FACE,
-    Box,
     FaceDetector,
     Square,
     Way,
@@ -33,7 +32,7 @@ from focus.data.making.faces import (
     window,
     write_no_face,
 )
-from focus.data.manifest import GEOMETRY, Manifest, absolute
+from focus.data.manifest import GEOMETRY, Box, Manifest, absolute
 from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder

@@ -15,12 +15,10 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from focus.config.options import MARGIN
-from focus.data.manifest import WHOLE
+from focus.data.manifest import WHOLE, Box
 from focus.errors import InputError
 from focus.runtime.files import write_csv
 
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom in pixels of the upright image."""
 Square = tuple[int, int, int, int]
 """A box of whole pixels, all of them in the image."""
 FaceDetector = Callable[[Image.Image], list[Box]]

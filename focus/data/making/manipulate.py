@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from focus.config.data import ManipulateConfig
-from focus.data.bad_files import BAD_FILES, BadFile, write_bad_files
-from focus.data.images import is_written, load_image, save_image
+from focus.data.bad_files import BadFile, write_bad_files
+from focus.data.images import BAD_FILES, is_written, load_image, save_image
 from focus.data.making.manipulations import BASIS_SIDE, METHODS, Array, Basis, Given
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, absolute
 from focus.data.readers import read_given, refuse_inside

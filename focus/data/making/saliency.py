@@ -23,8 +23,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from focus.config.data import Granularity, MapsConfig
-from focus.data.bad_files import BAD_FILES, BadFile, Role, write_bad_files
-from focus.data.images import is_written, load_image, save_image
+from focus.data.bad_files import BadFile, Role, write_bad_files
+from focus.data.images import BAD_FILES, is_written, load_image, save_image
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, absolute
 from focus.data.maps import MAP_SOURCE, SOURCE_FILE, Map, human_map
 from focus.data.readers import read_given, refuse_inside

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from focus.data.making.faces import Box
+from focus.data.manifest import Box
 
 ANN, BOB, CAT = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 Colour = tuple[int, int, int]

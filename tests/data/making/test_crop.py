@@ -18,8 +18,7 @@ from focus.config.data import CropConfig
 from focus.config.train import TrainConfig, resolve
 from focus.data.images import load_image, load_map
 from focus.data.making.crop import Cut, crop, cut_faces
-from focus.data.making.faces import Box
-from focus.data.manifest import Manifest, Sample
+from focus.data.manifest import Box, Manifest, Sample
 from focus.data.maps import human_map
 from focus.errors import InputError
 from focus.evaluation.inference import geometry_warning, score_images

@@ -13,7 +13,6 @@ from focus.config.options import MARGIN
 from focus.data.making import faces
 from focus.data.making.faces import (
     DETECTORS,
-    Box,
     Face,
     FaceFinder,
     Way,
@@ -24,6 +23,7 @@ from focus.data.making.faces import (
     way_of,
     window,
 )
+from focus.data.manifest import Box
 from focus.errors import InputError
 
 # Where a person sees the face of skimage.data.astronaut().
