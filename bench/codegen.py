@@ -37,6 +37,7 @@ from bench.host import StubDriver
 from bench.machine_code import MachineCode, compile_for
 from focus.errors import InputError
 from focus.kernels import triton_cam, triton_focus_head
+from focus.kernels.terms import Terms
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -189,7 +190,8 @@ def steps(
     def head_forward(weight: Tensor, cam_class: str = "true", entropy: str = "softmax") -> object:
         per_class, mask = empty(len(weight)), empty(BATCH, dtype=torch.bool)
         tensors = features, weight, per_class, target, cams, mask, None, per_class
-        settings = 0.7, 0.9, 1.3, 0.8, 0.1, "hinge", cam_class, entropy, "mean"
+        weights = Terms(classification=0.7, focus=0.9, saliency=1.3)
+        settings = weights, 0.8, 0.1, "hinge", cam_class, entropy, "mean"
         return triton_focus_head.focus_head_forward(*tensors, *settings, True)
 
     def head_backward(weight: Tensor, contrast: bool = False) -> object:

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from focus.kernels.terms import CamClass, Entropy, FocusLevel, Reduction
+from focus.kernels.terms import WEIGHTS, CamClass, Entropy, FocusLevel, Reduction
 from focus.kernels.types import HeadArguments, Number
 
 SMALLEST = torch.finfo(torch.float32).tiny
 """The smallest temperature: what is below is 0 in float32, or may be taken as 0 by a GPU."""
-NUMBERS = ("classification_weight", "focus_weight", "saliency_weight", "label_smoothing")
 
 _FLOATS = "floating point"
 _DTYPES = {
@@ -109,17 +108,20 @@ def _once(check: Callable[..., None], *arguments: Any) -> None:
     if torch.compiler.is_compiling():
         check(*arguments)
         return
-    key: list[Any] = [check]
-    for x in arguments:
-        if isinstance(x, Tensor):
-            key += (x.shape, x.dtype, x.device)
-        else:
-            key.append(x if isinstance(x, str) else type(x))
-    if (passed := tuple(key)) not in _passed:
+    if (passed := (check, *map(_kind, arguments))) not in _passed:
         check(*arguments)
         if len(_passed) >= 1024:
             _passed.clear()
         _passed.add(passed)
+
+
+def _kind(x: Any) -> Hashable:
+    if isinstance(x, Tensor):
+        return x.shape, x.dtype, x.device
+    if isinstance(x, tuple):
+        return tuple(map(_kind, x))
+    kind: Hashable = x if isinstance(x, str) else type(x)
+    return kind
 
 
 def _cam_entropy(features: Tensor, weight: Tensor, index: Tensor, temperature: Number) -> None:
@@ -175,8 +177,9 @@ def _focus_head(*arguments: Any) -> None:
             raise ValueError("saliency_mask says which samples have a map, but saliency is None")
     if given.class_weight is not None:
         _check_tensor("class_weight", given.class_weight, (classes,), features)
-    for name in NUMBERS:
-        _check_element(name, getattr(given, name), features)
+    for name, value in zip(WEIGHTS, given.weights, strict=True):
+        _check_element(name, value, features)
+    _check_element("label_smoothing", given.label_smoothing, features)
     if isinstance(aim, Tensor) and aim.dim():
         _check_tensor("entropy_target", aim, (batch,), features)
     else:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from focus.kernels import checks, eager, operators, reference
 from focus.kernels.backend import backend_for, rows_held
-from focus.kernels.terms import CamClass, Entropy, FocusLevel, Reduction
+from focus.kernels.terms import CamClass, Entropy, FocusLevel, Reduction, Terms
 from focus.kernels.types import FocusHeadOutput, HeadArguments, Number
 
 
@@ -107,7 +107,7 @@ def focus_head(
     label_smoothing: Number = 0.0,
     class_weight: Tensor | None = None,
     reduction: Reduction = "mean",
-) -> FocusHeadOutput:
+) -> FocusHeadOutput[Tensor]:
     """Pool, classify, and return cross-entropy, focus and saliency terms with all gradients.
 
     ``loss_b = a CE_b + b focus_b + c saliency_b`` with the weights ``classification_weight``,
@@ -160,9 +160,11 @@ def focus_head(
         features=features, weight=weight, bias=bias, target=target, saliency=saliency,
         saliency_mask=saliency_mask, class_weight=class_weight,
         entropy_target=None if entropy_target is None else number("entropy_target", entropy_target),
-        classification_weight=number("classification_weight", classification_weight),
-        focus_weight=number("focus_weight", focus_weight),
-        saliency_weight=number("saliency_weight", saliency_weight),
+        weights=Terms(
+            classification=number("classification_weight", classification_weight),
+            focus=number("focus_weight", focus_weight),
+            saliency=number("saliency_weight", saliency_weight),
+        ),
         temperature=checks.temperature_of(temperature),
         label_smoothing=number("label_smoothing", label_smoothing),
         focus_level=focus_level, cam_class=cam_class, entropy=entropy, reduction=reduction,
@@ -172,8 +174,9 @@ def focus_head(
     if backend == "triton":
         need_weight = weight.requires_grad and torch.is_grad_enabled()
         apply: Any = operators.HeadFunction.apply
-        loss, logits, cam, terms = apply(features, weight, bias, given, need_weight)
-        return FocusHeadOutput(loss, logits, cam, *terms.unbind()[:4])
+        loss, logits, cam, rows = apply(features, weight, bias, given, need_weight)
+        h, *terms, _ = rows.unbind()
+        return FocusHeadOutput(loss, logits, cam, h, Terms(*terms))
     if target.dim() == 1:
         checks.check_range("target", target, len(weight))
     return reference.focus_head(given, _reader(backend))

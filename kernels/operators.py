@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from focus.kernels.terms import Terms
 from focus.kernels.types import (
     HeadArguments,
     Number,
@@ -38,6 +39,8 @@ def _call(name: str, *arguments: Any) -> Any:
 
 def _as_tensor(x: Any, device: torch.device) -> Any:
     """Return a float as a tensor. Added to a zero, one that changes is an input of the graph."""
+    if isinstance(x, Terms):
+        return [_as_tensor(each, device) for each in x]
     if isinstance(x, bool) or not isinstance(x, (int, float)):
         return x
     return torch.zeros((), dtype=torch.float32, device=device) + x
@@ -67,7 +70,7 @@ class CamEntropy(torch.autograd.Function):
 
 
 class HeadFunction(torch.autograd.Function):
-    """Loss, logits, CAMs ``[B,H,W]`` and terms ``[5,B]``.
+    """Loss, logits, CAMs ``[B,H,W]`` and terms, as in HeadForward.
 
     The three that have a gradient stand beside the HeadArguments.
     """
@@ -135,9 +138,9 @@ _register(
 _register(
     "focus_head_forward(Tensor features, Tensor weight, Tensor? bias, Tensor target,"
     " Tensor? saliency, Tensor? saliency_mask, Tensor? entropy_target, Tensor? class_weight,"
-    " Tensor classification_weight, Tensor focus_weight, Tensor saliency_weight,"
-    " Tensor temperature, Tensor label_smoothing, str focus_level, str cam_class, str entropy,"
-    " str reduction, bool need_weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " Tensor[] weights, Tensor temperature, Tensor label_smoothing, str focus_level,"
+    " str cam_class, str entropy, str reduction, bool need_weight)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     in_graph=True,
 )
 _register(

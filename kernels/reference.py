@@ -13,7 +13,7 @@ shares ``[B,K]``; p runs over the ``H*W`` cells.
     focus      = 0 | |h - h*| | relu(h - h*) | h           levels none, match, hinge, minimize;
                                                            of h, or of h_sum
     saliency   = mean_p (minmax(z) - S)^2                  S the human map on the CAM grid
-    loss_b     = a CE_b + b focus_b + c saliency_b
+    loss_b     = sum_t weight_t term_t,b                   CE, focus and saliency
 
 Sources: the CAM is that of Zhou et al. (2016), the saliency term CYBORG's (Boyd et al., 2023). To
 lower the entropy of where a network looks while it is trained is Schöttl's (2020, arXiv 2009.12546;
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from focus.kernels.terms import FLAT_STEPS
+from focus.kernels.terms import FLAT_STEPS, Terms
 from focus.kernels.types import (
     FocusHeadOutput,
     HeadArguments,
@@ -176,12 +176,11 @@ def class_activation(
 @without_autocast
 def focus_head(
     given: HeadArguments, pool_and_project: PoolAndProject = pool_and_project
-) -> FocusHeadOutput:
+) -> FocusHeadOutput[Tensor]:
     """Return the whole head; see :func:`focus.kernels.focus_head`."""
     features, bias = given.features, given.bias
     others = {k: v for k, v in given._asdict().items() if k not in ("features", "weight", "bias")}
-    constants: Any = {k: v.detach() for k, v in others.items() if isinstance(v, Tensor)}
-    given = given._replace(**constants)
+    given = given._replace(**{name: _constant(value) for name, value in others.items()})
     dtype = accumulation_dtype(features)
     weight = given.weight.to(dtype)
     if given.cam_class == "predicted":
@@ -192,17 +191,24 @@ def focus_head(
     vectors = class_vectors(weight, by.argmax(1), given.cam_class == "contrast")
     pooled, cams = pool_and_project(features, vectors[:, None])
     logits, cam = linear(pooled, weight, bias), cams[:, 0]
-    total, *terms = losses(cam, logits, given)
+    entropy = normalised_entropy(cam, given.temperature)
+    terms = losses(cam, logits, entropy, given)
+    total: Any = sum(weight * term for weight, term in zip(given.weights, terms, strict=True))
     cam = cam.detach().unflatten(1, features.shape[2:])
     loss = reduce(total, given.reduction)
-    return FocusHeadOutput(loss, logits, cam, *torch.stack(terms).detach().unbind())
+    entropy, *each = torch.stack([entropy, *terms]).detach().unbind()
+    return FocusHeadOutput(loss, logits, cam, entropy, Terms(*each))
 
 
-def losses(cam: Tensor, logits: Tensor, given: HeadArguments) -> tuple[Tensor, ...]:
-    """Return losses ``[B]`` of CAMs ``[B,P]`` and logits ``[B,K]``, then their terms.
+def _constant(value: Any) -> Any:
+    """Return an argument, or the weights, without gradient."""
+    if isinstance(value, Terms):
+        return Terms(*(_constant(weight) for weight in value))
+    return value.detach() if isinstance(value, Tensor) else value
 
-    The terms ``[B]`` are entropy, cross-entropy, focus and saliency.
-    """
+
+def losses(cam: Tensor, logits: Tensor, entropy: Tensor, given: HeadArguments) -> Terms[Tensor]:
+    """Return the terms ``[B]`` of CAMs ``[B,P]``, their entropies ``[B]`` and logits ``[B,K]``."""
     smoothed = (1 - given.label_smoothing) * shares(given.target, logits.shape[1], logits.dtype)
     smoothed = smoothed + given.label_smoothing / logits.shape[1]
     if given.class_weight is not None:
@@ -211,7 +217,6 @@ def losses(cam: Tensor, logits: Tensor, given: HeadArguments) -> tuple[Tensor, .
     # A share of 0 is no term at all, also where its log-probability is -inf.
     classification = -torch.where(smoothed == 0, 0, smoothed * log_p).sum(1)
 
-    entropy = normalised_entropy(cam, given.temperature)
     h = entropy if given.entropy == "softmax" else sum_entropy(cam)
     zero = torch.zeros_like(entropy)
     saliency, map_target, has_target = zero, zero, zero > 0
@@ -231,10 +236,7 @@ def losses(cam: Tensor, logits: Tensor, given: HeadArguments) -> tuple[Tensor, .
         excess = h - map_target
         excess = excess.relu() if given.focus_level == "hinge" else excess.abs()
         focus = torch.where(has_target, excess, 0)
-
-    a, b, c = given.classification_weight, given.focus_weight, given.saliency_weight
-    total = a * classification + b * focus + c * saliency
-    return total, entropy, classification, focus, saliency
+    return Terms(classification=classification, focus=focus, saliency=saliency)
 
 
 def shares(target: Tensor, classes: int, dtype: torch.dtype) -> Tensor:

@@ -34,7 +34,7 @@ from torch._subclasses import FakeTensor
 
 from focus.kernels import triton_cam as cam
 from focus.kernels.launch import launch
-from focus.kernels.terms import FLAT_STEPS
+from focus.kernels.terms import FLAT_STEPS, Terms
 from focus.kernels.types import (
     HeadArguments,
     HeadForward,
@@ -48,6 +48,8 @@ FLAT = FLAT_STEPS * torch.finfo(torch.float32).eps
 FLOOR = flat_floor(torch.float32)
 BLOCK_W = 32
 """Channels of dW in a program."""
+TOTAL = tl.constexpr(1 + len(Terms._fields))
+"""The row of the loss, after those of the entropy and the terms."""
 
 
 @triton.jit
@@ -247,11 +249,9 @@ def _head(
         total += cam.number(weight_saliency, 0) * saliency
         tl.store(logits_ptr + b * K + k, logits, real)
         tl.store(cam_ptr + b * P + p, z, inside)
-        tl.store(terms_ptr + b, h)
-        tl.store(terms_ptr + batch + b, ce)
-        tl.store(terms_ptr + 2 * batch + b, focus)
-        tl.store(terms_ptr + 3 * batch + b, saliency)
-        tl.store(terms_ptr + 4 * batch + b, total)
+        rows = (h, ce, focus, saliency, total)  # the terms in the order of Terms
+        for row in tl.static_range(len(rows)):
+            tl.store(terms_ptr + row * batch + b, rows[row])
         if REDUCTION == "none":
             tl.store(loss_ptr + b, total)
         tl.store(g_ptr + p, g, inside)
@@ -282,7 +282,9 @@ def _head(
                 sums = tl.zeros((64,), tl.float32)
                 for start in range(0, batch, 64):
                     i = start + tl.arange(0, 64)
-                    sums += tl.load(terms_ptr + 4 * batch + i, i < batch, 0, cache_modifier=".cg")
+                    sums += tl.load(
+                        terms_ptr + TOTAL * batch + i, i < batch, 0, cache_modifier=".cg"
+                    )
                 tl.store(loss_ptr, tl.sum(sums, 0) / (batch if REDUCTION == "mean" else 1))
 
 
@@ -384,7 +386,7 @@ def focus_head_forward(*arguments: Any, in_graph: bool = False) -> HeadForward:
         loss=new(batch if reduction == "none" else ()),
         logits=new((batch, classes)),
         cam=new((batch, height, width)),
-        terms=new((5, batch)),
+        terms=new((TOTAL.value + 1, batch)),
         saved=new((batch, columns(cells, classes) + 2 * channels * need_weight)),
     )
     if isinstance(features, FakeTensor) or not batch:
@@ -404,8 +406,7 @@ def focus_head_forward(*arguments: Any, in_graph: bool = False) -> HeadForward:
     launched = (
         out.loss, out.logits, out.cam, out.terms, out.saved, features, dense(weight),
         dense(given.bias), dense(given.target), dense(given.saliency), dense(given.saliency_mask),
-        aim, dense(given.class_weight), given.classification_weight, given.focus_weight,
-        given.saliency_weight, given.temperature, given.label_smoothing,
+        aim, dense(given.class_weight), *given.weights, given.temperature, given.label_smoothing,
         new((batch, shares, classes, cells)) if shares > 1 else None,
         cam.tickets(features, 1 + batch, in_graph), out.saved.stride(0), features.stride(0),
         cam.bias_stride(given.bias), stride_h, shares, batch, channels,

@@ -3,30 +3,32 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from focus.kernels.terms import CamClass, Entropy, FocusLevel, Reduction
+from focus.kernels.terms import CamClass, Entropy, FocusLevel, Reduction, Terms
 
 Number = float | Tensor
 """A setting: a float, or a tensor of one element on the features' device."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+Loss = TypeVar("Loss", covariant=True)
 
 
-class FocusHeadOutput(NamedTuple):
-    """Results of :func:`focus.kernels.focus_head`.
+class FocusHeadOutput(NamedTuple, Generic[Loss]):
+    """Results of :func:`focus.kernels.focus_head` and of :class:`focus.FocusHead`.
 
     ``loss`` and ``logits`` carry gradient. The other fields are constants:
-    :func:`focus.kernels.cam_entropy` gives a CAM and an entropy with gradient. The terms
-    ``classification``, ``focus`` and ``saliency`` are per sample, without their weights.
+    :func:`focus.kernels.cam_entropy` gives a CAM and an entropy with gradient. A term is an
+    attribute, too: ``focus`` is ``terms.focus``. Without a target, loss and terms are None, and the
+    CAM is the predicted class's.
     """
 
-    loss: Tensor
+    loss: Loss
     """Scalar, or ``[B]`` with ``reduction="none"``."""
     logits: Tensor
     """``[B,K]``."""
@@ -34,12 +36,15 @@ class FocusHeadOutput(NamedTuple):
     """Raw CAM ``[B,H,W]`` of the class that the loss looks at; no gradient."""
     entropy: Tensor
     """``[B]`` in [0, 1]: 0 = all on one cell, 1 = uniform; no gradient."""
-    classification: Tensor
-    """Cross-entropy ``[B]`` in nats, with class weights and label smoothing; no gradient."""
-    focus: Tensor
-    """``[B]`` in [0, 1]; 0 for a sample without a target entropy; no gradient."""
-    saliency: Tensor
-    """``[B]``, in [0, 1] if the maps are; 0 for a sample without a map; no gradient."""
+    terms: Terms[Loss]
+    """Each ``[B]``, without its weight; no gradient."""
+
+    def __getattr__(self, name: str) -> Loss:
+        """Return a term by its name, and ``cross_entropy``, as which users know the first one."""
+        if name.startswith("__"):  # torch.compile asks before there are terms
+            raise AttributeError(name)
+        term: Loss = getattr(self.terms, {"cross_entropy": "classification"}.get(name, name))
+        return term
 
 
 class HeadArguments(NamedTuple):
@@ -53,9 +58,7 @@ class HeadArguments(NamedTuple):
     saliency_mask: Tensor | None
     entropy_target: Number | None
     class_weight: Tensor | None
-    classification_weight: Number
-    focus_weight: Number
-    saliency_weight: Number
+    weights: Terms[Number]
     temperature: Number
     label_smoothing: Number
     focus_level: FocusLevel
@@ -74,7 +77,7 @@ class HeadForward(NamedTuple):
     cam: Tensor
     """z ``[B,H,W]``."""
     terms: Tensor
-    """``[5,B]``: entropy, classification, focus, saliency, and their weighted sum."""
+    """``[T + 2,B]``: entropy, the T terms in the order of ``Terms``, and their weighted sum."""
     saved: Tensor
     """``[B,S]``, of each sample g = dloss/dz ``[P]``, d = dloss/dlogits ``[K]`` and the CAM's class
     y; where the classifier has a gradient, u = sum_p g F ``[C]`` and f = mean_p F ``[C]``. The loss

@@ -1,43 +1,16 @@
 """The head of a detector: features [B,C,H,W], and a class token [B,C], to logits, CAM and loss."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from focus.config.losses import LossConfig, loss_of
 from focus.config.recipes import check_pool
-from focus.kernels import class_activation, focus_head
-from focus.kernels.terms import WEIGHTS
+from focus.kernels import FocusHeadOutput, class_activation, focus_head
+from focus.kernels.terms import WEIGHTS, Terms
 from focus.kernels.types import accumulation_dtype, linear, without_autocast
 
-
-class DetectorOutput(NamedTuple):
-    """The output of the head, with the fields of ``focus.kernels.FocusHeadOutput``.
-
-    Without a target, ``loss`` and its terms are None and the CAM is the predicted class's; with
-    one, it is that of the class the loss looks at. Only ``loss`` and ``logits`` carry gradient.
-    """
-
-    loss: Tensor | None
-    """Scalar mean over the batch."""
-    logits: Tensor
-    """``[B,K]``."""
-    cam: Tensor
-    """Raw CAM ``[B,H,W]``."""
-    entropy: Tensor
-    """Entropy of the CAM, ``[B]`` in [0, 1] up to rounding."""
-    cross_entropy: Tensor | None = None
-    """``[B]``, with class weights and label smoothing, without the loss's factor."""
-    focus: Tensor | None = None
-    """Focus term ``[B]``, without its factor."""
-    saliency: Tensor | None = None
-    """Saliency term ``[B]``, without its factor."""
-
-    @property
-    def classification(self) -> Tensor | None:
-        """Return ``cross_entropy`` by its old name, until the next release."""
-        return self.cross_entropy
+DetectorOutput = FocusHeadOutput[Tensor | None]
+"""The output of the head; its loss is the mean over the batch, None without a target."""
 
 
 class FocusHead(nn.Module):
@@ -114,11 +87,13 @@ class FocusHead(nn.Module):
             _, cams, entropy = self.activations(features, token)
             logits = self.logits(features, token)
             predicted = logits.argmax(1)
-            return DetectorOutput(None, logits, pick(cams, predicted), pick(entropy, predicted))
+            terms = Terms(*(None for _ in WEIGHTS))
+            cam, entropy = pick(cams, predicted), pick(entropy, predicted)
+            return FocusHeadOutput(None, logits, cam, entropy, terms)
         settings = self.loss.settings
         if self.loss_weights is not None:
             settings |= zip(WEIGHTS, self.loss_weights.unbind(), strict=True)
-        out = focus_head(
+        return focus_head(
             features,
             self.fc.weight,
             self.bias(token),
@@ -128,7 +103,6 @@ class FocusHead(nn.Module):
             class_weight=self.class_weight,
             **settings,
         )
-        return DetectorOutput(*out)
 
     def logits(self, features: Tensor, token: Tensor | None = None) -> Tensor:
         """Return logits ``[B,K]`` with gradient, without a CAM."""

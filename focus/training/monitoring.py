@@ -26,7 +26,7 @@ from focus.runtime.files import write_csv
 from focus.runtime.progress import progress_bar, redrawn
 from focus.training.batches import MicroBatch
 from focus.training.run_folder import TrainState
-from focus.training.step import TERMS
+from focus.training.step import MEANS
 
 COLLAPSED = 0.9
 """Share of validation images whose CAM peaks in one cell, from which on there is a warning."""
@@ -36,7 +36,7 @@ def training_figures(sums: Mapping[str, float]) -> dict[str, float]:
     """Return the ``train_*`` figures of the sums of ``SUMS``; NaN where no step was done."""
     images, done = sums["images"] or math.nan, sums["updated"] or math.nan
     return {
-        **{f"train_{name}": sums[name] / images for name in TERMS},
+        **{f"train_{name}": sums[name] / images for name in MEANS},
         "train_grad_norm": sums["grad_norm"] / done,
         "train_skipped_steps": int(sums["skipped"]),
     }
@@ -113,7 +113,7 @@ class RunLog:
         figures = training_figures(done)
         self.accelerator.log(
             {
-                **{f"step/{name}": figures[f"train_{name}"] for name in (*TERMS, "grad_norm")},
+                **{f"step/{name}": figures[f"train_{name}"] for name in (*MEANS, "grad_norm")},
                 "step/lr": lr,
                 "step/images_per_second": self._speed(self._logged),
             },

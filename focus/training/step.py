@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from focus.data.dataset import Batch
+from focus.kernels.terms import Terms
 from focus.training.batches import MicroBatch
 
-TERMS = ("loss", "classification", "focus", "saliency", "entropy", "with_map")
+MEANS = ("loss", *Terms._fields, "entropy", "with_map")
 """Means over images in ``summary.csv``."""
 
-SUMS = (*TERMS, "grad_norm", "images", "updated", "skipped", "nonfinite")
+SUMS = (*MEANS, "grad_norm", "images", "updated", "skipped", "nonfinite")
 """What is added up over steps. nonfinite: of those skipped, the ones that are the fault of the
 batch or of the network, not of the scale of fp16."""
 
@@ -31,7 +32,7 @@ def add_gradients(
     loaded: Iterator[Batch],
     prepared: Callable[[Batch], Tensor],
 ) -> Tensor:
-    """Add the gradients of a step's batches; return the sums of ``TERMS`` over all processes.
+    """Add the gradients of a step's batches; return the sums of ``MEANS`` over all processes.
 
     loaded: yields the batches on the device. prepared: makes of each the model's input.
     """
@@ -48,9 +49,9 @@ def add_gradients(
         if planned.counted:
             with torch.no_grad():
                 loss = out.loss.expand(planned.counted)
-                terms = out.cross_entropy, out.focus, out.saliency, out.entropy
-                sums.append(torch.stack([loss, *terms, batch.saliency_mask]).sum(1))
-    mine = sum(sums[1:], start=sums[0]) if sums else torch.zeros(len(TERMS), device=out.loss.device)
+                each = loss, *out.terms, out.entropy, batch.saliency_mask
+                sums.append(torch.stack(each).sum(1))
+    mine = sum(sums[1:], start=sums[0]) if sums else torch.zeros(len(MEANS), device=out.loss.device)
     if accelerator.num_processes == 1:
         return mine
     whole: Tensor = accelerator.reduce(mine, "sum")
@@ -80,7 +81,7 @@ class Tally:
     ) -> tuple[Tensor, Tensor]:
         """Add a step; return whether it is finite, a bool, and 1.0 if it is not, else 0.0.
 
-        sums: of ``TERMS``, over so many ``images``. norm: of the gradient. scale: of fp16's loss:
+        sums: of ``MEANS``, over so many ``images``. norm: of the gradient. scale: of fp16's loss:
         scaled gradients overflow now and then, and those that do so at a scale of 1 do without it.
         """
         if images not in self._done:  # two sizes: of most steps, and of an epoch's last

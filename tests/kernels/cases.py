@@ -225,7 +225,10 @@ def run_focus_head(
         results = (out.loss, out.logits) if through_logits else (out.loss,)
         upstream = [random_like(result, 3 * n) for n, result in enumerate(results)]
         grads = torch.autograd.grad(results, leaves, upstream)
-    return out._asdict() | dict(zip(("dF", "dW", "db"), grads, strict=True))
+    gradients = dict(zip(("dF", "dW", "db"), grads, strict=True))
+    return (
+        {n: t for n, t in out._asdict().items() if n != "terms"} | out.terms._asdict() | gradients
+    )
 
 
 def head_options(case: Case, inputs: Inputs) -> dict[str, Any]:

@@ -99,7 +99,8 @@ def test_another_default_device_changes_nothing(form: Form) -> None:
     def results() -> list[Tensor]:
         numbers = {"focus_weight": 0.5, "focus_level": "match", "entropy_target": 0.4}
         head = focus_head(F, W, B, T, saliency=F[:, 0], saliency_weight=2.0, **numbers)
-        return [*cam_entropy(F, W, T), *class_activation(F, W, B, [3, 1]), *head]
+        found = head.loss, head.logits, head.cam, head.entropy, *head.terms
+        return [*cam_entropy(F, W, T), *class_activation(F, W, B, [3, 1]), *found]
 
     with form.active():
         expected = results()

@@ -88,7 +88,8 @@ def test_an_operator_of_a_graph_makes_its_counters_of_arrivals_anew() -> None:
     """A pool of CUDA graphs keeps no tensor, and a graph overwrites what lies in its pool."""
     shapes = traffic.make_inputs(SMALL, "meta")
     one = torch.empty((), device="meta")
-    settings = (*(None,) * 4, one, one, one, one, one, "minimize", "true", "softmax", "mean", True)
+    words = "minimize", "true", "softmax", "mean"
+    settings = (*(None,) * 4, [one, one, one], one, one, *words, True)
     ops, arguments = torch.ops.focus, (*shapes.leaves, shapes.target)
     cam, entropy = shapes.saliency, torch.empty(SMALL.batch, device="meta")
     backward = (*arguments[:2], shapes.target, cam, one, cam, entropy, True, True)

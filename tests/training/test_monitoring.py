@@ -22,7 +22,7 @@ from focus.training.monitoring import (
     training_figures,
     validation_figures,
 )
-from focus.training.step import TERMS, Tally
+from focus.training.step import MEANS, Tally
 
 from ..evaluation.few_scores import table
 
@@ -119,7 +119,7 @@ def test_a_step_has_its_means_and_the_speed_since_the_last(tmp_path: Path) -> No
         is_main_process=True, log=lambda values, step: entries.update({step: values})
     )
     log = RunLog(resolve(TrainConfig(output=str(tmp_path), log_steps=3)), accelerator)
-    done = dict(zip(TERMS, [16.0, 8.0, 4.0, 2.0, 1.0, 3.0], strict=True))
+    done = dict(zip(MEANS, [16.0, 8.0, 4.0, 2.0, 1.0, 3.0], strict=True))
     done |= {"images": 8.0, "grad_norm": 0.25, "updated": 1.0, "skipped": 0.0}
     eight = MicroBatch([*range(8)], [0] * 8, 8, 8, 1.0, True)
     means = {"loss": 2.0, "classification": 1.0, "focus": 0.5, "saliency": 0.25}

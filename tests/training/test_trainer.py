@@ -21,7 +21,7 @@ from focus.errors import InputError
 from focus.model.detector import Detector
 from focus.runtime.progress import progress_bar
 from focus.training.run import make_detector
-from focus.training.step import TERMS
+from focus.training.step import MEANS
 from focus.training.trainer import Trainer
 
 from .trainers import few_faces, trainer
@@ -81,7 +81,7 @@ def test_four_batches_of_8_make_the_step_of_one_of_32(
         for batches, loaded in steps_of(run):
             before = parameters(run)
             step = do(run, (batches, loaded))
-            figures = torch.tensor([step[name] for name in (*TERMS, "images", "grad_norm")])
+            figures = torch.tensor([step[name] for name in (*MEANS, "images", "grad_norm")])
             own.append((before - parameters(run), figures))
             assert step["updated"]
         moved.append([gradient for gradient, _ in own])
@@ -127,7 +127,7 @@ def test_the_weights_of_the_loss_follow_their_schedules(faces: Manifest, tmp_pat
     for epoch in (0, 1):
         for batches, loaded in steps_of(run, epoch):
             step = do(run, (batches, loaded))
-            means = {name: step[name] / step["images"] for name in TERMS}
+            means = {name: step[name] / step["images"] for name in MEANS}
             weights = run.detector.head.loss_weights
             assert weights is not None
             a, b, c = weights.tolist()
