@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 _HOME = dict.fromkeys(("Backend", "backend_for", "use_backend"), "backend")
 _HOME |= dict.fromkeys(("cam_entropy", "class_activation", "focus_head"), "operations")
 _HOME["FocusHeadOutput"] = "types"
-__all__ = [*_HOME]
+__all__ = [
+    "Backend",
+    "FocusHeadOutput",
+    "backend_for",
+    "cam_entropy",
+    "class_activation",
+    "focus_head",
+    "use_backend",
+]
 
 
 def __getattr__(name: str) -> Any:
