@@ -86,10 +86,7 @@ def lay(
 
 
 def strip(
-    sample: Sample,
-    cam: NDArray[np.floating[Any]],
-    side: int,
-    seen_by: Sequence[Preprocessing] = (),
+    sample: Sample, cam: NDArray[np.floating[Any]], side: int, seen_by: Sequence[Preprocessing] = ()
 ) -> Image.Image:
     """Return squares of ``side`` pixels in a row: face, CAM, and human map if there is one.
 

@@ -15,14 +15,7 @@ from numpy.typing import NDArray
 
 from focus.data.cache.features import CachedFaces, FeatureCache
 from focus.data.cache.images import ImageCache
-from focus.data.dataset import (
-    Batch,
-    FaceDataset,
-    Perturb,
-    artefact_coverage,
-    load_batches,
-    loader,
-)
+from focus.data.dataset import Batch, FaceDataset, Perturb, artefact_coverage, load_batches, loader
 from focus.data.manifest import STORED_IN, SYNTHETIC, Manifest
 from focus.errors import NotFiniteError
 from focus.evaluation.scores import Scores
@@ -192,10 +185,7 @@ def geometry_warning(detector: "Detector", manifest: Manifest) -> str:
 
 
 def _rows(
-    manifest: Manifest,
-    batch: Batch,
-    prediction: Sequence[NDArray[Any]],
-    detector: "Detector",
+    manifest: Manifest, batch: Batch, prediction: Sequence[NDArray[Any]], detector: "Detector"
 ) -> Scores:
     """Return the table's rows for one batch; prediction: the fields of a Prediction."""
     score, predicted, of_classes, entropy, norms, *_ = prediction

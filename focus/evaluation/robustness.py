@@ -93,7 +93,8 @@ def measure(
 
     ``clean`` holds the scores of the unperturbed images of ``manifest``. Every process of a launch
     calls it and gets the whole result, ordered by perturbation, strength, test set and generator,
-    the mean last. Raises what :func:`~focus.evaluation.inference.score_images` does.
+    the mean last. The ``options`` go to :func:`~focus.evaluation.inference.score_images`, whose
+    errors it raises.
     """
     # With torch, which a report of what was measured does without.
     from focus.evaluation.inference import images_only, score_images

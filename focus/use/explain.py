@@ -19,12 +19,7 @@ import focus
 from focus.config.use import ExplainConfig
 from focus.data.bad_files import BadFile, Role
 from focus.data.images import limit_pixels, load_image
-from focus.data.making.faces import (
-    Face,
-    FaceFinder,
-    Seen,
-    face_finder,
-)
+from focus.data.making.faces import Face, FaceFinder, Seen, face_finder
 from focus.data.making.videos import VIDEO_EXTENSIONS, frames_of, import_av
 from focus.data.manifest import (
     GEOMETRY,

@@ -12,13 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from focus.data.dataset import (
-    Batch,
-    FaceDataset,
-    artefact_coverage,
-    load_batches,
-    loader,
-)
+from focus.data.dataset import Batch, FaceDataset, artefact_coverage, load_batches, loader
 from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError, LostWorkerError
