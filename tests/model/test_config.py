@@ -33,8 +33,9 @@ def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_network_are_refused(saved: Path, tmp_path: Path) -> None:
-    values = json.loads((saved / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(values | {"model": "test_resnet"}))
+    other = {"model": "test_resnet", "image_size": 64}
+    values = json.loads((saved / "config.json").read_text()) | other
+    (tmp_path / "config.json").write_text(json.dumps(values))
     (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
     with pytest.raises(InputError, match=r"not hold the weights of test_resnet: .*miss") as caught:
         Detector.from_pretrained(tmp_path)
