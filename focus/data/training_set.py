@@ -13,7 +13,6 @@ from focus.data.cache.images import ImageCache
 from focus.data.copies import check_left, copies, without
 from focus.data.known_images import check_unseen, known_before
 from focus.data.manifest import STORED_IN, Manifest, Sample
-from focus.data.readers import read_given
 from focus.data.splits import SHARE, assign_splits, check_trainable, common_folder
 from focus.errors import InputError
 from focus.findings import Finding
@@ -42,13 +41,15 @@ def listed_images(
     """List all images of a run with their splits: the demo set, or ``--data`` and the test sets.
 
     Args:
-        given: What :func:`read_given` returned, if the paths have been read.
+        given: What :func:`focus.data.readers.read_given` returned, if the paths have been read.
         resumed: Whether to draw no splits, since those of the run's manifest are taken.
         output: The folder of a new run, which may not lie in a folder of images.
 
     Raises:
         InputError: no usable images, or a split without one of the classes.
     """
+    from focus.data.readers import read_given  # a dozen modules, once the run may begin
+
     with _as_they_were(config.run_folder if resumed else None):
         own, tests = given or read_given(config, output=output)
     if not own:

@@ -14,7 +14,7 @@ from focus.evaluation.robustness import PerturbedAUC
 from focus.evaluation.scores import Scores
 from focus.findings import Finding
 from focus.report.contact_sheet import write_sheet
-from focus.report.page import attempt, remove, write
+from focus.report.files import remove
 
 if TYPE_CHECKING:
     from focus.model.detector import Detector
@@ -93,6 +93,8 @@ class Evaluation:
 
         summary, eval_metric: These go to :func:`focus.report.page.write`.
         """
+        from focus.report.page import attempt, write  # with plots, for who wants a page
+
         about = self.detector, self.manifest, self.scores, self.results
         page = partial(write, self.folder, self.name, *about, perturbed=self.perturbed)
         told = {"summary": summary, "eval_metric": eval_metric, "findings": self.findings}

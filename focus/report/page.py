@@ -8,7 +8,6 @@ import base64
 import csv
 import hashlib
 import math
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -23,13 +22,14 @@ from focus.data.manifest import Manifest
 from focus.evaluation import robustness
 from focus.evaluation.findings import recorded
 from focus.evaluation.result_table import ErrorRate, errors_in_words
-from focus.evaluation.results import FAITHFULNESS, Results
+from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import best_epoch
 from focus.findings import Finding
 from focus.model.operating_points import Threshold
 from focus.plotting import COLOURS
 from focus.report import gallery, opening, plots, tables
+from focus.report.files import FIGURES, REPORT, ROBUSTNESS, remove_report
 from focus.report.glossary import GLOSSARY
 from focus.report.tables import headline
 from focus.runtime.files import atomic_write
@@ -38,9 +38,6 @@ from focus.runtime.progress import progress_bar
 if TYPE_CHECKING:
     from focus.model.detector import Detector
 
-REPORT, FIGURES, ROBUSTNESS = "report.html", "figures", "robustness.png"
-
-_FILE_OF_FIGURE = re.compile(rf"({'|'.join(plots.PREFIXES)})(-[A-Za-z0-9-]+)?\.(svg|png)")
 _SECTIONS = {
     "Telling synthetic from real images": ("roc", "det"),
     "Scores and calibration": ("scores", "reliability"),
@@ -61,24 +58,6 @@ def attempt(make: Callable[[], Path]) -> str:
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return f"warning: {REPORT} could not be written ({reason}); the other results are there"
-
-
-def remove(folder: Path) -> None:
-    """Remove the report of earlier scores: page, figures, robustness, faithfulness."""
-    for name in (robustness.FILE, ROBUSTNESS, FAITHFULNESS):
-        (folder / name).unlink(missing_ok=True)
-    _remove_report(folder)
-
-
-def _remove_report(folder: Path) -> None:
-    (folder / REPORT).unlink(missing_ok=True)
-    figures = folder / FIGURES
-    if figures.is_dir():
-        for path in figures.iterdir():
-            if _FILE_OF_FIGURE.fullmatch(path.name):
-                path.unlink()
-        if not any(figures.iterdir()):
-            figures.rmdir()
 
 
 def write_robustness(results: Sequence[robustness.PerturbedAUC], folder: Path) -> Path:
@@ -212,7 +191,7 @@ def render(
     facts: The facts of the page's head by name. results: The results by the name of the run.
     faces: The pictures of a comparison, each with its words.
     """
-    _remove_report(folder)
+    remove_report(folder)
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     svgs: dict[str, str] = {}
     drawn = [plot for section in sections.values() for plot in section]

@@ -29,9 +29,7 @@ from focus.evaluation.scores import Scores
 from focus.metrics.arrays import Array, Floats
 from focus.metrics.ranking import BINS, Ranking
 from focus.plotting import COLOURS, DASHES, INK, MARKERS, legend_below, shortened
-
-PREFIXES = ("roc", "det", "scores", "entropy", "range", "reliability", "training", "robustness")
-"""The name of a figure's file is one of these, or begins with one and a dash."""
+from focus.report.files import PREFIXES
 
 Style = dict[str, Any]
 """Options of a line for matplotlib."""

@@ -30,7 +30,6 @@ from focus.data.near_far import (
     training_families,
     with_families,
 )
-from focus.data.readers import read_given
 from focus.data.training_set import listed_images, readable_images
 from focus.errors import InputError
 from focus.evaluation.inference import images_only, outlier_norm
@@ -47,7 +46,7 @@ from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.detector import Detector
 from focus.report.contact_sheet import write_sheet
 from focus.report.evaluation import OVERLAYS, Evaluation
-from focus.report.page import REPORT
+from focus.report.files import REPORT
 from focus.runtime.files import sole_writer
 from focus.runtime.launch import (
     begin_run,
@@ -58,7 +57,6 @@ from focus.runtime.launch import (
     run_on_main_first,
     start,
 )
-from focus.training.dry_run import dry_run
 from focus.training.run_folder import CHECKPOINTS, SUMMARY, SavedRun, check_folder
 from focus.training.trainer import Trainer
 from focus.training.tuning import checkpoint_gradients, describe_tuning, freeze
@@ -117,6 +115,8 @@ def train(config: TrainConfig) -> Trained | None:
     processes = accelerator.num_processes
     given = None
     if config.data and config.loss.name is None:  # which the images' maps decide
+        from focus.data.readers import read_given  # a dozen modules, for who has data
+
         place = Path(config.output, config.name or "-")
         given = run_on_main_first(accelerator, lambda: read_given(config, output=place))
     runs = _runs(config, maps=given is None or any(sample.human_map for sample in given[0]))
@@ -146,6 +146,8 @@ def train(config: TrainConfig) -> Trained | None:
     found = [*noticed, *tested_findings(used, detectors[0].config)]
     found += [each for run in runs for each in data_findings(manifest, run)]
     if run.dry_run:
+        from focus.training.dry_run import dry_run
+
         for each, detector in zip(runs, detectors, strict=True):
             dry_run(each, detector, used, accelerator, decoded)
     for finding in worst_first(found):

@@ -21,7 +21,7 @@ from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
 from focus.report import comparison, gallery, plots
 from focus.report.comparison import compare
-from focus.report.page import REPORT
+from focus.report.files import REPORT
 
 from .reports import Page, made, perturbed
 

@@ -20,6 +20,7 @@ from focus.evaluation.scores import Scores
 from focus.findings import Finding
 from focus.model.detector import Detector
 from focus.report import page as report
+from focus.report.files import REPORT, remove
 
 from .reports import Page, made, perturbed
 
@@ -56,7 +57,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, detector: Detector, evalua
 def test_the_numbers_are_those_of_the_results(written: Path, evaluation: Made) -> None:
     """Each figure of the page is the one at its place, with its interval."""
     _, _, results = evaluation
-    found = Page(written / report.REPORT).figures
+    found = Page(written / REPORT).figures
     for keys, texts in found.items():
         value, interval = figure(results, keys)
         expected = "-" if value is None else f"{value:.3f}"
@@ -80,7 +81,7 @@ def test_the_numbers_are_those_of_the_results(written: Path, evaluation: Made) -
 
 
 def test_the_page_needs_no_other_file_and_runs_no_other_script(written: Path) -> None:
-    found = Page(written / report.REPORT)
+    found = Page(written / REPORT)
     local = [a for a in found.addresses if not a.startswith(("#", "data:"))]
     # Links to the figures as files, which nothing loads.
     assert local
@@ -105,14 +106,14 @@ def test_figures_are_there_as_both_kinds_of_file(written: Path) -> None:
     assert names == expected | {"reliability"}
     with Image.open(written / "figures" / "roc-open.png") as picture:
         assert picture.width == round(4.2 * 160)
-    alt = re.findall(r'role="img" aria-label="([^"]+)"', (written / report.REPORT).read_text())
+    alt = re.findall(r'role="img" aria-label="([^"]+)"', (written / REPORT).read_text())
     assert len(alt) == len(names)
 
 
 def test_inlined_figures_take_the_colours_of_the_page_and_keep_their_ids_apart(
     written: Path,
 ) -> None:
-    inlined = re.findall(r"<svg.*?</svg>", (written / report.REPORT).read_text(), re.DOTALL)
+    inlined = re.findall(r"<svg.*?</svg>", (written / REPORT).read_text(), re.DOTALL)
     ids = [re.findall(r'\bid="([^"]+)"', text) for text in inlined]
     for text, own in zip(inlined, ids, strict=True):
         assert "currentColor" in text
@@ -124,7 +125,7 @@ def test_inlined_figures_take_the_colours_of_the_page_and_keep_their_ids_apart(
 
 def test_the_kept_epoch_is_that_of_the_results(written: Path) -> None:
     """Not the best of all: training went on without the model of the first epoch."""
-    html = (written / report.REPORT).read_text()
+    html = (written / REPORT).read_text()
     assert set(re.findall(r"The kept model is that of epoch (\d)", html)) == {"2"}
 
 
@@ -136,7 +137,7 @@ def test_images_without_labels_have_a_report_without_figures_of_errors(
     blank = replace(some, label=np.full(6, -1), generator=[""] * 6)
     unlabelled = Manifest(replace(s, label=None, generator="") for s in manifest[:6])
     report.write(tmp_path, "pictures", detector, unlabelled, blank, None, progress=False)
-    found = Page(tmp_path / report.REPORT)
+    found = Page(tmp_path / REPORT)
     assert not found.figures
     assert "6 without labels" in found.text
     assert {p.name for p in (tmp_path / "figures").glob("*.svg")} == {"scores.svg", "entropy.svg"}
@@ -150,7 +151,7 @@ def test_findings_stand_before_the_figures_in_colour_and_notes_are_folded(
     said = [Finding("error", "<b>E"), Finding("warning", "W"), Finding("note", "N")]
     told = {**results, "findings": [asdict(each) for each in said]}
     report.write(tmp_path, "a", detector, manifest, scores, told, progress=False)
-    page = (tmp_path / report.REPORT).read_text()
+    page = (tmp_path / REPORT).read_text()
     places = [
         page.index(text)
         for text in (
@@ -175,7 +176,7 @@ def test_names_of_any_characters(tmp_path: Path, detector: Detector, evaluation:
     some = Manifest(manifest[row] for row in range(0, 150, 15))
     results = summarise(odd, [r"$\x$"], resamples=0)
     report.write(tmp_path, "odd", detector, some, odd, results, progress=False)
-    found = Page(tmp_path / report.REPORT)
+    found = Page(tmp_path / REPORT)
     assert "alert(1)" in found.text
     assert found.tags.count("script") == 3
     assert "a?/b" in found.text
@@ -197,7 +198,7 @@ def test_an_error_costs_the_report_alone(
 
 def test_an_earlier_report_goes_and_what_is_not_of_it_stays(tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
-    report.remove(tmp_path)
+    remove(tmp_path)
     assert not (tmp_path / "figures").exists(), "an empty folder goes"
     (tmp_path / "figures").mkdir()
     mine = ["holiday.png", "rocket.svg", "roc-open.txt", "ROC-open.png"]
@@ -205,7 +206,7 @@ def test_an_earlier_report_goes_and_what_is_not_of_it_stays(tmp_path: Path) -> N
         (tmp_path / "figures" / name).write_text("x")
     for name in ("report.html", "robustness.csv", "robustness.png", "faithfulness.csv"):
         (tmp_path / name).write_text("x")
-    report.remove(tmp_path)
+    remove(tmp_path)
     assert sorted(p.name for p in tmp_path.rglob("*")) == sorted(["figures", *mine])
 
 
@@ -214,4 +215,4 @@ def test_a_test_set_without_images(tmp_path: Path, detector: Detector) -> None:
     results = summarise(scores, ["kA"], resamples=0)
     add_findings(results, scores)
     report.write(tmp_path, "a", detector, Manifest([]), scores, results, progress=False)
-    assert "There are no synthetic images" in Page(tmp_path / report.REPORT).text
+    assert "There are no synthetic images" in Page(tmp_path / REPORT).text
