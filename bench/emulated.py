@@ -12,8 +12,6 @@ kernels are broken, which must be found.
 
 import argparse
 import hashlib
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -26,14 +24,8 @@ from triton.runtime.jit import JITFunction
 
 from bench import emulator, head
 from bench.harness import run_program
-from focus.kernels import (
-    backend,
-    cam_entropy,
-    class_activation,
-    triton_cam,
-    triton_focus_head,
-    use_backend,
-)
+from bench.test_operations import OPERATIONS, check
+from focus.kernels import backend, triton_cam, triton_focus_head
 
 
 class Case(NamedTuple):
@@ -76,38 +68,6 @@ MUTANTS = {
     "no mask": ("tile_pointers", "(c < channels)[:, None]", "(c < channels + 8)[:, None]"),
 }
 """By name: a device function, a part of its source, and what breaks it."""
-
-
-def cam_and_entropy(inputs: head.Inputs) -> tuple[Tensor, ...]:
-    """Return the gradients of features and weight; the map is the CAM's upstream gradient."""
-    leaves = inputs.features, inputs.weight
-    cam, entropy = cam_entropy(*leaves, inputs.target)
-    upstream = inputs.saliency.to(cam.dtype), torch.ones_like(entropy)
-    return torch.autograd.grad((cam, entropy), leaves, upstream)
-
-
-def two_maps(inputs: head.Inputs) -> tuple[Tensor, ...]:
-    """Return logits, and CAM and entropy of two classes."""
-    return class_activation(*inputs.leaves, (0, 1))
-
-
-OPERATIONS: dict[str, Callable[[head.Inputs], tuple[Tensor, ...]]] = {
-    "focus_head": partial(head.gradients, loss=head.ours_loss),
-    "focus_head sum": partial(head.gradients, loss=partial(head.ours_loss, entropy="sum")),
-    "cam_entropy": cam_and_entropy,
-    "class_activation": two_maps,
-}
-
-
-def check(operation: str, found: tuple[Tensor, ...], inputs: head.Inputs) -> None:
-    """Fail if a result is further from the reference than rounding explains."""
-    with use_backend("reference"):
-        exact = OPERATIONS[operation](inputs.double())
-    for got, expected in zip(found, exact, strict=True):
-        error = (got.detach().double() - expected).abs().max() / expected.abs().max()
-        # A gradient in bfloat16 is off by half an ulp; what is float32 has no such excuse.
-        limit = 2**-8 + 1e-5 if got.dtype == torch.bfloat16 else 2e-5
-        assert error <= limit, f"{operation}: relative error {float(error):.1e}"
 
 
 def judge(case: Case, target: str, order: str, seed: int) -> tuple[list[str], str]:

@@ -197,7 +197,7 @@ def test_what_is_wrong_is_said(
 def test_no_json_at_all(cases: dict[str, Case]) -> None:
     for case in cases.values():
         whole = case.file.read_bytes()
-        for content in (b"", b"{", b"9" * 9999, b"\xff", whole[:-9]):
+        for content in (b"", b"{", b"9" * 9999, b"[" * 99999, b"\xff", whole[:-9]):
             case.file.write_bytes(content)
             with pytest.raises(InputError) as caught:
                 case.use()

@@ -6,6 +6,7 @@ images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> :mod:`focus.model.head` 
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -363,13 +364,12 @@ class Detector(nn.Module):
         """
         from focus.model.card import read_card
         from focus.model.hub import fetch_folder
-        from focus.model.weights import load_weights, read_weights
+        from focus.model.weights import check_weights, load_weights, read_weights
 
         folder = fetch_folder(pretrained_model_name_or_path, **options)
         config = DetectorConfig.read(folder / CONFIG_FILE)
-        weights = folder / WEIGHTS_FILE
-        state = read_weights(weights)
-        detector = cls(
+        make = partial(
+            cls,
             config.model,
             image_size=config.image_size,
             num_classes=config.num_classes,
@@ -378,6 +378,16 @@ class Detector(nn.Module):
             fit=config.fit,
             loss=LossConfig(temperature=config.temperature),
         )
+        weights = folder / WEIGHTS_FILE
+        state = read_weights(weights)
+        try:
+            with torch.device("meta"):  # a small file may name a network that fills the memory
+                shapes = make()
+        except InputError:
+            pass  # timm makes some networks, by its version, in memory only
+        else:
+            check_weights(shapes, state, config.model, weights)
+        detector = make()
         detector.config = config.with_weights(weights)
         load_weights(detector, state, config.model, weights)
         detector.points, detector.card = OperatingPoints.read(folder), read_card(folder)

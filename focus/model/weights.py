@@ -47,8 +47,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
     """Load all weights of a network from those of a file; the file may hold others.
 
-    Raises InputError, with the name of the network and the path of the file, if weights are missing
-    in it or have another shape there.
+    Raises InputError as :func:`check_weights`.
+    """
+    check_weights(network, state, name, path)
+    keys = network.state_dict().keys() & state.keys()
+    network.load_state_dict({key: state[key] for key in keys}, strict=False)
+
+
+def check_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
+    """Raise InputError if weights of a network are missing in a file, or have another shape there.
+
+    The message has the name of the network and the path of the file.
     """
     own = network.state_dict()
     if missing := [key for key in own if key not in state and not key.endswith(_OPTIONAL)]:
@@ -63,7 +72,6 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, pat
                 f"{path} does not fit {name}: {key} should be {list(value.shape)}, got "
                 f"{list(state[key].shape)}; give a checkpoint of this network."
             )
-    network.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
 
 
 def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
@@ -100,7 +108,7 @@ def _named_as_timm(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, T
         return state
     try:
         found: dict[str, Tensor] = translate(dict(state), backbone)
-    except Exception:  # timm knows no such file; load_weights says what it lacks
+    except Exception:  # timm knows no such file; check_weights says what it lacks
         return state
     # Names that fit are kept: timm takes some files without a classifier for older ones.
     return state | {key: found[key] for key in misfits if key in found} if named else found

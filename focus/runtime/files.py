@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from filelock import FileLock, Timeout
 
@@ -53,13 +53,14 @@ def atomic_write(path: Path, *, flushed: bool = True) -> Iterator[Path]:
 def atomic_csv_writer(path: str | Path) -> Iterator["CsvWriter"]:
     """Yield the writer of a CSV that is there whole or not at all, as by :func:`atomic_write`.
 
-    It is UTF-8; bytes of file names that are not stay as they are. Lines end with a line feed.
+    It is UTF-8; bytes of file names that are not stay as they are. Lines end with a line feed, and
+    any name comes back.
     """
     with (
         atomic_write(Path(path)) as aside,
         aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
-        yield csv.writer(file, lineterminator="\n")
+        yield csv.writer(_Lines(file))
 
 
 def write_csv(
@@ -81,6 +82,19 @@ def write_csv(
     with atomic_csv_writer(path) as writer:
         writer.writerows(chain([header], rows))
     return Path(path)
+
+
+class _Lines:
+    """Ends rows with a line feed.
+
+    Told so itself, the writer of Python 3.11 quotes no carriage return, at which readers divide.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def write(self, row: str) -> None:
+        self.file.write(row.removesuffix("\r\n") + "\n")
 
 
 def flush(path: Path) -> None:

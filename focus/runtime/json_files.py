@@ -40,8 +40,11 @@ def write_json(path: Path, content: "DataclassInstance", version: int, **derived
 
 def load_json(path: Path) -> Any:
     """Return what a file holds; raise ValueError if it is no JSON, OSError if it cannot be read."""
-    # Not by msgspec, which takes no names of files that are not UTF-8.
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        # Not by msgspec, which takes no names of files that are not UTF-8.
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
 
 
 def read_json(

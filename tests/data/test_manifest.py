@@ -17,6 +17,7 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
         Sample(f"{below}/a, b.png", 1, "StyleGAN2", "stylegan", "train", "closed"),
         Sample(f'{below}/say "hi".png', 0, split="validation", group="video, 1"),
         Sample(f"{below}/two\nlines.png", None, human_map=f"{below}/maps/x.png"),
+        Sample(f"{below}/carriage\rreturn.png"),
         Sample(str(outside), 1, "ü", mask_path=f"{below}/m.png", box=(0.1 + 0.2, 2.0, 1e-17, -4.5)),
         Sample(f"{below}/not-utf8-\udcff.png", extra={"source": "FFHQ", "age": "30"}),
         Sample(f"{tmp_path}/up.png", test_set="closed_balanced", split="test"),

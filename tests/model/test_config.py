@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,14 +34,29 @@ def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (written["version"], written["mean"]) == (1, [0.1, 0.2, 0.3])
 
 
-def test_weights_of_another_network_are_refused(saved: Path, tmp_path: Path) -> None:
-    other = {"model": "test_resnet", "image_size": 64}
-    values = json.loads((saved / "config.json").read_text()) | other
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "vit_gigantic_patch14_224"}, "not hold the weights of vit_gigantic_patch14_224"),
+        ({"model": "test_resnet", "image_size": 64}, "not hold the weights of test_resnet: .*miss"),
+        ({"num_classes": 10**9}, r"head.fc.weight should be \[1000000000, 96\]"),
+    ],
+)
+def test_a_network_of_any_size_is_refused_without_its_memory(
+    change: dict[str, Any], words: str, saved: Path, tmp_path: Path
+) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    values = json.loads((saved / "config.json").read_text()) | change
     (tmp_path / "config.json").write_text(json.dumps(values))
     (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
-    with pytest.raises(InputError, match=r"not hold the weights of test_resnet: .*miss") as caught:
-        Detector.from_pretrained(tmp_path)
-    assert_one_sentence(caught.value)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**30, limits[1]))
+    try:
+        with pytest.raises(InputError, match=words) as caught:
+            Detector.from_pretrained(tmp_path)
+        assert_one_sentence(caught.value)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def test_weights_are_those_that_were_saved_unless_the_user_says_otherwise(tmp_path: Path) -> None:

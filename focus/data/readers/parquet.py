@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ Wants = Callable[[_Row], bool]
 _Part = tuple[Split, ClassNames, str, int, Iterator[Any]]
 """Split and columns of a part, its file, the number of its first row there, its rows one by one."""
 _SAVED = ("dataset_dict.json", "state.json")  # files of save_to_disk
+_UNPACKED = 2**26  # bytes; a column or its rows may hold more in at least a hundredth of it
 _BEGINNINGS = {
     b"\x89PNG\r\n\x1a\n": ".png",
     b"\xff\xd8\xff": ".jpg",
@@ -166,7 +168,7 @@ def _parts(datasets: Any, path: Path, hub: bool, wants: Wants | None) -> Iterato
     """Yield the parts of a data set that the library ``datasets`` reads or finds.
 
     A row is a table of Arrow's: else the library decodes an image in a list or a struct, and
-    fetches it. Rows come one at a time, since images may be large.
+    fetches it. Rows come one at a time, since each may be as large as a few bytes can unpack to.
     """
     remote = parquet_files(datasets, path) if hub and wants else {}
     if remote:
@@ -199,10 +201,11 @@ def _in_files(
                 opener(name, "rb") as opened,
                 parquet.ParquetFile(opened, buffer_size=2**20) as file,
             ):
+                _check_sizes(file.metadata)
                 classes, first = _classes(file.schema_arrow), 1
                 for group in range(file.num_row_groups):
                     if wants is None or _has_wanted(file, group, split, classes, wants):
-                        yield split, classes, name, first, file.iter_batches(1, [group])
+                        yield split, classes, name, first, _bounded(file, group)
                     first += file.metadata.row_group(group).num_rows
 
 
@@ -233,6 +236,30 @@ def _has_wanted(file: Any, group: int, split: Split, names: ClassNames, wants: W
     ]
     rows = file.read_row_group(group, columns=small).to_pylist()
     return any(wants((split, names, dict.fromkeys(names) | row, "")) for row in rows)
+
+
+def _check_sizes(metadata: Any) -> None:
+    """Raise InputError for a column that a few bytes unpack to, which may be all at once."""
+    for group, column in product(range(metadata.num_row_groups), range(metadata.num_columns)):
+        chunk = metadata.row_group(group).column(column)
+        packed, unpacked = chunk.total_compressed_size, chunk.total_uncompressed_size
+        if unpacked > max(_UNPACKED, 100 * packed):
+            raise InputError(
+                f"{chunk.path_in_schema} unpacks from {packed} to {unpacked} bytes in the group "
+                f"of rows {group}"
+            )
+
+
+def _bounded(file: Any, group: int) -> Iterator[Any]:
+    """Yield the rows of a group; raise InputError once one value of a few bytes was many rows."""
+    about = file.metadata.row_group(group)
+    packed = sum(about.column(at).total_compressed_size for at in range(about.num_columns))
+    most = left = max(_UNPACKED, 100 * packed)
+    for row in file.iter_batches(1, [group]):
+        left -= row.nbytes
+        if left < 0:
+            raise InputError(f"its rows hold more than {most} bytes in a group of {packed}")
+        yield row
 
 
 def _split_in(path: Path, root: Path) -> Split:

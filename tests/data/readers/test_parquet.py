@@ -77,16 +77,26 @@ def test_a_folder_of_parquet_files(tmp_path: Path, cache: Path) -> None:
     assert rows == [f"{name}.parquet, row {number}" for name in names for number in (1, 2)]
 
 
-def test_rows_are_read_one_at_a_time(tmp_path: Path, cache: Path) -> None:
+def test_a_few_bytes_do_not_fill_the_memory(tmp_path: Path, cache: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
     zeros, path = bytes(2**23), tmp_path / "x.parquet"
-    once = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 7), [zeros])
-    table = pyarrow.table({"image": once, "label": [1] * 7})
-    parquet.write_table(table, path, compression="zstd", store_schema=False)
-    assert len(read_data(path)) == 1
+    for rows in (7, 9):  # of one value in a dictionary
+        once = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * rows), [zeros])
+        table = pyarrow.table({"image": once, "label": [1] * rows})
+        parquet.write_table(table, path, compression="zstd", store_schema=False)
+        assert path.stat().st_size < 6900
+        if rows == 7:
+            assert len(read_data(path)) == 1
+    with pytest.raises(InputError, match=r"its rows hold more than 67108864 bytes in a group of 4"):
+        read_data(path)
     assert pyarrow.default_memory_pool().max_memory() < 10 * 2**23, "not of all rows at once"
+    table = pyarrow.table({"image": [zeros] * 9, "label": [1] * 9})
+    parquet.write_table(table, path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 6900 * 2
+    with pytest.raises(InputError, match=r"\(image unpacks from \d+ to 75\d+ bytes"):
+        read_data(path)
 
 
 @pytest.mark.parametrize("saved", [False, True])
