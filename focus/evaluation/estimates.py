@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.evaluation.scores import HITS, LATER, Scores
-from focus.metrics.arrays import divided
+from focus.metrics.arrays import Floats, divided
 from focus.metrics.bootstrap import Resampler, percentiles
 from focus.metrics.calibration import llr_costs, min_cllr
 from focus.metrics.figures import FIGURE, FIGURES, POINTS, Figure, Method, Place, Unit, of_ranking
@@ -25,7 +25,7 @@ from focus.metrics.intervals import (
     mean_of_rates,
     rate_interval,
 )
-from focus.metrics.ranking import Floats, Ranking, Side
+from focus.metrics.ranking import Ranking, Side
 from focus.model.operating_points import OperatingPoints, Threshold
 
 Integers = NDArray[np.int64]

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from focus.metrics.ranking import Floats, Ranking, needed
+from focus.metrics.arrays import Floats
+from focus.metrics.ranking import Ranking, needed
 
 Place = tuple[str, ...]
 """Where a figure lies in ``results.json``, or in a part of it: the keys, from the outermost."""

@@ -64,9 +64,15 @@ class Evaluation:
         """
         results = None
         if not len(scores) or (scores.label >= 0).any():
-            trained = detector.config.training_generators, detector.config.training_families
-            decides = {"threshold": detector.threshold, "progress": True}
-            results = summarise(scores, *trained, detector.points, **decides) | about
+            results = summarise(
+                scores,
+                detector.config.training_generators,
+                detector.config.training_families,
+                detector.points,
+                threshold=detector.threshold,
+                progress=True,
+            )
+            results |= about
         findings = add_findings(results, scores, detector.points, known)
         return cls(name, folder, scores, results, findings, detector, manifest)
 

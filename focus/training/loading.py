@@ -36,8 +36,13 @@ class TrainingImages:
             sampling=config.sampling,
             seed=config.seed,
         )
-        made = {"augment": config.changes, "seed": config.seed, "images": decoded}
-        self.dataset = FaceDataset(manifest, detector.preprocessing, **made)
+        self.dataset = FaceDataset(
+            manifest,
+            detector.preprocessing,
+            augment=config.changes,
+            seed=config.seed,
+            images=decoded,
+        )
         self.cached: CachedFaces | None = None
         """Features in place of images; set once they are there."""
         self._views = config.views or 1

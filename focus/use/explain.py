@@ -181,7 +181,8 @@ class _Explainer:
 
     def explain(self, items: list[Item]) -> None:
         """Add the rows of all items to ``found``."""
-        calibration = self.detector.points and self.detector.points.calibration
+        points = self.detector.points
+        calibration = points.calibration if points else None
         with (
             progress_bar(total=len(items), desc="explaining", unit="file") as bar,
             logging_redirect_tqdm(),
