@@ -115,13 +115,12 @@ def _once(check: Callable[..., None], *arguments: Any) -> None:
         _passed.add(passed)
 
 
-def _kind(x: Any) -> Hashable:
+def _kind(x: Any) -> Any:
     if isinstance(x, Tensor):
         return x.shape, x.dtype, x.device
     if isinstance(x, tuple):
         return tuple(map(_kind, x))
-    kind: Hashable = x if isinstance(x, str) else type(x)
-    return kind
+    return x if isinstance(x, str) else type(x)
 
 
 def _cam_entropy(features: Tensor, weight: Tensor, index: Tensor, temperature: Number) -> None:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from focus.data import manifest
-from focus.data.dataset import FaceDataset, Row, load_batches, loader
+from focus.data.dataset import FaceDataset, RowIndex, load_batches, loader
 from focus.data.perturbations import perturbations
 from focus.model.detector import Detector
 
@@ -79,7 +79,7 @@ def test_spawned_workers_load_the_same_batches(
         perturb=next(iter(perturbations(["jpeg"], side=32))),
     )
     monkeypatch.setattr("focus.data.dataset.sys.platform", "darwin")
-    batches: list[list[Row]] = [[0, 1, 2], [3, 4, 5]]
+    batches: list[list[RowIndex]] = [[0, 1, 2], [3, 4, 5]]
     spawned = loader(faces, batches, 1, pinned=False, persistent=True)
     monkeypatch.undo()
     assert spawned.multiprocessing_context is None

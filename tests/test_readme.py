@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from PIL import Image
 from focus.__main__ import COMMANDS
 from focus.__main__ import main as focus
 from focus.config.command_line import parse
-from focus.config.options import flag
+from focus.config.options import flag, flags
 from focus.data.demo import render_face
 
 CHECKOUT = Path(__file__).parents[1]
@@ -120,7 +119,7 @@ def flags_of(command: Any) -> set[str]:
     """Return all flags of a command with its sub-commands."""
     if isinstance(command, Mapping):
         return set().union(*(flags_of(each) for each in command.values()))
-    return {flag(f.name) for f in fields(pkgutil.resolve_name(command.config))}
+    return set(map(flag, flags(pkgutil.resolve_name(command.config))))
 
 
 def test_quick_start_is_two_commands() -> None:

@@ -10,14 +10,11 @@ from focus.data.demo import demo_manifest
 from focus.metrics import DetectionMetrics
 
 detector = Detector("focus_small", image_size=64, loss="blend")
-loaders = (
-    DataLoader(
-        FaceDataset(demo_manifest().split(split), detector.preprocessing),
-        32,
-        shuffle=split == "train",
-    )
-    for split in ("train", "validation")
+faces = (
+    FaceDataset(demo_manifest().split(name), detector.preprocessing)
+    for name in ("train", "validation")
 )
+loaders = (DataLoader(images, 32, shuffle=n == 0) for n, images in enumerate(faces))
 
 
 class LitDetector(LightningModule):

@@ -107,7 +107,7 @@ def test_the_largest_person_is_the_one_with_the_largest_area_in_all() -> None:
 def test_each_thread_has_a_detector_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    def make() -> faces.Detector:
+    def make() -> faces.FaceDetector:
         made.append(threading.get_ident())
         return lambda _: [(0, 0, 1, threading.get_ident() == made[-1])]
 

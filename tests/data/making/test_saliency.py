@@ -11,7 +11,7 @@ from PIL import Image
 
 from focus.config.command_line import parse
 from focus.config.data import MapsConfig
-from focus.data.demo.render import REAL_FACES, Picture, render_face
+from focus.data.demo.render import REAL_FACES, Rendering, render_face
 from focus.data.images import load_map
 from focus.data.making.saliency import SIDE, coarse, make_maps, saliency
 from focus.data.manifest import Manifest, Sample
@@ -166,7 +166,7 @@ def test_which_maps_find_the_artefacts_of_the_demo_set() -> None:
     fakes = [render_face("train", f"known-{k}", n) for k in numbers for n in range(100)]
     reals = [render_face("train", REAL_FACES, n) for n in range(400)]
 
-    def grey(pictures: list[Picture]) -> NDArray[np.float32]:
+    def grey(pictures: list[Rendering]) -> NDArray[np.float32]:
         images = [Image.fromarray(picture.image).convert("L") for picture in pictures]
         return np.stack([np.asarray(image, np.float32).ravel() / 255 for image in images])
 
