@@ -11,6 +11,7 @@ from focus.data.demo import demo_manifest
 from focus.metrics import detection_metrics
 
 detector = Detector("focus_small", image_size=64, loss="blend")
+preprocessing = detector.preprocessing
 
 
 class Model(nn.Module):
@@ -32,10 +33,7 @@ trainer = Trainer(
     Model(),
     TrainingArguments("runs/hf", learning_rate=1e-3, label_names=["target"]),
     lambda items: default_collate(items)._asdict(),
-    *(
-        FaceDataset(demo_manifest().split(name), detector.preprocessing)
-        for name in ("train", "validation")
-    ),
+    *(FaceDataset(demo_manifest().split(n), preprocessing) for n in ("train", "validation")),
     compute_metrics=figures,
 )
 trainer.train()
