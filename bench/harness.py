@@ -24,10 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from focus.errors import InputError
 from focus.evaluation.provenance import commit
 
-ALLOCATOR = {
-    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
-    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
-}
+ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(4 * 2**30), "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30)}
 
 Step = Callable[[], tuple[Tensor, ...]]
 Interval = tuple[float, float, float]  # a median with the ends of its 95 % interval

@@ -19,25 +19,8 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime.driver import driver
 
-from bench.harness import (
-    Step,
-    make_parser,
-    ratio,
-    run_program,
-    settings,
-    shown,
-    time_rounds,
-    write,
-)
-from bench.head import (
-    Inputs,
-    Loss,
-    branches_loss,
-    make_inputs,
-    ours_loss,
-    plain_loss,
-    pool_by_mean,
-)
+from bench.harness import Step, make_parser, ratio, run_program, settings, shown, time_rounds, write
+from bench.head import Inputs, Loss, branches_loss, make_inputs, ours_loss, plain_loss, pool_by_mean
 from focus.kernels import backend
 
 SHAPE = 4, 64, 49

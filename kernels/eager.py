@@ -13,11 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from focus.kernels.types import (
-    channels_last,
-    empty_features,
-    refuse_second_derivative,
-)
+from focus.kernels.types import channels_last, empty_features, refuse_second_derivative
 
 PART_ELEMENTS = 2**18
 """Elements of features that are worked on together."""

@@ -13,12 +13,7 @@ import torch
 from torch import Tensor
 
 from focus.kernels.terms import Terms
-from focus.kernels.types import (
-    HeadArguments,
-    Number,
-    channels_last,
-    refuse_second_derivative,
-)
+from focus.kernels.types import HeadArguments, Number, channels_last, refuse_second_derivative
 
 
 @functools.cache

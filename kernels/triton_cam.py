@@ -26,13 +26,7 @@ from torch._subclasses import FakeTensor
 
 from focus.kernels.backend import MAX_CLASSES
 from focus.kernels.launch import Constants, launch
-from focus.kernels.types import (
-    Number,
-    channels_last,
-    empty_features,
-    inverse_log,
-    next_power_of_2,
-)
+from focus.kernels.types import Number, channels_last, empty_features, inverse_log, next_power_of_2
 
 TILE = 8192
 """Elements of a tile: 32 for each of 256 threads."""

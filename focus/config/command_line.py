@@ -12,15 +12,7 @@ from dataclasses import Field, dataclass, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    NoReturn,
-    TypeVar,
-    get_args,
-    get_origin,
-)
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from focus.config.layouts import HUB_PREFIX
 from focus.config.losses import LOSS_SETTINGS, SET_BY_LOSS

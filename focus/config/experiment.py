@@ -2,14 +2,7 @@
 
 from dataclasses import dataclass
 
-from focus.config.options import (
-    COUNT,
-    in_data,
-    in_loss,
-    in_machine,
-    in_output,
-    in_training,
-)
+from focus.config.options import COUNT, in_data, in_loss, in_machine, in_output, in_training
 from focus.config.shared import DataConfig
 
 

@@ -37,11 +37,7 @@ from focus.runtime.progress import progress_bar
 Role = Literal["image", "map", "mask", "video"]
 _File = tuple[str, Role]
 
-DIGESTS: dict[Role, str] = {
-    "image": KINDS["image"],
-    "map": KINDS["map"],
-    "mask": "mask_hash",
-}
+DIGESTS: dict[Role, str] = {"image": KINDS["image"], "map": KINDS["map"], "mask": "mask_hash"}
 """Columns of a run's manifest: a digest of what each file held."""
 
 _log = logging.getLogger(__name__)

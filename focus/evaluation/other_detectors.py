@@ -13,14 +13,7 @@ import numpy as np
 from scipy import special
 
 from focus.config.layouts import SCORE
-from focus.data.manifest import (
-    SYNTHETIC,
-    Sample,
-    absolute,
-    csv_rows,
-    parsed,
-    place_inside,
-)
+from focus.data.manifest import SYNTHETIC, Sample, absolute, csv_rows, parsed, place_inside
 from focus.data.near_far import families
 from focus.data.readers.parquet import PARQUET, text_rows
 from focus.data.readers.rows import refuse_missing

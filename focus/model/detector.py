@@ -23,12 +23,7 @@ from focus.model.backbones import create_backbone, evaluation_mode, layout_of
 from focus.model.config import CONFIG_FILE, LARGEST, WEIGHTS_FILE, DetectorConfig, OfTimm
 from focus.model.head import DetectorOutput, FocusHead, pick
 from focus.model.inputs import Normalise, neighbour_differences
-from focus.model.operating_points import (
-    THRESHOLDS,
-    OperatingPoints,
-    Threshold,
-    choose_threshold,
-)
+from focus.model.operating_points import THRESHOLDS, OperatingPoints, Threshold, choose_threshold
 from focus.model.prediction import Prediction
 from focus.runtime.files import atomic_write
 from focus.runtime.json_files import read_json

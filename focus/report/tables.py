@@ -8,14 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from focus.evaluation.estimates import DECISION
-from focus.evaluation.result_table import (
-    SET_TITLES,
-    UNRELATED,
-    at,
-    figure,
-    footnotes,
-    table_rows,
-)
+from focus.evaluation.result_table import SET_TITLES, UNRELATED, at, figure, footnotes, table_rows
 from focus.evaluation.results import Results
 from focus.metrics.figures import FIGURES, POINTS, Figure, Place
 

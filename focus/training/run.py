@@ -11,11 +11,7 @@ import torch
 from accelerate.tracking import get_available_trackers
 
 from focus.config.losses import WITHOUT_MAPS
-from focus.config.train import (
-    ResolvedTrainConfig,
-    TrainConfig,
-    resolve,
-)
+from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.bad_files import BadFile, write_bad_files
 from focus.data.cache.images import ImageCache
 from focus.data.check.headers import stored_apart
@@ -24,12 +20,7 @@ from focus.data.images import BAD_FILES
 from focus.data.known_images import BEFORE, known_before
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.maps import source_findings
-from focus.data.near_far import (
-    families_tested,
-    relation_findings,
-    training_families,
-    with_families,
-)
+from focus.data.near_far import families_tested, relation_findings, training_families, with_families
 from focus.data.training_set import listed_images, readable_images
 from focus.errors import InputError
 from focus.evaluation.inference import images_only, outlier_norm

@@ -40,12 +40,7 @@ from focus.training.batches import MicroBatch
 from focus.training.checkpoint import Parts, load_checkpoint, remove_later, save_checkpoint
 from focus.training.features import filled_cache
 from focus.training.loading import TrainingImages
-from focus.training.monitoring import (
-    RunLog,
-    training_figures,
-    validation_figures,
-    write_summary,
-)
+from focus.training.monitoring import RunLog, training_figures, validation_figures, write_summary
 from focus.training.optimizer import make_optimizer, make_scheduler
 from focus.training.run_folder import (
     CHECKPOINTS,

@@ -127,12 +127,7 @@ def _model_folder(config: EvaluateConfig) -> Path:
 
 
 def _images(
-    config: EvaluateConfig,
-    model: Path,
-    output: Path,
-    decoded: ImageCache | None,
-    *,
-    progress: bool,
+    config: EvaluateConfig, model: Path, output: Path, decoded: ImageCache | None, *, progress: bool
 ) -> tuple[Manifest, list[BadFile], list[Finding]]:
     """Return what to score, the files that cannot be decoded, and what is left out.
 

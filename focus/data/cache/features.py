@@ -180,11 +180,7 @@ class CachedFaces:
     """The images of a manifest as the cache has them: batches with features in place of images."""
 
     def __init__(
-        self,
-        cache: FeatureCache,
-        manifest: Manifest,
-        augment: Sequence[str] = (),
-        views: int = 1,
+        self, cache: FeatureCache, manifest: Manifest, augment: Sequence[str] = (), views: int = 1
     ) -> None:
         self._cache = cache
         self._rows = cache.store.find(digests(manifest, augment, views))

@@ -179,10 +179,7 @@ def _face(path: str) -> Floats:
 
 
 def _write(
-    work: tuple[str, str],
-    look: Callable[[str], Map],
-    role: Role,
-    granularity: Granularity | None,
+    work: tuple[str, str], look: Callable[[str], Map], role: Role, granularity: Granularity | None
 ) -> BadFile | None:
     """Write the map of a file to a path, or return the file that is bad."""
     file, path = work
