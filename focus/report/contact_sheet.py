@@ -55,8 +55,9 @@ def write_sheet(
     head += " | human map" * any(sample.human_map for sample in shown)
     head += "; artefact outlined" * any(sample.mask_path for sample in shown)
     about = [
-        f"score: above {detector.threshold.value:.3g} it says synthetic; h: entropy of the CAM,",
-        "0 one cell, 1 even; each CAM is stretched from its smallest to its largest value",
+        f"score: above {detector.threshold.value:.3g} it says synthetic; "
+        "h: entropy of the CAM, 0 one cell, 1 even",
+        "each CAM is stretched from its smallest to its largest value",
     ]
     if left_out:
         about.append(f"{left_out} more generator{'s' if left_out > 1 else ''} not shown")
