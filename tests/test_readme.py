@@ -166,7 +166,7 @@ def test_the_library_examples_run() -> None:
     exec(blocks("README.md", "python")[0], names)
     assert names["out"].loss.requires_grad
     assert names["out"].cam.shape == (4, 7, 7)
-    exec(blocks("docs/use.md", "python")[1], names)
+    exec(blocks("docs/use.md", "python")[2], names)
     assert names["network"].fc.weight.grad.count_nonzero() > 0
     assert names["network"].conv1.weight.grad.count_nonzero() > 0
     assert names["out"].saliency.count_nonzero() == 4
@@ -280,8 +280,18 @@ def test_commands_run_on_a_few_images(name: str, place: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_commands_are_functions(place: Path) -> None:
+    example = blocks("docs/use.md", "python")[0].replace("first", "python")
+    names: dict[str, Any] = {}
+    exec(example.replace("TrainConfig(", 'TrainConfig(recipe="demo", epochs=1, workers=0, '), names)
+    assert names["again"].results["open"]["generators"].keys() == {"SG3"}
+    assert (place / "elsewhere/scores.csv").is_file()
+    assert names["face"].cams.shape[1] == 2
+
+
+@pytest.mark.slow
 def test_the_example_of_a_trained_detector_runs(place: Path) -> None:
-    example = blocks("docs/use.md", "python")[0]
+    example = blocks("docs/use.md", "python")[1]
     names: dict[str, Any] = {}
     exec(example, names)
     found, (rows, columns) = names["found"], names["detector"].grid
