@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,8 +42,9 @@ DIGESTS: dict[Role, str] = {"image": KINDS["image"], "map": KINDS["map"], "mask"
 """Columns of a run's manifest: a digest of what each file held."""
 
 _log = logging.getLogger(__name__)
-_CACHE = "decoded-6.txt"
-_LINE = re.compile("^([0-9a-f]{32})([0-9a-f]{32})$", re.MULTILINE)  # digest and key
+_CACHE = "decoded-7.txt"
+# Digest, key, and the CRC-32 of both.
+_LINE = re.compile("^([0-9a-f]{32})([0-9a-f]{32})([0-9a-f]{8})$", re.MULTILINE)
 _AHEAD = 1024  # files decoded before those that are kept on the disk
 _STORED_EVERY = 8192  # files, so that a pass of an hour that is killed goes on from there
 
@@ -227,12 +229,7 @@ def _looks(
     files: list[_File], store: Path, images: ImageCache | None, progress: bool
 ) -> dict[_File, tuple[Verdict, str]]:
     """Return the verdict on each file, and its digest; what is decoded goes into ``images``."""
-    try:
-        text = store.read_text(errors="replace")
-    except OSError:
-        text = ""
-    # Others are torn, by a killed program or two at once, or damaged.
-    checked = {key: digest for digest, key in _LINE.findall(text)}
+    checked = _remembered(store)
     good: list[str] = []
 
     def look(file: _File) -> tuple[str, str, Verdict, Any]:
@@ -269,7 +266,7 @@ def _looks(
                 if key and images and row is not None:
                     images.add(role, digest, row)
                 if key and verdict == "good" and key not in checked:
-                    good.append(digest + key)
+                    good.append(_line(digest, key))
                 if len(good) == _STORED_EVERY:
                     _remember(store, good)
                     good = []
@@ -316,6 +313,27 @@ def _refuse_too_many(
                 f"{source or 'the data'} cannot be decoded, more than --max-bad {max_bad:g} "
                 f"allows: fix or leave them out, the first is {first.path!r} ({first.reason})."
             )
+
+
+def _remembered(store: Path) -> dict[str, str]:
+    """Return the digests of the good files by key, without those of torn or damaged lines."""
+    try:
+        text = store.read_text(errors="replace")
+    except OSError:
+        return {}
+    return {
+        key: digest
+        for digest, key, checksum in _LINE.findall(text)
+        if checksum == _checksum(digest, key)
+    }
+
+
+def _line(digest: str, key: str) -> str:
+    return digest + key + _checksum(digest, key)
+
+
+def _checksum(digest: str, key: str) -> str:
+    return f"{zlib.crc32((digest + key).encode()):08x}"
 
 
 def _remember(store: Path, lines: Sequence[str]) -> None:

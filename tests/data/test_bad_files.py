@@ -15,6 +15,7 @@ from PIL import Image
 from focus.config.command_line import parse
 from focus.config.train import EvaluateConfig, TrainConfig, resolve
 from focus.data.bad_files import check_images, without_digests
+from focus.data.copies import copies
 from focus.data.manifest import Manifest, Sample
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
@@ -101,6 +102,28 @@ def test_good_files_are_decoded_once_until_they_change(
     assert check() == unsure
     os.utime(tmp_path / "a.png", ns=(1, 1))
     assert check() == sorted(["a.png", *unsure])
+
+
+def test_a_damaged_line_of_the_cache_hides_no_copy(tmp_path: Path) -> None:
+    """A digit of the digest changed, and a copy of a training image would be tested."""
+    for name in ("original", "copy"):
+        grey(tmp_path / f"{name}.png", 255 * np.eye(8))
+    samples = [
+        Sample(f"{tmp_path}/original.png", 1, split="train"),
+        Sample(f"{tmp_path}/copy.png", 1, split="test"),
+    ]
+
+    def copies_in(cache: Path) -> list[str]:
+        kept, _ = check_images(Manifest(samples), cache=cache, progress=False)
+        return [copy.sample.path for copy in copies(kept)]
+
+    assert copies_in(tmp_path / "cache") == [f"{tmp_path}/copy.png"]
+    (store,) = (tmp_path / "cache").iterdir()
+    text = store.read_text()
+    for position in (1, 40):  # the first digit of a digest, and one of a key
+        digit = "0" if text[position] != "0" else "1"
+        store.write_text(text[:position] + digit + text[position + 1 :])
+        assert copies_in(tmp_path / "cache") == [f"{tmp_path}/copy.png"]
 
 
 def test_an_unwritable_cache_only_warns(
