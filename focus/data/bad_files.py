@@ -1,10 +1,7 @@
 """Find the files that cannot be decoded, before training starts, and digest the others."""
 
-import hashlib
 import logging
 import os
-import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +28,7 @@ from focus.data.maps import (
 )
 from focus.errors import ImageError, InputError
 from focus.findings import Finding
+from focus.runtime.digests import DigestList, key_of
 from focus.runtime.files import write_csv
 from focus.runtime.machine import cache_dir, usable_cores
 from focus.runtime.progress import progress_bar
@@ -43,8 +41,6 @@ DIGESTS: dict[Role, str] = {"image": KINDS["image"], "map": KINDS["map"], "mask"
 
 _log = logging.getLogger(__name__)
 _CACHE = "decoded-7.txt"
-# Digest, key, and the CRC-32 of both.
-_LINE = re.compile("^([0-9a-f]{32})([0-9a-f]{32})([0-9a-f]{8})$", re.MULTILINE)
 _AHEAD = 1024  # files decoded before those that are kept on the disk
 _STORED_EVERY = 8192  # files, so that a pass of an hour that is killed goes on from there
 
@@ -106,7 +102,7 @@ def check_images(
     Raises:
         InputError: more files of a kind are bad than ``max_bad`` allows, or no image is left.
     """
-    store = Path(cache if cache is not None else cache_dir()) / _CACHE
+    store = DigestList(Path(cache if cache is not None else cache_dir()) / _CACHE)
     found = _looks(_files(manifest), store, images, progress)
     verdicts = {file: verdict for file, (verdict, _) in found.items()}
     bad = with_rows((v for v in verdicts.values() if isinstance(v, BadFile)), manifest)
@@ -226,17 +222,17 @@ def _files(manifest: Manifest) -> list[_File]:
 
 
 def _looks(
-    files: list[_File], store: Path, images: ImageCache | None, progress: bool
+    files: list[_File], store: DigestList, images: ImageCache | None, progress: bool
 ) -> dict[_File, tuple[Verdict, str]]:
     """Return the verdict on each file, and its digest; what is decoded goes into ``images``."""
-    checked = _remembered(store)
-    good: list[str] = []
+    checked = store.read()
+    good: list[tuple[str, str]] = []
 
     def look(file: _File) -> tuple[str, str, Verdict, Any]:
         key = _key(*file)
         verdict, values = _decoded(*file)
         row = images.row(file[1], values) if images else None
-        digest = _digest(*file)
+        digest = file_digest(*file)
         # What was replaced meanwhile may be another file than the one that was decoded.
         return key if key == _key(*file) else "", digest, verdict, row
 
@@ -266,7 +262,7 @@ def _looks(
                 if key and images and row is not None:
                     images.add(role, digest, row)
                 if key and verdict == "good" and key not in checked:
-                    good.append(_line(digest, key))
+                    good.append((key, digest))
                 if len(good) == _STORED_EVERY:
                     _remember(store, good)
                     good = []
@@ -287,7 +283,8 @@ def _lacking(images: ImageCache, looks: Mapping[_File, tuple[Verdict, str]]) -> 
     return lacking
 
 
-def _digest(path: str, role: Role) -> str:
+def file_digest(path: str, role: Role) -> str:
+    """Return a digest of what a file holds, of a map in a COCO file of its shapes; "" for none."""
     if role != "map":
         return content_hash(path)
     if not is_drawing(path):
@@ -297,7 +294,7 @@ def _digest(path: str, role: Role) -> str:
         shapes = repr(read_coco(file)[number])
     except (OSError, ValueError, KeyError):
         return ""
-    return hashlib.blake2b(shapes.encode(), digest_size=16).hexdigest()
+    return key_of(shapes.encode())
 
 
 def _refuse_too_many(
@@ -315,34 +312,11 @@ def _refuse_too_many(
             )
 
 
-def _remembered(store: Path) -> dict[str, str]:
-    """Return the digests of the good files by key, without those of torn or damaged lines."""
+def _remember(store: DigestList, good: Sequence[tuple[str, str]]) -> None:
     try:
-        text = store.read_text(errors="replace")
-    except OSError:
-        return {}
-    return {
-        key: digest
-        for digest, key, checksum in _LINE.findall(text)
-        if checksum == _checksum(digest, key)
-    }
-
-
-def _line(digest: str, key: str) -> str:
-    return digest + key + _checksum(digest, key)
-
-
-def _checksum(digest: str, key: str) -> str:
-    return f"{zlib.crc32((digest + key).encode()):08x}"
-
-
-def _remember(store: Path, lines: Sequence[str]) -> None:
-    try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        with store.open("a") as file:
-            file.writelines(f"\n{line}" for line in lines)
+        store.append(good)
     except OSError as error:
-        _log.warning("cannot remember the checked files in %s: %s", store, error)
+        _log.warning("cannot remember the checked files in %s: %s", store.path, error)
 
 
 def _key(path: str, role: Role) -> str:
@@ -360,4 +334,4 @@ def _key(path: str, role: Role) -> str:
             key += b"\0%d %d %d %d %d" % about
     except (OSError, ValueError):
         return ""
-    return hashlib.blake2b(key, digest_size=16).hexdigest()
+    return key_of(key)

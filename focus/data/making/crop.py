@@ -32,6 +32,7 @@ from focus.data.making.faces import (
     window,
     write_no_face,
 )
+from focus.data.making.sources import Sources, source_digest
 from focus.data.manifest import GEOMETRY, Box, Manifest, absolute
 from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given, refuse_inside
@@ -98,7 +99,8 @@ def cut_faces(
     sample but its box, and names the geometry in a column. Rows of one image and one box share the
     file that is written: as two files, they could come into two splits. A map takes the size of its
     image and 16 bits; each of its pixels is the mean of what it covers. Images are stored without
-    loss. resume: keep the faces that an earlier call with the same arguments has written.
+    loss. resume: keep the faces that an earlier call with the same arguments has written of the
+    same content.
 
     Raises InputError if the folder holds something else, if the images are cut out already, or if
     no face is found at all; OSError with the path if a file cannot be written.
@@ -114,12 +116,14 @@ def cut_faces(
     _warn_of_turned_boxes(faces, manifest.source)
     detect = None if source == GIVEN else detector(source)
 
-    def cut(face: _Face) -> None:
-        _cut(face, folder, way, detect)
-
     data = digest((face.path, face.box, face.name, face.maps) for face in faces)
     about = {"version": _VERSION, "geometry": str(way), "data": data}
     begin(folder, CROP, about, resume=resume)
+    sources = Sources(folder)
+
+    def cut(face: _Face) -> None:
+        _cut(face, folder, way, detect, sources)
+
     with ThreadPool(threads or usable_cores()) as pool:
         title = {"desc": "cutting faces", "unit": "image", "disable": not progress}
         list(progress_bar(pool.imap(cut, faces), total=len(faces), **title))
@@ -177,15 +181,24 @@ class _Face:
     bad: list[BadFile] = field(default_factory=list)
 
 
-def _cut(face: _Face, folder: Path, way: Way, detect: FaceDetector | None) -> None:
-    """Cut one face and what belongs to it, unless that is done. detect: None to take its box."""
+def _cut(
+    face: _Face, folder: Path, way: Way, detect: FaceDetector | None, sources: Sources
+) -> None:
+    """Cut one face and what belongs to it, unless that is done of the same content.
+
+    detect: None to take its box.
+    """
     save = partial(save_image, format="PNG", compress_level=1)  # quick, still lossless
     paths: dict[Role, Path] = {
         role: folder / f"{role}s" / face.name for role in ("image", *face.maps)
     }
-    if is_written(*paths.values()):
+    # Of what is replaced after this, the next run makes the face anew.
+    content = source_digest({"image": face.path, **face.maps})
+    if is_written(*paths.values()) and sources.digest_of(face.name) == content:
         face.written = {role: str(path) for role, path in paths.items()}
         return
+    for path in paths.values():
+        path.unlink(missing_ok=True)
     try:
         image = load_image(face.path)
     except ImageError as error:
@@ -211,6 +224,7 @@ def _cut(face: _Face, folder: Path, way: Way, detect: FaceDetector | None) -> No
             face.written[role] = str(paths[role])
     save(image.crop(square), paths["image"])
     face.written["image"] = str(paths["image"])
+    sources.record(face.name, content)
 
 
 def _cut_grey(values: Map, square: Square, size: tuple[int, int]) -> Image.Image:

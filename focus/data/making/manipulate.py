@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from focus.config.data import ManipulateConfig
 from focus.data.bad_files import BadFile, write_bad_files
 from focus.data.images import BAD_FILES, is_written, load_image, save_image
+from focus.data.known_images import content_hash
 from focus.data.making.manipulations import BASIS_SIDE, METHODS, Array, Basis, Given
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, absolute
 from focus.data.readers import read_given, refuse_inside
@@ -64,23 +66,26 @@ def manipulate(config: ManipulateConfig) -> None:
     given, _ = read_given(config, allow_unlabelled=True)
     reals = _grouped(given.where(lambda sample: sample.label != SYNTHETIC))
     with sole_writer(folder):
-        small = list(
+        faces = list(
             parallel_map(_small, [s.path for s in reals], "reading", processes=config.threads)
         )
-        bad = [found for found in small if isinstance(found, BadFile)]
-        rows = [row for row, found in enumerate(small) if not isinstance(found, BadFile)]
-        if len(rows) >= _FEWEST:
-            about = {"version": 1, "data": digest((config.seed, config.image_size, *reals))}
+        bad = [face for face in faces if isinstance(face, BadFile)]
+        whole = {row: face for row, face in enumerate(faces) if isinstance(face, _Small)}
+        if len(whole) >= _FEWEST:
+            # Donors and basis are chosen among all: a face that is replaced changes every picture.
+            contents = {row: face.content for row, face in whole.items()}
+            data = digest((config.seed, config.image_size, *reals, contents))
+            about = {"version": 1, "data": data}
             begin(folder, RECORD, about, resume=config.resume)
         if bad:
             write_bad_files(bad, folder / BAD_FILES)
             print(f"left out {len(bad)}: {folder / BAD_FILES}")
-        if len(rows) < _FEWEST:
+        if len(whole) < _FEWEST:
             raise InputError(
-                f"{given.source} has {len(rows)} real faces: give {_FEWEST} at least, better 1000."
+                f"{given.source} has {len(whole)} real faces: give {_FEWEST} at least, better 1000."
             )
-        reals = assign_splits(Manifest(reals[row] for row in rows), seed=config.seed)
-        pictures = _pictures(reals, np.stack([small[row] for row in rows]), config.seed)
+        reals = assign_splits(Manifest(reals[row] for row in whole), seed=config.seed)
+        pictures = _pictures(reals, np.stack([face.pixels for face in whole.values()]), config.seed)
         basis = _basis(reals.split("train") or reals, config)  # a test set may be made alone
         make = partial(_made, folder=folder, side=config.image_size, basis=basis)
         made = parallel_map(make, pictures, "making pictures", processes=config.threads)
@@ -104,10 +109,19 @@ def _grouped(reals: Manifest) -> Manifest:
     return Manifest((replace(s, group=group) for s, group in groups), reals.source)
 
 
-def _small(path: str) -> Any:
-    """Return the face in [_THUMB, _THUMB, 3] uint8, or the file that is bad."""
+class _Small(NamedTuple):
+    """A face in [_THUMB, _THUMB, 3] uint8, and the digest of its file."""
+
+    pixels: NDArray[np.uint8]
+    content: str
+
+
+def _small(path: str) -> _Small | BadFile:
+    """Return the small face, or the file that is bad."""
+    content = content_hash(path)
     try:
-        return np.asarray(load_image(path).resize((_THUMB, _THUMB), Image.Resampling.BOX))
+        image = load_image(path).resize((_THUMB, _THUMB), Image.Resampling.BOX)
+        return _Small(np.asarray(image), content)
     except ImageError as error:
         return BadFile.of(path, "image", error)
 

@@ -12,7 +12,7 @@ Both are blurred. Coarser maps are those of Crum et al., *Grains of Saliency*, a
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from scipy.ndimage import gaussian_filter
 from focus.config.data import Granularity, MapsConfig
 from focus.data.bad_files import BadFile, Role, write_bad_files
 from focus.data.images import BAD_FILES, is_written, load_image, save_image
+from focus.data.known_images import content_hash
+from focus.data.making.sources import Sources, source_digest
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, absolute
 from focus.data.maps import MAP_SOURCE, SOURCE_FILE, Map, human_map
 from focus.data.readers import read_given, refuse_inside
@@ -65,17 +67,31 @@ def make_maps(config: MapsConfig) -> None:
     made = next((s.extra[MAP_SOURCE] for s in given if s.extra.get(MAP_SOURCE)), "human")
     made = made if config.from_ == "human" else config.from_
     source = ", ".join(filter(None, (made, config.granularity)))
-    look, files, role = (_human if config.from_ == "human" else _machine)(given, config)
+    maker = (_human if config.from_ == "human" else _machine)(given, config)
     with sole_writer(output):
-        about = {"version": 1, "source": source, "data": digest(files.items())}
-        begin(output, SOURCE_FILE, about, resume=config.resume)
-        paths = {path: str(output / name) for path, name in _names(root, files).items()}
-        write = partial(_write, look=look, role=role, granularity=config.granularity)
-        work = list(zip(files.values(), paths.values(), strict=True))
-        found = list(parallel_map(write, work, "writing maps", processes=config.threads))
-        bad = [file for file in found if file]
-        each = zip(paths.items(), found, strict=True)
-        paths = {path: at for (path, at), file in each if not file}
+        data = digest([*maker.files.items(), *maker.fitted_on])
+        begin(
+            output,
+            SOURCE_FILE,
+            {"version": 1, "source": source, "data": data},
+            resume=config.resume,
+        )
+        sources = Sources(output)
+        names = _names(root, maker.files)
+        work = [
+            _Map(image, maker.files[image], str(output / name), sources.digest_of(name))
+            for image, name in names.items()
+        ]
+        write = partial(_write, maker=maker, granularity=config.granularity)
+        paths, bad = dict[str, str](), list[BadFile]()
+        written = parallel_map(write, work, "writing maps", processes=config.threads)
+        for item, result in zip(work, written, strict=True):
+            if isinstance(result, BadFile):
+                bad.append(result)
+                continue
+            paths[item.image] = item.path
+            if result != item.content:
+                sources.record(names[item.image], result)
         if bad:
             write_bad_files(bad, output / BAD_FILES)
             print(f"left out {len(bad)}: {output / BAD_FILES}")
@@ -136,20 +152,44 @@ def coarse(values: Map, granularity: Granularity | None) -> Map:
     return values
 
 
-_Made = tuple[Callable[[str], Map], dict[str, str], Role]
-"""What makes a map of a file, the file of each image, and what it is."""
+@dataclass(frozen=True)
+class _Maker:
+    """What makes maps.
+
+    look: Makes the map of a file. files: The file of each image. role: What these files are.
+    fitted_on: Digests of the training faces that ``look`` was fitted on.
+    """
+
+    look: Callable[[str], Map]
+    files: dict[str, str]
+    role: Role
+    fitted_on: tuple[str, ...] = ()
 
 
-def _human(given: Manifest, _: MapsConfig) -> _Made:
+@dataclass(frozen=True)
+class _Map:
+    """A map to write.
+
+    image: The path of its image. file: What it is made of. path: Where it is written. content: The
+    digest of the file that the map there was made of, "" if there is none.
+    """
+
+    image: str
+    file: str
+    path: str
+    content: str
+
+
+def _human(given: Manifest, _: MapsConfig) -> _Maker:
     files = {s.path: s.human_map for s in given if s.human_map is not None}
     if not files:
         raise InputError(
             f"{given.source} has no human maps: give some by --human-maps, or --from pca."
         )
-    return human_map, files, "map"
+    return _Maker(human_map, files, "map")
 
 
-def _machine(given: Manifest, config: MapsConfig) -> _Made:
+def _machine(given: Manifest, config: MapsConfig) -> _Maker:
     labels = {s.path: s.label for s in given if s.split in ("train", "") and s.label is not None}
     paths = sorted(labels)
     chosen = [paths[row] for row in evenly(len(paths), _FITTED)]
@@ -157,7 +197,12 @@ def _machine(given: Manifest, config: MapsConfig) -> _Made:
     whole = {path: face for path, face in zip(chosen, loaded, strict=True) if face is not None}
     stacked = np.array(list(whole.values())).reshape(len(whole), SIDE * SIDE)
     maps = saliency(config.from_, stacked, np.array([labels[path] for path in whole]))
-    return partial(_scaled, maps), {s.path: s.path for s in given}, "image"
+    return _Maker(
+        look=partial(_scaled, maps),
+        files={s.path: s.path for s in given},
+        role="image",
+        fitted_on=tuple(content_hash(path) for path in whole),
+    )
 
 
 def _scaled(maps: Callable[[Floats], Floats], path: str) -> Map:
@@ -178,18 +223,19 @@ def _face(path: str) -> Floats:
     return np.asarray(image, dtype=np.float32).ravel() / np.float32(255)
 
 
-def _write(
-    work: tuple[str, str], look: Callable[[str], Map], role: Role, granularity: Granularity | None
-) -> BadFile | None:
-    """Write the map of a file to a path, or return the file that is bad."""
-    file, path = work
+def _write(item: _Map, maker: _Maker, granularity: Granularity | None) -> BadFile | str:
+    """Write a map, unless one of the same content is there; return its digest, or the bad file."""
+    path = Path(item.path)
+    content = source_digest({maker.role: item.file})
+    if is_written(path) and content == item.content:
+        return content
+    path.unlink(missing_ok=True)
     try:
-        if not is_written(Path(path)):
-            pixels = (coarse(look(file), granularity) * 255).round().clip(0, 255)
-            save_image(Image.fromarray(pixels.astype(np.uint8)), Path(path), format="PNG")
+        pixels = (coarse(maker.look(item.file), granularity) * 255).round().clip(0, 255)
+        save_image(Image.fromarray(pixels.astype(np.uint8)), path, format="PNG")
     except ImageError as error:
-        return BadFile.of(file, role, error)
-    return None
+        return BadFile.of(item.file, maker.role, error)
+    return content
 
 
 def _names(root: Path, paths: Any) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import csv
 import logging
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from focus.config.data import CropConfig
 from focus.config.train import TrainConfig, resolve
 from focus.data.images import load_image, load_map
 from focus.data.making.crop import Cut, crop, cut_faces
+from focus.data.making.sources import SOURCES
 from focus.data.manifest import Box, Manifest, Sample
 from focus.data.maps import human_map
 from focus.errors import InputError
@@ -237,12 +239,12 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """The files, as they would be in a folder of any name."""
+    """The files, as they would be in a folder of any name, but for the list that only grows."""
     place = str(folder).encode()
     return {
         str(path.relative_to(folder)): path.read_bytes().replace(place, b"")
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != SOURCES
     }
 
 
@@ -277,6 +279,25 @@ def test_what_is_finished_stays_and_the_rest_is_made(
     assert (out / "images/07.png").stat().st_mtime_ns == kept
     cut_pictures(pictures, tmp_path / "whole")
     assert content(out) == content(tmp_path / "whole")
+
+
+def test_a_face_is_cut_again_of_a_source_that_was_replaced(
+    pictures: Manifest, tmp_path: Path
+) -> None:
+    """Kept, it would be the face of a picture that is gone."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    cut_pictures(pictures, out)
+    shutil.copy(noise(tmp_path / "another.png", 101, 60), pictures[1].path)
+    shutil.copy(noise(tmp_path / "another map.png", 102, 60), str(pictures[2].human_map))
+    kept = (out / "images/04.png").stat().st_mtime_ns
+    cut_pictures(pictures, out, resume=True)
+    cut_pictures(pictures, whole)
+    assert content(out) == content(whole)
+    assert (out / "images/04.png").stat().st_mtime_ns == kept
+    # So is one whose line in the list of sources is damaged.
+    (out / SOURCES).write_bytes((out / SOURCES).read_bytes()[:-1])
+    cut_pictures(pictures, out, resume=True)
+    assert content(out) == content(whole)
 
 
 def test_training_keeps_the_geometry_and_evaluation_compares_it(

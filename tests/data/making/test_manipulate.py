@@ -138,6 +138,14 @@ def test_what_is_finished_stays_and_the_rest_is_made(faces: Path, out: Manifest)
     assert found == expected
 
 
+def test_pictures_of_a_face_that_was_replaced_do_not_stay(tmp_path: Path) -> None:
+    faces, out = write_faces(tmp_path / "faces", 12), tmp_path / "out"
+    made(faces, out)
+    shutil.copy(faces / "000.png", faces / "005.png")
+    with pytest.raises(InputError, match="begun by another command or of other images"):
+        made(faces, out, "--resume")
+
+
 def test_what_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="behind it the folder to write"):
         parse(ManipulateConfig, ["reals"])

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from focus.config.data import MapsConfig
 from focus.data.demo.render import REAL_FACES, Rendering, render_face
 from focus.data.images import load_map
 from focus.data.making.saliency import SIDE, coarse, make_maps, saliency
+from focus.data.making.sources import SOURCES
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import source_findings
 from focus.errors import InputError
@@ -114,8 +116,32 @@ def test_what_is_finished_stays_and_the_rest_is_made(folder: Path) -> None:
     with pytest.raises(InputError, match="begun by another command or of other images"):
         make(*words, "--granularity", "box")
     make(*words)
+    (maps / SOURCES).write_bytes(whole[maps / SOURCES])  # which has two more lines
     assert kept.stat().st_mtime_ns == written
     assert {p: p.read_bytes() for p in maps.rglob("*") if p.is_file()} == whole
+
+
+def test_no_map_stays_of_a_source_that_was_replaced(folder: Path, tmp_path: Path) -> None:
+    (folder / "human_maps" / "1_fake").mkdir(parents=True)
+    for number in (3, 4):
+        heat = folder / "human_maps" / "1_fake" / f"{number}.png"
+        Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(heat)
+    boxes = tmp_path / "boxes"
+    words = folder, "--granularity", "box", "--output", boxes, "--threads", 1, "--resume"
+    make(*words)
+    kept = (boxes / "1_fake/4.png").stat().st_mtime_ns
+    Image.fromarray(np.eye(16, 8, dtype=np.uint8) * 255).save(folder / "human_maps/1_fake/3.png")
+    make(*words)
+    assert load_map(boxes / "1_fake/3.png").shape == (16, 8)
+    assert (boxes / "1_fake/4.png").stat().st_mtime_ns == kept
+
+    # Maps by PCA are of all training faces: none of the others can be made with these any more.
+    shutil.rmtree(folder / "human_maps")
+    words = folder, "--from", "pca", "--threads", 1, "--resume"
+    make(*words)
+    shutil.copy(folder / "1_fake/2.png", folder / "0_real/1.png")
+    with pytest.raises(InputError, match="begun by another command or of other images"):
+        make(*words)
 
 
 def test_human_maps_are_made_coarser(folder: Path, tmp_path: Path) -> None:
