@@ -1,4 +1,29 @@
-"""The optimiser and its schedule."""
+"""The optimiser and its schedule.
+
+A fused optimiser steps by one kernel for all weights. torch hands it what a ``GradScaler`` knows,
+as tensors of the device: it divides gradients by ``grad_scale``, and where ``found_inf`` is 1 it
+changes nothing. By these two, :func:`focus.training.step.update` clips gradients and skips steps
+without a wait of the host. What torch's kernels do with them, as their source says (PyTorch 2.13,
+and torch-xpu-ops for XPU); on the CPU it was also run:
+
+========================  ==============================  ==============================
+device                    SGD                             AdamW
+========================  ==============================  ==============================
+CUDA                      both honoured, by the kernel    both honoured, by the kernel
+XPU                       both honoured, by the kernel    both honoured, by the kernel
+CPU                       both honoured, before it        both honoured, before it
+MPS, from torch 2.13 on   both honoured, by the kernel    both honoured, by the kernel
+MPS, before               both ignored                    both ignored
+========================  ==============================  ==============================
+
+On MPS before 2.13 (pytorch #186360) a step is taken by a gradient that is not finite, and none is
+clipped. On every device torch itself puts back AdamW's count of steps where one is skipped, and a
+first step that is skipped leaves SGD's momentum as memory that nobody wrote.
+
+What holds on a device is tried before training (:func:`fused_obeys`). Where a flag is ignored, or
+torch has no fused form, the optimiser is not fused: the host then reads whether a step is finite,
+and waits for it.
+"""
 
 from functools import partial
 from typing import Any
@@ -7,18 +32,22 @@ import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from focus.config.recipes import Optimizer
 from focus.config.schedules import rate_factor
 from focus.config.train import ResolvedTrainConfig
 from focus.model.detector import Detector
+from focus.training.step import update
 
 
 def make_optimizer(config: ResolvedTrainConfig, detector: Detector) -> torch.optim.Optimizer:
-    """Make SGD or AdamW on what is trained, in the fused form, which can skip a step by a flag.
+    """Make SGD or AdamW on what is trained, fused where its step obeys a flag of the device.
 
     All weights are one group; where some are frozen, or ``--layer-decay`` is given, they are in the
     groups of timm, without a decay of norms and biases, the head's last.
     """
-    kind: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": True}
+    device = next(detector.parameters()).device
+    fused = fused_obeys(config.opt, device)
+    kind: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "fused": fused}
     parameters: Any = detector.parameters()
     if config.tune != "full" or config.layer_decay is not None:
         parameters = _groups(detector, config.lr, config.weight_decay, config.layer_decay)
@@ -32,6 +61,30 @@ def make_optimizer(config: ResolvedTrainConfig, detector: Detector) -> torch.opt
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer
     return torch.optim.AdamW(parameters, **kind)
+
+
+def fused_obeys(name: Optimizer, device: torch.device) -> bool:
+    """Return whether a fused optimiser on the device honours ``found_inf`` and ``grad_scale``.
+
+    Tried on a weight of 1: a step that is to be skipped must leave it, and one whose gradient of 2
+    is to be divided by 2 must take it where a gradient of 1 would.
+    """
+    weight = torch.ones(1, device=device, requires_grad=True)
+    weight.grad = torch.full_like(weight, 2.0)
+    trial: torch.optim.Optimizer
+    if name == "sgd":
+        trial, expected = torch.optim.SGD([weight], lr=0.5, fused=True), 0.5
+    else:  # by whose large eps the size of the gradient counts: 1 - 0.5 * 1 / (1 + eps)
+        trial = torch.optim.AdamW([weight], lr=0.5, weight_decay=0.0, eps=1.0, fused=True)
+        expected = 0.75
+    one = torch.ones((), device=device)
+    try:
+        update(trial, norm=one, skip=one, limit=None)
+        skipped = bool(torch.isclose(weight.detach(), one).all())
+        update(trial, norm=2 * one, skip=0 * one, limit=1.0)
+    except RuntimeError:  # torch has no fused form for the device
+        return False
+    return skipped and bool(torch.isclose(weight.detach(), expected * one).all())
 
 
 def _groups(

@@ -171,9 +171,17 @@ class _Group:
 def update(
     optimizer: torch.optim.Optimizer, norm: Tensor, skip: Tensor, limit: float | None
 ) -> None:
-    """Step a fused optimiser, gradients clipped to the norm ``limit``, unless ``skip`` is 1."""
-    # Attributes by which a fused optimiser takes what a GradScaler knows: it divides gradients by
-    # the one and does nothing where the other is 1, on the device.
+    """Step the optimiser, gradients clipped to the norm ``limit``, unless ``skip`` is 1.
+
+    A fused one decides on the device; one that is not (:mod:`focus.training.optimizer`) makes the
+    host wait for ``skip``.
+    """
     clipped = None if limit is None else (norm / limit).clamp(min=1).float()
-    optimizer.grad_scale, optimizer.found_inf = clipped, skip  # type: ignore[attr-defined]
+    if optimizer.defaults["fused"]:
+        optimizer.grad_scale, optimizer.found_inf = clipped, skip  # type: ignore[attr-defined]
+    elif skip.item():
+        return
+    elif clipped is not None:
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        torch._foreach_div_([w.grad for w in weights if w.grad is not None], clipped)
     optimizer.step()

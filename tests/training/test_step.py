@@ -1,5 +1,6 @@
 """A step on the device: nothing is read from it, and little is asked of it."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,6 +127,46 @@ def test_a_first_step_that_is_skipped_changes_nothing(
             update(optimizer, torch.tensor(1.0), torch.tensor(0.0), None)
         moved.append([p.detach().clone() for p in parameters])
     assert all(a.equal(b) for a, b in zip(*moved, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("lacks", ["found_inf", "grad_scale", "both", "fused"])
+def test_a_device_whose_fused_step_ignores_the_flag_takes_no_wrong_step(
+    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, lacks: str
+) -> None:
+    """As Apple's before torch 2.13: a step by a gradient that is not finite loses the network."""
+    reference = trainer(faces, tmp_path / "reference", opt=kind, lr=0.1, momentum=0.9)
+    name = f"_fused_{kind}_"
+    honest = getattr(torch, name)
+
+    def ignorant(*args: Any, **kwargs: Any) -> None:
+        ignored = ("found_inf", "grad_scale") if lacks == "both" else (lacks,)
+        honest(*args, **kwargs | dict.fromkeys(ignored))
+
+    with monkeypatch.context() as patch:
+        if lacks == "fused":
+            supported = sys.modules["torch.optim.optimizer"], "_get_fused_kernels_supported_devices"
+            patch.setattr(*supported, lambda: ["cuda"])
+        else:
+            patch.setattr(torch, name, ignorant)
+        run = trainer(faces, tmp_path / "run", opt=kind, lr=0.1, momentum=0.9)
+    moved = []
+    for each, fused in ((reference, True), (run, False)):
+        optimizer = each.optimizer.optimizer
+        assert optimizer.defaults["fused"] == fused
+        weights = [p for p in each.detector.parameters() if p.requires_grad]
+        before = [p.detach().clone() for p in weights]
+        for weight in weights:
+            weight.grad = torch.full_like(weight, torch.nan)
+        update(optimizer, torch.tensor(torch.nan), torch.tensor(1.0), 1.0)
+        assert all(p.equal(b) for p, b in zip(weights, before, strict=True))
+        for norm in (4.0, 0.5):  # clipped to a quarter, and not
+            for weight in weights:
+                weight.grad = torch.full_like(weight, 0.01)
+            update(optimizer, torch.tensor(norm), torch.tensor(0.0), 1.0)
+        moved.append(weights)
+    for fused_weight, weight in zip(*moved, strict=True):
+        torch.testing.assert_close(weight, fused_weight, rtol=1e-5, atol=1e-6)
 
 
 def test_statistics_are_put_back_by_a_flag_on_the_device() -> None:
