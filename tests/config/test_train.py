@@ -142,6 +142,10 @@ def test_flags_on_top_of_a_loss(given: dict[str, Any], expected: LossConfig) -> 
             "--target-from-maps and --entropy-target are two aims",
         ),
         ({"pool": "token"}, "--pool token leaves no CAM"),
+        (
+            {"compile": True, "compile_mode": "reduce-overhead", "grad_accum_steps": 2},
+            "give --compile-mode default, or a larger --batch-size with --grad-accum-steps 1",
+        ),
         ({"focus_schedule": "0"}, "--focus-schedule got '0': give EPOCH:FACTOR pairs"),
         (
             {"focus_weight": 0.3, "focus_level": "none"},
