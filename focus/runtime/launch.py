@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import filter_trackers
 from accelerate.utils import (
+    DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
     ProjectConfiguration,
     broadcast_object_list,
@@ -62,7 +63,11 @@ def start(precision: MixedPrecision, threads: int | None, device: str | None = N
             raise InputError(
                 f"--device {device} is for one process: give {chosen.type} to several."
             )
-    options["kwargs_handlers"] = [InitProcessGroupKwargs(timeout=_LONGEST_WAIT)]
+    options["kwargs_handlers"] = [
+        InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
+        # A gradient is a part of what the processes exchange, not a copy of it: less memory.
+        DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+    ]
     accelerator = Accelerator(mixed_precision=precision, **options)
     check_precision(precision, accelerator.device)
     empty = torch.empty(0, device=accelerator.device)

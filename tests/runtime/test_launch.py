@@ -73,6 +73,12 @@ def test_the_others_wait_for_the_images_as_long_as_documented() -> None:
     assert start("no", None).init_handler.timeout == timedelta(hours=3)
 
 
+@pytest.mark.usefixtures("plain_cpu")
+def test_gradients_are_parts_of_what_the_processes_exchange() -> None:
+    """A copy of each would take as much memory as the network once more."""
+    assert start("no", None).ddp_handler.gradient_as_bucket_view
+
+
 def test_what_the_launcher_was_told_is_not_overruled_silently(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
