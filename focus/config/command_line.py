@@ -297,13 +297,12 @@ def _read_yaml(path: str, parser: _Parser) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or has a key that is no flag.
     """
-    import yaml
+    from focus.runtime.yaml_files import load_yaml
 
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"--config {path} cannot be read: {reason}; give a YAML file.") from error
+        content = load_yaml(Path(path))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--config {path} cannot be read: {error}; give a YAML file.") from error
     if not isinstance(content, dict):
         raise InputError(f"--config {path} holds no `name: value` lines: give it some.")
     if (version := content.pop("version", str(CONFIG_VERSION))) != str(CONFIG_VERSION):
@@ -311,7 +310,12 @@ def _read_yaml(path: str, parser: _Parser) -> dict[str, Any]:
             f"--config {path} has version {version}, not {CONFIG_VERSION}: "
             "read it with the version of focus that wrote it, or write it anew."
         )
-    values = {key.replace("-", "_"): value for key, value in content.items()}
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        name = key.replace("-", "_")
+        if name in values:
+            raise InputError(f"--config {path} has {name} twice, with - and with _: remove one.")
+        values[name] = value
     words: list[str] = []
     for name, value in values.items():
         if name not in parser.types:

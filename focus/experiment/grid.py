@@ -4,13 +4,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from focus.config.command_line import train_settings
 from focus.config.losses import LOSSES
 from focus.config.train import TrainConfig
 from focus.errors import InputError, did_you_mean
 from focus.experiment.frozen import CHOSEN, FOLDS, GRID, SEARCH, Arm, Protocol, Settings
+from focus.runtime.yaml_files import load_yaml
 
 
 @dataclass(frozen=True)
@@ -135,9 +134,9 @@ def read_weights(path: Path, protocol: Protocol) -> dict[str, Settings]:
     an unknown name.
     """
     try:
-        given = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        given = load_yaml(path)
         found = {n: {**CHOSEN.get(n, {}), **train_settings(own)} for n, own in given.items()}
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise InputError(
             f"--weights {path} cannot be read ({error}): give what a search wrote."
         ) from error

@@ -183,6 +183,10 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
         ("lr: [1", "cannot be read: .*; give a YAML file"),
         ("version: 1\nlr: 1", "has version 1, not 2: read it with the version of focus that"),
         ("- lr", "holds no `name: value` lines: give it some"),
+        ("lr: 1\nepochs: 2\nlr: 3", "the key 'lr' is there twice, in lines 1 and 3; give"),
+        ("test_data: {a: x, a: y}", "the key 'a' is there twice, in lines 1 and 1"),
+        ("batch-size: 2\nbatch_size: 4", "has batch_size twice, with - and with _: remove one"),
+        ("lr: " + 100_000 * "[", "cannot be read: it is nested too deeply; give a YAML file"),
     ],
 )
 def test_a_file_is_read_strictly(tmp_path: Path, text: str, message: str) -> None:
