@@ -140,11 +140,15 @@ def numbered_samples(
     _, header = next(rows, (1, []))
     # As manifests called it before.
     header = ["human_map" if name == "map_path" else name for name in header]
-    if "path" not in header or len(set(header)) < len(header):
+    if "path" not in header:
         raise InputError(
-            f"{path} is no manifest: its first line must name its columns, 'path' among them and "
-            f"none twice, and is {','.join(header)[:40]!r}."
+            f"{path} is no manifest: its first line must name its columns, 'path' among them, and "
+            f"is {','.join(header)[:40]!r}."
         )
+    try:
+        refuse_repeated(header)
+    except ValueError as error:
+        raise InputError(f"{path}, line 1: {error}.") from error
 
     def place(cell: str) -> str:
         # An absolute path may lie anywhere, as in the manifest of a run.
@@ -199,6 +203,15 @@ def parsed(
             yield number, parse(row)
         except ValueError as error:
             raise InputError(f"{place} {number}: {error}; fix the row.") from error
+
+
+def refuse_repeated(header: Sequence[str]) -> None:
+    """Raise ValueError for a column that a header names twice, of which one would win."""
+    seen = set[str]()
+    for name in map(str.strip, header):
+        if name and name in seen:
+            raise ValueError(f"the column {name!r} is there twice; rename or remove one")
+        seen.add(name)
 
 
 def csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:

@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from focus.data.manifest import STORED_IN, Manifest, Sample, Split, parsed
+from focus.data.manifest import STORED_IN, Manifest, Sample, Split, parsed, refuse_repeated
 from focus.data.readers.files import images_below
 from focus.data.readers.hub import licence_of, parquet_files
 from focus.data.readers.rows import Portion, from_rows
@@ -202,6 +202,7 @@ def _in_files(
                 parquet.ParquetFile(opened, buffer_size=2**20) as file,
             ):
                 _check_sizes(file.metadata)
+                refuse_repeated(file.schema_arrow.names)
                 classes, first = _classes(file.schema_arrow), 1
                 for group in range(file.num_row_groups):
                     if wants is None or _has_wanted(file, group, split, classes, wants):

@@ -18,6 +18,7 @@ from focus.data.manifest import (
     Split,
     csv_rows,
     parsed,
+    refuse_repeated,
     sample_of,
 )
 from focus.data.readers.rows import from_rows
@@ -117,9 +118,10 @@ class Columns:
         """Find columns by the names that are given, else by the usual ones.
 
         GRIP's column ``typ`` holds ``real`` or the generator: it is both, unless one is given.
-        Raises ValueError for a column that is not there, and if none is the path.
+        Raises ValueError for a column that is not there or there twice, and if none is the path.
         """
         names = [plain_name(name) for name in header]
+        refuse_repeated(names)
         listed = ", ".join(name.strip() for name in header) or "none"
         at: dict[str, int] = {}
         for role, usual in NAMES.items():

@@ -227,3 +227,11 @@ def test_tables_name_the_row_and_the_file_of_the_data_set(tmp_path: Path, cache:
         replace(s, extra={n: c for n, c in s.extra.items() if n != STORED_IN}) for s in found
     )
     assert [*with_recorded_splits(found, old, tmp_path)] == [*found]
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path: Path, cache: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table([["a.png"], [0], [1]], names=["path", "label", "label"])
+    path = write_parquet(tmp_path / "list.parquet", table)
+    with pytest.raises(InputError, match=r"list.parquet .*the column 'label' is there twice"):
+        read_data(path)

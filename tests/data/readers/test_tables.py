@@ -153,3 +153,25 @@ def test_utf16_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label\na.png,real\n", "utf-16")
     with pytest.raises(InputError, match=r"t.csv is UTF-16 text: save it as UTF-8"):
         read_data(tmp_path / "t.csv")
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    """One of the two would be taken, and nobody be told."""
+    (tmp_path / "a.png").touch()
+    columns = ",".join(COLUMNS)
+    for header, name in (
+        ("path,label,label", "label"),
+        ("path,File Name,file_name", "file_name"),
+        ("path,label,note,note", "note"),
+        (f"{columns},label", "label"),
+    ):
+        (tmp_path / "list.csv").write_text(f"{header}\na.png,real,synthetic\n")
+        with pytest.raises(InputError) as caught:
+            read_data(tmp_path / "list.csv")
+        assert str(caught.value) == (
+            f"{tmp_path}/list.csv, line 1: the column {name!r} is there twice; rename or remove "
+            "one."
+        )
+    # A spreadsheet leaves columns without a name.
+    (tmp_path / "list.csv").write_text("path,label,,\na.png,real,,\n")
+    assert len(read_data(tmp_path / "list.csv")) == 1
