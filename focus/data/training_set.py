@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from focus.config.train import ResolvedTrainConfig, TrainConfig
-from focus.data.bad_files import DIGESTS, BadFile, check_images, without_digests
+from focus.data.bad_files import DIGESTS, BadFile, check_images
 from focus.data.cache.images import ImageCache
 from focus.data.copies import check_left, copies, without
 from focus.data.known_images import check_unseen, known_before
@@ -19,15 +19,14 @@ from focus.findings import Finding
 
 
 def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> Manifest:
-    """Return the images that a run would take, with their splits.
+    """Return the images that a run would take, with their splits and the digests of their files.
 
     Raises:
         InputError: as :func:`listed_images` and :func:`readable_images`.
     """
     listed = listed_images(config, progress=progress)
     manifest, _ = readable_images(listed, config, progress=progress)
-    manifest = without(manifest, copies(manifest))
-    return Manifest(map(without_digests, manifest), manifest.source)
+    return without(manifest, copies(manifest))
 
 
 def listed_images(

@@ -23,7 +23,7 @@ from focus.config.shared import SharedConfig
 from focus.config.train import TrainConfig, resolve
 from focus.errors import InputError
 from focus.experiment import frozen
-from focus.experiment.grid import Setup, arms_of, check_arms, grid, read_weights, search_runs
+from focus.experiment.grid import Run, Setup, arms_of, check_arms, grid, read_weights, search_runs
 from focus.runtime.machine import usable_cores
 
 if TYPE_CHECKING:  # numpy and all: --help does without
@@ -151,22 +151,31 @@ def _search(setup: Setup, config: ExperimentConfig, losses: Sequence[str]) -> li
 
 def _grid(setup: Setup, config: ExperimentConfig, names: Sequence[str]) -> list[str]:
     """Make the runs that are missing, and report the units of which none is missing."""
-    from focus.experiment.collect import Records, outcome, whole_units
-    from focus.experiment.data import trainable_arms, write_data
-    from focus.experiment.report import RUNS
+    from focus.experiment.collect import outcome, whole_units
+    from focus.experiment.data import check_trained_on, trainable_arms, write_data
+    from focus.experiment.records import RUNS, Records, data_digest
     from focus.experiment.run import execute, is_finished
 
     of = images(setup, config)
     units = frozen.QUICK_DRAWS if config.quick else setup.protocol.units
     units = range(config.seeds) if config.seeds else units
     arms = arms_of(setup.protocol, names)
+    data = ""
     if config.data:
-        arms = trainable_arms(setup, of(0, ""), arms)
+        own = of(0, "")
+        data = data_digest(own)
+        arms = trainable_arms(setup, own, arms)
     runs = grid(setup, arms, units)
-    records = Records(setup.output / RUNS)
+    records = Records(setup.output / RUNS, data)
+
+    def record(finished: Run) -> None:
+        if config.data:
+            check_trained_on(finished, own)
+        records.add(outcome(finished))
+
     for each in runs:
         if records.find(each) is None and is_finished(each):
-            records.add(outcome(each))
+            record(each)
     failures: list[str] = []
     if not config.report:
         failed = execute(
@@ -175,7 +184,7 @@ def _grid(setup: Setup, config: ExperimentConfig, names: Sequence[str]) -> list[
             logs=setup.output / LOGS,
             prepare=partial(write_data, images=of),
             finished=lambda run: records.find(run) is not None,
-            ended=lambda run: records.add(outcome(run)),
+            ended=record,
         )
         failures = list(failed.values())
     missing = list(failures)
@@ -196,10 +205,10 @@ def _grid(setup: Setup, config: ExperimentConfig, names: Sequence[str]) -> list[
 
 
 def _report(setup: Setup, outcomes: Sequence["Outcome"], missing: Sequence[str]) -> None:
-    from focus.experiment.collect import Records
     from focus.experiment.compare import analyse, table_of
     from focus.experiment.plots import GAIN, RANGE, gain_by_grade, open_auc_by_entropy
-    from focus.experiment.report import RUNS, write_report, write_tables
+    from focus.experiment.records import RUNS, Records
+    from focus.experiment.report import write_report, write_tables
 
     output, protocol = setup.output, setup.protocol
     if protocol.folder == "doses":

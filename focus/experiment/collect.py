@@ -4,47 +4,55 @@ import csv
 import math
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
-from focus.errors import InputError
 from focus.evaluation.result_table import figure
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.experiment.grid import Run
 from focus.metrics.figures import Place
 from focus.metrics.ranking import auc
-from focus.runtime.files import write_csv
-from focus.runtime.json_files import read_json
+from focus.runtime.json_files import Natural, NotNegative, Share, read_json
 from focus.training.run_folder import SUMMARY
-
-_KEYS = ("arm", "world", "draw")
 
 GRADES = ("recombined", "near", "far", "global")
 """Of the benchmark's unknown generators: how far their artefacts are from those of training."""
 
-FIGURES: Mapping[str, Place] = {
-    "closed": ("closed", "mean", "auc"),
-    "closed_balanced": ("closed_balanced", "mean", "auc"),
-    "open": ("open", "mean", "auc"),
-    **dict.fromkeys(GRADES, ()),
-    "source": (),
-    "pointing": ("open", "pooled", "pointing_hit"),
-    "chance": ("open", "pooled", "pointing_chance"),
-    "entropy": ("open", "pooled", "entropy"),
-    "entropy_sum": ("open", "pooled", "entropy_sum"),
-    "entropy_z": ("open", "pooled", "entropy_z"),
-    "cam_range": ("open", "pooled", "cam_range"),
-    "peak_share": ("open", "pooled", "peak_share"),
-    "ece": ("open", "pooled", "ece_balanced"),
-    "validation": ("model", "validation_auc"),
-    "validation_entropy": (),
-    "epoch": ("model", "epoch"),
+
+@dataclass(frozen=True)
+class RunFigure:
+    """A figure of a run.
+
+    place: Where it is in results.json; () for one that is computed here. kind: Its type and range.
+    """
+
+    place: Place = ()
+    kind: Any = Share
+
+
+FIGURES: Mapping[str, RunFigure] = {
+    "closed": RunFigure(("closed", "mean", "auc")),
+    "closed_balanced": RunFigure(("closed_balanced", "mean", "auc")),
+    "open": RunFigure(("open", "mean", "auc")),
+    **dict.fromkeys(GRADES, RunFigure()),
+    "source": RunFigure(),
+    "pointing": RunFigure(("open", "pooled", "pointing_hit")),
+    "chance": RunFigure(("open", "pooled", "pointing_chance")),
+    "entropy": RunFigure(("open", "pooled", "entropy")),
+    "entropy_sum": RunFigure(("open", "pooled", "entropy_sum")),
+    "entropy_z": RunFigure(("open", "pooled", "entropy_z")),
+    "cam_range": RunFigure(("open", "pooled", "cam_range"), NotNegative),
+    "peak_share": RunFigure(("open", "pooled", "peak_share")),
+    "ece": RunFigure(("open", "pooled", "ece_balanced")),
+    "validation": RunFigure(("model", "validation_auc")),
+    "validation_entropy": RunFigure(),
+    "epoch": RunFigure(("model", "epoch"), Natural),
 }
-"""The figures of a run, and where in results.json those are that it has.
+"""The figures of a run.
 
 A grade: mean open AUC over its generators. source: AUC of the shortcut among real test images.
 validation_entropy: of the CAMs of validation, at the kept epoch.
@@ -69,7 +77,7 @@ def read_results(run: Run) -> Results:
 def outcome(run: Run) -> Outcome:
     """Read a run folder."""
     results = read_results(run)
-    found = {n: figure(results, at)[0] for n, at in FIGURES.items() if at}
+    found = {n: figure(results, f.place)[0] for n, f in FIGURES.items() if f.place}
     tests = Manifest.from_csv(run.folder / MANIFEST).split("test")
     grades = {s.generator: s.extra.get("grade") for s in tests if s.label == SYNTHETIC}
     opened = results.get("open", {}).get("generators", {})
@@ -82,46 +90,6 @@ def outcome(run: Run) -> Outcome:
         found["validation_entropy"] = float(next(kept, {}).get("eval_entropy", "nan"))
     figures = {n: math.nan if (v := found[n]) is None else float(v) for n in FIGURES}
     return Outcome(run, figures, results["provenance"]["commit"] or "")
-
-
-class Records:
-    """The table ``runs.csv``: a row for each finished run, also of one whose folder is gone.
-
-    A run that has a row is not made again, so an experiment goes on from the table alone.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Read the table, if there is one."""
-        self._path = path
-        self._rows: dict[tuple[str, ...], dict[str, str]] = {}
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                self._rows = {tuple(row[k] for k in _KEYS): row for row in csv.DictReader(file)}
-
-    def find(self, run: Run) -> Outcome | None:
-        """Return the outcome of a run, None without a row.
-
-        Raises InputError if the row is of a run with other settings.
-        """
-        row = self._rows.get((run.arm, run.world, str(run.unit)))
-        if row is None:
-            return None
-        if row["settings"] != run.settings:
-            raise InputError(
-                f"{self._path} has {run.name} with {row['settings']}, not {run.settings}: give "
-                "another --output."
-            )
-        return Outcome(run, {name: float(row[name] or "nan") for name in FIGURES}, row["commit"])
-
-    def add(self, found: Outcome) -> None:
-        """Write the row of a finished run."""
-        run = found.run
-        key = run.arm, run.world, str(run.unit)
-        figures = {n: "" if math.isnan(v) else f"{v:.6g}" for n, v in found.figures.items()}
-        about = {"settings": run.settings, "commit": found.commit}
-        self._rows[key] = dict(zip(_KEYS, key, strict=True)) | about | figures
-        header = (*_KEYS, *about, *FIGURES)
-        write_csv(self._path, header, ([r[n] for n in header] for r in self._rows.values()))
 
 
 def source_auc(scores: Scores, tests: Manifest) -> float | None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from focus.data.bad_files import without_digests
 from focus.data.demo import ORACLE, demo_manifest
+from focus.data.known_images import CONTENT, MANIFEST
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
 from focus.experiment.frozen import Arm
@@ -25,6 +27,7 @@ def write_data(run: Run, images: Images) -> None:
     """
     run.data.parent.mkdir(parents=True, exist_ok=True)
     manifest = images(run.unit, run.world)
+    manifest = Manifest(map(without_digests, manifest), manifest.source)
     if run.images == "untested":
         manifest = manifest.where(lambda s: s.split != "test" or s.test_set == "closed")
     elif run.images.startswith("left"):
@@ -42,6 +45,21 @@ def write_data(run: Run, images: Images) -> None:
             raise InputError(
                 f"{run.data} lists other images than those given now: give another --output, or "
                 "the data that it was begun with."
+            )
+
+
+def check_trained_on(run: Run, manifest: Manifest) -> None:
+    """Refuse a finished run whose images had another content than those of the manifest.
+
+    Raises:
+        InputError: naming the first such image.
+    """
+    contents = {sample.extra[CONTENT] for sample in manifest}
+    for sample in Manifest.from_csv(run.folder / MANIFEST):
+        if sample.extra.get(CONTENT) not in contents:
+            raise InputError(
+                f"The run {run.folder} is of other images than those given now, {sample.path!r} "
+                "among them: give another --output, or the data that it was begun with."
             )
 
 

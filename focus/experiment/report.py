@@ -11,7 +11,7 @@ from focus.experiment.frozen import BASELINE, DRAWS_AT_LEAST, MARGIN, ORACLE, PE
 from focus.experiment.statistics import MeanInterval, detectable, t_interval
 from focus.runtime.files import atomic_write, write_csv
 
-REPORT, RUNS, TABLE, COMPARISONS = "report.md", "runs.csv", "table.csv", "comparisons.csv"
+REPORT, TABLE, COMPARISONS = "report.md", "table.csv", "comparisons.csv"
 CONTROLS = (PERFECT, "exact-5")
 """Arms with the exact place of each artefact, of which the first that is there is the control."""
 _COLUMNS = {

@@ -13,10 +13,9 @@ import pytest
 
 from focus.config.experiment import ExperimentConfig
 from focus.data.manifest import Manifest, Sample
-from focus.errors import InputError
 from focus.evaluation.results import write_results
 from focus.experiment.__main__ import make_setup
-from focus.experiment.collect import FIGURES, GRADES, Outcome, Records, outcome, whole_units
+from focus.experiment.collect import FIGURES, GRADES, Outcome, outcome, whole_units
 from focus.experiment.compare import ArmTable, Effect, analyse, table_of
 from focus.experiment.doses import RANGE
 from focus.experiment.frozen import GRID, Protocol
@@ -41,7 +40,7 @@ def invented(
     found = []
     for run in grid(setup, setup.protocol.arms, units):
         gain = gains.get(run.arm, 0) / (1 if run.world == "90" else 2)
-        figures = dict.fromkeys(FIGURES, 0.4) | {"chance": 0.06}
+        figures = dict.fromkeys(FIGURES, 0.4) | {"chance": 0.06, "epoch": 12}
         figures["entropy"] = 0.6 - gain
         figures["open"] = difficulty[run.unit] + gain + draw.normal(0, sd)
         for number, grade in enumerate(GRADES):
@@ -196,24 +195,6 @@ def test_the_trend_of_the_range_is_that_of_a_line(tmp_path: Path) -> None:
     # What is described, without a test, is in the report, too.
     assert "| quadratic, none ... aggressive, 50 |  | " in text
     assert "| `saliency-strong` - `shuffled-strong`, 90 |  | " in text
-
-
-def test_a_run_of_the_table_is_not_made_again(tmp_path: Path) -> None:
-    path = tmp_path / "runs.csv"
-    outcomes = invented(tmp_path, GAINS, draws=2)
-    records = Records(path)
-    for each in outcomes[:5]:
-        records.add(each)
-    again = Records(path)
-    assert [again.find(each.run) is not None for each in outcomes] == [True] * 5 + [False] * 19
-    found = again.find(outcomes[3].run)
-    assert found is not None
-    assert found.commit == "c0ffee"
-    assert found.figures == pytest.approx(outcomes[3].figures, rel=1e-5)
-    longer = make_setup(ExperimentConfig(output=str(tmp_path), train={"epochs": "30"}))
-    (other,) = grid(longer, {"ce": GRID.arms["ce"]}, [0])[:1]
-    with pytest.raises(InputError, match=r"epochs 16, not .*epochs 30: give another --output"):
-        again.find(other)
 
 
 def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from focus.config.train import resolve, write_config
 from focus.errors import InputError
 from focus.experiment import frozen, search
 from focus.experiment.__main__ import experiment, make_setup
-from focus.experiment.collect import Outcome, Records
+from focus.experiment.collect import Outcome
 from focus.experiment.grid import Run, search_runs
+from focus.experiment.records import Records
 from focus.experiment.run import is_finished
 
 from ..launching import write_faces

@@ -1,0 +1,207 @@
+"""The table of finished runs: it goes on from anywhere, and believes nothing that cannot be."""
+
+import csv
+import multiprocessing
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from focus.config.command_line import parse
+from focus.config.experiment import ExperimentConfig
+from focus.errors import InputError
+from focus.experiment.__main__ import experiment, images, make_setup
+from focus.experiment.collect import FIGURES, Outcome
+from focus.experiment.data import check_trained_on
+from focus.experiment.frozen import GRID
+from focus.experiment.grid import grid
+from focus.experiment.records import Records, data_digest
+
+from ..launching import write_faces
+from .test_report import GAINS, invented
+
+RESULTS = Path(__file__).parents[2] / "bench" / "results"
+TABLES: dict[str, dict[str, Any]] = {
+    "experiment-runs.csv": {},
+    "experiment-headroom.csv": {"headroom": True},
+    "experiment-range.csv": {"range": True},
+    "experiment-doses.csv": {"range": True, "search": True},
+    "experiment-ce-24-epochs.csv": {"train": {"epochs": "24"}},
+}
+
+
+def test_a_run_of_the_table_is_not_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    outcomes = invented(tmp_path, GAINS, draws=2)
+    records = Records(path)
+    for each in outcomes[:5]:
+        records.add(each)
+    again = Records(path)
+    assert [again.find(each.run) is not None for each in outcomes] == [True] * 5 + [False] * 19
+    found = again.find(outcomes[3].run)
+    assert found is not None
+    assert found.commit == "c0ffee"
+    assert found.figures == pytest.approx(outcomes[3].figures, rel=1e-5)
+    longer = make_setup(ExperimentConfig(output=str(tmp_path), train={"epochs": "30"}))
+    (other,) = grid(longer, {"ce": GRID.arms["ce"]}, [0])[:1]
+    with pytest.raises(InputError, match=r"epochs 16, not .*epochs 30: give another --output"):
+        again.find(other)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_tables_of_this_repository_are_gone_on_from(name: str, tmp_path: Path) -> None:
+    """As docs/experiment.md says: every row is one of the protocol's runs, and stays as it is."""
+    (path := tmp_path / "runs.csv").write_bytes((RESULTS / name).read_bytes())
+    setup = make_setup(ExperimentConfig(output=str(tmp_path / "out"), **TABLES[name]))
+    runs = grid(setup, setup.protocol.arms, setup.protocol.units)
+    records = Records(path)
+    outcomes = [outcome for run in runs if (outcome := records.find(run))]
+    with path.open(newline="") as file:
+        assert len(outcomes) == len(list(csv.DictReader(file)))
+    records.add(outcomes[0])
+    assert sorted(path.read_text().splitlines()) == sorted(
+        (RESULTS / name).read_text().splitlines()
+    )
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """The rows of two draws."""
+    records = Records(tmp_path / "runs.csv")
+    for outcome in invented(tmp_path, GAINS, draws=2):
+        records.add(outcome)
+    return tmp_path / "runs.csv"
+
+
+def cell_replaced(table: Path, line: int, column: str, cell: str) -> None:
+    with table.open(newline="") as file:
+        rows = list(csv.reader(file))
+    rows[line - 1][rows[0].index(column)] = cell
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def report(table: Path) -> None:
+    """As ``focus experiment --report`` does, in this process."""
+    experiment(parse(ExperimentConfig, ["--report", "--output", str(table.parent)]))
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "why"),
+    [
+        ("open", "5", "Expected `float` <= 1.0"),
+        ("open", "inf", "Expected `float` <= 1.0"),
+        ("entropy", "nan", "Expected `float` >= 0.0"),
+        ("source", "abc", "Expected `float`, got `str`"),
+        ("cam_range", "-1", "Expected `float` >= 0.0"),
+        ("epoch", "1.5", "Expected `int`, got `str`"),
+        ("draw", "", "Expected `int`, got `str`"),
+        ("arm", "", "Expected `str` of length >= 1"),
+    ],
+)
+def test_a_cell_that_cannot_be_is_named(table: Path, column: str, cell: str, why: str) -> None:
+    cell_replaced(table, 3, column, cell)
+    with pytest.raises(InputError) as caught:
+        report(table)
+    assert str(caught.value) == (
+        f"{table}, line 3: {column} is {cell!r} ({why}): correct the row, or remove it, and the "
+        "experiment makes the run again."
+    )
+
+
+def test_a_table_that_is_none_is_named(table: Path) -> None:
+    text = table.read_text()
+    first, second, *_ = text.splitlines()
+    for content, message in (
+        (text.replace("0.4", "0,4", 1), "line 2: 25 columns instead of 24: correct"),
+        (text.replace(",open,", ",", 1), "its first line has no column 'open'"),
+        (text.replace(",open,", ",note,open,", 1), "its first line has a column 'note'"),
+        (text.replace(",open,", ",closed,", 1), "line 1: the column 'closed' is there twice"),
+        (text.replace(",", ";"), "its first line has no column 'arm'"),
+        (f"{first}\n{second}\n{second}\n", "line 3: the run ce 90 0 is there before: correct"),
+        ("", "its first line has no column 'arm'"),
+    ):
+        table.write_text(content)
+        with pytest.raises(InputError, match="runs.csv.* " + message):
+            report(table)
+    table.write_text(text, encoding="utf-16")
+    with pytest.raises(InputError, match="is UTF-16 text: save it as UTF-8"):
+        report(table)
+
+
+def test_a_byte_order_mark_does_no_harm(table: Path) -> None:
+    table.write_text(table.read_text(), encoding="utf-8-sig")
+    assert all(Records(table).find(o.run) for o in invented(table.parent, GAINS, draws=2))
+
+
+def test_a_figure_out_of_its_range_is_not_recorded(tmp_path: Path) -> None:
+    outcome = invented(tmp_path, GAINS, draws=1)[0]
+    broken = Outcome(outcome.run, {**outcome.figures, "open": 5.0})
+    with pytest.raises(InputError, match=r"runs/ce-90-00: open is '5' .*: remove the folder"):
+        Records(tmp_path / "runs.csv").add(broken)
+    assert not (tmp_path / "runs.csv").exists()
+
+
+def test_the_table_of_the_gate_is_checked_too(table: Path) -> None:
+    (table.parent / "headroom").mkdir()
+    shutil.copy(table, table.parent / "headroom")
+    cell_replaced(table.parent / "headroom" / "runs.csv", 2, "open", "5")
+    with pytest.raises(InputError, match=r"headroom/runs.csv, line 2: open is '5'"):
+        report(table)
+
+
+def add(path: Path, outcomes: list[Outcome]) -> None:
+    records = Records(path)
+    for outcome in outcomes:
+        records.add(outcome)
+
+
+def test_two_experiments_in_one_folder_lose_no_rows(tmp_path: Path) -> None:
+    """Each read the table before the other wrote."""
+    path = tmp_path / "runs.csv"
+    outcomes = invented(tmp_path, GAINS, draws=10)
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=add, args=(path, outcomes[start::3])) for start in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    records = Records(path)
+    assert all(records.find(outcome.run) for outcome in outcomes)
+
+
+def test_a_report_of_other_data_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also if one picture was replaced, and wherever the data lie."""
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    write_faces(tmp_path / "data", 24)
+    words = ["--recipe", "demo", "--losses", "ce", "--seeds", "1", "--report"]
+    words += ["--output", str(tmp_path / "out"), "--data"]
+    config = parse(ExperimentConfig, [*words, str(tmp_path / "data")])
+    setup = make_setup(config)
+    own = images(setup, config)(0, "")
+    (run,) = grid(setup, {"ce": GRID.arms["ce"]}, [0])
+    figures = dict.fromkeys(FIGURES, 0.5) | {"epoch": 1}
+    Records(setup.output / "runs.csv", data_digest(own)).add(Outcome(run, figures))
+
+    experiment(config)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    moved = parse(ExperimentConfig, [*words, str(tmp_path / "moved")])
+    experiment(moved)
+    assert capsys.readouterr().out.count("| `ce` | 1 |") == 2
+
+    picture = min((tmp_path / "moved").rglob("*.png"))
+    Image.open(picture).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(picture)
+    with pytest.raises(InputError, match=r"runs.csv has ce-00 of other data than those given now"):
+        experiment(moved)
+    # So is a finished run that has no row yet.
+    run.folder.mkdir(parents=True)
+    own.to_csv(run.folder / "manifest.csv")
+    check_trained_on(run, own)
+    with pytest.raises(InputError, match=rf"{picture.name}' among them: give another --output"):
+        check_trained_on(run, images(setup, moved)(0, ""))
