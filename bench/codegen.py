@@ -4,8 +4,8 @@
 
 prints a line per kernel, target, type, layout and grid: registers, spills, shared memory, how wide
 each load of the features F and each store of their gradient dF is, and on NVIDIA the instructions
-in the loops that load F, which a warp does for each tile. ``--output`` writes the
-same as ``codegen.csv`` and ``codegen.json``.
+in each loop that loads F, which a warp does for each tile. ``--output`` writes the same as
+``codegen.csv`` and ``codegen.json``.
 
 What is compiled is what would run: the launchers are called with tensors of torch's meta device,
 Triton specialises each launch as on a GPU (arguments equal to 1, alignment of pointers and sizes),
@@ -101,7 +101,7 @@ class Row:
             "loads": _text(self.code.widths.get(FEATURES)),
             "stores": _text(self.code.widths.get(GRAD_FEATURES)),
         }
-        loops = {"in loops": self.code.loops.get(FEATURES, 0)}
+        loops = {"in loops": " + ".join(map(str, self.code.loops.get(FEATURES, ())))}
         return own | used | widths | loops | {"faults": ", ".join(self.faults())}
 
 

@@ -65,7 +65,7 @@ MUTANTS = {
     "early": ("arrives_last", "== count - 1", "== count - 2"),
     "counter kept": ("arrives_last", "tl.store(ticket_ptr, 0)", "tl.store(ticket_ptr, count)"),
     "wrong split": ("class_maps", "place + other * ROWS", "place + (other // 2) * ROWS"),
-    "no mask": ("tile_pointers", "(c < channels)[:, None]", "(c < channels + 8)[:, None]"),
+    "no mask": ("tile_pointers", "(c < channels)", "(c < channels + 8)"),
 }
 """By name: a device function, a part of its source, and what breaks it."""
 

@@ -36,7 +36,8 @@ class MachineCode:
     ``spills`` counts the instructions on local memory, which AMD calls scratch, ``atomics`` those
     on floats, whose sums depend on the order of programs. ``widths`` has, for each kind and pointer
     argument that the source accesses, how many instructions there are of each width in bytes per
-    thread; ``loops`` how many are in the innermost loops with such an access (of NVIDIA's code).
+    thread; ``loops`` how many are in each innermost loop with such an access, in the order of the
+    code (NVIDIA's).
     """
 
     warps: int
@@ -46,7 +47,7 @@ class MachineCode:
     shared: int
     atomics: int
     widths: dict[tuple[str, str], dict[int, int]]
-    loops: dict[tuple[str, str], int]
+    loops: dict[tuple[str, str], tuple[int, ...]]
 
 
 def compile_for(source: Any, target: GPUTarget, options: dict[str, Any]) -> MachineCode:
@@ -78,7 +79,10 @@ def compile_for(source: Any, target: GPUTarget, options: dict[str, Any]) -> Mach
             loops[kind, name].add(loop)
     return MachineCode(
         warps=kernel.metadata.num_warps,
-        loops={place: sum(map(len, found)) for place, found in loops.items()},
+        loops={
+            place: tuple(len(loop) for loop in sorted(found, key=lambda loop: loop.start) if loop)
+            for place, found in loops.items()
+        },
         shared=kernel.metadata.shared,
         widths={place: dict(counts) for place, counts in widths.items()},
         **resources,

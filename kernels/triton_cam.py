@@ -32,8 +32,10 @@ TILE = 8192
 """Elements of a tile: 32 for each of 256 threads."""
 RESIDENT = 2
 """Programs that run on a multiprocessor at the same time, by their registers."""
-MIN_PRODUCT = 64
-"""Channels that tensor cores sum at least: of 32, at 196 cells, they take 139 registers."""
+MIN_PRODUCT = 32
+"""Channels that tensor cores sum at least."""
+STAGES = tl.constexpr(3)
+"""Tiles whose loads are under way together: with 2, the next would be waited for at once."""
 BLOCK_B = 32
 """Samples that are added up at once for the gradient of the classifier."""
 NOT_SPECIALIZED = ("batch", "splits")
@@ -49,11 +51,11 @@ def number(x, offset):
 
 @triton.jit
 def tile_pointers(x_ptr, c, p, channels, P: tl.constexpr, LAST: tl.constexpr):
-    """Pointers [BLOCK_C, BLOCK_P] of a sample's channels c and cells p, and their mask."""
-    mask = (c < channels)[:, None] & (p < P)[None, :]
+    """Pointers of a sample's channels c and cells p, which lie along different axes; their mask."""
+    mask = (c < channels) & (p < P)
     if LAST:
-        return x_ptr + (p[None, :] * channels + c[:, None]), mask
-    return x_ptr + (c[:, None] * P + p[None, :]), mask
+        return x_ptr + (p * channels + c), mask
+    return x_ptr + (c * P + p), mask
 
 
 @triton.constexpr_function
@@ -111,28 +113,28 @@ def class_maps(
 ):  # fmt: skip
     """Maps [BLOCK_K, BLOCK_P] of sample b by ROWS rows of w, if this program is the last to arrive.
 
-    A program reads the channels of its split. x and pooled [C], which is written if it is there,
-    are the sample's; partial is there if there are several splits.
+    A program reads the channels of its split. x is the sample's, and so is pooled [C], the mean of
+    x over the cells, which threads write if it is there; tensor cores do not. partial is there if
+    there are several splits.
     """
     r, p = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
     per_split = tl.cdiv(tl.cdiv(channels, BLOCK_C), splits) * BLOCK_C
     first, end = split * per_split, tl.minimum((split + 1) * per_split, channels)
-    # Tiles whose loads are under way together.
-    STAGES: tl.constexpr = 1 if PRODUCTS is None else (2 if BLOCK_K <= 8 else 3)
     # Products of 16 rows or 32: those of 64 are other instructions, with other places of results.
     PARTS: tl.constexpr = 1 if PRODUCTS is None or BLOCK_K > 8 else max(16 // BLOCK_K, 4)
-    part, row = tl.arange(0, PARTS), tl.arange(0, 16)
+    part = tl.arange(0, PARTS)
     maps = tl.zeros((PARTS * BLOCK_K, BLOCK_P), tl.float32)
-    for c0 in tl.range(first, end, BLOCK_C, num_stages=STAGES):
+    for c0 in tl.range(first, end, BLOCK_C, num_stages=1 if PRODUCTS is None else STAGES):
         c = c0 + tl.arange(0, BLOCK_C)
-        pointers, mask = tile_pointers(x_ptr, c, p, channels, P, LAST)
+        pointers, mask = tile_pointers(x_ptr, c[:, None], p[None, :], channels, P, LAST)
         x = tl.load(pointers, mask, 0)
         if PRODUCTS is None:
             x = x.to(tl.float32)
             for i in tl.static_range(ROWS):
                 w = tl.load(w_ptr + i * channels + c, c < channels, 0).to(tl.float32)
                 maps += tl.where((r == i)[:, None], tl.sum(w[:, None] * x, 0)[None, :], 0)
-            f = tl.sum(x, 1)
+            if pooled_ptr is not None:
+                tl.store(pooled_ptr + c, tl.sum(x, 1) / P, c < channels)
         else:
             w_mask = (r < ROWS)[:, None] & (c < channels)[None, :]
             w = tl.load(w_ptr + r[:, None] * channels + c[None, :], w_mask, 0).to(tl.float32)
@@ -142,11 +144,6 @@ def class_maps(
                 of_w = tl.reshape(of_w, (PARTS * BLOCK_K, BLOCK_C))
                 # Added, it would be summed on in the tensor cores, which cut off and do not round.
                 maps -= tl.dot(of_w, x, input_precision="ieee")
-            ones = tl.where((row == 0)[:, None] & (p >= 0)[None, :], 1.0, 0.0).to(PRODUCTS)
-            f = tl.dot(ones, tl.trans(x), input_precision="ieee")
-            f = tl.sum(tl.where((row == 0)[:, None], f, 0), 0)
-        if pooled_ptr is not None:
-            tl.store(pooled_ptr + c, f / P, c < channels)
     if PRODUCTS is not None:
         maps = -tl.sum(tl.reshape(maps, (PARTS, BLOCK_K, BLOCK_P)), 0)
     last = True
@@ -223,11 +220,13 @@ def _cams_backward(
     if dx_ptr is not None:
         w_row = w_ptr + tl.where(exists, y, 0) * channels
         w = tl.load(w_row + c, c < channels, 0).to(tl.float32)
-        pointers, mask = tile_pointers(dx_ptr + b * channels * P, c, p, channels, P, LAST)
+        dx_ptr += b * channels * P
+        pointers, mask = tile_pointers(dx_ptr, c[:, None], p[None, :], channels, P, LAST)
         dx = w[:, None] * tl.where(exists, g, float("nan"))[None, :]
         tl.store(pointers, dx.to(dx_ptr.dtype.element_ty), mask)
     if dw_ptr is not None:
-        pointers, mask = tile_pointers(x_ptr + b * stride_xb, c, p, channels, P, LAST)
+        x_ptr += b * stride_xb
+        pointers, mask = tile_pointers(x_ptr, c[:, None], p[None, :], channels, P, LAST)
         x = tl.load(pointers, mask, 0).to(tl.float32)
         u = tl.sum(x * g[None, :], 1)
         tl.store(partial_ptr + b * channels + c, u, c < channels)
@@ -272,15 +271,13 @@ def dense_samples(features: Tensor) -> Tensor:
     return features.contiguous(memory_format=layout)
 
 
-def products(features: Tensor, rows: int, kernel: Any) -> Any:
+def products(features: Tensor, kernel: Any) -> Any:
     """Return the type whose products tensor cores sum, bfloat16; None where they do not.
 
-    They would take AMD's GPUs too many registers, and many maps of rows read by the element spill.
-    The interpreter multiplies bit patterns of bfloat16: there it is float32.
+    They would take AMD's GPUs too many registers. The interpreter multiplies bit patterns of
+    bfloat16: there it is float32.
     """
     if features.dtype != torch.bfloat16 or torch.version.hip:
-        return None
-    if rows > 8 and not channels_last(features):
         return None
     return tl.bfloat16 if isinstance(kernel, triton.JITFunction) else tl.float32
 
@@ -294,8 +291,11 @@ def constants(
     rows: of the classifier whose maps, or weights, a program holds; more: constants of one kernel.
     """
     block_p = max(next_power_of_2(cells), 16)
-    elements = TILE if last or rows <= 4 else TILE // 2  # many maps of rows read by the element
-    block_c = max(min(elements // block_p, next_power_of_2(channels)), 4)
+    block_c = TILE // block_p
+    # Many maps of rows that are read by the element take a smaller tile, if products still fit it.
+    if rows > 4 and not last and (block_c >= 2 * MIN_PRODUCT or not more.get("PRODUCTS")):
+        block_c //= 2
+    block_c = max(min(block_c, next_power_of_2(channels)), 4)
     if block_c < MIN_PRODUCT and "PRODUCTS" in more:
         more["PRODUCTS"] = None
     found = Constants(
@@ -379,7 +379,7 @@ def _launch(
     features, rows, cells = dense_samples(features), classes if logits else 1, height * width
     settings, blocks = constants(
         channels, cells, rows, channels_last(features), ROWS=rows,
-        INVERSE_LOG=inverse_log(cells), PRODUCTS=products(features, rows, _cams),
+        INVERSE_LOG=inverse_log(cells), PRODUCTS=products(features, _cams),
     )  # fmt: skip
     shares = splits_of(features, blocks)
     arguments = (

@@ -172,6 +172,37 @@ def _saved(saved_ptr, b, stride_saved, channels, P: tl.constexpr, K: tl.constexp
     return g_ptr, g_ptr + P, g_ptr + P + K, u_ptr, u_ptr + channels
 
 
+@triton.jit
+def _sums_over_cells(
+    x_ptr, g, u_ptr, f_ptr, channels, P: tl.constexpr, LAST: tl.constexpr, PRODUCTS: tl.constexpr,
+    BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
+):  # fmt: skip
+    """Store u [C] of a sample's F and g; where tensor cores sum, f [C] too: a row of their product.
+
+    The product has 16 rows. A thread holds rows i and i + 8 of the result, its neighbour i + 1 and
+    i + 9. Numbered in that order, rows 0 to 3 add up to u, rows 4 to 7 to P f.
+    """
+    p = tl.arange(0, BLOCK_P)
+    row, quarter = tl.arange(0, 16), tl.arange(0, 4)
+    number = row // 8 + row % 8 * 2
+    for c0 in tl.range(0, channels, BLOCK_C, num_stages=1 if PRODUCTS is None else cam.STAGES):
+        c = c0 + tl.arange(0, BLOCK_C)
+        # Cells first, as the product takes them: no tile that is transposed is copied
+        # asynchronously.
+        pointers, mask = cam.tile_pointers(x_ptr, c[None, :], p[:, None], channels, P, LAST)
+        x = tl.load(pointers, mask, 0)
+        if PRODUCTS is None:
+            tl.store(u_ptr + c, tl.sum(x.to(tl.float32) * g[:, None], 0), c < channels)
+        else:
+            rows = tl.where((number == 4)[:, None], 1.0, cam.third(g[None, :], number[:, None]))
+            sums = tl.dot(rows.to(PRODUCTS), x.to(PRODUCTS), input_precision="ieee")
+            sums = tl.sum(tl.sum(tl.reshape(sums, (2, 4, 2, BLOCK_C)), 0), 1)
+            is_f = (quarter == 1)[:, None]
+            pointers = tl.where(is_f, f_ptr, u_ptr) + c[None, :]
+            kept = (quarter < 2)[:, None] & (c < channels)[None, :]
+            tl.store(pointers, tl.where(is_f, sums / P, sums), kept)
+
+
 @triton.jit(do_not_specialize=cam.NOT_SPECIALIZED)
 def _head(
     loss_ptr, logits_ptr, cam_ptr, terms_ptr, saved_ptr, x_ptr, w_ptr, bias_ptr, target_ptr,
@@ -189,9 +220,11 @@ def _head(
     real, inside = k < K, p < P
     x_ptr += b * stride_xb
     g_ptr, d_ptr, y_ptr, u_ptr, f_ptr = _saved(saved_ptr, b, stride_saved, channels, P, K)
-    # F for the first time: class maps, and the pooled features.
+    # F for the first time: class maps. Threads sum f beside them, with the work of all splits;
+    # tensor cores beside u.
+    F_BY_THREADS: tl.constexpr = NEED_WEIGHT and PRODUCTS is None
     maps, last = cam.class_maps(
-        x_ptr, w_ptr, f_ptr if NEED_WEIGHT else None, partial_ptr, ticket_ptr + 1, b, split,
+        x_ptr, w_ptr, f_ptr if F_BY_THREADS else None, partial_ptr, ticket_ptr + 1, b, split,
         splits, channels, P, LAST, K, PRODUCTS, BLOCK_C, BLOCK_P, BLOCK_K,
     )  # fmt: skip
     if last:
@@ -260,21 +293,9 @@ def _head(
         y_and_zeros = tl.where(rest == 0, y.to(tl.float32), 0)
         tl.store(y_ptr + rest, y_and_zeros, rest < _COLUMNS(P, K) - P - K)
 
-        # F for the second time, from the cache: u.
+        # F for the second time, from the cache.
         if NEED_WEIGHT:
-            STAGES: tl.constexpr = 1 if PRODUCTS is None else (2 if BLOCK_K <= 8 else 3)
-            row = tl.arange(0, 16)
-            for c0 in tl.range(0, channels, BLOCK_C, num_stages=STAGES):
-                c = c0 + tl.arange(0, BLOCK_C)
-                pointers, mask = cam.tile_pointers(x_ptr, c, p, channels, P, LAST)
-                x = tl.load(pointers, mask, 0)
-                if PRODUCTS is None:
-                    u = tl.sum(x.to(tl.float32) * g[None, :], 1)
-                else:
-                    thirds = cam.third(g[None, :], row[:, None]).to(PRODUCTS)
-                    u = tl.dot(thirds, tl.trans(x.to(PRODUCTS)), input_precision="ieee")
-                    u = tl.sum(tl.where((row < 3)[:, None], u, 0), 0)
-                tl.store(u_ptr + c, u, c < channels)
+            _sums_over_cells(x_ptr, g, u_ptr, f_ptr, channels, P, LAST, PRODUCTS, BLOCK_C, BLOCK_P)
 
         # The last sample adds up the losses, in their order.
         if REDUCTION != "none":  # noqa: SIM102  # a constant decides what is compiled
@@ -312,7 +333,8 @@ def _grad_features(
     if up_logits_ptr is not None:
         e += tl.load(up_logits_ptr + b * stride_eb + k * stride_ek, k < K, 0)
     dx += tl.sum(e[:, None] * w, 0)[:, None] / P
-    pointers, mask = cam.tile_pointers(dx_ptr + b * channels * P, c, p, channels, P, LAST)
+    dx_ptr += b * channels * P
+    pointers, mask = cam.tile_pointers(dx_ptr, c[:, None], p[None, :], channels, P, LAST)
     tl.store(pointers, dx.to(dx_ptr.dtype.element_ty), mask)
 
 
@@ -396,7 +418,7 @@ def focus_head_forward(*arguments: Any, in_graph: bool = False) -> HeadForward:
         channels, cells, classes, channels_last(features), K=classes,
         INVERSE_LOG=inverse_log(cells), LEVEL=given.focus_level, CAM_CLASS=given.cam_class,
         REDUCTION=reduction, SOFT=given.target.dim() == 2, NEED_WEIGHT=need_weight,
-        PRODUCTS=cam.products(features, classes, _head), FLAT=FLAT, FLOOR=FLOOR,
+        PRODUCTS=cam.products(features, _head), FLAT=FLAT, FLOOR=FLOOR,
         ENTROPY=given.entropy,
     )  # fmt: skip
     shares = cam.splits_of(features, blocks)

@@ -96,6 +96,7 @@ TILES: tuple[cases.Case, ...] = (
     {"batch": 17, "channels": 20, "grid": (3, 3), "classes": 70, "dtype": torch.float32},
     {"batch": 5, "channels": 20, "grid": (12, 13), "classes": 2, "dtype": torch.float32},
     {"batch": 2, "channels": 19, "grid": (9, 15), "classes": 3, "dtype": torch.bfloat16},
+    {"batch": 2, "channels": 72, "grid": (16, 15), "classes": 6, "dtype": torch.bfloat16},
     {"batch": 2, "channels": 20, "grid": (9, 15), "classes": 6, "dtype": torch.float32},
     # More than one block of cells, the last one cut.
     {"batch": 2, "channels": 20, "grid": (16, 17), "classes": 17, "dtype": torch.float32},
