@@ -13,7 +13,15 @@ import numpy as np
 from scipy import special
 
 from focus.config.layouts import SCORE
-from focus.data.manifest import SYNTHETIC, Sample, absolute, csv_rows, parsed, place_inside
+from focus.data.manifest import (
+    LABEL_NAMES,
+    SYNTHETIC,
+    Sample,
+    absolute,
+    csv_rows,
+    parsed,
+    place_inside,
+)
 from focus.data.near_far import families
 from focus.data.readers.parquet import PARQUET, text_rows
 from focus.data.readers.rows import refuse_missing
@@ -81,7 +89,8 @@ def read(
         scale: The scale of the scores, as for ``--score-scale``; raw ones are stretched to [0, 1].
         higher_is: The class that a high score means.
 
-    Raises InputError for a missing column, a row that cannot be read, and an image with two scores.
+    Raises InputError for a missing column, a row that cannot be read, and an image with two scores
+    or two classes.
     """
     path = Path(path)
     is_parquet = path.suffix.lower() in PARQUET
@@ -106,8 +115,17 @@ def read(
     samples = [sample for _, sample in numbered]
     if not any(sample.label is not None for sample in samples):
         raise InputError(f"No row of {path} has a label: name its column by --columns label=NAME.")
+    labelled: dict[str, tuple[int, int]] = {}
     first: dict[tuple[str, int | None], float] = {}
     for (number, sample), value in zip(numbered, values, strict=True):
+        if sample.label is not None:
+            line_before, label = labelled.setdefault(sample.path, (number, sample.label))
+            if label != sample.label:
+                raise InputError(
+                    f"{unit} {number}: {sample.path!r} is {LABEL_NAMES[sample.label]}, and "
+                    f"{LABEL_NAMES[label]} in {unit} {line_before}; remove one of them, or give "
+                    "each image a path or id of its own."
+                )
         before = first.setdefault((sample.path, sample.label), value)
         if abs(before - value) > _ROUNDING:
             raise InputError(
@@ -146,14 +164,16 @@ def _columns(
 
 
 def _number(cell: str, scale: Scale) -> float:
-    value = float(cell or "nan")
+    if not cell:
+        raise ValueError("there is no score")
+    value = float(cell)
+    if not math.isfinite(value):
+        raise ValueError(f"the score {cell!r} is not finite")
     if scale == "probability" and not -_ROUNDING <= value <= 1 + _ROUNDING:
         raise ValueError(
             f"the score {cell!r} is no probability, from 0 to 1: give --score-scale log-odds, or "
             "raw for any other number"
         )
-    if not math.isfinite(value):
-        raise ValueError(f"the score {cell!r} is not finite")
     return min(max(value, 0.0), 1.0) if scale == "probability" else value
 
 
