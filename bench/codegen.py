@@ -37,7 +37,8 @@ from bench.host import StubDriver
 from bench.machine_code import MachineCode, compile_for
 from focus.errors import InputError
 from focus.kernels import triton_cam, triton_focus_head
-from focus.kernels.terms import Terms
+from focus.kernels.terms import CamClass, Entropy, Terms
+from focus.kernels.types import HeadArguments
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -187,19 +188,45 @@ def steps(
     weights = {k: empty(k, CHANNELS) for k in (classes, SEVERAL_CLASSES)}
     weight, scale = weights[classes], empty()
 
-    def head_forward(weight: Tensor, cam_class: str = "true", entropy: str = "softmax") -> object:
-        per_class, mask = empty(len(weight)), empty(BATCH, dtype=torch.bool)
-        tensors = features, weight, per_class, target, cams, mask, None, per_class
-        weights = Terms(classification=0.7, focus=0.9, saliency=1.3)
-        settings = weights, 0.8, 0.1, "hinge", cam_class, entropy, "mean"
-        return triton_focus_head.focus_head_forward(*tensors, *settings, True)
+    def head_forward(
+        weight: Tensor, cam_class: CamClass = "true", entropy: Entropy = "softmax"
+    ) -> object:
+        per_class = empty(len(weight))
+        arguments = HeadArguments(
+            features=features,
+            weight=weight,
+            bias=per_class,
+            target=target,
+            saliency=cams,
+            saliency_mask=empty(BATCH, dtype=torch.bool),
+            entropy_target=None,
+            class_weight=per_class,
+            weights=Terms(*(0.7 + 0.2 * n for n, _ in enumerate(Terms._fields))),
+            temperature=0.8,
+            label_smoothing=0.1,
+            focus_level="hinge",
+            cam_class=cam_class,
+            entropy=entropy,
+            reduction="mean",
+        )
+        return triton_focus_head.focus_head_forward(arguments, need_weight=True)
 
     def head_backward(weight: Tensor, contrast: bool = False) -> object:
         classes = len(weight)
-        saved = empty(BATCH, triton_focus_head.columns(math.prod(grid), classes) + 2 * CHANNELS)
-        like = list(features.shape), dtype, layout == torch.channels_last
+        columns = triton_focus_head.columns(math.prod(grid), classes)
         return triton_focus_head.focus_head_backward(
-            saved, weight, scale, empty(BATCH, classes), contrast, False, *like, True, True, True
+            saved=empty(BATCH, columns + 2 * CHANNELS),
+            weight=weight,
+            upstream=scale,
+            upstream_logits=empty(BATCH, classes),
+            contrast=contrast,
+            bias_of_sample=False,
+            shape=list(features.shape),
+            dtype=dtype,
+            last=layout == torch.channels_last,
+            need_features=True,
+            need_weight=True,
+            need_bias=True,
         )
 
     heads: dict[str, Callable[[], object]] = {}

@@ -1,10 +1,10 @@
 """Launch a kernel with less work on the host than Triton takes.
 
 Triton binds and inspects the arguments of each launch to find the compiled kernel. Here a key finds
-it that has all that Triton specialises on for NVIDIA's GPUs, and more: the types of tensors and how
-they are aligned to 16 bytes; integers; which arguments are floats or None; the constants and the
-device. The first launch of a key, those on other GPUs, and those that a profiler watches go through
-Triton.
+it that has all that Triton specialises on for NVIDIA's GPUs, and more: the names of the arguments;
+the types of tensors and how they are aligned to 16 bytes; integers; which arguments are floats or
+None; the constants and the device. The first launch of a key, those on other GPUs, and those that a
+profiler watches go through Triton.
 """
 
 from collections.abc import Hashable
@@ -22,26 +22,27 @@ class Constants:
         self.by_name = by_name
 
 
-_compiled: dict[Hashable, tuple[Any, ...]] = {}
+_compiled: dict[Hashable, Any] = {}
 
 
 def launch(
     kernel: Any,
     programs: int,
-    arguments: tuple[Any, ...],
     constants: Constants,
     device: torch.device,
+    /,
+    **arguments: Any,
 ) -> None:
     """Launch programs of a kernel on the current stream of a device.
 
-    arguments: those before the constants, in the kernel's order: tensors, None, ints, floats.
+    arguments: Tensors, None, ints and floats by their names in the kernel: all but the constants.
     """
     if device.type == "cuda" and device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
-            launch(kernel, programs, arguments, constants, device)
+            launch(kernel, programs, constants, device, **arguments)
         return
-    parts: list[Hashable] = [kernel, constants, device]
-    for x in arguments:
+    parts: list[Hashable] = [kernel, constants, device, *arguments]
+    for x in arguments.values():
         if type(x) is float:
             parts.append("float")
         elif type(x) is int or x is None:
@@ -49,14 +50,15 @@ def launch(
         else:
             parts += (x.dtype, x.data_ptr() % 16)
     key, hooks = tuple(parts), knobs.runtime
-    found = _compiled.get(key)
-    if found is None or hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls:
-        made = kernel[(programs,)](*arguments, **constants.by_name)
-        if made is not None and made.metadata.target.backend == "cuda":
-            names = kernel.arg_names[len(arguments) :]
-            values = [constants.by_name[name] for name in names]
-            _compiled[key] = made.run, made.function, made.packed_metadata, values
+    compiled = _compiled.get(key)
+    by_name = arguments | constants.by_name
+    if compiled is None or hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls:
+        compiled = kernel[(programs,)](**by_name)
+        if compiled is not None and compiled.metadata.target.backend == "cuda":
+            _compiled[key] = compiled
         return
-    run, function, metadata, values = found
     stream = driver.active.get_current_stream(device.index)
-    run(programs, 1, 1, stream, function, metadata, None, None, None, *arguments, *values)
+    compiled.run(
+        programs, 1, 1, stream, compiled.function, compiled.packed_metadata, None, None, None,
+        *[by_name[name] for name in kernel.arg_names],
+    )  # fmt: skip

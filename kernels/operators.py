@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from focus.kernels.terms import Terms
-from focus.kernels.types import HeadArguments, Number, channels_last, refuse_second_derivative
+from focus.kernels.types import (
+    HeadArguments,
+    HeadForward,
+    Number,
+    channels_last,
+    refuse_second_derivative,
+)
 
 
 @functools.cache
@@ -25,17 +31,19 @@ def launcher(name: str) -> Callable[..., Any]:
     return getattr(module, name)  # type: ignore[no-any-return]
 
 
-def _call(name: str, *arguments: Any) -> Any:
+def _call(name: str, **arguments: Any) -> Any:
+    """Call a launcher, or in a graph the operator of its name."""
     if not torch.compiler.is_compiling():
-        return launcher(name)(*arguments)
-    device = arguments[0].device
-    return getattr(torch.ops.focus, name)(*(_as_tensor(x, device) for x in arguments))
+        return launcher(name)(**arguments)
+    device = arguments["weight"].device
+    settings_as_tensors = {key: _as_tensor(x, device) for key, x in arguments.items()}
+    return getattr(torch.ops.focus, name)(**settings_as_tensors)
 
 
 def _as_tensor(x: Any, device: torch.device) -> Any:
     """Return a float as a tensor. Added to a zero, one that changes is an input of the graph."""
     if isinstance(x, Terms):
-        return [_as_tensor(each, device) for each in x]
+        return [_as_tensor(weight, device) for weight in x]
     if isinstance(x, bool) or not isinstance(x, (int, float)):
         return x
     return torch.zeros((), dtype=torch.float32, device=device) + x
@@ -48,7 +56,13 @@ class CamEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, weight: Tensor, index: Tensor, temperature: Number
     ) -> tuple[Tensor, Tensor]:
-        cam, entropy = _call("cam_entropy_forward", features, weight, index, temperature)
+        cam, entropy = _call(
+            "cam_entropy_forward",
+            features=features,
+            weight=weight,
+            index=index,
+            temperature=temperature,
+        )
         ctx.save_for_backward(features, weight, index, cam)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)
@@ -57,11 +71,27 @@ class CamEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        needs = ctx.needs_input_grad[:2]
-        small = *ctx.saved_tensors, ctx.temperature, *upstream
-        found = _call("cam_entropy_backward", *small, *needs)
-        grads = [grad if need else None for grad, need in zip(found, needs, strict=True)]
-        return *grads, None, None
+        features, weight, index, cam = ctx.saved_tensors
+        grad_cam, grad_entropy = upstream
+        need_features, need_weight = ctx.needs_input_grad[:2]
+        grad_features, grad_weight = _call(
+            "cam_entropy_backward",
+            features=features,
+            weight=weight,
+            index=index,
+            cam=cam,
+            temperature=ctx.temperature,
+            grad_cam=grad_cam,
+            grad_entropy=grad_entropy,
+            need_features=need_features,
+            need_weight=need_weight,
+        )
+        return (
+            grad_features if need_features else None,
+            grad_weight if need_weight else None,
+            None,
+            None,
+        )
 
 
 class HeadFunction(torch.autograd.Function):
@@ -79,15 +109,20 @@ class HeadFunction(torch.autograd.Function):
         given: HeadArguments,
         need_weight: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        if torch.compiler.is_compiling():  # where tensors in a tuple are none of the arguments
+        if torch.compiler.is_compiling():
+            # Tensors in a tuple are none of the graph's arguments.
             given = given._replace(features=features, weight=weight, bias=bias)
-        loss, logits, cam, terms, saved = _call("focus_head_forward", *given, need_weight)
-        ctx.save_for_backward(saved, weight, bias)
-        ctx.like = features.shape, features.dtype, channels_last(features)
+            out = HeadForward(
+                *_call("focus_head_forward", **given._asdict(), need_weight=need_weight)
+            )
+        else:
+            out = launcher("focus_head_forward")(given, need_weight)
+        ctx.save_for_backward(out.saved, weight, bias)
+        ctx.shape, ctx.dtype, ctx.last = features.shape, features.dtype, channels_last(features)
         ctx.contrast = given.cam_class == "contrast"
         ctx.set_materialize_grads(False)  # zeros for the constants would be launches
-        ctx.mark_non_differentiable(cam, terms)
-        return loss, logits, cam, terms
+        ctx.mark_non_differentiable(out.cam, out.terms)
+        return out.loss, out.logits, out.cam, out.terms
 
     @staticmethod
     def backward(
@@ -95,40 +130,61 @@ class HeadFunction(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
         saved, weight, bias = ctx.saved_tensors
-        needs, of_sample = ctx.needs_input_grad[:3], bias is not None and bias.dim() == 2
-        small = saved, weight, upstream, upstream_logits, ctx.contrast, of_sample
-        found = _call("focus_head_backward", *small, *ctx.like, *needs)
-        grads = [grad if need else None for grad, need in zip(found, needs, strict=True)]
-        if grads[2] is not None:
-            grads[2] = grads[2].to(bias.dtype)
-        return *grads, None, None
+        need_features, need_weight, need_bias = ctx.needs_input_grad[:3]
+        grad_features, grad_weight, grad_bias = _call(
+            "focus_head_backward",
+            saved=saved,
+            weight=weight,
+            upstream=upstream,
+            upstream_logits=upstream_logits,
+            contrast=ctx.contrast,
+            bias_of_sample=bias is not None and bias.dim() == 2,
+            shape=ctx.shape,
+            dtype=ctx.dtype,
+            last=ctx.last,
+            need_features=need_features,
+            need_weight=need_weight,
+            need_bias=need_bias,
+        )
+        return (
+            grad_features if need_features else None,
+            grad_weight if need_weight else None,
+            grad_bias.to(bias.dtype) if need_bias else None,
+            None,
+            None,
+        )
 
 
 _library = torch.library.Library("focus", "DEF")
 
 
-def _register(schema: str, **options: Any) -> None:
-    """Make a launcher an operator; given tensors without data, it makes results and no launch."""
+def _register(schema: str, call: Callable[..., Any]) -> None:
+    """Make ``call`` an operator; given tensors without data, it makes results and no launch."""
     name = schema.partition("(")[0]
-
-    def call(*given: Any) -> Any:
-        return launcher(name)(*given, **options)
-
     _library.define(schema, tags=torch.Tag.pt2_compliant_tag)
     _library.impl(name, call, "CompositeExplicitAutograd")
     torch.library.register_fake(f"focus::{name}", call, lib=_library)
 
 
+def _launch_in_graph(name: str, *arguments: Any) -> Any:
+    return launcher(name)(*arguments, in_graph=True)
+
+
+def _launch_head(*arguments: Any) -> HeadForward:
+    *head_arguments, need_weight = arguments
+    return _launch_in_graph("focus_head_forward", HeadArguments(*head_arguments), need_weight)
+
+
 _register(
     "cam_entropy_forward(Tensor features, Tensor weight, Tensor index, Tensor temperature)"
     " -> (Tensor, Tensor)",
-    in_graph=True,
+    functools.partial(_launch_in_graph, "cam_entropy_forward"),
 )
 _register(
     "cam_entropy_backward(Tensor features, Tensor weight, Tensor index, Tensor cam,"
     " Tensor temperature, Tensor? grad_cam, Tensor? grad_entropy, bool need_features,"
     " bool need_weight) -> (Tensor, Tensor)",
-    in_graph=True,
+    functools.partial(_launch_in_graph, "cam_entropy_backward"),
 )
 _register(
     "focus_head_forward(Tensor features, Tensor weight, Tensor? bias, Tensor target,"
@@ -136,10 +192,11 @@ _register(
     " Tensor[] weights, Tensor temperature, Tensor label_smoothing, str focus_level,"
     " str cam_class, str entropy, str reduction, bool need_weight)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    in_graph=True,
+    _launch_head,
 )
 _register(
     "focus_head_backward(Tensor saved, Tensor weight, Tensor? upstream, Tensor? upstream_logits,"
     " bool contrast, bool bias_of_sample, SymInt[] shape, ScalarType dtype, bool last,"
-    " bool need_features, bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)"
+    " bool need_features, bool need_weight, bool need_bias) -> (Tensor, Tensor, Tensor)",
+    lambda *arguments: launcher("focus_head_backward")(*arguments),
 )

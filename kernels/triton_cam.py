@@ -178,8 +178,9 @@ def _cams(
         row = tl.load(index_ptr + b * stride_ib)
         row = tl.where((row >= 0) & (row < classes), row, 0)
     maps, last = class_maps(
-        x_ptr + b * stride_xb, w_ptr + row * channels, None, partial_ptr, ticket_ptr, b, split,
-        splits, channels, P, LAST, ROWS, PRODUCTS, BLOCK_C, BLOCK_P, BLOCK_K,
+        x_ptr + b * stride_xb, w_ptr + row * channels, pooled_ptr=None, partial_ptr=partial_ptr,
+        ticket_ptr=ticket_ptr, b=b, split=split, splits=splits, channels=channels, P=P, LAST=LAST,
+        ROWS=ROWS, PRODUCTS=PRODUCTS, BLOCK_C=BLOCK_C, BLOCK_P=BLOCK_P, BLOCK_K=BLOCK_K,
     )  # fmt: skip
     if last:
         if logits_ptr is not None:
@@ -382,13 +383,27 @@ def _launch(
         INVERSE_LOG=inverse_log(cells), PRODUCTS=products(features, _cams),
     )  # fmt: skip
     shares = splits_of(features, blocks)
-    arguments = (
-        cams, entropies, all_logits if logits else None, features, dense(weight), dense(bias),
-        index, new((batch, shares, rows, cells)) if shares > 1 else None,
-        tickets(features, batch, in_graph), temperature, features.stride(0), bias_stride(bias),
-        *(*index.stride(), 0)[:2], shares, channels, classes, math.prod(index.shape[1:]),
+    launch(
+        _cams, batch * shares, settings, features.device,
+        cam_ptr=cams,
+        entropy_ptr=entropies,
+        logits_ptr=all_logits if logits else None,
+        x_ptr=features,
+        w_ptr=dense(weight),
+        bias_ptr=dense(bias),
+        index_ptr=index,
+        partial_ptr=new((batch, shares, rows, cells)) if shares > 1 else None,
+        ticket_ptr=tickets(features, batch, in_graph),
+        temperature=temperature,
+        stride_xb=features.stride(0),
+        stride_bias=bias_stride(bias),
+        stride_ib=index.stride(0),
+        stride_ik=index.stride(1) if index.dim() == 2 else 0,
+        splits=shares,
+        channels=channels,
+        classes=classes,
+        wanted=math.prod(index.shape[1:]),
     )  # fmt: skip
-    launch(_cams, batch * shares, arguments, settings, features.device)
     return cams, entropies, all_logits
 
 
@@ -417,13 +432,24 @@ def cam_entropy_backward(
         INVERSE_LOG=inverse_log(cells),
     )  # fmt: skip
     partial = weight.new_empty((batch, channels) if need_weight else 0, dtype=torch.float32)
-    arguments = (
-        grad_features if need_features else None, grad_weight if need_weight else None, features,
-        dense(weight), dense(index), cam, dense(grad_cam), dense(grad_entropy), partial,
-        tickets(features, blocks, in_graph), temperature, features.stride(0), batch, channels,
-        classes,
+    launch(
+        _cams_backward, batch * blocks, settings, features.device,
+        dx_ptr=grad_features if need_features else None,
+        dw_ptr=grad_weight if need_weight else None,
+        x_ptr=features,
+        w_ptr=dense(weight),
+        index_ptr=dense(index),
+        cam_ptr=cam,
+        up_cam_ptr=dense(grad_cam),
+        up_entropy_ptr=dense(grad_entropy),
+        partial_ptr=partial,
+        ticket_ptr=tickets(features, blocks, in_graph),
+        temperature=temperature,
+        stride_xb=features.stride(0),
+        batch=batch,
+        channels=channels,
+        classes=classes,
     )  # fmt: skip
-    launch(_cams_backward, batch * blocks, arguments, settings, features.device)
     return grad_features, grad_weight
 
 

@@ -24,7 +24,6 @@ A program holds the maps of up to 16 classes.
 """
 
 import functools
-from typing import Any
 
 import torch
 import triton
@@ -34,7 +33,7 @@ from torch._subclasses import FakeTensor
 
 from focus.kernels import triton_cam as cam
 from focus.kernels.launch import launch
-from focus.kernels.terms import FLAT_STEPS, Terms
+from focus.kernels.terms import FLAT_STEPS, WEIGHTS, Terms
 from focus.kernels.types import (
     HeadArguments,
     HeadForward,
@@ -206,8 +205,8 @@ def _sums_over_cells(
 @triton.jit(do_not_specialize=cam.NOT_SPECIALIZED)
 def _head(
     loss_ptr, logits_ptr, cam_ptr, terms_ptr, saved_ptr, x_ptr, w_ptr, bias_ptr, target_ptr,
-    saliency_ptr, mask_ptr, entropy_target, class_weight_ptr, weight_ce, weight_focus,
-    weight_saliency, temperature, smoothing, partial_ptr, ticket_ptr, stride_saved, stride_xb,
+    saliency_ptr, mask_ptr, entropy_target, class_weight_ptr, classification_weight, focus_weight,
+    saliency_weight, temperature, smoothing, partial_ptr, ticket_ptr, stride_saved, stride_xb,
     stride_bias, stride_h, splits, batch, channels, K: tl.constexpr, INVERSE_LOG: tl.constexpr,
     LEVEL: tl.constexpr, CAM_CLASS: tl.constexpr, REDUCTION: tl.constexpr, SOFT: tl.constexpr,
     NEED_WEIGHT: tl.constexpr, PRODUCTS: tl.constexpr, FLAT: tl.constexpr, FLOOR: tl.constexpr,
@@ -224,8 +223,9 @@ def _head(
     # tensor cores beside u.
     F_BY_THREADS: tl.constexpr = NEED_WEIGHT and PRODUCTS is None
     maps, last = cam.class_maps(
-        x_ptr, w_ptr, f_ptr if F_BY_THREADS else None, partial_ptr, ticket_ptr + 1, b, split,
-        splits, channels, P, LAST, K, PRODUCTS, BLOCK_C, BLOCK_P, BLOCK_K,
+        x_ptr, w_ptr, pooled_ptr=f_ptr if F_BY_THREADS else None, partial_ptr=partial_ptr,
+        ticket_ptr=ticket_ptr + 1, b=b, split=split, splits=splits, channels=channels, P=P,
+        LAST=LAST, ROWS=K, PRODUCTS=PRODUCTS, BLOCK_C=BLOCK_C, BLOCK_P=BLOCK_P, BLOCK_K=BLOCK_K,
     )  # fmt: skip
     if last:
         # Logits, the shares of the classes in the target, and the CAM.
@@ -269,17 +269,17 @@ def _head(
             own, has_mass = _map_entropy(human, INVERSE_LOG)
             excess = tl.where(has_mass, of_focus - own, 0)
         focus, sign = _focus(of_focus, excess, LEVEL)
-        g = cam.number(weight_focus, 0) * sign * slope
+        g = cam.number(focus_weight, 0) * sign * slope
         saliency = tl.full((), 0, tl.float32)
         if saliency_ptr is not None:
             saliency, slope = _saliency(z, human, inside, P, FLAT, FLOOR)
             if mask_ptr is not None:
                 saliency, slope = tl.where(present, saliency, 0), tl.where(present, slope, 0)
-            g += cam.number(weight_saliency, 0) * slope
+            g += cam.number(saliency_weight, 0) * slope
         of_one = 1.0 / batch if REDUCTION == "mean" else 1.0
         g *= of_one
-        total = cam.number(weight_ce, 0) * ce + cam.number(weight_focus, 0) * focus
-        total += cam.number(weight_saliency, 0) * saliency
+        total = cam.number(classification_weight, 0) * ce + cam.number(focus_weight, 0) * focus
+        total += cam.number(saliency_weight, 0) * saliency
         tl.store(logits_ptr + b * K + k, logits, real)
         tl.store(cam_ptr + b * P + p, z, inside)
         rows = (h, ce, focus, saliency, total)  # the terms in the order of Terms
@@ -288,14 +288,17 @@ def _head(
         if REDUCTION == "none":
             tl.store(loss_ptr + b, total)
         tl.store(g_ptr + p, g, inside)
-        tl.store(d_ptr + k, of_one * cam.number(weight_ce, 0) * d, real)
+        tl.store(d_ptr + k, of_one * cam.number(classification_weight, 0) * d, real)
         rest = tl.arange(0, 16)  # y, and zeros up to u
         y_and_zeros = tl.where(rest == 0, y.to(tl.float32), 0)
         tl.store(y_ptr + rest, y_and_zeros, rest < _COLUMNS(P, K) - P - K)
 
         # F for the second time, from the cache.
         if NEED_WEIGHT:
-            _sums_over_cells(x_ptr, g, u_ptr, f_ptr, channels, P, LAST, PRODUCTS, BLOCK_C, BLOCK_P)
+            _sums_over_cells(
+                x_ptr, g, u_ptr, f_ptr, channels=channels, P=P, LAST=LAST, PRODUCTS=PRODUCTS,
+                BLOCK_C=BLOCK_C, BLOCK_P=BLOCK_P,
+            )  # fmt: skip
 
         # The last sample adds up the losses, in their order.
         if REDUCTION != "none":  # noqa: SIM102  # a constant decides what is compiled
@@ -387,19 +390,21 @@ def _head_backward(
             tl.store(db_ptr + k, sums_of_e.to(db_ptr.dtype.element_ty), k < K)
     elif dx_ptr is not None:
         _grad_features(
-            dx_ptr, w_ptr, saved_ptr, up_ptr, up_logits_ptr, stride_saved, stride_up, stride_eb,
-            stride_ek, channels, pid - weight_programs, K, CONTRAST, P, LAST, BLOCK_C, BLOCK_P,
-            BLOCK_K,
+            dx_ptr, w_ptr, saved_ptr, up_ptr, up_logits_ptr, stride_saved=stride_saved,
+            stride_up=stride_up, stride_eb=stride_eb, stride_ek=stride_ek, channels=channels,
+            pid=pid - weight_programs, K=K, CONTRAST=CONTRAST, P=P, LAST=LAST, BLOCK_C=BLOCK_C,
+            BLOCK_P=BLOCK_P, BLOCK_K=BLOCK_K,
         )  # fmt: skip
 
 
-def focus_head_forward(*arguments: Any, in_graph: bool = False) -> HeadForward:
+def focus_head_forward(
+    given: HeadArguments, need_weight: bool, in_graph: bool = False
+) -> HeadForward:
     """Return the loss, its terms, and what the backward needs, by one launch.
 
-    arguments: those of HeadArguments, then whether the classifier has a gradient.
+    need_weight: The classifier has a gradient.
     """
-    *values, need_weight = arguments
-    given, dense = HeadArguments(*values), cam.dense
+    dense = cam.dense
     features, weight, reduction = given.features, given.weight, given.reduction
     (batch, channels, height, width), classes = features.shape, len(weight)
     cells = height * width
@@ -425,15 +430,34 @@ def focus_head_forward(*arguments: Any, in_graph: bool = False) -> HeadForward:
     aim, stride_h = given.entropy_target, 0
     if isinstance(aim, Tensor) and aim.dim():
         aim, stride_h = aim.contiguous(), 1
-    launched = (
-        out.loss, out.logits, out.cam, out.terms, out.saved, features, dense(weight),
-        dense(given.bias), dense(given.target), dense(given.saliency), dense(given.saliency_mask),
-        aim, dense(given.class_weight), *given.weights, given.temperature, given.label_smoothing,
-        new((batch, shares, classes, cells)) if shares > 1 else None,
-        cam.tickets(features, 1 + batch, in_graph), out.saved.stride(0), features.stride(0),
-        cam.bias_stride(given.bias), stride_h, shares, batch, channels,
+    launch(
+        _head, batch * shares, settings, features.device,
+        loss_ptr=out.loss,
+        logits_ptr=out.logits,
+        cam_ptr=out.cam,
+        terms_ptr=out.terms,
+        saved_ptr=out.saved,
+        x_ptr=features,
+        w_ptr=dense(weight),
+        bias_ptr=dense(given.bias),
+        target_ptr=dense(given.target),
+        saliency_ptr=dense(given.saliency),
+        mask_ptr=dense(given.saliency_mask),
+        entropy_target=aim,
+        class_weight_ptr=dense(given.class_weight),
+        **dict(zip(WEIGHTS, given.weights, strict=True)),
+        temperature=given.temperature,
+        smoothing=given.label_smoothing,
+        partial_ptr=new((batch, shares, classes, cells)) if shares > 1 else None,
+        ticket_ptr=cam.tickets(features, 1 + batch, in_graph),
+        stride_saved=out.saved.stride(0),
+        stride_xb=features.stride(0),
+        stride_bias=cam.bias_stride(given.bias),
+        stride_h=stride_h,
+        splits=shares,
+        batch=batch,
+        channels=channels,
     )  # fmt: skip
-    launch(_head, batch * shares, launched, settings, features.device)
     return out
 
 
@@ -460,13 +484,23 @@ def focus_head_backward(
         BLOCK_B=cam.BLOCK_B, BLOCK_W=BLOCK_W,
     )  # fmt: skip
     weight_programs = -(-channels // BLOCK_W) if need_weight else int(need_bias)
-    arguments = (
-        grad_features if need_features else None, grad_weight if need_weight else None,
-        grad_bias if need_bias else None, cam.dense(weight), saved, upstream, upstream_logits,
-        saved.stride(0), upstream.stride(0) if upstream is not None and upstream.dim() else 0,
-        *((0, 0) if upstream_logits is None else upstream_logits.stride()), batch, channels,
-        weight_programs,
-    )  # fmt: skip
+    stride_eb, stride_ek = (0, 0) if upstream_logits is None else upstream_logits.stride()
     programs = weight_programs + batch * blocks * need_features
-    launch(_head_backward, programs, arguments, settings, device)
+    launch(
+        _head_backward, programs, settings, device,
+        dx_ptr=grad_features if need_features else None,
+        dw_ptr=grad_weight if need_weight else None,
+        db_ptr=grad_bias if need_bias else None,
+        w_ptr=cam.dense(weight),
+        saved_ptr=saved,
+        up_ptr=upstream,
+        up_logits_ptr=upstream_logits,
+        stride_saved=saved.stride(0),
+        stride_up=upstream.stride(0) if upstream is not None and upstream.dim() else 0,
+        stride_eb=stride_eb,
+        stride_ek=stride_ek,
+        batch=batch,
+        channels=channels,
+        weight_programs=weight_programs,
+    )  # fmt: skip
     return grad_features, grad_weight, grad_bias
