@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import DataLoader, Dataset
 
-from focus.config.recipes import CUT
-from focus.data.augment import Augmentation
+from focus.data.augment import Augmentation, Draw, as_table
 from focus.data.cache.images import KINDS, ImageCache
 from focus.data.images import Preprocessing, at_least, load_image, load_map, middle, squash
 from focus.data.manifest import Manifest
 from focus.data.maps import human_map, resized
+from focus.data.moves import moved_to_grid
 from focus.errors import LostWorkerError
 from focus.kernels.reference import map_entropy
 from focus.kernels.terms import FLAT_STEPS
@@ -58,6 +58,9 @@ class Batch(NamedTuple):
     """[B] int64: the sample's row in the manifest."""
     token: Tensor = torch.empty((0, 0))
     """[B, C], the class token of cached features if it is pooled; else [B, 0]."""
+    draws: Tensor = torch.empty((0, 0))
+    """[B, 8] float32, what :meth:`FaceDataset.finished` still has to do to ``images``; else [B, 0].
+    """
 
     @property
     def holds_features(self) -> bool:
@@ -91,6 +94,8 @@ class FaceDataset(Dataset[Batch]):
         perturb: This changes the decoded image, at the size of the file, but not its map.
         images: The cache holds what :func:`focus.data.bad_files.check_images` decoded, by the
             digests that it gave the manifest.
+        ends_on_device: Whether :meth:`finished` makes the last changes of a batch, on the device to
+            which it has been moved; else it comes as it is meant to be.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class FaceDataset(Dataset[Batch]):
         seed: int = 0,
         perturb: Perturb | None = None,
         images: ImageCache | None = None,
+        ends_on_device: bool = False,
     ) -> None:
         # Arrays: each look at an object changes its count of references, and so, page by page, a
         # worker would get a copy of the whole manifest, which it shares at first.
@@ -112,7 +118,10 @@ class FaceDataset(Dataset[Batch]):
         self.image_size, self.grid = preprocessing.image_size, preprocessing.grid
         self.fit = preprocessing.fit
         self.augment = Augmentation(augment, self.image_size) if augment else None
-        self._cuts_middle = CUT not in augment
+        self._cuts_at_random = self.augment is not None and self.augment.cuts
+        self._ends_on_device = (
+            ends_on_device and self.augment is not None and self.augment.can_end_on_device
+        )
         self.seed = seed
         self._perturb = perturb
         self._stored = images and {kind: images.rows_of(manifest, kind) for kind in KINDS}
@@ -129,14 +138,14 @@ class FaceDataset(Dataset[Batch]):
 
     def mean_map_entropy(self, *, progress: bool = True) -> float | None:
         """Return the mean entropy in [0, 1] of the human maps on the grid; None without any."""
-        found = []
+        entropies = []
         with_map = np.flatnonzero(self._human_maps)
         for row in progress_bar(with_map, "entropy of the maps", unit="map", disable=not progress):
             heat = self._heat(row) if self.fit == "squash" else self._parts(row, cut=True)[1]
-            saliency = self._saliency(heat)
-            if saliency is not None:
-                found.append(float(map_entropy(saliency.double().flatten())))
-        return float(np.mean(found)) if found else None
+            saliency, has_map = self._saliency([heat], draws=[])
+            if has_map[0]:
+                entropies.append(float(map_entropy(saliency[0].double().flatten())))
+        return float(np.mean(entropies)) if entropies else None
 
     def __getitem__(self, index: RowIndex | list[RowIndex]) -> Batch:
         """Return the item of a row, or the batch of a list of them."""
@@ -146,25 +155,40 @@ class FaceDataset(Dataset[Batch]):
         size, rows = self.image_size, [row for row, _ in keys]
         # The colours of a pixel lie together, as they do on the disk and as a decoder has them.
         memory = torch.empty((len(keys), size, size, 3), dtype=torch.uint8, device="cpu")
-        saliency = torch.zeros((len(keys), *self.grid), device="cpu")
-        has_map = torch.zeros(len(keys), dtype=torch.bool, device="cpu")
         pixels = memory.permute(0, 3, 1, 2)
-        for at, (row, again) in enumerate(keys):
+        heats: list[Tensor | None] = []
+        draws: list[Draw] = []
+        for position, (row, again) in enumerate(keys):
             if self.fit == "squash":
-                self._load(row, memory[at].numpy())
-                image, heat = pixels[at], self._heat(row)
+                self._load(row, memory[position].numpy())
+                heat, height, width = self._heat(row), size, size
             else:
-                image, heat = self._parts(row, cut=self._cuts_middle)
+                image, heat = self._parts(row, cut=not self._cuts_at_random)
+                _, height, width = image.shape
             if self.augment is not None:
-                image, heat = self.augment(image, heat, self.draw(row, again))
-            if self.augment is not None or self.fit == "crop":
-                pixels[at] = image
-            on_grid = self._saliency(heat)
-            if on_grid is not None:
-                saliency[at], has_map[at] = on_grid, True
+                draws.append(self.augment.draw(self.draw(row, again), height, width))
+                if self.augment.cuts:
+                    image = self.augment.cut(image, draws[-1])
+                    heat = None if heat is None else self.augment.part(heat, draws[-1])
+            if self.fit == "crop":
+                pixels[position] = image
+            heats.append(heat)
+
+        table = torch.empty((len(keys), 0), device="cpu")
+        if self._ends_on_device:
+            table = as_table(draws)
+        elif self.augment is not None:
+            pixels = self.augment.change(pixels, draws)
+        saliency, has_map = self._saliency(heats, draws)
         target = torch.from_numpy(self._labels[rows])
         token = torch.empty((len(keys), 0), device="cpu")
-        return Batch(pixels, target, saliency, has_map, torch.tensor(rows), token)
+        return Batch(pixels, target, saliency, has_map, torch.tensor(rows), token, table)
+
+    def finished(self, batch: Batch) -> Batch:
+        """Return a batch with the changes that ``ends_on_device`` has left, on its device."""
+        if self.augment is None or not batch.draws.shape[1]:
+            return batch
+        return batch._replace(images=self.augment.change_on_device(batch.images, batch.draws))
 
     def draw(self, row: int, again: int) -> tuple[int, int, int]:
         """Return the key that decides how an image is augmented."""
@@ -181,33 +205,53 @@ class FaceDataset(Dataset[Batch]):
         return image if self._perturb is None else self._perturb(image, row)
 
     def _parts(self, row: int, *, cut: bool) -> tuple[Tensor, Tensor | None]:
-        """Return the image [3, H, W] and its map [1, H, W]; of ``cut`` ones the middle."""
+        """Return the image [3, H, W] and its map [H, W]; of ``cut`` ones the middle."""
         image, side, fitting = self._image(row), self.image_size, middle if cut else at_least
         pixels = torch.tensor(fitting(np.asarray(image), side), device="cpu").permute(2, 0, 1)
         if not (path := _decoded(self._human_maps[row])):
             return pixels, None
         heat = fitting(resized(human_map(path), image.size), side)
-        return pixels, torch.tensor(heat, device="cpu")[None]
+        return pixels, torch.tensor(heat, device="cpu")
 
     def _heat(self, row: int) -> Tensor | None:
-        """Return the human map at the images' size, [1, S, S]."""
+        """Return the human map at the images' size, [S, S]."""
         path = _decoded(self._human_maps[row])
         if not path:
             return None
         heat = np.empty((self.image_size, self.image_size), np.float32)
         if not (self._stored and self._stored["map"].read(row, heat)):
             heat = resized(human_map(path), heat.shape)
-        return torch.from_numpy(heat)[None]
+        return torch.from_numpy(heat)
 
-    def _saliency(self, heat: Tensor | None) -> Tensor | None:
-        """Return a map on the grid in [0, 1]; None for a flat one, which differs by rounding."""
-        if heat is None:
-            return None
-        cells = _cell_means(heat, self.grid)
-        low, high = cells.aminmax()
-        if high - low <= FLAT_STEPS * torch.finfo(cells.dtype).eps * high:
-            return None
-        return (cells - low) / (high - low)
+    def _saliency(
+        self, heats: Sequence[Tensor | None], draws: Sequence[Draw]
+    ) -> tuple[Tensor, Tensor]:
+        """Return maps [B, Hg, Wg] on the grid in [0, 1], and which images have one, [B].
+
+        A map that is flat there counts as none, as what it shows is rounding.
+
+        Args:
+            heats: The maps [S, S] of a batch, None for an image without one.
+            draws: What moves their images, or nothing.
+        """
+        saliency = torch.zeros((len(heats), *self.grid), device="cpu")
+        has_map = torch.zeros(len(heats), dtype=torch.bool, device="cpu")
+        with_map = [position for position, heat in enumerate(heats) if heat is not None]
+        if not with_map:
+            return saliency, has_map
+        maps = torch.stack([heat for heat in heats if heat is not None])
+        if draws:
+            cells = moved_to_grid(maps, [draws[position].move for position in with_map], self.grid)
+        else:
+            cells = _cell_means(maps, self.grid)
+
+        low, high = cells.amin((1, 2), keepdim=True), cells.amax((1, 2), keepdim=True)
+        span = high - low
+        varied = (span > FLAT_STEPS * torch.finfo(cells.dtype).eps * high).flatten()
+        positions = torch.tensor(with_map)[varied]
+        saliency[positions] = ((cells - low) / span)[varied]
+        has_map[positions] = True
+        return saliency, has_map
 
 
 def _encoded(texts: Iterable[str]) -> npt.NDArray[np.bytes_]:
@@ -324,9 +368,9 @@ def artefact_coverage(
     covered = (load_map(mask_path) >= 0.5).astype(np.float32)
     if preprocessing.fit == "crop":
         covered = middle(resized(covered, load_image(path).size), preprocessing.image_size)
-    return _cell_means(torch.tensor(covered)[None], preprocessing.grid).numpy()
+    return _cell_means(torch.tensor(covered)[None], preprocessing.grid)[0].numpy()
 
 
 def _cell_means(values: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Average [1, H, W] over the cells, to [Hg, Wg]."""
-    return adaptive_avg_pool2d(values, grid)[0]
+    """Average [N, H, W] over the cells, to [N, Hg, Wg]."""
+    return adaptive_avg_pool2d(values, grid)

@@ -42,6 +42,7 @@ class TrainingImages:
             augment=config.changes,
             seed=config.seed,
             images=decoded,
+            ends_on_device=accelerator.device.type != "cpu",
         )
         self.cached: CachedFaces | None = None
         """Features in place of images; set once they are there."""
@@ -62,7 +63,8 @@ class TrainingImages:
             list(zip(batch.rows, batch.again, strict=True)) for step in steps for batch in step
         ]
         assert self._loader is not None, "closed"
-        self._batches = on_device(load_batches(self._loader) if steps else iter(()), self.device)
+        batches = on_device(load_batches(self._loader) if steps else iter(()), self.device)
+        self._batches = (self.dataset.finished(batch) for batch in batches)
         return self._batches
 
     def _cached(

@@ -1,14 +1,124 @@
-"""Augmentation: maps move with their images, blur and JPEG leave them."""
+"""Augmentation of batches: as torchvision's of one image at a time, maps beside their images."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
-from focus.data.augment import Augmentation, blurred
+from focus.data.augment import Augmentation, as_table, compressed
+from focus.data.blur import blurred
+from focus.data.moves import moved_to_grid
+
+from . import one_by_one
 
 SIZE = 64
+MOVES = ("crop", "shift", "flip")
+FIVE = (*MOVES, "blur", "jpeg")
+
+
+class Changed(NamedTuple):
+    """A batch of images [B,3,S,S], as a device makes them, too, and maps of full size [B,S,S]."""
+
+    images: Tensor
+    on_device: Tensor | None
+    maps: Tensor
+
+
+def changed(
+    names: Sequence[str], images: Tensor, maps: Tensor, keys: Sequence[tuple[int, int, int]]
+) -> Changed:
+    """Change a batch of images [B,3,S,S] and of maps [B,S,S] in all ways that there are."""
+    side = images.shape[2]
+    augmentation = Augmentation(names, side)
+    draws = [augmentation.draw(key, side, side) for key in keys]
+    on_device = None
+    if augmentation.can_end_on_device:
+        on_device = augmentation.change_on_device(images, as_table(draws))
+    moved_maps = moved_to_grid(maps, [draw.move for draw in draws], (side, side))
+    return Changed(augmentation.change(as_pixels(images), draws), on_device, moved_maps)
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """Return a copy whose colours lie together."""
+    return (
+        images.permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format).permute(0, 3, 1, 2)
+    )
+
+
+def pictures(count: int, size: int) -> Tensor:
+    """Noise in squares of 4 x 4 pixels [B,3,S,S], so that neighbours are alike or far apart."""
+    generator = torch.Generator().manual_seed(0)
+    side = size // 4
+    noise = torch.randint(256, (count, side, side, 3), dtype=torch.uint8, generator=generator)
+    return noise.repeat_interleave(4, 1).repeat_interleave(4, 2).permute(0, 3, 1, 2)
+
+
+def heats(count: int, size: int) -> Tensor:
+    return torch.rand(count, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("size", [SIZE, 100])
+@pytest.mark.parametrize("names", [*((name,) for name in FIVE), MOVES, FIVE], ids=",".join)
+def test_a_batch_is_what_torchvision_makes_of_each_image(names: tuple[str, ...], size: int) -> None:
+    """Crop, shift, flip and JPEG to the byte, blur within a level."""
+    images, maps = pictures(24, size), heats(24, size)
+    keys = [(3, 1, row) for row in range(len(images))]
+    batch = changed(names, images, maps, keys)
+    oracle = one_by_one.Augmentation(names, size)
+    for number, key in enumerate(keys):
+        image, heat = oracle(images[number], maps[number : number + 1], key)
+        assert heat is not None
+        torch.testing.assert_close(batch.maps[number], heat[0], atol=2e-6, rtol=0)
+        off = (batch.images[number].int() - image.int()).abs()
+        if "blur" not in names:
+            assert off.max() == 0
+        elif "jpeg" not in names:
+            assert off.max() <= 1
+            assert off.float().mean() < 0.01
+    if batch.on_device is not None:
+        off = (batch.on_device.int() - batch.images.int()).abs()
+        assert off.max() <= 1
+        assert off.float().mean() < 0.05
+
+
+def test_a_jpeg_is_made_of_what_was_moved_and_blurred() -> None:
+    images, keys = pictures(12, SIZE), [(0, 0, row) for row in range(12)]
+    augmentation = Augmentation(FIVE, SIZE)
+    without = changed(FIVE[:-1], images, heats(12, SIZE), keys).images
+    batch = changed(FIVE, images, heats(12, SIZE), keys).images
+    qualities = []
+    for key, before, after in zip(keys, without, batch, strict=True):
+        quality = augmentation.draw(key, SIZE, SIZE).quality
+        assert after.equal(compressed(before, quality) if quality else before)
+        qualities.append(quality)
+    assert len(set(qualities)) > 4
+
+
+def test_a_map_on_the_grid_is_the_mean_of_the_moved_one() -> None:
+    """Cells of 64 pixels by 7 share their borders."""
+    augmentation = Augmentation(MOVES, SIZE)
+    moves = [augmentation.draw((0, 2, row), SIZE, SIZE).move for row in range(8)]
+    whole = moved_to_grid(heats(8, SIZE), moves, (SIZE, SIZE))
+    expected = adaptive_avg_pool2d(whole, (7, 5))
+    torch.testing.assert_close(moved_to_grid(heats(8, SIZE), moves, (7, 5)), expected)
+
+
+def test_draws_are_those_of_torchvision_and_leave_the_global_state() -> None:
+    """Of a thousand keys, by a row of pixels that says where each comes from."""
+    place = torch.arange(SIZE, dtype=torch.uint8).expand(3, SIZE, SIZE)
+    augmentation, oracle = Augmentation(MOVES, SIZE), one_by_one.Augmentation(MOVES, SIZE)
+    before = torch.random.get_rng_state()
+    keys = [(2**40, epoch, 2**130 + 1) for epoch in range(1000)]
+    draws = [augmentation.draw(key, SIZE, SIZE) for key in keys]
+    assert torch.random.get_rng_state().equal(before)
+    images = augmentation.change(as_pixels(place.expand(1000, 3, SIZE, SIZE)), draws)
+    for key, image in zip(keys, images, strict=True):
+        assert oracle(place, None, key)[0].equal(image)
 
 
 def blob(row: int, column: int) -> Tensor:
@@ -19,23 +129,18 @@ def blob(row: int, column: int) -> Tensor:
 
 def centre(grey: Tensor) -> Tensor:
     """Where the brightness lies, (row, column)."""
-    share = grey[0].double() / grey.sum()
+    share = grey.double() / grey.sum()
     place = torch.arange(SIZE, dtype=torch.float64)
     return torch.stack([(share.sum(1) * place).sum(), (share.sum(0) * place).sum()])
 
 
 @pytest.mark.parametrize("name", ["crop", "shift", "flip", "crop,shift,flip"])
 def test_a_map_moves_with_its_image(name: str) -> None:
-    change = Augmentation(tuple(name.split(",")), SIZE)
-    heat = blob(26, 36)
-    image = (heat * 255).round().to(torch.uint8).expand(3, -1, -1)
-    places = []
-    for epoch in range(40):
-        moved, map_ = change(image, heat, (0, epoch, 3))
-        assert map_ is not None
-        assert (moved[0] / 255 - map_[0]).abs().max() < 0.02
-        places.append(centre(map_))
-    spread = torch.stack(places).std(0)
+    heat = blob(26, 36).expand(40, SIZE, SIZE)
+    images = (heat * 255).round().to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
+    batch = changed(name.split(","), images, heat, [(0, epoch, 3) for epoch in range(40)])
+    assert (batch.images[:, 0] / 255 - batch.maps).abs().max() < 0.02
+    spread = torch.stack([centre(moved) for moved in batch.maps]).std(0)
     assert spread[1] > 0.5, "it does move"
     assert (spread[0] > 0.5) == (name != "flip")
 
@@ -43,17 +148,17 @@ def test_a_map_moves_with_its_image(name: str) -> None:
 def test_a_shift_is_of_two_pixels_of_64_and_repeats_the_border() -> None:
     """A black border would be something to learn."""
     place = torch.arange(SIZE)
-    image = place.to(torch.uint8).expand(3, SIZE, SIZE)
-    change, found = Augmentation(("shift",), SIZE), set()
-    for epoch in range(60):
-        moved, turned = change(image, image[:1].mT.float(), (0, epoch, 0))
-        assert turned is not None
-        by = [int(moved[0, 0, 32]) - 32, int(turned[0, 32, 0]) - 32]
+    images = place.to(torch.uint8).expand(60, 3, SIZE, SIZE)
+    keys = [(0, epoch, 0) for epoch in range(60)]
+    batch = changed(("shift",), images, images[:, 0].mT.float(), keys)
+    steps = set()
+    for moved, turned in zip(batch.images, batch.maps, strict=True):
+        by = [int(moved[0, 0, 32]) - 32, int(turned[32, 0]) - 32]
         across, down = ((place + pixels).clamp(0, SIZE - 1) for pixels in by)
         assert moved.equal(across.to(torch.uint8).expand(3, SIZE, SIZE))
-        assert turned[0].equal(down[:, None].float().expand(SIZE, SIZE))
-        found.update(by)
-    assert found == {-2, -1, 0, 1, 2}
+        assert turned.equal(down[:, None].float().expand(SIZE, SIZE))
+        steps.update(by)
+    assert steps == {-2, -1, 0, 1, 2}
 
 
 def noise(size: int) -> Tensor:
@@ -65,52 +170,45 @@ def test_a_blur_is_a_gaussian_rounded_once(size: int, sigma: float) -> None:
     """White, whose sums are the largest, a chessboard, whose neighbours differ most, and noise."""
     row, column = np.indices((size, size))
     chessboard = torch.tensor((row + column) % 2 * 255).byte().expand(3, -1, -1)
-    for image in (torch.full_like(chessboard, 255), chessboard, noise(size)):
-        exact = gaussian_filter(image.double().numpy(), sigma, radius=9, mode="mirror", axes=(1, 2))
-        off = np.abs(blurred(image, sigma, 9).numpy() - exact).max()
-        assert off <= 0.52
+    images = torch.stack([torch.full_like(chessboard, 255), chessboard, noise(size)])
+    exact = gaussian_filter(images.double().numpy(), sigma, radius=9, mode="mirror", axes=(2, 3))
+    blurry = blurred(images, torch.full((3,), sigma))
+    assert np.abs(blurry.numpy() - exact).max() <= 0.501
+    assert blurred(images, torch.zeros(3)).equal(images)
 
 
-def test_bits_do_not_depend_on_the_number_of_threads() -> None:
-    change = Augmentation(("crop", "shift", "flip", "blur", "jpeg"), 224)
-    image, heat = noise(224), torch.rand(1, 224, 224)
-    alone = [change(image, heat, (0, epoch, 0)) for epoch in range(4)]
+def test_bits_depend_on_neither_the_batch_nor_the_number_of_threads() -> None:
+    images, maps = pictures(6, 224), heats(6, 224)
+    keys = [(0, 5, row) for row in range(6)]
+    batch = changed(FIVE, images, maps, keys)
     torch.set_num_threads(3)
-    for epoch, (expected, map_) in enumerate(alone):
-        found, moved = change(image, heat, (0, epoch, 0))
-        assert moved is not None
-        assert map_ is not None
-        assert found.equal(expected)
-        assert moved.equal(map_)
+    for number, key in enumerate(keys):
+        one = slice(number, number + 1)
+        alone = changed(FIVE, images[one], maps[one], [key])
+        assert alone.images.equal(batch.images[one])
+        assert alone.maps.equal(batch.maps[one])
+    again = changed(FIVE, images, maps, keys)
+    assert again.images.equal(batch.images)
 
 
 @pytest.mark.parametrize("name", ["blur", "jpeg"])
 def test_a_picture_is_painted_at_its_own_size_before_it_is_cut(name: str) -> None:
     """What lies outside the part is in it: a JPEG's blocks begin at the picture's corner."""
-    draw = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (3, 90, 100), dtype=torch.uint8, generator=draw)
-    heat = torch.rand((1, 90, 100), generator=draw)
-    found = set()
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 90, 100), dtype=torch.uint8, generator=generator)
+    heat = torch.rand((90, 100), generator=generator)
+    augmentation = Augmentation(("cut", name), SIZE)
+    oracle = one_by_one.Augmentation(("cut", name), SIZE)
+    painted = set()
     for epoch in range(30):
-        cut, painted = ("cut",), ("cut", name)
         key = (0, epoch, 0)
-        got, map_ = Augmentation(painted, SIZE)(image, heat, key)
-        assert got.shape == (3, SIZE, SIZE)
+        draw = augmentation.draw(key, 90, 100)
+        part = augmentation.cut(image, draw)
+        expected, map_ = oracle(image, heat[None], key)
         assert map_ is not None
-        # By the map, which no paint changes, one sees which part it is.
-        (row,), (column,) = (
-            (heat[0].unfold(0, SIZE, 1).unfold(1, SIZE, 1) == map_[0])
-            .all((2, 3))
-            .nonzero(as_tuple=True)
-        )
-        part = image[:, row : row + SIZE, column : column + SIZE]
-        found.add(bool(got.equal(part)))
-        plain, _ = Augmentation(cut, SIZE)(image, heat, key)
-        assert plain.shape == got.shape
-        with torch.random.fork_rng():
-            changed = Augmentation((name,), SIZE)
-            (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
-            torch.default_generator.manual_seed(int(state))
-            whole = changed._paints[name](image)
-        assert got.equal(whole[:, row : row + SIZE, column : column + SIZE])
-    assert found == {True, False}
+        assert augmentation.part(heat, draw).equal(map_[0])
+        assert (part.int() - expected.int()).abs().max() <= (name == "blur")
+        painted.add(not part.equal(augmentation.part(image, draw)))
+        # Nothing is left to do but the moves.
+        assert augmentation.change(part[None], [draw])[0].equal(part)
+    assert painted == {True, False}

@@ -113,6 +113,25 @@ def test_augmentation_depends_on_seed_epoch_and_row_alone(faces: list[Sample]) -
     assert not any(again[0].equal(other) for other in again[1:])
 
 
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_a_device_ends_what_the_loader_has_begun(faces: list[Sample], fit: str) -> None:
+    """Here, the CPU is the device; JPEG, which no device makes, is behind the moves of "squash"."""
+    cut = ("cut",) if fit == "crop" else ()
+    moves = (*cut, "crop", "shift", "flip")
+    how: dict[str, Any] = {"image_size": 48, "grid": (6, 6), "fit": fit}
+    rows: list[Any] = list(range(12))
+    for names in (moves, (*moves, "blur"), (*moves, "jpeg")):
+        whole = dataset(faces, augment=names, **how)[rows]
+        data = dataset(faces, augment=names, ends_on_device=True, **how)
+        begun = data[rows]
+        has_rest = fit == "crop" or "jpeg" not in names
+        assert begun.draws.shape == (12, 8 if has_rest else 0)
+        assert begun.images.equal(whole.images) != has_rest
+        ended = data.finished(begun)
+        assert (ended.images.int() - whole.images.int()).abs().max() <= 1
+        assert ended.saliency.equal(whole.saliency)
+
+
 def test_running_workers_see_the_next_epoch(faces: list[Sample]) -> None:
     data, alone = dataset(faces, **AUGMENTED), dataset(faces, **AUGMENTED)
     batches = loader(data, [[*range(6)], [*range(6, 12)]], 1, pinned=False, persistent=True)

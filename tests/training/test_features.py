@@ -118,9 +118,10 @@ def test_views_are_drawn_by_content_and_taken_in_turn(
     row, detector = plan[0].rows[0], run.detector.eval()
     pixels = as_seen(load_image(faces[row].path), Preprocessing(64, (8, 8)))
     key = 4 % 3, int(content_hash(faces[row].path), 16), 0
-    changed, _ = Augmentation(("shift", "flip"), 64)(pixels, None, key)
+    augmentation = Augmentation(("shift", "flip"), 64)
+    changed = augmentation.change(pixels[None], [augmentation.draw(key, 64, 64)])
     with torch.no_grad():
-        expected = detector.features(Normalise(detector.mean, detector.std)(changed[None]))
+        expected = detector.features(Normalise(detector.mean, detector.std)(changed))
     torch.testing.assert_close(batch.images[:1], expected, rtol=1e-4, atol=1e-5)
     seen.clear()
     # Another seed and fewer images, yet the same views of the same weights.
