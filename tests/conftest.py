@@ -171,3 +171,15 @@ def disk_log(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(os, "fsync", lambda descriptor: log.append(os.fstat(descriptor).st_ino))
     monkeypatch.setattr(Path, "replace", renamed)
     return log
+
+
+@pytest.fixture
+def pixel_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take ``--max-pixels`` of the test back after it."""
+    from PIL import Image
+
+    from focus.data import images
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setattr(images, "_most_pixels", images.MAX_PIXELS)
+    monkeypatch.setenv(images._LIMIT, str(images.MAX_PIXELS))

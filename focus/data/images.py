@@ -16,19 +16,29 @@ from focus.config.recipes import Fit
 from focus.errors import UnreadableError
 from focus.runtime.files import atomic_write
 
-# Errors that a network's file system reports now and then of a sound file.
 BAD_FILES = "bad_files.csv"
 """The files that cannot be decoded, and why (:mod:`focus.data.bad_files`)."""
+# Errors that a network's file system reports now and then of a sound file.
 _TEMPORARY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
 _PAUSE = 0.2  # seconds
 _most_pixels = MAX_PIXELS
+_LIMIT = "_FOCUS_MAX_PIXELS"  # variable of the environment
 _CHROMA, _COLOURED = 32, 0.01  # of 255, between channels; of the pixels
 
 
 def limit_pixels(most: int) -> None:
-    """Decode no image of more pixels from now on, as ``--max-pixels`` says."""
+    """Decode no image of more pixels from now on, as ``--max-pixels`` says.
+
+    That holds for the processes that this one starts from now on, too.
+    """
     global _most_pixels
     _most_pixels = Image.MAX_IMAGE_PIXELS = most  # Pillow's refuses twice that
+    os.environ[_LIMIT] = str(most)
+
+
+# Of the process that started this one, which a process that is not forked has from nowhere else.
+if _LIMIT in os.environ:
+    limit_pixels(int(os.environ[_LIMIT]))
 
 
 def pixel_limit() -> int:

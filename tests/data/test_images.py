@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from focus.config.options import MAX_PIXELS
 from focus.data import images
 from focus.data.bad_files import check_images
 from focus.data.check.survey import look
@@ -18,6 +17,7 @@ from focus.data.images import limit_pixels, load_image, load_map
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import human_map
 from focus.errors import ImageError, InputError
+from focus.runtime.parallel import parallel_map
 
 from .trees import png
 
@@ -102,14 +102,7 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         load_map(tmp_path / "bomb.png")
 
 
-@pytest.fixture
-def pillows_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the limits back after the test."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    monkeypatch.setattr(images, "_most_pixels", MAX_PIXELS)
-
-
-@pytest.mark.usefixtures("pillows_limit")
+@pytest.mark.usefixtures("pixel_limit")
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_few_bytes_do_not_take_a_gigabyte(tmp_path: Path) -> None:
     bomb = tmp_path / "bomb.gif"
@@ -130,6 +123,15 @@ def test_a_few_bytes_do_not_take_a_gigabyte(tmp_path: Path) -> None:
     for most, n_bad in ((1024, 0), (1023, 1), (1024, 0)):  # what is remembered is not of the other
         limit_pixels(most)
         assert len(check_images(faces, cache=tmp_path / "c", max_bad=1, progress=False)[1]) == n_bad
+
+
+@pytest.mark.usefixtures("pixel_limit")
+def test_the_limit_holds_in_the_processes_that_are_started(tmp_path: Path) -> None:
+    """Of 512 files on the check takes several."""
+    noise().save(tmp_path / "a.png")
+    limit_pixels(1023)
+    (seen,) = parallel_map(look, [str(tmp_path / "a.png")], "", processes=2, progress=False)
+    assert seen.error == "32 x 32 pixels, more than --max-pixels 1023"
 
 
 def test_a_temporary_error_of_the_file_system_is_retried(

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from focus.data.images import load_image, reason, turn_upright
+from focus.data.images import check_pixels, load_image, pixel_limit, reason, turn_upright
 
 THUMB = 32
 """Pixels of a thumbnail's side."""
@@ -45,8 +45,11 @@ def look(path: str) -> Look:
     try:
         content = Path(path).read_bytes()
         with Image.open(BytesIO(content)) as image:
+            check_pixels(image.size)  # which a draft of a JPEG would not
             metadata = storage(path, image)  # before the image is decoded
             (width, height), thumb = _upright(path, image)
+    except Image.DecompressionBombError:
+        return Look(f"more than --max-pixels {pixel_limit()}")
     except Exception as error:  # decoders raise anything
         return Look(reason(path, error.__cause__ or error))
     metadata |= _size(width, height)

@@ -336,3 +336,23 @@ def test_a_shortcut_and_leaks_end_with_code_1_and_nothing_is_written(
     assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts] == files
     with pytest.raises(InputError, match="give --output DIR, too"):
         parse(CheckConfig, [str(faces), "--drop-leaks"])
+
+
+@pytest.mark.usefixtures("pixel_limit")
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_the_check_goes_on_where_training_would(tmp_path: Path) -> None:
+    """A JPEG of too many pixels, of which a small version can be decoded, ended it."""
+    draw = np.random.default_rng(0)
+    for kind in ("0_real", "1_fake"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for number in range(20):
+            pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / kind / f"{number}.jpg")
+    for name, side in (("large", 250), ("huge", 300)):  # within Pillow's own limit, and above
+        Image.new("RGB", (side, 200)).save(tmp_path / "data" / "0_real" / f"{name}.jpg")
+    words = [tmp_path / "data", "--max-pixels", "29000", "--max-bad", "0.1", "--strict", "false"]
+    found = check(*words, output=tmp_path / "check")
+    assert {Path(file["path"]).name: file["reason"] for file in found["bad_files"]} == {
+        "large.jpg": "250 x 200 pixels, more than --max-pixels 29000",
+        "huge.jpg": "more than --max-pixels 29000",
+    }
