@@ -113,13 +113,14 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+def locked(path: Path, *, wait: bool = False, required: bool = False) -> Iterator[bool]:
     """Yield whether this process, and no other, holds the lock of that name within the block.
 
     Workers do not inherit it: nothing of a process that was killed holds it. A file system without
     locks keeps nobody away.
 
-    wait: Hold it once no other process does.
+    wait: Hold it once no other process does. required: Raise OSError, which says so, where the file
+    system has no locks.
     """
     # Not by a marker in the place of a lock, which a process that is killed elsewhere would leave.
     lock = FileLock(path, blocking=wait, fallback_to_soft=False)
@@ -131,6 +132,8 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
+        if required:
+            raise OSError(error.errno, "its file system has no locks", str(path)) from error
     try:
         yield mine
     finally:

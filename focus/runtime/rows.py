@@ -1,31 +1,60 @@
-"""Rows of numbers on the disk, each under a name, which is checked when it is read.
+"""Rows of numbers on the disk, each under a name: a file of rows and their index in a folder.
 
-A folder has ``rows.bin``, rows of one type one after the other, and ``index.bin``, which has the
-name and the CRC-32 of each. Rows are appended under a lock, a row before its name: a program that
-is killed leaves whole rows, and two that write at once lose none. What is not as it was written,
-after a power cut or in a file that was cut off, counts as missing.
+1. A row that is read is the one that was written under its name: each read compares a checksum of
+   the name and the numbers, whatever has been done to the files since.
+2. What is not as it was written counts as missing: one line says so, and it can be written again.
+3. Files only grow, and no byte of them is written twice: who writes disturbs nobody who reads.
+4. A program that is killed and a disk that is full lose the rows of one call at most, and never
+   one that was there before.
+5. Programs that write at once take turns and write each row once; where the file system has no
+   locks, nothing is written, and the error says so.
+
+The index has an entry for each row: its name, the number of its first byte and its checksum. The
+last entry of a name counts. One whose number is negative takes the row at ``-1 - number`` away. The
+first entry of an index has no name and a checksum at random, by which it is told from others.
 """
 
 import logging
 import os
-import zlib
+import secrets
+import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 
-from focus.runtime.files import waiting_for
+from focus.runtime.files import locked
 
 Names = NDArray[np.bytes_]
 """Digests of 16 bytes, dtype ``S16``."""
 
 NAME = "S16"
-_ENTRY = np.dtype([("name", NAME), ("crc", np.uint32)])
 
 _log = logging.getLogger(__name__)
+
+
+class _Entry(NamedTuple):
+    """What the index says of a row."""
+
+    name: bytes
+    """16 bytes; NumPy drops zeros at the end."""
+    start: int
+    """The number of the row's first byte in the file of rows."""
+    checksum: int
+
+    @classmethod
+    def of(cls, name: bytes, start: int, content: NDArray[np.uint8]) -> Self:
+        padded = name.ljust(16, b"\0")
+        return cls(padded, start, _checksum(padded, content))
+
+
+_FORMAT = struct.Struct("<16sqQ")  # of an entry
+_NO_NAME = bytes(16)  # also that of an image without a digest, which has no row
 
 
 class RowStore:
@@ -33,129 +62,153 @@ class RowStore:
 
     def __init__(self, folder: Path, dtype: Any, shape: tuple[int, ...] = ()) -> None:
         self.folder, self.row = folder, np.dtype((dtype, shape))
-        self._rows, self._index = folder / "rows.bin", folder / "index.bin"
-        self._entries = np.empty(0, _ENTRY)
-        self._by_name = np.empty(0, np.int64)
-        # Which index they are of, and the number of its first row; of those before none is read.
-        self._looked: tuple[int, ...] = ()
-        self._first = 0
-        # Rows in the index when this last saw it, and the names among them that it did not sort.
-        self._seen, self._later = 0, set[bytes]()
-        self._verified = torch.empty(0, dtype=torch.bool)
-        self._file: tuple[int, BinaryIO] | None = None  # of which process, since forks share it
+        self.rows_file, self.index_file = folder / "rows-2.bin", folder / "index-2.bin"
+        self._lock = folder / ".lock"
+        # All entries that were ever read. Their numbers stay what they are, since none is removed
+        # here: the row of one that is out of date fails its checksum.
+        self._entries = bytearray()
+        self._number_of: dict[bytes, int] = {}
+        # The index that was read last, by its first entry, and how many bytes of it.
+        self._index_identity, self._index_bytes = b"", 0
+        # With the number of the process: forked ones would share the position in the file.
+        self._open_file: tuple[int, BinaryIO] | None = None
+        # Shared by the processes that are forked from this one.
+        self._warned = torch.zeros((), dtype=torch.bool, device="cpu").share_memory_()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
+        return {**self.__dict__, "_open_file": None}
 
     def find(self, names: Names) -> NDArray[np.int64]:
-        """Return the row of each name, -1 where there is none; of the shape of ``names``."""
-        self._look()
-        known = self._known(names)
-        return np.where(known < 0, known, known + self._first)
+        """Return the number of each name's row, -1 where there is none; of the shape of ``names``.
 
-    def read(self, row: int, out: NDArray[Any]) -> bool:
-        """Read a row that :meth:`find` returned into ``out``, which is contiguous.
-
-        Return whether it is what was written; one that is not is forgotten, and a line says so. One
-        that was found before others cleared the folder is none.
+        :meth:`read` takes these numbers as long as this object lives.
         """
-        row -= self._first
-        if row < 0:
-            return False
-        content = out.reshape(-1).view(np.uint8)
-        try:
-            file = self._opened()
-            file.seek(row * self.row.itemsize)
-            whole = file.readinto(content) == self.row.itemsize  # type: ignore[attr-defined]
-        except OSError:
-            whole = False
-        if whole and (self._verified[row] or zlib.crc32(content.data) == self._entries["crc"][row]):
-            self._verified[row] = True
-            return True
-        _log.warning("row %d of %s is damaged and is made anew", row, self._rows)
-        self._forget(row)
+        self._read_index()
+        padded = (name.ljust(16, b"\0") for name in names.ravel().tolist())
+        numbers = [self._number_of.get(name, -1) for name in padded]
+        return np.array(numbers, np.int64).reshape(names.shape)
+
+    def read(self, number: int, out: NDArray[Any]) -> bool:
+        """Read the row of a number that :meth:`find` returned into ``out``, which is contiguous.
+
+        Return whether it is what was written. If not, ``out`` may hold anything, and the row is
+        missing from now on.
+        """
+        content, entry = out.reshape(-1).view(np.uint8), self._entry(number)
+        # The file that is open may be another one than that of a row which was added later.
+        for reopen in (False, True):
+            is_whole = self._read_into(content, entry.start, reopen=reopen)
+            if is_whole and _checksum(entry.name, content) == entry.checksum:
+                return True
+        self._take_away(number)
         return False
 
     def append(self, names: Names, rows: Sequence[NDArray[Any]]) -> None:
         """Add rows, but for those whose name is there.
 
         Raises:
-            OSError: the disk is full or refuses; what was there before is whole.
+            OSError: the disk is full or refuses, or its file system has no locks.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with waiting_for(self.folder / ".lock"), self._index.open("ab") as index:
-            end = index.tell() // _ENTRY.itemsize
-            # Others may have added some since this looked.
-            seen = min(self._seen, end)
-            count = end - seen
-            later = np.fromfile(self._index, _ENTRY, count, offset=seen * _ENTRY.itemsize)
-            self._later.update(later["name"].tolist())
-            new = []
-            for at, (name, row) in enumerate(zip(names.tolist(), self._known(names), strict=True)):
-                if row < 0 and name not in self._later:
-                    self._later.add(name)
-                    new.append(at)
-            entries = np.zeros(len(new), _ENTRY)
-            entries["name"] = names[new]
-            entries["crc"] = [zlib.crc32(rows[at].reshape(-1).view(np.uint8).data) for at in new]
-            try:
-                with self._rows.open("ab") as file:
-                    # What a killed program left in part goes; what was cut off leaves a gap.
-                    file.truncate(end * self.row.itemsize)
-                    for at in new:
-                        file.write(rows[at].data)
-            except BaseException:
-                os.truncate(self._rows, end * self.row.itemsize)  # others need the room
-                raise
-            index.truncate(end * _ENTRY.itemsize)
-            index.write(entries.tobytes())
-            self._seen = end + len(new)
+        with locked(self._lock, wait=True, required=True):
+            # Others may have added some of them.
+            missing = (self.find(names) < 0).tolist()
+            new = {
+                name: row
+                for name, row, is_missing in zip(names.tolist(), rows, missing, strict=True)
+                if is_missing
+            }
+            entries = []
+            # Without a buffer an append tells where it went, also where another machine appends at
+            # the same time: the locks of some file systems hold on one machine only.
+            with self.rows_file.open("ab", buffering=0) as file:
+                for name, row in new.items():
+                    content = row.reshape(-1).view(np.uint8)
+                    _write_all(file, content.data)
+                    entries.append(_Entry.of(name, file.tell() - len(content), content))
+            self._write_index(entries)
 
-    def _known(self, names: Names) -> NDArray[np.int64]:
-        """Return what :meth:`find` does, of what this saw when it last looked."""
-        known = self._entries["name"]
-        if not len(known):
-            return np.full(names.shape, -1)
-        # The last of a name, which was written after another one had been damaged.
-        rows = self._by_name[np.searchsorted(known, names, side="right", sorter=self._by_name) - 1]
-        # A row without a name is one that was forgotten.
-        return np.where((known[rows] == names) & (names != b""), rows, -1)
+    def check_writable(self) -> None:
+        """Make the folder; raise OSError if that fails, or if its file system has no locks."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self._lock, required=True):
+            pass
 
-    def _look(self) -> None:
-        """Read the index anew; rows that were verified stay so, unless they are others now."""
+    def _entry(self, number: int) -> _Entry:
+        return _Entry(*_FORMAT.unpack_from(self._entries, number * _FORMAT.size))
+
+    def _start_of(self, name: bytes) -> int | None:
+        number = self._number_of.get(name)
+        return None if number is None else self._entry(number).start
+
+    def _read_index(self) -> None:
+        """Take in the entries that the index has more than when it was last read."""
         try:
-            status = self._index.stat()
-            looked: tuple[int, ...] = (status.st_ino, status.st_ctime_ns, status.st_size)
-            if looked == self._looked:
-                return
-            entries = np.fromfile(self._index, _ENTRY, count=status.st_size // _ENTRY.itemsize)
+            with self.index_file.open("rb") as index:
+                identity = index.read(_FORMAT.size)
+                length = index.seek(0, os.SEEK_END)
+                if identity != self._index_identity or length < self._index_bytes:
+                    # Another index, or this one cut off: what is not in it any more is missing.
+                    self._index_identity, self._index_bytes = identity, 0
+                    self._number_of = {}
+                index.seek(self._index_bytes)
+                content = index.read()
         except OSError:
-            looked, entries = (), np.empty(0, _ENTRY)
-        before = self._entries["crc"]  # by names the same row would differ once it is forgotten
-        verified = torch.zeros(len(entries), dtype=torch.bool, device="cpu")
-        if len(before) <= len(entries) and (before == entries["crc"][: len(before)]).all():
-            verified[: len(before)] = self._verified
-        else:
-            self._first += len(before)
-            self._file = None
-        self._looked = looked
-        # Workers that outlive an epoch verify a row once.
-        self._verified = verified.share_memory_()
-        self._entries, self._by_name = entries, np.argsort(entries["name"], kind="stable")
-        self._seen, self._later = len(entries), set()
+            self._index_identity, self._index_bytes = b"", 0
+            self._number_of = {}
+            return
+        content = content[: len(content) // _FORMAT.size * _FORMAT.size]
+        self._index_bytes += len(content)
+        number = len(self._entries) // _FORMAT.size
+        self._entries += content
+        for name, start, _ in _FORMAT.iter_unpack(content):
+            if start >= 0:
+                self._number_of[name] = number
+            elif self._start_of(name) == -1 - start:
+                del self._number_of[name]
+            number += 1
+        self._number_of.pop(_NO_NAME, None)
 
-    def _opened(self) -> BinaryIO:
-        if self._file is None or self._file[0] != os.getpid():
-            self._file = os.getpid(), self._rows.open("rb", buffering=0)
-        return self._file[1]
+    def _write_index(self, entries: Sequence[_Entry]) -> None:
+        with self.index_file.open("ab", buffering=0) as index:
+            if index.tell() == 0:
+                entries = [_Entry(_NO_NAME, 0, secrets.randbits(64)), *entries]
+            # A program that was killed may have left a part of an entry.
+            filling = bytes(-index.tell() % _FORMAT.size)
+            _write_all(index, filling + b"".join(_FORMAT.pack(*entry) for entry in entries))
 
-    def _forget(self, row: int) -> None:
-        """Take the row's name away, so that it is missing from now on."""
-        self._entries["name"][row] = b""
-        self._by_name = np.argsort(self._entries["name"], kind="stable")
+    def _read_into(self, content: NDArray[np.uint8], start: int, *, reopen: bool) -> bool:
+        """Read what begins at ``start`` into ``content``; return whether there is that much."""
         try:
-            with self._index.open("r+b") as index:
-                index.seek(row * _ENTRY.itemsize)
-                index.write(bytes(16))
-        except OSError as error:
-            _log.warning("cannot mark it in %s: %s", self._index, error)
+            if reopen or self._open_file is None or self._open_file[0] != os.getpid():
+                self._open_file = os.getpid(), self.rows_file.open("rb", buffering=0)
+            file = self._open_file[1]
+            file.seek(start)
+            length: int = file.readinto(content)  # type: ignore[attr-defined]
+        except (OSError, ValueError):  # a ValueError: the start, of a damaged index, is none
+            return False
+        return length == len(content)
+
+    def _take_away(self, number: int) -> None:
+        """Make a damaged row a missing one, for other programs as well where they can be told."""
+        if not self._warned:
+            self._warned.fill_(True)
+            text = "%s is damaged: what is not as it was written is made anew"
+            _log.warning(text, self.rows_file)
+        entry = self._entry(number)
+        if self._number_of.get(entry.name) == number:
+            del self._number_of[entry.name]
+        with suppress(OSError), locked(self._lock, wait=True, required=True):
+            self._write_index([entry._replace(start=-1 - entry.start)])
+
+
+def _checksum(name: bytes, content: NDArray[np.uint8]) -> int:
+    checksum = xxhash.xxh3_64(name)
+    checksum.update(content.data)
+    return checksum.intdigest()
+
+
+def _write_all(file: BinaryIO, content: bytes | memoryview) -> None:
+    """Write to a file without a buffer, which may take a part of it at a time."""
+    while len(content):
+        content = content[file.write(content) :]

@@ -1,10 +1,18 @@
 """Rows on the disk: what is read is what was written, whatever has happened to the files."""
 
+import errno
+import fcntl
+import logging
+import math
 import multiprocessing
 import os
+import random
 import resource
-import signal
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +22,10 @@ from numpy.typing import NDArray
 
 from focus.runtime.rows import RowStore
 
+ROWS, INDEX = "rows-2.bin", "index-2.bin"
 SHAPE = 3, 5
 SIZE = 15
+FORK = multiprocessing.get_context("fork")
 
 
 def names(*numbers: int) -> NDArray[np.bytes_]:
@@ -40,47 +50,57 @@ def read(store: RowStore, number: int) -> NDArray[Any] | None:
 
 def is_whole(store: RowStore, number: int) -> bool:
     """Tell whether a row is there; what is read is never another one."""
-    found = read(store, number)
-    assert found is None or (found == row(number)).all()
-    return found is not None
+    values = read(store, number)
+    assert values is None or (values == row(number)).all()
+    return values is not None
 
 
 def test_rows_come_back_in_any_process_and_are_written_once(tmp_path: Path) -> None:
     store = filled(tmp_path / "a", 1, 2, 2, 3)
     store.append(names(3, 4), [row(3), row(4)])
-    assert (tmp_path / "a" / "rows.bin").stat().st_size == 4 * SIZE
+    assert (tmp_path / "a" / ROWS).stat().st_size == 4 * SIZE
     assert all(is_whole(RowStore(tmp_path / "a", np.uint8, SHAPE), n) for n in (4, 1, 3, 2))
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with FORK.Pool(2) as pool:
         assert pool.starmap(is_whole, [(store, n) for n in (1, 2, 3, 4)]) == [True] * 4
-    assert store.find(names(9, 1)).tolist() == [-1, 0]
-    assert store.find(np.array([b"", names(2)[0]], "S16")).tolist() == [-1, 1]
+    assert (store.find(names(9, 1)) >= 0).tolist() == [False, True]
+    assert (store.find(np.array([b"", names(2)[0]], "S16")) >= 0).tolist() == [False, True]
 
 
 def test_names_that_end_in_zeros(tmp_path: Path) -> None:
     both = np.array([b"\1" * 15 + b"\0", b"\1" * 15 + b"\1"], "S16")
     store = RowStore(tmp_path, np.uint8, SHAPE)
     store.append(both, [row(0), row(1)])
-    assert store.find(both).tolist() == [0, 1]
+    out = np.empty((2, *SHAPE), np.uint8)
+    assert all(store.read(number, out[n]) for n, number in enumerate(store.find(both).tolist()))
+    assert (out == [row(0), row(1)]).all()
 
 
-@pytest.mark.parametrize("at", [0, SIZE, 2 * SIZE + 14])
+@pytest.mark.parametrize("place", [0, SIZE, 2 * SIZE + 14])
 def test_a_flipped_bit_is_found_and_the_row_written_again(
-    tmp_path: Path, at: int, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, place: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    filled(tmp_path, 0, 1, 2)
-    content = bytearray((tmp_path / "rows.bin").read_bytes())
-    content[at] ^= 1
-    (tmp_path / "rows.bin").write_bytes(content)
-    store = RowStore(tmp_path, np.uint8, SHAPE)
-    bad = at // SIZE
-    assert [is_whole(store, n) for n in range(3)] == [n != bad for n in range(3)]
-    assert f"row {bad} of {tmp_path / 'rows.bin'} is damaged" in caplog.text
-    assert RowStore(tmp_path, np.uint8, SHAPE).find(names(bad)) == -1
-    store.append(names(bad), [row(bad)])
+    """Also behind a reader that has read the row before; one line says so, in all its processes."""
+    using = filled(tmp_path, 0, 1, 2)
+    assert all(is_whole(using, n) for n in range(3))
+    with (tmp_path / ROWS).open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 1]))
+    bad = place // SIZE
+    for _ in range(2):
+        assert [is_whole(using, n) for n in range(3)] == [n != bad for n in range(3)]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / ROWS} is damaged: what is not as it was written is made anew"
+    ]
+    # Other programs need not read it to learn that it is missing.
+    other = RowStore(tmp_path, np.uint8, SHAPE)
+    assert other.find(names(bad)) == -1
+    other.append(names(bad), [row(bad)])
     assert all(is_whole(RowStore(tmp_path, np.uint8, SHAPE), n) for n in range(3))
 
 
-@pytest.mark.parametrize("name", ["rows.bin", "index.bin"])
+@pytest.mark.parametrize("name", [ROWS, INDEX])
 @pytest.mark.parametrize("damage", ["empty", "cut", "longer", "gone", "noise"])
 def test_a_damaged_file_never_gives_another_row(tmp_path: Path, name: str, damage: str) -> None:
     """Also to a process that has it open."""
@@ -105,35 +125,42 @@ def test_a_damaged_file_never_gives_another_row(tmp_path: Path, name: str, damag
 def test_a_file_that_is_cut_off_while_it_is_read(tmp_path: Path) -> None:
     store = filled(tmp_path, 0, 1, 2)
     assert is_whole(store, 2)
-    os.truncate(tmp_path / "rows.bin", SIZE + 3)
+    os.truncate(tmp_path / ROWS, SIZE + 3)
     assert [is_whole(store, n) for n in range(3)] == [True, False, False]
 
 
+@pytest.mark.parametrize("removed", [[INDEX], [ROWS], [ROWS, INDEX]])
 @pytest.mark.parametrize("others", [(2, 1), (7, 8, 9), ()])
 def test_cleared_and_filled_by_others_while_it_is_used(
-    tmp_path: Path, others: tuple[int, ...]
+    tmp_path: Path, others: tuple[int, ...], removed: list[str]
 ) -> None:
-    """A run reads on by the rows that it found when it began, and finds more for a validation."""
+    """A run reads on by the numbers that it got when it began: its rows, or none."""
     store, out = filled(tmp_path, 0, 1, 2), np.empty(SHAPE, np.uint8)
-    found = store.find(names(0, 1, 2)).tolist()
-    for name in ("rows.bin", "index.bin"):
+    numbers = store.find(names(0, 1, 2)).tolist()
+    assert all(store.read(number, out) for number in numbers)
+    for name in removed:
         (tmp_path / name).unlink()
     if others:
         filled(tmp_path, *others)
-    assert [is_whole(store, n) for n in range(3)] == [n in others for n in range(3)]
-    assert not any(store.read(at, out) for at in found)
+    for expected, number in enumerate(numbers):
+        if store.read(number, out):
+            assert (out == row(expected)).all()
     assert [is_whole(store, n) for n in others] == [True] * len(others)
 
 
-def test_a_row_that_another_process_forgets_takes_no_other_with_it(tmp_path: Path) -> None:
-    store, out = filled(tmp_path, 0, 1), np.empty(SHAPE, np.uint8)
-    found = store.find(names(0, 1)).tolist()
-    assert store.read(found[1], out)
-    with (tmp_path / "rows.bin").open("r+b") as file:
+def test_what_was_written_is_never_written_again(tmp_path: Path) -> None:
+    """Whatever is added, found damaged or left in part by a program that was killed."""
+    store = filled(tmp_path, 0, 1)
+    (tmp_path / ROWS).open("ab").write(b"part of a row")
+    (tmp_path / INDEX).open("ab").write(b"part of an entry")
+    with (tmp_path / ROWS).open("r+b") as file:
         file.write(bytes(SIZE))
-    assert not is_whole(RowStore(tmp_path, np.uint8, SHAPE), 0)
-    assert store.find(names(0, 1)).tolist() == [-1, found[1]]
-    assert store.read(found[1], out)
+    before = {name: (tmp_path / name).read_bytes() for name in (ROWS, INDEX)}
+    assert not is_whole(store, 0)
+    store.append(names(0, 2), [row(0), row(2)])
+    assert all(is_whole(RowStore(tmp_path, np.uint8, SHAPE), n) for n in range(3))
+    for name, content in before.items():
+        assert (tmp_path / name).read_bytes().startswith(content)
 
 
 def _fill(folder: Path, first: int) -> None:
@@ -143,20 +170,19 @@ def _fill(folder: Path, first: int) -> None:
 
 
 def test_two_that_fill_it_and_are_killed_leave_whole_rows(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    both = [context.Process(target=_fill, args=(tmp_path, first)) for first in (0, 20)]
+    both = [FORK.Process(target=_fill, args=(tmp_path, first)) for first in (0, 20)]
     for process in both:
         process.start()
-    index = tmp_path / "index.bin"
-    while not (index.exists() and index.stat().st_size > 60 * 20):
+    index = tmp_path / INDEX
+    while not (index.exists() and index.stat().st_size > 60 * 32):
         time.sleep(0.01)
     for process in both:
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
     store = RowStore(tmp_path, np.uint8, SHAPE)
     kept = [number for number in range(4020) if store.find(names(number)) >= 0]
     assert len(kept) >= 60
+    assert index.stat().st_size // 32 == len(kept) + 1, "each is written once"
     assert all(is_whole(store, number) for number in kept)
     store.append(names(9999), [row(9999)])
     assert is_whole(store, 9999)
@@ -170,11 +196,156 @@ def _refused(store: RowStore) -> None:
 
 def test_a_disk_that_takes_no_more_leaves_what_was_there(tmp_path: Path) -> None:
     store = filled(tmp_path, 0)
-    process = multiprocessing.get_context("fork").Process(target=_refused, args=(store,))
+    process = FORK.Process(target=_refused, args=(store,))
     process.start()
     process.join()
     assert process.exitcode == 0
-    assert (tmp_path / "rows.bin").stat().st_size == SIZE
-    assert is_whole(store, 0)
+    assert [is_whole(store, n) for n in range(4)] == [True, False, False, False]
     store.append(names(2), [row(2)])
+    assert is_whole(store, 0)
     assert is_whole(store, 2)
+
+
+def _no_lock(_: int, __: int) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def _no_use(_: int, __: int) -> None:
+    """Lock nothing, as between two machines where a file system locks on one machine alone."""
+
+
+def test_without_locks_nothing_is_written_and_what_is_there_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path, 1)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("fcntl.flock", _no_lock)
+    store = RowStore(tmp_path, np.uint8, SHAPE)
+    with pytest.raises(OSError, match="its file system has no locks"):
+        store.append(names(2), [row(2)])
+    with pytest.raises(OSError, match="its file system has no locks"):
+        store.check_writable()
+    assert is_whole(store, 1)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# Four programs that write and four that read, while the files are damaged
+
+MANY, LONG = 100, 3000
+MANY_NAMES = names(*range(MANY))
+MANY_ROWS = np.random.default_rng(0).integers(0, 256, (MANY, LONG), dtype=np.uint8)
+
+
+def _write(folder: Path, seed: int, begun: Barrier, seconds: float) -> None:
+    """Write the rows in an order of its own, again and again."""
+    draw = random.Random(seed)
+    begun.wait()
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        store, order = RowStore(folder, np.uint8, (LONG,)), draw.sample(range(MANY), MANY)
+        for first in range(0, MANY, 8):
+            part = order[first : first + 8]
+            with suppress(OSError):  # where there are no locks
+                store.append(MANY_NAMES[part], [MANY_ROWS[number] for number in part])
+
+
+def _read(folder: Path, answer: Any, begun: Barrier, seconds: float) -> None:
+    """Tell how many rows were read, and how many of them were others than those asked for."""
+    logging.disable()
+    store, out = RowStore(folder, np.uint8, (LONG,)), np.empty(LONG, np.uint8)
+    total = wrong = 0
+    until = math.inf
+    while time.monotonic() < until:
+        numbers = store.find(MANY_NAMES).tolist()
+        for expected, number in zip([*MANY_ROWS] * 3, numbers * 3, strict=True):
+            if number >= 0 and store.read(number, out):
+                total += 1
+                wrong += not (out == expected).all()
+        if until == math.inf:  # each has read the rows once before anything is damaged
+            begun.wait()
+            until = time.monotonic() + seconds
+    answer.put((total, wrong))
+
+
+def _remove(path: Path, _: random.Random) -> None:
+    path.unlink()
+
+
+def _cut(path: Path, draw: random.Random) -> None:
+    os.truncate(path, draw.randrange(path.stat().st_size + 1))
+
+
+def _flip(path: Path, draw: random.Random) -> None:
+    place = draw.randrange(path.stat().st_size)
+    with path.open("r+b") as file:
+        file.seek(place)
+        (byte,) = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte ^ 1 << draw.randrange(8)]))
+
+
+def _harm(
+    harm: Callable[[Path, random.Random], None] | None,
+    folder: Path,
+    file: str,
+    begun: Barrier,
+    seconds: float,
+) -> None:
+    draw = random.Random(0)
+    begun.wait()
+    until = time.monotonic() + seconds
+    while harm and time.monotonic() < until:
+        time.sleep(draw.uniform(0.02, 0.2))
+        try:
+            harm(folder / file, draw)
+        except (FileNotFoundError, ValueError):  # of a file that is gone, or empty
+            continue
+
+
+DAMAGE = [
+    (_remove, INDEX),
+    (_cut, INDEX),
+    (_cut, ROWS),
+    (_flip, INDEX),
+    (_flip, ROWS),
+    (None, ""),
+]
+
+
+def _cases() -> list[Any]:
+    """Return each damage under each kind of lock; the first case is quick."""
+    cases: list[Any] = []
+    for flock in (fcntl.flock, _no_use, _no_lock):
+        for harm, file in DAMAGE:
+            quick = not cases
+            marks = () if quick else pytest.mark.slow
+            cases.append(pytest.param(flock, harm, file, 0.6 if quick else 2, marks=marks))
+    return cases
+
+
+@pytest.mark.parametrize(("flock", "harm", "file", "seconds"), _cases())
+def test_no_row_of_a_damaged_store_is_another_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flock: Callable[[int, int], None],
+    harm: Callable[[Path, random.Random], None] | None,
+    file: str,
+    seconds: float,
+) -> None:
+    RowStore(tmp_path, np.uint8, (LONG,)).append(MANY_NAMES, [*MANY_ROWS])
+    monkeypatch.setattr("fcntl.flock", flock)
+    answer, begun = FORK.Queue(), FORK.Barrier(9)
+    tasks: list[BaseProcess] = [
+        FORK.Process(target=_write, args=(tmp_path, seed, begun, seconds)) for seed in range(4)
+    ]
+    for _ in range(4):
+        tasks.append(FORK.Process(target=_read, args=(tmp_path, answer, begun, seconds)))
+    tasks.append(FORK.Process(target=_harm, args=(harm, tmp_path, file, begun, seconds)))
+    for task in tasks:
+        task.start()
+    answers = [answer.get(timeout=60) for _ in range(4)]
+    for task in tasks:
+        task.join()
+        assert task.exitcode == 0
+    assert sum(total for total, _ in answers) >= 4 * 3 * MANY
+    assert sum(wrong for _, wrong in answers) == 0

@@ -75,7 +75,9 @@ class ImageCache:
             self._writes = True
             return True
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            for kind, count in missing.items():
+                if count:
+                    self._stores[kind].check_writable()
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
             self._give_up(error)
@@ -119,7 +121,12 @@ class ImageCache:
 
     def _give_up(self, error: OSError) -> None:
         self._writes = False
-        _log.warning("decoded images are not kept in %s: %s", self.folder, error.strerror)
+        _log.warning(
+            "decoded images are not kept in %s (%s): each epoch decodes them again "
+            "(--image-cache DIR takes another disk)",
+            self.folder,
+            error.strerror,
+        )
 
     def rows_of(self, manifest: Manifest, kind: str) -> "StoredRows":
         """Return the rows of the images of a manifest, or of their human maps."""

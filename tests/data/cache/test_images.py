@@ -139,7 +139,7 @@ def test_auto_leaves_nine_tenths_of_the_disk(
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: free)
         check_images(faces, images=ImageCache(16))
         assert ("are not kept" in capsys.readouterr().out) != kept
-        assert bool(list(cache.rglob("rows.bin"))) == kept
+        assert bool(list(cache.rglob("rows-2.bin"))) == kept
 
 
 @pytest.mark.slow
