@@ -25,6 +25,7 @@ from bench.harness import judged, make_parser, run_program, settings, write
 from bench.head import Inputs
 from bench.interpreter_counter import Kind, Role, Traffic, measure
 from focus.kernels import backend, cam_entropy, class_activation, focus_head
+from focus.kernels.terms import WEIGHTS
 
 SIDE, BATCH, CLASSES = 7, 20, 2
 
@@ -78,9 +79,8 @@ def head_step(inputs: Inputs, *, backbone: bool = True, classifier: bool = True)
             *inputs.leaves,
             inputs.target,
             saliency=inputs.saliency,
-            focus_weight=0.5,
-            saliency_weight=0.5,
             focus_level="match",
+            **dict.fromkeys(WEIGHTS, 0.5),
         )
         gradients = torch.autograd.grad(out.loss, leaves) if leaves else ()
         return gradients[0] if backbone else None

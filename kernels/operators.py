@@ -116,7 +116,7 @@ class HeadFunction(torch.autograd.Function):
                 *_call("focus_head_forward", **given._asdict(), need_weight=need_weight)
             )
         else:
-            out = launcher("focus_head_forward")(given, need_weight)
+            out: HeadForward = launcher("focus_head_forward")(given, need_weight)
         ctx.save_for_backward(out.saved, weight, bias)
         ctx.shape, ctx.dtype, ctx.last = features.shape, features.dtype, channels_last(features)
         ctx.contrast = given.cam_class == "contrast"

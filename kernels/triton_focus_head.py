@@ -283,6 +283,7 @@ def _head(
         tl.store(logits_ptr + b * K + k, logits, real)
         tl.store(cam_ptr + b * P + p, z, inside)
         rows = (h, ce, focus, saliency, total)  # the terms in the order of Terms
+        tl.static_assert(len(rows) == TOTAL + 1, "a row for the entropy, each term, and the total")
         for row in tl.static_range(len(rows)):
             tl.store(terms_ptr + row * batch + b, rows[row])
         if REDUCTION == "none":

@@ -9,6 +9,7 @@ from focus.config.options import POINTS
 from focus.data.perturbations import ROBUSTNESS, STRENGTHS
 from focus.evaluation.faithfulness import PLACES
 from focus.evaluation.results import RESAMPLES
+from focus.kernels.terms import Terms
 from focus.metrics.ranking import SUPPORT, needed
 from focus.model.operating_points import TARGETS
 from focus.report.glossary import GLOSSARY
@@ -31,14 +32,13 @@ def rows(document: str, first: str) -> list[list[str]]:
 
 def test_the_named_losses() -> None:
     documented = {}
-    for name, a, b, c, level, cam in rows(text("losses.md"), "`--loss`"):
+    for name, *weights, level, cam in rows(text("losses.md"), "`--loss`"):
         level, _, target = level.partition(", ")
-        documented[name.split("`")[1]] = (float(a), float(b), float(c), level, target, cam)
+        of_terms = Terms(*(float(weight) for weight in weights))
+        documented[name.split("`")[1]] = (of_terms, level, target, cam)
     assert documented == {
         name: (
-            loss.classification_weight,
-            loss.focus_weight,
-            loss.saliency_weight,
+            loss.weights,
             loss.focus_level,
             "" if loss.entropy_target is None else f"{loss.entropy_target:g}",
             loss.cam_class,

@@ -5,7 +5,7 @@ weights beyond CYBORG's are this project's own, chosen on validation images of t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any
 
 from focus.config.options import BELOW_1, NON_NEGATIVE, SHARE, TEMPERATURE, flag, in_loss
@@ -39,6 +39,7 @@ class LossConfig:
     saliency_weight: float = in_loss(
         "weight of the distance to human maps", 0.0, within=NON_NEGATIVE
     )
+    _: KW_ONLY
     focus_level: FocusLevel = in_loss(
         "how the entropy of the activation map is controlled (default: loss; minimize when "
         "only --focus-weight is given)",

@@ -90,24 +90,27 @@ def test_without_human_maps_the_loss_is_cross_entropy_unless_another_is_asked_fo
     [
         *(({"loss": name}, loss) for name, loss in LOSSES.items()),
         # A weight given to a loss without a focus term: the entropy is minimised.
-        ({"loss": "ce", "focus_weight": 0.1}, LossConfig(1, 0.1, 0, "minimize")),
+        ({"loss": "ce", "focus_weight": 0.1}, LossConfig(1, 0.1, focus_level="minimize")),
         (
             {"loss": "ce", "focus_weight": 1, "focus_level": "hinge", "entropy_target": 0.5},
-            LossConfig(1, 1, 0, "hinge", entropy_target=0.5),
+            LossConfig(1, 1, focus_level="hinge", entropy_target=0.5),
         ),
         # No weight, or no level: no focus term, in one spelling.
-        ({"loss": "focus", "focus_weight": 0}, LossConfig(1, 0, 0, "none")),
-        ({"loss": "blend", "focus_level": "none"}, LossConfig(1, 0, 5, "none")),
-        ({"loss": "focus", "focus_weight": 0, "focus_level": "none"}, LossConfig(1, 0, 0, "none")),
+        ({"loss": "focus", "focus_weight": 0}, LossConfig(focus_level="none")),
+        ({"loss": "blend", "focus_level": "none"}, LossConfig(1, 0, 5, focus_level="none")),
+        (
+            {"loss": "focus", "focus_weight": 0, "focus_level": "none"},
+            LossConfig(focus_level="none"),
+        ),
         # The named loss's target goes with its level.
-        ({"loss": "hinge", "focus_weight": 0}, LossConfig(1, 0, 0, "none")),
-        ({"loss": "hinge", "focus_level": "minimize"}, LossConfig(1, 1, 0, "minimize")),
+        ({"loss": "hinge", "focus_weight": 0}, LossConfig(focus_level="none")),
+        ({"loss": "hinge", "focus_level": "minimize"}, LossConfig(1, 1, focus_level="minimize")),
         ({"loss": "hinge", "entropy_target": 0.4}, replace(LOSSES["hinge"], entropy_target=0.4)),
         (
             {"loss": "blend", "temperature": 2.0, "label_smoothing": 0.1, "saliency_weight": 1.0},
-            LossConfig(1, 0.1, 1, "minimize", temperature=2.0, label_smoothing=0.1),
+            LossConfig(1, 0.1, 1, temperature=2.0, label_smoothing=0.1),
         ),
-        ({"loss": "match", "entropy": "sum"}, LossConfig(1, 1, 0, "match", entropy="sum")),
+        ({"loss": "match", "entropy": "sum"}, LossConfig(1, 1, focus_level="match", entropy="sum")),
         ({"loss": "ce", "entropy": "sum", "focus_weight": 3}, LossConfig(1, 3, entropy="sum")),
     ],
 )

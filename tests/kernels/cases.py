@@ -13,6 +13,7 @@ from torch import Tensor
 
 from focus.kernels import backend as backends
 from focus.kernels import cam_entropy, class_activation, focus_head, use_backend
+from focus.kernels.terms import WEIGHTS
 
 from .interpreter import interpreter
 from .tolerances import assert_close
@@ -71,6 +72,9 @@ SHAPES: dict[str, tuple[Any, ...]] = {
 }
 HEAD = SHAPES | {"focus_level": LEVELS, "cam_class": CAM_CLASSES, "maps": MAPS}
 HEAD |= {"entropy": ENTROPIES}
+
+TERM_WEIGHTS = {name: 0.7 + 0.2 * n for n, name in enumerate(WEIGHTS)}
+"""A weight for each term of the loss, a new one included, by which all its gradients are seen."""
 
 Case = dict[str, Any]
 
@@ -234,9 +238,7 @@ def run_focus_head(
 def head_options(case: Case, inputs: Inputs) -> dict[str, Any]:
     """Return the options of the head for a case, tensors from ``inputs``."""
     options: dict[str, Any] = {
-        "classification_weight": 0.7,
-        "focus_weight": 0.9,
-        "saliency_weight": 1.3,
+        **TERM_WEIGHTS,
         "focus_level": case["focus_level"],
         "cam_class": case["cam_class"],
         "entropy": case.get("entropy", "softmax"),
@@ -272,7 +274,7 @@ def assert_focus_head(form: Form, case: Case, inputs: Inputs | None = None, **mo
     wide = {name: _widened(value) for name, value in options.items()}
     actual = run_focus_head(form, inputs, through_logits=True, **options)
     expected = run_focus_head(REFERENCE, inputs.double(), through_logits=True, **wide)
-    without_cam = wide | {"focus_weight": 0.0, "saliency_weight": 0.0}
+    without_cam = wide | {name: 0.0 for name in WEIGHTS if name != "classification_weight"}
     pooling = run_focus_head(REFERENCE, inputs.double(), through_logits=True, **without_cam)["dF"]
     for name, tensor in actual.items():
         addends = (pooling, expected["dF"] - pooling) if name == "dF" else None
@@ -323,8 +325,7 @@ def run_on_meta(
 ) -> None:
     """Run forward and backward of both operations, and the CAMs, on tensors without data."""
     inputs, options = meta_case(case)
-    settings = ("classification_weight", "focus_weight", "saliency_weight", "temperature")
-    for name in settings:  # of the device, as a schedule's are
+    for name in (*WEIGHTS, "temperature"):  # of the device, as a schedule's are
         if name in options:
             options[name] = torch.empty((), device="meta")
     one = torch.empty((), device="meta")

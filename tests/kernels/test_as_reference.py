@@ -183,8 +183,8 @@ def test_settings_as_tensors_and_of_each_sample(form: Form) -> None:
     target = torch.linspace(0.3, 0.9, SMALL["batch"], device=form.device)
     for maps in cases.MAPS:
         assert_focus_head(form, SMALL | {"maps": maps}, entropy_target=target)
-    numbers = {"focus_weight": 0.5, "saliency_weight": 2.0, "temperature": 2.5}
-    numbers |= {"entropy_target": 0.4, "label_smoothing": 0.1, "classification_weight": 0.3}
+    numbers = {name: 2 * value for name, value in cases.TERM_WEIGHTS.items()}
+    numbers |= {"temperature": 2.5, "entropy_target": 0.4, "label_smoothing": 0.1}
     tensors = {name: torch.tensor(value) for name, value in numbers.items()}
     assert_focus_head(form, SMALL, **tensors)
     for temperature in (0.25, 7.0, torch.tensor(2.5)):

@@ -7,10 +7,20 @@ import torch
 from torch.nn import functional
 
 from focus.kernels import cam_entropy, focus_head
+from focus.kernels.terms import WEIGHTS, Terms
 from focus.metrics.cams import sum_entropy
 
 from . import cases
-from .cases import FORMS, SHAPES, WITH_REFERENCE, Form, head_options, make_inputs, run_focus_head
+from .cases import (
+    FORMS,
+    REFERENCE,
+    SHAPES,
+    WITH_REFERENCE,
+    Form,
+    head_options,
+    make_inputs,
+    run_focus_head,
+)
 
 SMALL: cases.Case = {"batch": 5, "channels": 6, "grid": (3, 3), "classes": 3}
 SMALL |= {"focus_level": "match", "cam_class": "true", "maps": "masked maps"}
@@ -35,6 +45,7 @@ def test_hand_worked_numbers(form: Form) -> None:
     h = math.log(12) / 2 / log4  # p = (1, 3, 1, 1) / 6
     h_human = math.log(2) / log4
     terms = {"classification": -math.log(1 - q), "focus": h - h_human, "saliency": 1 / 4}
+    assert terms.keys() == {*Terms._fields}, "a number worked out by hand for each term"
     for name, value in terms.items():
         assert getattr(out, name).item() == pytest.approx(value, rel=1e-12), name
     assert out.entropy.item() == pytest.approx(h, rel=1e-12)
@@ -55,6 +66,17 @@ def test_hand_worked_numbers(form: Form) -> None:
     torch.testing.assert_close(grads[1][0], features[0] @ g + dlogits[0] * pooled)
     torch.testing.assert_close(grads[1][1], dlogits[1] * pooled)
     torch.testing.assert_close(grads[2], dlogits)
+
+
+@pytest.mark.parametrize("term", Terms._fields)
+@pytest.mark.parametrize("form", FORMS)
+def test_each_term_alone_is_as_its_definition(form: Form, term: str) -> None:
+    alone = dict.fromkeys(WEIGHTS, 0.0) | {f"{term}_weight": 1.7}
+    cases.assert_focus_head(form, SMALL, **alone)
+    inputs = make_inputs(SMALL).double()
+    options = head_options(SMALL, inputs) | alone
+    slope = run_focus_head(REFERENCE, inputs, **options)["dF"]
+    assert slope.count_nonzero(), f"{term} has no case: head_options gives it no gradient"
 
 
 @pytest.mark.parametrize("form", WITH_REFERENCE)

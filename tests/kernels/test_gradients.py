@@ -5,6 +5,7 @@ import torch
 from torch.autograd import gradcheck
 
 from focus.kernels import cam_entropy, focus_head
+from focus.kernels.terms import WEIGHTS
 
 from . import cases
 from .cases import FORMS, REFERENCE, WITH_REFERENCE, Form, head_options, make_inputs, random_like
@@ -130,7 +131,7 @@ def test_maps_targets_and_weights_get_no_gradient(form: Form) -> None:
     features = inputs.features.requires_grad_()
     batch, classes, grid = len(features), len(inputs.weight), features.shape[2:]
     shapes = {"saliency": (batch, *grid), "entropy_target": (batch,), "class_weight": (classes,)}
-    shapes |= dict.fromkeys(("focus_weight", "saliency_weight", "temperature"), ())
+    shapes |= dict.fromkeys((*WEIGHTS, "temperature"), ())
     others = {
         name: torch.full(shape, 0.5, device=form.device, requires_grad=True)
         for name, shape in shapes.items()

@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 
 from focus import Detector, LossConfig
 from focus.kernels import class_activation, eager, focus_head
+from focus.kernels.terms import WEIGHTS
 from focus.kernels.types import HeadForward
 
 from . import cases
@@ -59,13 +60,13 @@ def opcheck(form: Form, change: Case) -> None:
     case = SMALL | change
     inputs = make_inputs(case, form.device)
     options = head_options(case, inputs)
-    scale, *numbers = (torch.tensor(n, device=form.device) for n in (0.8, 0.7, 0.9, 1.3, 0.8, 0.1))
+    scale, smoothing = (torch.tensor(number, device=form.device) for number in (0.8, 0.1))
+    weights = [torch.tensor(value, device=form.device) for value in cases.TERM_WEIGHTS.values()]
     features, weight, bias, index = list(vars(inputs).values())[:4]
     aim = None if case["maps"] != "no maps" else scale
     maps = (options.get("saliency"), options.get("saliency_mask"), aim)
     choices = (case["focus_level"], case["cam_class"], case.get("entropy", "softmax"), "mean")
-    weights, others = numbers[:3], numbers[3:]
-    head = (features, weight, bias, index, *maps, None, weights, *others, *choices)
+    head = (features, weight, bias, index, *maps, None, weights, scale, smoothing, *choices)
     ops: Any = torch.ops.focus
     like = (list(features.shape), features.dtype, case.get("layout") == "channels_last")
     with form.active():
@@ -240,7 +241,7 @@ def test_exported_detector_takes_any_number_of_images(monkeypatch: pytest.Monkey
         torch.testing.assert_close(exported.module()(images), with_cam(images))
 
 
-RAMPED = ("focus_weight", "saliency_weight", "temperature", "entropy_target", "label_smoothing")
+RAMPED = (*WEIGHTS, "temperature", "entropy_target", "label_smoothing")
 
 
 @pytest.mark.parametrize("form", cases.SLOW_INTERPRETED)
@@ -255,7 +256,10 @@ def test_weights_that_change_with_each_step_compile_once(form: Form) -> None:
         arguments = inputs.features, inputs.weight, inputs.bias, inputs.index
         return focus_head(*arguments, focus_level="match", **options).loss
 
-    steps = [(i / 10, i / 5, 0.5 + i / 20, 0.9 - i / 40, i / 40) for i in range(8)]
+    steps = [
+        (*(i / (5 + n) for n, _ in enumerate(WEIGHTS)), 0.5 + i / 20, 0.9 - i / 40, i / 40)
+        for i in range(8)
+    ]
     with form.active():
         values = {float(loss(*map(torch.tensor, weights))) for weights in steps}
     assert counter.frame_count == 1

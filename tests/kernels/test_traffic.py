@@ -19,6 +19,7 @@ import triton.language as tl
 from bench import traffic
 from bench.interpreter_counter import BadAccess, measure
 from focus.kernels import class_activation, focus_head, triton_cam
+from focus.kernels.terms import WEIGHTS
 
 from . import cases
 from .cases import REFERENCE, Case, Form, head_options, make_inputs, run_cam_entropy, run_focus_head
@@ -89,7 +90,7 @@ def test_an_operator_of_a_graph_makes_its_counters_of_arrivals_anew() -> None:
     shapes = traffic.make_inputs(SMALL, "meta")
     one = torch.empty((), device="meta")
     words = "minimize", "true", "softmax", "mean"
-    settings = (*(None,) * 4, [one, one, one], one, one, *words, True)
+    settings = (*(None,) * 4, [one for _ in WEIGHTS], one, one, *words, True)
     ops, arguments = torch.ops.focus, (*shapes.leaves, shapes.target)
     cam, entropy = shapes.saliency, torch.empty(SMALL.batch, device="meta")
     backward = (*arguments[:2], shapes.target, cam, one, cam, entropy, True, True)
@@ -128,7 +129,7 @@ def test_launches() -> None:
     assert names(second) == ["_cams_backward"]
     # Whatever the loss, and with settings that are tensors on the device.
     one = torch.empty((), device="meta")
-    numbers = ("focus_weight", "saliency_weight", "temperature", "entropy_target")
+    numbers = (*WEIGHTS, "temperature", "entropy_target")
     for settings in (
         {"cam_class": "predicted"},
         {"cam_class": "contrast"},

@@ -18,6 +18,7 @@ from torch import Tensor
 from focus.data.dataset import Batch
 from focus.data.manifest import Manifest
 from focus.errors import InputError
+from focus.kernels.terms import Terms
 from focus.model.detector import Detector
 from focus.runtime.progress import progress_bar
 from focus.training.run import make_detector
@@ -130,10 +131,10 @@ def test_the_weights_of_the_loss_follow_their_schedules(faces: Manifest, tmp_pat
             means = {name: step[name] / step["images"] for name in MEANS}
             weights = run.detector.head.loss_weights
             assert weights is not None
-            a, b, c = weights.tolist()
-            expected = a * means["classification"] + b * means["focus"] + c * means["saliency"]
+            weights = Terms(*weights.tolist())
+            expected = sum(w * means[term] for term, w in weights._asdict().items())
             assert means["loss"] == pytest.approx(expected, rel=1e-5)
-            found.append((a, b, c))
+            found.append((weights.classification, weights.focus, weights.saliency))
     steps = [step / 5 for step in range(10)]
     assert found == [pytest.approx((1, 2 * min(epoch, 1), 4 - epoch), abs=1e-6) for epoch in steps]
 
