@@ -129,15 +129,20 @@ def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def load_checkpoint(path: Path, values: Mapping[str, Any], parts: Parts) -> None:
-    """Restore what :func:`last_checkpoint` found."""
+    """Restore what :func:`last_checkpoint` found; what is done to its files later has no effect.
+
+    Raises:
+        InputError: the checkpoint was changed since, or is of another network.
+    """
     model, optimizer, scheduler, ema = parts
+    checksums = values["checksums"]
     try:
-        model.load_state_dict(safetensors.torch.load_file(path / MODEL))
+        model.load_state_dict(_tensors(path / MODEL, checksums))
         if ema is not None:
-            ema.load_state_dict(safetensors.torch.load_file(path / EMA))
+            ema.load_state_dict(_tensors(path / EMA, checksums))
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in safetensors.torch.load_file(path / OPTIMIZER).items():
+        for key, value in _tensors(path / OPTIMIZER, checksums).items():
             index, _, name = key.partition(".")
             parameter = parameters[int(index)]
             if value.shape == parameter.shape:
@@ -146,6 +151,8 @@ def load_checkpoint(path: Path, values: Mapping[str, Any], parts: Parts) -> None
             moments.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": moments, "param_groups": values["param_groups"]})
         scheduler.load_state_dict(values["scheduler"])
+    except InputError:
+        raise
     except (OSError, RuntimeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} does not fit the network or its optimiser ({shorten(str(error), 200)}): "
@@ -164,6 +171,21 @@ def checkpoints(folder: Path) -> list[Path]:
     """Return the folders of all checkpoints, by step."""
     found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("step-*"))
     return [path for _, path in sorted((int(name[1]), path) for name, path in found if name)]
+
+
+def _tensors(path: Path, checksums: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the tensors of a file, in memory that is no part of it.
+
+    The optimiser keeps the tensors that it gets: mapped, they would change with the file, and end
+    the program by a signal where the file is cut off.
+    """
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != checksums[path.name]:
+        raise InputError(
+            f"{path} was changed while it was read: end what writes there, then go on with "
+            "--resume, from the last checkpoint that is whole."
+        )
+    return safetensors.torch.load(content)
 
 
 def _write_aside(

@@ -1,11 +1,14 @@
 """Checkpoints: which ones stay, and damaged or planted files."""
 
 import errno
+import multiprocessing
+import os
 import pickle
 import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +173,55 @@ def test_a_damaged_one_is_named_and_the_one_before_taken(
             spoil(first / file)
             with pytest.raises(InputError, match=r"is damaged .* no whole one before it"):
                 last_checkpoint(folder)
+
+
+def _step_after(run: Run, damage: Callable[[Path], object], folder: Path) -> None:
+    """Load a checkpoint, damage its files, do a step; write what comes of it."""
+    run.load(folder)
+    for file in folder.glob("step-*/*.safetensors"):
+        damage(file)
+    run.model.train()
+    run.model(torch.ones(4, 6) * torch.arange(4)[:, None]).square().sum().backward()
+    run.optimizer.step()
+    torch.save(run.model.state_dict(), folder / "after.pt")
+
+
+def _overwrite(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.write(b"\7" * file.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", [_overwrite, partial(os.truncate, length=0)])
+def test_what_is_trained_is_no_part_of_a_file(
+    tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    """AdamW's count of steps stayed one: other weights in silence, or the signal SIGBUS."""
+    run = small_run()
+    run.model(torch.ones(4, 6) * torch.arange(4)[:, None]).sum().backward()
+    run.optimizer.step()
+    after = []
+    for number, harm in enumerate((id, damage)):
+        folder = tmp_path / str(number)
+        run.save(folder, 1)
+        context = multiprocessing.get_context("fork")
+        process = context.Process(target=_step_after, args=(small_run(), harm, folder))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        after.append(torch.load(folder / "after.pt"))
+    for name, value in after[0].items():
+        assert value.equal(after[1][name]), name
+
+
+def test_a_file_that_changes_between_its_check_and_its_use_is_refused(tmp_path: Path) -> None:
+    run = small_run()
+    run.save(tmp_path, 1)
+    found = last_checkpoint(tmp_path)
+    assert found is not None
+    small_run().save(tmp_path / "other", 1)
+    shutil.copy(tmp_path / "other/step-00000001/model.safetensors", found[0])
+    with pytest.raises(InputError, match=r"^\S+model\.safetensors was changed while it was read"):
+        load_checkpoint(*found, Parts(**vars(run)))
 
 
 def test_one_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
