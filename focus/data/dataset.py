@@ -20,9 +20,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from focus.data.augment import Augmentation, Draw, as_table
 from focus.data.cache.images import KINDS, ImageCache
-from focus.data.images import Preprocessing, at_least, load_image, load_map, middle, squash
+from focus.data.images import (
+    Preprocessing,
+    at_least,
+    load_image,
+    load_map,
+    middle,
+    read_unchanged,
+    squash,
+)
 from focus.data.manifest import Manifest
-from focus.data.maps import human_map, resized
+from focus.data.maps import Map, human_map, resized
 from focus.data.moves import moved_to_grid
 from focus.errors import LostWorkerError
 from focus.kernels.reference import map_entropy
@@ -113,6 +121,11 @@ class FaceDataset(Dataset[Batch]):
         # worker would get a copy of the whole manifest, which it shares at first.
         self._paths = _encoded(sample.path for sample in manifest)
         self._human_maps = _encoded(sample.human_map or "" for sample in manifest)
+        # "" in a manifest that was not checked.
+        self._digests = {
+            kind: _encoded(sample.extra.get(column, "") for sample in manifest)
+            for kind, column in KINDS.items()
+        }
         labels = (UNLABELLED if sample.label is None else sample.label for sample in manifest)
         self._labels = np.fromiter(labels, np.int64, len(manifest))
         self.image_size, self.grid = preprocessing.image_size, preprocessing.grid
@@ -201,26 +214,30 @@ class FaceDataset(Dataset[Batch]):
         out[:] = squash(self._image(row), self.image_size)
 
     def _image(self, row: int) -> Image.Image:
-        image = load_image(_decoded(self._paths[row]))
+        path, digest = _decoded(self._paths[row]), _decoded(self._digests["image"][row])
+        content = read_unchanged([path], digest)[0] if digest else None
+        image = load_image(path, content)
         return image if self._perturb is None else self._perturb(image, row)
 
     def _parts(self, row: int, *, cut: bool) -> tuple[Tensor, Tensor | None]:
         """Return the image [3, H, W] and its map [H, W]; of ``cut`` ones the middle."""
         image, side, fitting = self._image(row), self.image_size, middle if cut else at_least
         pixels = torch.tensor(fitting(np.asarray(image), side), device="cpu").permute(2, 0, 1)
-        if not (path := _decoded(self._human_maps[row])):
+        if not self._human_maps[row]:
             return pixels, None
-        heat = fitting(resized(human_map(path), image.size), side)
+        heat = fitting(resized(self._human_map(row), image.size), side)
         return pixels, torch.tensor(heat, device="cpu")
+
+    def _human_map(self, row: int) -> Map:
+        return human_map(_decoded(self._human_maps[row]), _decoded(self._digests["map"][row]))
 
     def _heat(self, row: int) -> Tensor | None:
         """Return the human map at the images' size, [S, S]."""
-        path = _decoded(self._human_maps[row])
-        if not path:
+        if not self._human_maps[row]:
             return None
         heat = np.empty((self.image_size, self.image_size), np.float32)
         if not (self._stored and self._stored["map"].read(row, heat)):
-            heat = resized(human_map(path), heat.shape)
+            heat = resized(self._human_map(row), heat.shape)
         return torch.from_numpy(heat)
 
     def _saliency(

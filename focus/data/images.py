@@ -1,11 +1,13 @@
 """Decoding images and grey maps."""
 
 import errno
+import io
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +16,14 @@ from PIL import ExifTags, Image, ImageOps
 from focus.config.options import MAX_PIXELS
 from focus.config.recipes import Fit
 from focus.errors import UnreadableError
+from focus.runtime.digests import key_of
 from focus.runtime.files import atomic_write
+
+T = TypeVar("T")
 
 BAD_FILES = "bad_files.csv"
 """The files that cannot be decoded, and why (:mod:`focus.data.bad_files`)."""
+REPLACED = "it was replaced after it was checked"
 # Errors that a network's file system reports now and then of a sound file.
 _TEMPORARY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN)
 _PAUSE = 0.2  # seconds
@@ -52,17 +58,34 @@ def check_pixels(size: tuple[int, int]) -> None:
         raise ValueError(f"{size[0]} x {size[1]} pixels, more than --max-pixels {_most_pixels}")
 
 
-def load_image(path: str | Path) -> Image.Image:
+def load_image(path: str | Path, content: bytes | None = None) -> Image.Image:
     """Load an image as 8-bit RGB, fully decoded and turned upright by its EXIF orientation.
 
     Other modes are converted as Pillow does; alpha is dropped, not composited; 16-bit grey keeps
-    its upper byte; of an animation the first frame is taken. Raises ImageError, naming the file,
-    for whatever cannot be decoded.
+    its upper byte; of an animation the first frame is taken. ``content`` is that of the file, if it
+    has been read. Raises ImageError, naming the file, for whatever cannot be decoded.
     """
     try:
-        return as_rgb(_decode(path))
+        return as_rgb(_patiently(lambda: _decode(path, content)))
     except Exception as error:  # decoders raise anything, from struct.error to SyntaxError
         raise undecodable(path, error) from error
+
+
+def read_unchanged(paths: Sequence[str], digest: str) -> list[bytes]:
+    """Return the contents of files that :func:`focus.data.known_images.content_hash` has seen.
+
+    digest: What it returned for them. Raises UnreadableError if they are others now, which without
+    this would be taken in silence for what was checked.
+    """
+    contents = []
+    for path in paths:
+        try:
+            contents.append(_patiently(Path(path).read_bytes))
+        except OSError as error:
+            raise undecodable(path, error) from error
+    if key_of(b"".join(contents)) != digest:
+        raise undecodable(paths[0], ValueError(REPLACED))
+    return contents
 
 
 def squash(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
@@ -132,15 +155,17 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def load_map(path: str | Path, *, coloured: list[str] | None = None) -> npt.NDArray[np.float32]:
+def load_map(
+    path: str | Path, content: bytes | None = None, *, coloured: list[str] | None = None
+) -> npt.NDArray[np.float32]:
     """Load a grey image, a human map or artefact mask: float32 [H, W] in [0, 1].
 
     8-bit values are divided by 255, 16-bit ones by 65535, float files are taken as they are; of
-    colours the luminance is taken, and the file's path is added to ``coloured``. Raises ImageError,
-    naming the file, as :func:`load_image`.
+    colours the luminance is taken, and the file's path is added to ``coloured``. ``content`` and
+    errors are as in :func:`load_image`.
     """
     try:
-        image = _decode(path)
+        image = _patiently(lambda: _decode(path, content))
         if image.mode.startswith("I"):
             return _sixteen_bit(image).astype(np.float32) / np.float32(65535)
         if image.mode == "F":
@@ -185,9 +210,9 @@ def reason(path: str | Path, error: BaseException) -> str:
     return " ".join(said.replace(repr(os.fspath(path)), "").split())
 
 
-def _decode(path: str | Path, retries: int = 3) -> Image.Image:
+def _decode(path: str | Path, content: bytes | None) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             # Whatever the file is called: Pillow would hand it to Ghostscript.
             if image.format == "EPS":
                 raise ValueError("PostScript is a program, which is not run")
@@ -197,11 +222,18 @@ def _decode(path: str | Path, retries: int = 3) -> Image.Image:
             return image
     except Image.DecompressionBombError as error:
         raise ValueError(f"more than --max-pixels {_most_pixels}") from error
-    except OSError as error:  # a decoder's has no number
-        if not retries or error.errno not in _TEMPORARY:
-            raise
-        time.sleep(_PAUSE)
-        return _decode(path, retries - 1)
+
+
+def _patiently(read: Callable[[], T]) -> T:
+    """Return what ``read`` does, which may fail three times as a network's file system does."""
+    for _ in range(3):
+        try:
+            return read()
+        except OSError as error:  # a decoder's has no number
+            if error.errno not in _TEMPORARY:
+                raise
+            time.sleep(_PAUSE)
+    return read()
 
 
 def _is_coloured(image: Image.Image) -> bool:

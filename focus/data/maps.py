@@ -22,9 +22,10 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct, convert
 
-from focus.data.images import check_pixels, load_map, undecodable
+from focus.data.images import REPLACED, check_pixels, load_map, read_unchanged, undecodable
 from focus.data.manifest import Sample
 from focus.findings import Finding
+from focus.runtime.digests import key_of
 from focus.runtime.json_files import Finite, load_json, read_json
 
 MAP_SOURCE, SOURCE_FILE = "map_source", "focus-maps.json"
@@ -35,15 +36,23 @@ Polygon = list[Finite]
 """x, y, x, y, ... of the corners in pixels."""
 
 
-def human_map(reference: str, *, coloured: list[str] | None = None) -> Map:
+def human_map(reference: str, digest: str = "", *, coloured: list[str] | None = None) -> Map:
     """Load the map that ``human_map`` refers to, float32 [H, W] in [0, 1].
 
     Annotators' images of different sizes are resized to the first's. ``coloured`` is as in
     :func:`focus.data.images.load_map`. Raises ImageError, naming the file.
+
+    digest: What :func:`focus.data.bad_files.file_digest` returned for it; a map that is another one
+    now is an error.
     """
     if is_drawing(reference):
-        return _drawn_map(reference)
-    first, *others = (load_map(path, coloured=coloured) for path in files_of(reference))
+        return _drawn_map(reference, digest)
+    files = files_of(reference)
+    contents = read_unchanged(files, digest) if digest else [None] * len(files)
+    first, *others = (
+        load_map(path, content, coloured=coloured)
+        for path, content in zip(files, contents, strict=True)
+    )
     total = first.astype(np.float64)
     for values in others:
         total += resized(values, (first.shape[1], first.shape[0]))
@@ -129,12 +138,14 @@ def is_drawing(reference: str) -> bool:
     return reference.rpartition("#")[0].lower().endswith(".json")
 
 
-def _drawn_map(reference: str) -> Map:
+def _drawn_map(reference: str, digest: str) -> Map:
     path, _, number = reference.rpartition("#")
     try:
         images = read_coco(path)
         if number not in images:
             raise ValueError(f"it has no image with the id {number}")
+        if digest and images[number].digest() != digest:
+            raise ValueError(REPLACED)
         check_pixels(images[number].size)
     except (OSError, ValueError) as error:
         raise undecodable(reference, error) from error
@@ -147,6 +158,10 @@ class Drawing(NamedTuple):
     name: str
     size: tuple[int, int]
     polygons: dict[str, list[Polygon]]
+
+    def digest(self) -> str:
+        """Return a digest of the shapes, of which the file may hold those of many images."""
+        return key_of(repr(self).encode())
 
     def share(self) -> Map:
         """Return the share of the annotators that drew over each pixel, [H, W] in [0, 1]."""

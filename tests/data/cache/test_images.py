@@ -17,6 +17,7 @@ from focus.data.cache.images import ImageCache
 from focus.data.dataset import Batch, FaceDataset
 from focus.data.images import Preprocessing, load_image
 from focus.data.manifest import Manifest, Sample
+from focus.errors import UnreadableError
 
 from ...launching import CHECKOUT, python, write_faces
 from ...training.trainers import trained
@@ -35,9 +36,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the images that a dataset decodes."""
     names: list[str] = []
 
-    def load(path: str) -> Image.Image:
+    def load(path: str, content: bytes | None = None) -> Image.Image:
         names.append(Path(path).name)
-        return load_image(path)
+        return load_image(path, content)
 
     monkeypatch.setattr(dataset, "load_image", load)
     return names
@@ -102,6 +103,18 @@ def test_a_file_overwritten_with_its_size_and_time_is_another_one(faces: Manifes
     after = batch(faces, ImageCache(16))
     assert not after.images[0].any()
     assert after.images[1:].equal(before.images[1:])
+
+
+@pytest.mark.parametrize("replaced", ["0.png", "m1.png"])
+def test_a_file_that_is_replaced_after_its_check_is_not_taken_for_it(
+    faces: Manifest, tmp_path: Path, replaced: str
+) -> None:
+    checked, _ = check_images(faces, progress=False)
+    shutil.copy(tmp_path / "3.png", tmp_path / replaced)
+    data = FaceDataset(checked, Preprocessing(16, GRID))
+    assert len(data[[2, 3]].images) == 2
+    with pytest.raises(UnreadableError, match=rf"{replaced}' \(it was replaced after it was check"):
+        data[[0, 1]]
 
 
 @pytest.mark.parametrize("bit", [0x40, 0x80])
