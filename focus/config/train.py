@@ -203,11 +203,12 @@ class TrainConfig(SharedConfig):
         if self.sampling == self.class_weight == "balanced":
             raise InputError("--sampling balanced and --class-weight balanced: give one of them.")
         if self.compile and self.compile_mode == "reduce-overhead" and self.grad_accum_steps > 1:
-            # Of the second batch on, the graph overwrites the gradient that it should add to.
+            # Of the second batch on, the graph overwrites the gradient that it should add to
+            # (pytorch #169545).
             raise InputError(
-                "--compile-mode reduce-overhead cannot add the gradients of --grad-accum-steps "
-                f"{self.grad_accum_steps} (pytorch #169545): give --compile-mode default, or a "
-                "larger --batch-size with --grad-accum-steps 1."
+                "--compile-mode reduce-overhead cannot add up gradients, as --grad-accum-steps "
+                f"{self.grad_accum_steps} does: give --compile-mode default, or a larger "
+                "--batch-size."
             )
         if self.pool is not None:
             check_pool(self.pool)

@@ -147,7 +147,7 @@ def test_flags_on_top_of_a_loss(given: dict[str, Any], expected: LossConfig) -> 
         ({"pool": "token"}, "--pool token leaves no CAM"),
         (
             {"compile": True, "compile_mode": "reduce-overhead", "grad_accum_steps": 2},
-            "give --compile-mode default, or a larger --batch-size with --grad-accum-steps 1",
+            "--grad-accum-steps 2 does: give --compile-mode default, or a larger --batch-size",
         ),
         ({"focus_schedule": "0"}, "--focus-schedule got '0': give EPOCH:FACTOR pairs"),
         (
