@@ -1,7 +1,11 @@
 """Exceptions for what a user can fix, and helpers for their messages."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# CUDA's, HIP's, cuDNN's and cuBLAS's own, and that of torch on a CPU.
+_OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_\w*ALLOC\w*_FAILED|DefaultCPUAllocator")
 
 
 class InputError(ValueError):
@@ -28,6 +32,10 @@ class LostWorkerError(OneProcessError):
     """A process that loads images was lost, or has no memory left to hand them over in."""
 
 
+class FullMemoryError(OneProcessError):
+    """The memory of the device or the machine is full."""
+
+
 class NotFiniteError(ImageError):
     """A model's output for an image is not finite; ``path`` is the image."""
 
@@ -37,6 +45,13 @@ class NotFiniteError(ImageError):
 
     def __str__(self) -> str:
         return f"The model's output for {self.path!r} is not finite: {self.advice}"
+
+
+def is_full_memory(error: BaseException) -> bool:
+    """Return whether Python or torch says that there is no memory left."""
+    # torch's OutOfMemoryError is a RuntimeError.
+    of_torch = isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or bool(of_torch)
 
 
 def sentence(error: InputError) -> str:

@@ -24,6 +24,14 @@ from accelerate.utils import (
 from focus.errors import InputError, OneProcessError
 from focus.kernels import backend_for
 from focus.runtime.machine import MixedPrecision, local_processes, usable_cores
+from focus.runtime.peers import (
+    LostProcessError,
+    introduce,
+    is_of_connection,
+    outlive_launcher,
+    say_alone,
+    whom_it_lost,
+)
 from focus.runtime.signals import Stopped
 
 T = TypeVar("T")
@@ -76,6 +84,7 @@ def start(precision: MixedPrecision, threads: int | None, device: str | None = N
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{error}: set FOCUS_BACKEND=auto, or leave it unset.") from error
     torch.set_num_threads(threads or max(1, usable_cores() // local_processes()))
+    introduce(accelerator)
     return accelerator
 
 
@@ -195,11 +204,23 @@ def closing_process_group() -> Iterator[None]:
 
     Left to the end of Python, its threads may outlive the interpreter, which then aborts. A
     OneProcessError leaves the group: the others are still at work in it.
+
+    Raises:
+        LostProcessError: another process was lost, and nobody else says so.
     """
     try:
         yield
     except OneProcessError:
+        say_alone()
         raise
+    except RuntimeError as error:
+        if not is_of_connection(error):
+            raise
+        outlive_launcher()
+        clause = whom_it_lost()
+        if clause is None:
+            raise SystemExit(2) from error
+        raise LostProcessError(f"{clause}: give the command again.") from error
     except (InputError, Stopped) as error:
         _destroy_process_group(error)
         raise

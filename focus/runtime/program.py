@@ -8,7 +8,6 @@ Ctrl-C.
 import errno
 import io
 import os
-import re
 import sys
 import time
 import traceback
@@ -18,13 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from focus.errors import InputError, OneProcessError, sentence
+from focus.errors import InputError, OneProcessError, is_full_memory, sentence
 from focus.runtime.machine import is_main_process
 from focus.runtime.signals import Stopped
 
 _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
-# CUDA's, HIP's, cuDNN's and cuBLAS's own, and that of torch on a CPU.
-_OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_\w*ALLOC\w*_FAILED|DefaultCPUAllocator")
 
 
 @contextmanager
@@ -56,8 +53,8 @@ def program(prog: str, *, debug: bool, sizes: Sequence[str] = ()) -> Iterator[No
             raise
         where = f" ({error.filename})" if error.filename else ""
         _end(2, f"{error.strerror}{where}: free or choose another place.", prog, debug, True)
-    except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is a RuntimeError
-        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+    except (RuntimeError, MemoryError) as error:
+        if not is_full_memory(error):
             raise
         advice = f"give a smaller {' or '.join(sizes)}" if sizes else "end other programs"
         _end(2, f"The memory is full: {advice}.", prog, debug, True)
@@ -73,7 +70,8 @@ def _end(code: int, message: str, prog: str, debug: bool, alone: bool) -> NoRetu
         if debug:
             traceback.print_exc()
         kind = "error: " if code == 2 else ""
-        print(f"{prog}: {kind}{message}", file=sys.stderr, flush=True)
+        begin = "" if is_main_process() else "\n"  # the first one's progress is on the line
+        print(f"{begin}{prog}: {kind}{message}", file=sys.stderr, flush=True)
     elif code == 2 and "TORCHELASTIC_RUN_ID" in os.environ:
         # torchrun ends all when one has ended, also the first one, which has yet to say why.
         time.sleep(10)

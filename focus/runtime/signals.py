@@ -10,6 +10,7 @@ import os
 import signal
 import stat
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
@@ -37,10 +38,16 @@ class StopSignals:
     """Note signals while the ``with`` block runs; elsewhere they act as they did before.
 
     doing: What the message says is done before the end.
+    lost: Returns the processes without which that cannot be done; if there are any, none is said.
     """
 
-    def __init__(self, doing: str = "finishing the step, then saving") -> None:
+    def __init__(
+        self,
+        doing: str = "finishing the step, then saving",
+        lost: Callable[[], Sequence[object]] = tuple,
+    ) -> None:
         self._doing = doing
+        self._lost = lost
         self._process = os.getpid()
         self._received = 0
         self._before: dict[signal.Signals, Any] = {}
@@ -53,13 +60,14 @@ class StopSignals:
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._note:  # else it was set anew, and stays
+                signal.signal(number, handler)
 
     def pending(self) -> int:
         """Return the number of the signal to stop for, 0 if there is none."""
         if not self._received and _launcher not in (None, os.getppid()):
             self._received = signal.SIGTERM
-            _say("the launcher has ended: finishing the step, then saving.")
+            self._say("the launcher has ended", ".")
         return self._received
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
@@ -78,7 +86,14 @@ class StopSignals:
         if signum == _SIGHUP:
             _leave_terminal()
         again = "" if signum == _SIGHUP else "; again to stop now"
-        _say(f"{signal.Signals(signum).name}: {self._doing}{again}.")
+        self._say(signal.Signals(signum).name, f"{again}.")
+
+    def _say(self, reason: str, end: str) -> None:
+        if not is_main_process() or self._lost():
+            return
+        # The terminal may be gone, and a stream takes nothing in the midst of another line.
+        with suppress(OSError, RuntimeError):
+            print(f"\n{reason}: {self._doing}{end}", file=sys.stderr, flush=True)
 
 
 def _leave_terminal() -> None:
@@ -89,10 +104,3 @@ def _leave_terminal() -> None:
                 os.write(stream, b"\n")
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-
-
-def _say(text: str) -> None:
-    if is_main_process():
-        # The terminal may be gone, and a stream takes nothing in the midst of another line.
-        with suppress(OSError, RuntimeError):
-            print(f"\n{text}", file=sys.stderr, flush=True)

@@ -65,7 +65,7 @@ def save_checkpoint(
     Raises:
         OSError: with the path, if the disk is full or refuses; what was there before is whole.
     """
-    target = folder / f"step-{step:08d}"
+    target = folder / checkpoint_name(step)
     state = parts.optimizer.state_dict()
     values = {
         "version": CHECKPOINT_VERSION,
@@ -94,6 +94,11 @@ def save_checkpoint(
     for old in checkpoints(folder)[slice(-keep) if finite else slice(keep, -1)]:
         shutil.rmtree(old)
     return target
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of the folder of the checkpoint after so many steps."""
+    return f"step-{step:08d}"
 
 
 def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:

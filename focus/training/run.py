@@ -226,7 +226,8 @@ def _run(trainer: Trainer, bad: list[BadFile], noticed: Sequence[Finding]) -> Ev
         if main and saved is None and (before := known_before(config)):
             before.to_csv(folder / BEFORE)
         trainer.fit()
-        found = evaluate_best(trainer, noticed)
+        with trainer.saying_how_to_go_on():
+            found = evaluate_best(trainer, noticed)
         finish_trackers(accelerator)
     return found
 

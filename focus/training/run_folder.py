@@ -4,6 +4,7 @@
 """
 
 import os
+import shlex
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from focus.model.config import CONFIG_FILE, WEIGHTS_FILE, DetectorConfig
 from focus.model.operating_points import OperatingPoints
 from focus.runtime.files import atomic_write, check_writable
 from focus.runtime.json_files import Natural
+from focus.runtime.peers import as_it_was_given
 from focus.training.checkpoint import last_checkpoint
 
 CHECKPOINTS = "checkpoints"
@@ -158,8 +160,15 @@ def _nested(values: dict[str, Any]) -> dict[str, Any]:
 
 def resuming(config: ResolvedTrainConfig) -> str:
     """Return the flags that go on with a run, whose other settings are in its folder."""
-    elsewhere = config.output != TrainConfig.output
-    return f"--resume --name {config.name}" + f" --output {config.output}" * elsewhere
+    words = ["--resume", "--name", config.name]
+    if config.output != TrainConfig.output:
+        words += ["--output", config.output]
+    return shlex.join(words)
+
+
+def command_to_go_on(config: ResolvedTrainConfig) -> str:
+    """Return the command that goes on with a run, launched as it is now."""
+    return f"{as_it_was_given()} {resuming(config)}".lstrip()
 
 
 def other_setting(then: TrainConfig, config: ResolvedTrainConfig) -> tuple[str, Any, Any] | None:

@@ -6,9 +6,10 @@ seeded for each step. So a run that is resumed at any step goes on with the same
 """
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -28,16 +29,39 @@ from focus.data.copies import copies, without
 from focus.data.dataset import Batch, name_lost_workers
 from focus.data.manifest import Manifest
 from focus.data.near_far import training_families
-from focus.errors import InputError, LostWorkerError, NotFiniteError, UnreadableError, sentence
+from focus.errors import (
+    FullMemoryError,
+    InputError,
+    LostWorkerError,
+    NotFiniteError,
+    UnreadableError,
+    is_full_memory,
+    sentence,
+)
 from focus.evaluation.inference import images_only, score_images
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import is_better, operating_points
 from focus.model.card import model_card, trained_how, trained_on
 from focus.model.detector import Detector
 from focus.runtime.launch import finish_trackers, run_on_main_first, same_threads
+from focus.runtime.peers import (
+    LostProcessError,
+    is_of_connection,
+    lost_peers,
+    outlive_launcher,
+    say_alone,
+    whom_it_lost,
+)
 from focus.runtime.signals import Stopped, StopSignals
 from focus.training.batches import MicroBatch
-from focus.training.checkpoint import Parts, load_checkpoint, remove_later, save_checkpoint
+from focus.training.checkpoint import (
+    Parts,
+    checkpoint_name,
+    checkpoints,
+    load_checkpoint,
+    remove_later,
+    save_checkpoint,
+)
 from focus.training.features import filled_cache
 from focus.training.loading import TrainingImages
 from focus.training.monitoring import RunLog, training_figures, validation_figures, write_summary
@@ -48,7 +72,7 @@ from focus.training.run_folder import (
     SavedRun,
     TrainState,
     check_shared,
-    resuming,
+    command_to_go_on,
     write_record,
 )
 from focus.training.step import Statistics, Tally, add_gradients, gradient_norm, update
@@ -94,7 +118,12 @@ class Trainer:
         self.log = RunLog(config, accelerator)
         self.on_cpu = accelerator.device.type == "cpu"
         self.signals = StopSignals()
+        if self.state.processes > 1:
+            self.signals = StopSignals(
+                "saving after this step, if all processes reach its end", lost_peers
+            )
         self._written: tuple[int, int] | None = None  # step and epoch of the last checkpoint
+        self._is_whole = True  # the state is that after a step, not within one
         self.score = partial(
             score_images,
             accelerator=accelerator,
@@ -173,33 +202,85 @@ class Trainer:
 
         Raises:
             Stopped: a signal came; a checkpoint of that moment is there.
-            InputError: the loss was not finite too many times in a row, or an image cannot be read.
+            InputError: the loss was not finite too many times in a row, or as
+                :meth:`saying_how_to_go_on`.
         """
         self.open_folder()
         with (
             self.signals,
-            name_lost_workers(),
             closing(self.images),
             self.log.progress(self.state.step, self.plan.steps) as bar,
         ):
             while self._goes_on():
-                try:
+                with self.saying_how_to_go_on():
                     speed = self.train_epoch(bar)
                     self.note_epoch(self.validation_scores(), speed)
-                except (UnreadableError, LostWorkerError) as error:
-                    self.statistics.restore()  # without the step's first batches
-                    self.read_tally()
-                    path = self.save()
-                    finish_trackers(self.accelerator)
-                    text = sentence(error).removesuffix(".")
-                    # Without the file, or with another one, the run is refused.
-                    text = text.replace("fix or remove the file", "bring it back as it was")
-                    raise type(error)(
-                        f"{text}, then go on with --resume, from what is saved in {path}."
-                    ) from error
-                self._leave_if_signalled()
+                    self._leave_if_signalled()
         self.log.end(self.state)
         self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def saying_how_to_go_on(self) -> Iterator[None]:
+        """Save what is done where something outside the program ends the run.
+
+        Raises:
+            UnreadableError, LostWorkerError, FullMemoryError: in this process.
+            LostProcessError: another process was lost.
+            SystemExit: likewise, and another one says so.
+        """
+        try:
+            with name_lost_workers():
+                yield
+        except (UnreadableError, LostWorkerError) as error:
+            say_alone()
+            # Without the file, or with another one, the run is refused.
+            advice = "fix or remove the file", "bring it back as it was"
+            cause = sentence(error).removesuffix(".").replace(*advice)
+            raise type(error)(self._farewell(self._named(cause))) from error
+        except (RuntimeError, MemoryError) as error:
+            if is_full_memory(error):
+                say_alone()
+                cause = (
+                    "The memory is full: end other programs, or begin anew with a smaller "
+                    "--batch-size and another --name"
+                )
+                raise FullMemoryError(self._farewell(self._named(cause))) from error
+            if not is_of_connection(error):
+                raise
+            outlive_launcher()
+            lost = whom_it_lost()
+            farewell = self._farewell(lost or "")
+            if lost is None:
+                raise SystemExit(2) from error
+            raise LostProcessError(farewell) from error
+
+    def _named(self, cause: str) -> str:
+        """Return the cause with the number of this process, if it is not the first."""
+        if self.accelerator.is_main_process:
+            return cause
+        return f"Process {self.accelerator.process_index}: {cause}"
+
+    def _farewell(self, cause: str) -> str:
+        """Save the last whole step, in the main process; say how to go on from what is there.
+
+        A step that was interrupted as it changed the weights is not saved: then an earlier
+        checkpoint counts.
+        """
+        main, step = self.accelerator.is_main_process, self.state.step
+        if main and self._is_whole:
+            with suppress(RuntimeError, MemoryError):  # of a device that has failed, or is full
+                self.statistics.restore()  # without the step's first batches
+                self.read_tally()
+                self.save()
+        finish_trackers(self.accelerator)
+        there = checkpoints(self.folder / CHECKPOINTS)
+        if not there:
+            saved = "nothing is saved yet"
+        elif there[-1].name == checkpoint_name(step):
+            saved = f"step {step} is saved in {there[-1]}"
+        else:
+            saved = f"the last checkpoint is {there[-1]}"
+        return f"{cause}; {saved}; to go on: {command_to_go_on(self.config)}"
 
     def open_folder(self) -> None:
         """Restore the checkpoint, if there is one, and write down what is trained on what."""
@@ -288,17 +369,28 @@ class Trainer:
         norm, scaler = gradient_norm(self.detector), accelerator.scaler
         scale = None if scaler is None else scaler._get_scale_async()
         images = sum(batch.images for batch in batches)
-        finite, skip = self.tally.add(sums, norm, images, scale)
-        update(self.optimizer.optimizer, norm, skip, config.clip_grad)
-        if scaler is not None:
-            scaler.update()
-        self.statistics.settle(finite)
-        self.optimizer.zero_grad()
-        state.step += 1
-        if state.step < config.epochs * self.plan.steps:
-            self.scheduler.step()  # not past its end, where one-cycle would rise again
-        if self.ema is not None:
-            self.ema.update(self.detector, step=state.step)
+        with self._changing_state():
+            finite, skip = self.tally.add(sums, norm, images, scale)
+            update(self.optimizer.optimizer, norm, skip, config.clip_grad)
+            if scaler is not None:
+                scaler.update()
+            self.statistics.settle(finite)
+            self.optimizer.zero_grad()
+            state.step += 1
+            if state.step < config.epochs * self.plan.steps:
+                self.scheduler.step()  # not past its end, where one-cycle would rise again
+            if self.ema is not None:
+                self.ema.update(self.detector, step=state.step)
+
+    @contextmanager
+    def _changing_state(self) -> Iterator[None]:
+        """Keep what the block leaves, if an error ends it, from being saved.
+
+        torch says in a handler of signals, wherever the program is, that a worker was lost.
+        """
+        self._is_whole = False
+        yield
+        self._is_whole = True
 
     def prepared(self, batch: Batch) -> Tensor:
         """Return the model's input: images [B,3,S,S] normalised, or features as they are."""
@@ -345,20 +437,21 @@ class Trainer:
         assert state.sums is not None, "an epoch has a step at least"
         figures = validation_figures(scores)
         value = figures[f"eval_{config.eval_metric}"]
-        state.epoch += 1
-        if is_better(config.eval_metric, value, state.best):
-            state.best, state.best_epoch = value, state.epoch
-            state.points = operating_points(scores)
         row = {
-            "epoch": state.epoch,
+            "epoch": state.epoch + 1,
             **training_figures(state.sums),
             **figures,
             "lr": self.optimizer.param_groups[-1]["lr"],
         }
-        state.rows.append(row)
-        state.nonfinite += int(state.sums["nonfinite"])
-        state.sums = None
-        self.tally.set(in_a_row=state.in_a_row)
+        with self._changing_state():
+            state.epoch += 1
+            if is_better(config.eval_metric, value, state.best):
+                state.best, state.best_epoch = value, state.epoch
+                state.points = operating_points(scores)
+            state.rows.append(row)
+            state.nonfinite += int(state.sums["nonfinite"])
+            state.sums = None
+            self.tally.set(in_a_row=state.in_a_row)
         if self.accelerator.is_main_process:
             self.save()  # first, as summary.csv and model/ can be written again from it
             write_summary(self.folder / SUMMARY, state.rows)
@@ -368,8 +461,8 @@ class Trainer:
                 self.log.sheet(self.kept, self.validation, scores, state)
         self.log.epoch(row, state.step, best=state.just_found_best, images_per_second=speed)
 
-    def save(self, keep: int | None = None) -> str:
-        """Write a checkpoint in the main process, unless it is there; return their folder."""
+    def save(self, keep: int | None = None) -> Path:
+        """Write a checkpoint in the main process, unless it is there; return its folder."""
         state, folder = self.state, self.folder / CHECKPOINTS
         at = state.step, state.epoch
         if self.accelerator.is_main_process and at != self._written:
@@ -382,7 +475,7 @@ class Trainer:
             kept = keep or self.config.checkpoints_kept
             save_checkpoint(folder, state.step, self._parts(), extra, kept)
             self._written = at
-        return str(folder)
+        return folder / checkpoint_name(state.step)
 
     def save_best(self) -> None:
         """Write ``model/``: the network as it is, with the operating points of the best epoch."""
@@ -422,7 +515,7 @@ class Trainer:
         raise Stopped(
             signum,
             f"stopped after step {self.state.step}, saved in {path}; "
-            f"{resuming(self.config)} goes on.",
+            f"to go on: {command_to_go_on(self.config)}",
         )
 
     def _parts(self) -> Parts:

@@ -155,8 +155,9 @@ def test_an_image_that_is_lost_in_a_step_leaves_the_step_before(
     with moved(lost), pytest.raises(InputError) as error:
         first.fit()
     assert str(error.value) == (
-        f"Cannot decode {str(lost)!r} (No such file or directory): bring it back as it was, "
-        f"then go on with --resume, from what is saved in {first.folder}/checkpoints."
+        f"Cannot decode {str(lost)!r} (No such file or directory): bring it back as it was; step 2 "
+        f"is saved in {first.folder}/checkpoints/step-00000002; to go on: --resume --name run "
+        f"--output {tmp_path / 'lost'}"
     )
     second = trainer(faces, tmp_path / "lost", resume=True, **given)
     assert second.state.step == 2

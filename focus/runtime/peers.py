@@ -1,0 +1,155 @@
+"""The other processes of a launch: which were lost, and how the command was given.
+
+A process that is killed tells nobody. Those that wait for it meet an error of their connection, and
+their launcher ends them at once; each knows by then the process numbers of all, so that one of them
+can say whom it lost.
+"""
+
+import re
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from focus.errors import OneProcessError
+
+_ENDS_WITHIN = 2.0  # seconds, in which the system ends a process whose connections it has closed
+_SAID = "focus/said"  # set in the store that the processes share
+_OF_CONNECTION = re.compile(r"\bgloo\b|\bNCCL\b|\bnccl[A-Z]")
+
+
+class LostProcessError(OneProcessError):
+    """Another process of the launch was lost, so that this one cannot go on."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A process of the launch, on the machine ``host``, which started it at ``started``."""
+
+    rank: int
+    host: str
+    pid: int
+    started: float
+
+    @property
+    def is_lost(self) -> bool:
+        """Return whether the process has ended; it must be of this machine."""
+        try:
+            process = psutil.Process(self.pid)
+            return bool(
+                process.create_time() != self.started or process.status() == psutil.STATUS_ZOMBIE
+            )
+        except psutil.NoSuchProcess:
+            return True
+
+
+_peers: list[Peer] = []
+_rank = 0
+
+
+def introduce(accelerator: Accelerator) -> None:
+    """Tell each process of the launch who the others are."""
+    global _peers, _rank
+    started = psutil.Process().create_time()
+    _rank = accelerator.process_index
+    me = Peer(_rank, socket.gethostname(), psutil.Process().pid, started)
+    _peers = gather_object([me])
+
+
+def lost_peers(within: float = 0.0) -> list[Peer]:
+    """Return the processes on this machine that have ended, once there is one.
+
+    within: How many seconds to wait for one.
+    """
+    host, deadline = socket.gethostname(), time.monotonic() + within
+    while True:
+        lost = [peer for peer in _peers if peer.host == host and peer.is_lost]
+        if lost or time.monotonic() >= deadline:
+            return lost
+        time.sleep(0.02)
+
+
+def is_of_connection(error: BaseException) -> bool:
+    """Return whether torch says that another process cannot be reached."""
+    if not isinstance(error, RuntimeError) or len(_peers) < 2:
+        return False
+    return isinstance(error, torch.distributed.DistError) or bool(_OF_CONNECTION.search(str(error)))
+
+
+def outlive_launcher() -> None:
+    """Let the launcher's SIGTERM no longer end this process, which has to say whom it lost.
+
+    The launcher ends all as soon as it has lost one, but waits 30 seconds before it kills them.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def whom_it_lost() -> str | None:
+    """Return a clause that says which process was lost; None where another process says why.
+
+    Of the processes of a machine the first that is left says it.
+    """
+    lost, host = lost_peers(within=_ENDS_WITHIN), socket.gethostname()
+    left = [peer.rank for peer in _peers if peer.host == host and peer not in lost]
+    if _has_been_said() or _rank != min(left, default=_rank):
+        return None
+    if not lost:
+        elsewhere = sorted({peer.host for peer in _peers} - {host})
+        return f"A process on {' or '.join(elsewhere) or host}, or the connection to it, was lost"
+    names = " and ".join(f"{peer.rank} (pid {peer.pid})" for peer in lost)
+    were = f"process {names} was" if len(lost) == 1 else f"processes {names} were"
+    return f"Of {len(_peers)} processes, {were} lost: killed, or ended by an error above"
+
+
+def say_alone() -> None:
+    """Keep the other processes, which will lose this one, from saying so: it says why it ends."""
+    with suppress(RuntimeError, ValueError):  # no group, or its store is gone
+        _store().set(_SAID, "1")
+
+
+def _has_been_said() -> bool:
+    try:
+        return bool(_store().check([_SAID]))
+    except (RuntimeError, ValueError):
+        return False
+
+
+def _store() -> Any:
+    return torch.distributed.distributed_c10d._get_default_store()
+
+
+def as_it_was_given() -> str:
+    """Return the words of the command before its flags, with those of its launcher; "" if unknown.
+
+    For example ``torchrun --nproc_per_node 2 train.py``.
+    """
+    flags = sys.argv[1:]
+    while flags and not flags[0].startswith("-"):
+        flags = flags[1:]  # sub-commands
+    process = psutil.Process()
+    with suppress(psutil.Error):
+        for candidate in (process.parent(), process):
+            words = candidate.cmdline() if candidate else []
+            begin, end = words[: len(words) - len(flags)], words[len(words) - len(flags) :]
+            if end == flags and sys.argv[0] in begin[1:]:
+                return shlex.join(_shortened(begin))
+    return ""
+
+
+def _shortened(words: list[str]) -> list[str]:
+    """Drop the interpreter before a program that the shell finds by its name."""
+    program = Path(words[1])
+    if shutil.which(program.name) == str(program):
+        return [program.name, *words[2:]]
+    return words
