@@ -112,11 +112,10 @@ class HeadFunction(torch.autograd.Function):
         if torch.compiler.is_compiling():
             # Tensors in a tuple are none of the graph's arguments.
             given = given._replace(features=features, weight=weight, bias=bias)
-            out = HeadForward(
-                *_call("focus_head_forward", **given._asdict(), need_weight=need_weight)
-            )
+            results = _call("focus_head_forward", **given._asdict(), need_weight=need_weight)
         else:
-            out: HeadForward = launcher("focus_head_forward")(given, need_weight)
+            results = launcher("focus_head_forward")(given, need_weight)
+        out = HeadForward(*results)
         ctx.save_for_backward(out.saved, weight, bias)
         ctx.shape, ctx.dtype, ctx.last = features.shape, features.dtype, channels_last(features)
         ctx.contrast = given.cam_class == "contrast"
@@ -170,7 +169,7 @@ def _launch_in_graph(name: str, *arguments: Any) -> Any:
     return launcher(name)(*arguments, in_graph=True)
 
 
-def _launch_head(*arguments: Any) -> HeadForward:
+def _launch_head(*arguments: Any) -> Any:
     *head_arguments, need_weight = arguments
     return _launch_in_graph("focus_head_forward", HeadArguments(*head_arguments), need_weight)
 
