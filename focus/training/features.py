@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+import torchvision
 from accelerate import Accelerator
 
 from focus.config.train import ResolvedTrainConfig
-from focus.data.cache.features import Encoded, FeatureCache, digest_of, digests
+from focus.data.augment import AUGMENTATION_VERSION
+from focus.data.cache.features import Encoded, FeatureCache, digests, with_digests
 from focus.data.cache.images import ImageCache
 from focus.data.dataset import Batch, FaceDataset, RowIndex, load_batches, loader
 from focus.data.manifest import Manifest
@@ -22,7 +24,7 @@ def feature_cache(config: ResolvedTrainConfig, detector: Detector) -> FeatureCac
     """Return the cache of the features of a detector's backbone, as it is."""
     return FeatureCache(
         config.model,
-        _key(config, detector),
+        repr(decided_by(config, detector)),
         (detector.head.fc.in_features, *detector.grid),
         "float32" if config.cached_features == "float32" else "bfloat16",
         token=config.pool == "both",
@@ -56,34 +58,46 @@ def filled_cache(
     return cache
 
 
-def _key(config: ResolvedTrainConfig, detector: Detector) -> str:
-    """Return all that the features of an image depend on."""
+def decided_by(config: ResolvedTrainConfig, detector: Detector) -> dict[str, object]:
+    """Return all that decides the features of an image, apart from what names their record.
+
+    The name has the contents of image and map, the names of the augmentation, and the view.
+    """
     weights = hashlib.blake2b(digest_size=16)
     for name, value in detector.backbone.state_dict().items():
         weights.update(f"{name} {value.dtype} {[*value.shape]}".encode())
         weights.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    pictures = ImageCache(detector.image_size).folder.name  # their size, and who decodes them
-    own = detector.config
-    preprocessing = pictures, own.mean, own.std, config.mixed_precision
-    # The features of before there were other inputs have none in their key.
-    seen = () if (own.input, own.fit) == ("rgb", "squash") else (own.input, own.fit)
-    # A network may compute something else in another version of timm.
-    return repr((config.model, timm.__version__, weights.hexdigest(), *preprocessing, *seen))
+    return {
+        "model": config.model,
+        "weights": weights.hexdigest(),
+        "mixed_precision": config.mixed_precision,
+        "device": next(detector.parameters()).device.type,
+        "input": detector.config.input,
+        "mean": detector.config.mean,
+        "std": detector.config.std,
+        "fit": detector.config.fit,
+        "pictures": ImageCache(detector.image_size).folder.name,  # size, decoder and resampling
+        "augmentation": AUGMENTATION_VERSION,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+    }
 
 
 class _ViewedFaces(FaceDataset):
     """Images in fixed views, drawn by an image's content and the number of the view.
 
-    So a record is the same, whatever other images and whatever seed the run has that makes it.
+    So a record is the same, whatever other images and whatever seed the run has that makes it. No
+    file is decoded but that of the digest, by which the record is named.
     """
 
-    def __init__(self, manifest: Manifest, *given: Any, **settings: Any) -> None:
-        super().__init__(manifest, *given, **settings)
-        self._contents = np.array([digest_of(sample) for sample in manifest], np.bytes_)
+    def __init__(self, manifest: Manifest, *arguments: Any, **settings: Any) -> None:
+        super().__init__(with_digests(manifest), *arguments, **settings)
 
     def draw(self, row: int, again: int) -> tuple[int, int, int]:
         """Return the key that decides how an image is augmented; again: the view."""
-        return again, int(self._contents[row], 16), 0
+        return again, int(self._digests["image"][row], 16), 0
 
 
 def _computed(

@@ -1,23 +1,28 @@
 """Training of the head alone on cached features: as without the cache, and without the network."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from focus.config.train import TrainConfig, resolve
 from focus.data.augment import Augmentation
+from focus.data.bad_files import check_images
 from focus.data.images import Preprocessing, load_image
 from focus.data.known_images import content_hash
 from focus.data.manifest import Manifest
-from focus.errors import InputError
+from focus.errors import InputError, UnreadableError
 from focus.model.detector import Detector
 from focus.model.inputs import Normalise
 from focus.model.pictures import as_seen
 from focus.training.dry_run import dry_run
+from focus.training.features import feature_cache
 from focus.training.trainer import Trainer
 
 from .trainers import few_faces, trainer
@@ -176,6 +181,101 @@ def test_a_resumed_run_goes_on_with_the_same_bits(
     for name, value in whole.kept.state_dict().items():
         assert value.equal(resumed.kept.state_dict()[name]), name
     assert whole.state.rows == resumed.state.rows
+
+
+def test_images_swapped_while_features_are_made_and_put_back_leave_none(tmp_path: Path) -> None:
+    """The next run took the features of one image for those of another, in silence."""
+    weights = tmp_path / "weights.pth"
+    torch.save(Detector("test_convnext").backbone.state_dict(), weights)
+    settings = given(initial_checkpoint=str(weights), cached_features="float32")
+    checked, _ = check_images(few_faces(tmp_path), progress=False)
+    fakes, reals = ([s.path for s in checked if s.label == label][:25] for label in (1, 0))
+
+    def swap() -> None:
+        for fake, real in zip(fakes, reals, strict=False):
+            os.replace(fake, tmp_path / "aside")  # noqa: PTH105
+            os.replace(real, fake)  # noqa: PTH105
+            os.replace(tmp_path / "aside", real)  # noqa: PTH105
+
+    swap()
+    with pytest.raises(UnreadableError, match="was replaced after it was checked"):
+        trainer(checked, tmp_path / "one", **settings)
+    swap()
+    run = trainer(checked, tmp_path / "two", **settings)
+    plan = run.plan.epoch(0)[0]
+    batch = next(run.images.load(0, [plan]))
+    for row, features in zip(plan[0].rows, batch.images, strict=True):
+        image = as_seen(load_image(run.train[row].path), Preprocessing(64, (8, 8)))
+        with torch.no_grad():
+            expected = run.detector.eval().features(run.detector.normalise(image[None]))[0]
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "focus.training.features.AUGMENTATION_VERSION",
+        "torch.__version__",
+        "torchvision.__version__",
+        "timm.__version__",
+        "numpy.__version__",
+        "PIL.__version__",
+    ],
+)
+def test_what_decides_a_feature_is_in_its_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = resolve(TrainConfig.of(**given(model="test_convnext", image_size=64)))
+    detector = Detector("test_convnext", image_size=64)
+    before = feature_cache(config, detector).store.folder
+    assert feature_cache(config, detector).store.folder == before
+    monkeypatch.setattr(name, "0.0")
+    assert feature_cache(config, detector).store.folder != before
+
+
+def test_a_run_whose_features_are_changed_keeps_nothing_of_them(
+    faces: Manifest, tmp_path: Path
+) -> None:
+    """Records change places in the midst of an epoch; what is printed is followed."""
+    weights = tmp_path / "weights.pth"
+    torch.save(Detector("test_convnext").backbone.state_dict(), weights)
+    settings = given(epochs=3, initial_checkpoint=str(weights))
+    whole = trainer(faces, tmp_path / "whole", **settings)
+    whole.fit()
+    part = trainer(faces, tmp_path / "part", **settings)
+    steps = part.train_step
+
+    def step(*arguments: Any) -> None:
+        if part.state.step == 4:
+            (rows,) = (tmp_path / "cache").rglob("rows-2.bin")
+            content = np.fromfile(rows, np.uint8).reshape(len(faces), -1)
+            with rows.open("r+b") as file:  # a run reads on from a file that is removed
+                file.write(np.roll(content, 1, axis=0).tobytes())
+        steps(*arguments)
+
+    part.train_step = step  # type: ignore[method-assign]
+    with pytest.raises(UnreadableError, match="changed while they were used") as error:
+        part.fit()
+    assert "end what changes that folder" in str(error.value)
+    assert "--resume --name run" in str(error.value)
+    assert part.state.step == 4
+    resumed = trainer(faces, tmp_path / "part", **settings, resume=True)
+    resumed.fit()
+    for name, value in whole.kept.state_dict().items():
+        assert value.equal(resumed.kept.state_dict()[name]), name
+    assert whole.state.rows == resumed.state.rows
+
+
+def test_a_disk_without_locks_is_one_sentence(
+    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_lock(_: int, __: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", no_lock)
+        with pytest.raises(InputError, match=r"\(its file system has no locks\).*-features no\.$"):
+            trainer(faces, tmp_path / "one", **given())
+        assert not list((tmp_path / "cache").rglob("*.bin"))
+        trainer(faces, tmp_path / "two", **given(cached_features="no")).fit()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Features of a frozen network, each computed once and kept on the disk.
 
-``$FOCUS_CACHE/features`` has a folder for each network, preprocessing and type of the numbers: a
-:class:`focus.runtime.rows.RowStore` with a row for each image and view.
+``$FOCUS_CACHE/features`` has a folder for each key, which is all that decides the features of a
+picture (:func:`focus.training.features.decided_by`): a :class:`focus.runtime.rows.RowStore` with a
+row for each image and view.
 """
 
 import errno
@@ -9,6 +10,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,12 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from focus.data.bad_files import DIGESTS
+from focus.data.bad_files import DIGESTS, file_digest
 from focus.data.cache.images import gb
 from focus.data.dataset import UNLABELLED, Batch
-from focus.data.known_images import CONTENT, content_hash
-from focus.data.manifest import Manifest, Sample
-from focus.errors import InputError
+from focus.data.manifest import Manifest
+from focus.errors import InputError, UnreadableError
 from focus.runtime.files import waiting_for
 from focus.runtime.machine import cache_dir
 from focus.runtime.progress import progress_bar
@@ -38,18 +39,24 @@ _STORED = {"bfloat16": (torch.int16, np.int16), "float32": (torch.float32, np.fl
 
 def digests(manifest: Manifest, augment: Sequence[str] = (), views: int = 1) -> Names:
     """Return the names [N, views] of the records: of image, human map, augmentation and view."""
-    found = np.empty((len(manifest), views), NAME)
-    for row, sample in enumerate(manifest):
-        about = f"{digest_of(sample)} {sample.extra.get(DIGESTS['map'])} {','.join(augment)}"
+    names = np.empty((len(manifest), views), NAME)
+    for row, sample in enumerate(with_digests(manifest)):
+        contents = f"{sample.extra[DIGESTS['image']]} {sample.extra.get(DIGESTS['map'])}"
         for view in range(views):
-            text = f"{about} {view}".encode()
-            found[row, view] = hashlib.blake2b(text, digest_size=16).digest()
-    return found
+            text = f"{contents} {','.join(augment)} {view}".encode()
+            names[row, view] = hashlib.blake2b(text, digest_size=16).digest()
+    return names
 
 
-def digest_of(sample: Sample) -> str:
-    """Return a digest of an image's bytes, that of the check before the run if there was one."""
-    return sample.extra.get(CONTENT) or content_hash(sample.path)
+def with_digests(manifest: Manifest) -> Manifest:
+    """Return a manifest with a digest of each image, also of those that were not checked."""
+    samples = []
+    for sample in manifest:
+        if DIGESTS["image"] not in sample.extra:
+            content = file_digest(sample.path, "image")
+            sample = replace(sample, extra={**sample.extra, DIGESTS["image"]: content})
+        samples.append(sample)
+    return Manifest(samples, manifest.source)
 
 
 class FeatureCache:
@@ -92,16 +99,20 @@ class FeatureCache:
         """Return records by their rows.
 
         Raises:
-            InputError: one has been damaged since :meth:`fill` verified it.
+            UnreadableError: one has been damaged since :meth:`fill` verified it.
         """
         records = np.empty(len(rows), self.record)
-        for at, row in enumerate(rows.tolist()):
-            if not self.store.read(row, records[at : at + 1]):
-                raise InputError(
-                    f"Features in {self.store.folder} were damaged while they were used: go on "
-                    "with --resume, which computes them again."
-                )
+        for position, row in enumerate(rows.tolist()):
+            if not self.store.read(row, records[position : position + 1]):
+                raise self.changed()
         return records
+
+    def changed(self) -> UnreadableError:
+        """Return the error of features that are not as :meth:`fill` has left them."""
+        return UnreadableError(
+            f"Features in {self.store.folder} were changed while they were used, and the next run "
+            "computes them again: end what changes that folder."
+        )
 
     def tensor(self, stored: NDArray[Any]) -> Tensor:
         """Return a field of records that holds features."""
@@ -115,21 +126,23 @@ class FeatureCache:
         program fills the same folder.
 
         Raises:
-            InputError: the disk is full; what was written stays.
+            InputError: the disk is full or has no locks; what was written stays.
         """
         folder = self.store.folder
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self._verify(wanted, progress)
+            if (self.store.find(wanted) >= 0).all():
+                return
+            self.store.check_writable()
             said = f"another process writes to {folder}: waiting for its end"
             with waiting_for(folder / ".filling", said * progress):
-                self._verify(wanted, progress)
                 missing = np.flatnonzero(self.store.find(wanted) < 0)
                 _, first = np.unique(wanted[missing], return_index=True)
                 self._add(wanted, missing[np.sort(first)], batches, progress)
         except OSError as error:
             raise InputError(
                 f"The features cannot be written to {folder} ({error.strerror or error}): free "
-                "some space, or set FOCUS_CACHE to another folder."
+                "some space, set FOCUS_CACHE to another folder, or give --cached-features no."
             ) from error
 
     def _verify(self, wanted: Names, progress: bool) -> None:
@@ -185,10 +198,7 @@ class CachedFaces:
         self._cache = cache
         self._rows = cache.store.find(digests(manifest, augment, views))
         if (self._rows < 0).any():
-            raise InputError(
-                f"Features are missing in {cache.store.folder}, which something else has changed: "
-                "go on with --resume, which computes them again."
-            )
+            raise cache.changed()
         labels = (UNLABELLED if sample.label is None else sample.label for sample in manifest)
         self._labels = torch.tensor([*labels])
 

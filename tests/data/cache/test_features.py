@@ -73,7 +73,11 @@ def test_float32_is_kept_whole(cache: FeatureCache, dtype: FeatureType) -> None:
     cache = FeatureCache("net", "its weights", SHAPE, dtype)
     third = torch.full((1, *SHAPE), 1 / 3)
     batch = next(batches([0]))[0]
-    cache.fill(digests(FACES[:1]).ravel(), lambda _: [(batch, (third, None, None))], progress=False)
+    cache.fill(
+        digests(Manifest(FACES[:1])).ravel(),
+        lambda _: [(batch, (third, None, None))],
+        progress=False,
+    )
     found = CachedFaces(cache, Manifest(FACES[:1])).batch([0]).images
     assert found.float().equal(third) == (dtype == "float32")
 
@@ -118,7 +122,7 @@ def test_a_full_disk_is_one_sentence(
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
         with pytest.raises(
-            InputError, match=r"No space left.*set FOCUS_CACHE to another folder\.$"
+            InputError, match=r"No space left.*set FOCUS_CACHE to another folder, or"
         ):
             cache.fill(names, batches)
     assert "features of 5 images" in capsys.readouterr().out
@@ -150,5 +154,5 @@ def test_damaged_features_are_computed_again(
     # Cut off while they are used: no wrong feature, and no signal of the system.
     os.truncate(rows, 2 * cache.record.itemsize)
     faces = CachedFaces(FeatureCache("net", "its weights", SHAPE, "bfloat16"), FACES)
-    with pytest.raises(InputError, match="were damaged while they were used: go on with --resume"):
+    with pytest.raises(InputError, match=r"were changed while they were used.*: end what changes"):
         faces.batch([5])
