@@ -3,8 +3,14 @@
 Names are loaded on first use, so that ``import focus.kernels`` imports no model code.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Read when torch is first imported. By default OpenMP's threads spin while they wait for another,
+# which on a machine that others use does not run: bench/busy.py measures what that costs.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 if TYPE_CHECKING:
     from focus.config.evaluate import EvaluateConfig as EvaluateConfig

@@ -18,7 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from sklearn.metrics import roc_curve
 
 from focus.data.perturbations import STRENGTHS, UNITS
 from focus.evaluation.protocol import UNNAMED, Comparison, match, union
@@ -235,6 +234,8 @@ def roc_and_det(
     name: str, title: str, lines: Sequence[Curve], short: Mapping[str, str]
 ) -> list[Plot]:
     """Return the ROC and the DET of some curves. short: The name of each label in the legend."""
+    from sklearn.metrics import roc_curve  # late, as it takes more than a second
+
     rates = []
     for line in lines:
         label = np.repeat([0, 1], [len(line.real), len(line.fake)])

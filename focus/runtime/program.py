@@ -32,9 +32,6 @@ def program(prog: str, *, debug: bool, sizes: Sequence[str] = ()) -> Iterator[No
     processes only the first writes the line, unless one alone may meet the error. debug: show the
     traceback before it. sizes: The program's flags that decide how much memory it takes.
     """
-    # Read when torch is first imported. By default OpenMP's threads spin while they wait, which
-    # costs a small network more than it computes, and far more on a machine that is shared.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Pillow names no file, and the pass over all files before training and evaluation does.
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     for stream in (sys.stdout, sys.stderr):

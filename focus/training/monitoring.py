@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator
 from PIL import Image
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, log_loss
 from tqdm.auto import tqdm
 
 from focus.config.train import ResolvedTrainConfig
@@ -44,6 +43,9 @@ def training_figures(sums: Mapping[str, float]) -> dict[str, float]:
 
 def validation_figures(scores: Scores) -> dict[str, float]:
     """Return the ``eval_*`` figures of the validation images; CAMs of the predicted class."""
+    # Imported late: it takes more than a second of the start, before anything is checked.
+    from sklearn.metrics import average_precision_score, balanced_accuracy_score, log_loss
+
     label, score = scores.label, scores.score
     ranked = auc(score[label == REAL], score[label == SYNTHETIC])
     assert ranked is not None, "both classes are in the validation split"
