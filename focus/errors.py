@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # CUDA's, HIP's, cuDNN's and cuBLAS's own, and that of torch on a CPU.
 _OUT_OF_MEMORY = re.compile(r"out of memory|_STATUS_\w*ALLOC\w*_FAILED|DefaultCPUAllocator")
@@ -68,6 +68,13 @@ def sentence(error: InputError) -> str:
 def shown(name: str) -> str:
     """Return a name as it is printed: escaped if a console cannot show it, or it has line ends."""
     return name if name.isprintable() else ascii(name)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the names with commas between them; of many the first ones, and how many more."""
+    most = 20
+    text = ", ".join(name.strip() for name in names[:most])
+    return f"{text} and {len(names) - most} more" if len(names) > most else text or "none"
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,16 @@ def check_pixels(size: tuple[int, int]) -> None:
     """Raise ValueError for an image of more pixels than that."""
     if size[0] * size[1] > _most_pixels:
         raise ValueError(f"{size[0]} x {size[1]} pixels, more than --max-pixels {_most_pixels}")
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise ValueError for a pipe, a socket or a device, whose content may never come or end.
+
+    Raises OSError if there is nothing of that name.
+    """
+    kind = os.stat(path).st_mode  # noqa: PTH116 - once for every image
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise ValueError("it is no regular file but a pipe, a socket or a device")
 
 
 def load_image(path: str | Path, content: bytes | None = None) -> Image.Image:
@@ -212,6 +223,8 @@ def reason(path: str | Path, error: BaseException) -> str:
 
 def _decode(path: str | Path, content: bytes | None) -> Image.Image:
     try:
+        if content is None:
+            check_regular(path)
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             # Whatever the file is called: Pillow would hand it to Ghostscript.
             if image.format == "EPS":

@@ -1,6 +1,7 @@
 """Recognise the images that a model was trained or chosen on, by their path, content or group."""
 
 import hashlib
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -40,6 +41,8 @@ def content_hash(*paths: str) -> str:
     content = hashlib.blake2b(digest_size=16)
     try:
         for path in paths:
+            if not os.path.isfile(path):  # noqa: PTH113 - a pipe may never end
+                return ""
             with Path(path).open("rb") as file:
                 hashlib.file_digest(file, lambda: content)
     except OSError:

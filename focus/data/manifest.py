@@ -33,6 +33,7 @@ TEST_SETS: tuple[TestSet, ...] = _SETS[1:]
 
 # A row has what it has: the maps of an image's many annotators are one cell.
 csv.field_size_limit(2**31 - 1)
+_MOST_COLUMNS = 10_000
 
 STORED_IN = "stored_in"
 """Column of the images that a table holds: its file, the row, and the name of the image there."""
@@ -228,6 +229,11 @@ def csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
         with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
             reader = csv.reader(text, strict=True)
             for row in reader:
+                if len(row) > _MOST_COLUMNS:
+                    raise InputError(
+                        f"{path}, line {line}: {len(row)} columns, more than {_MOST_COLUMNS}: give "
+                        "a table with a row for each image."
+                    )
                 if any(row) and (len(row) > 1 or row[0].strip()):
                     yield line, row
                 line = reader.line_num + 1

@@ -26,7 +26,7 @@ from focus.data.near_far import families
 from focus.data.readers.parquet import PARQUET, text_rows
 from focus.data.readers.rows import refuse_missing
 from focus.data.readers.tables import NAMES, NO_WORDS, Columns, plain_name, reals_by_generator
-from focus.errors import InputError, shown
+from focus.errors import InputError, listed, shown
 from focus.evaluation.findings import add_findings
 from focus.evaluation.provenance import this_program
 from focus.evaluation.result_table import SET_TITLES
@@ -155,7 +155,7 @@ def _columns(
     score = next((plain.index(name) for name in wanted if name in plain), None)
     if score is None:
         raise ValueError(
-            f"no column holds the score among {', '.join(header)}; give --columns {SCORE}=NAME"
+            f"no column holds the score among {listed(header)}; give --columns {SCORE}=NAME"
         )
     roles = {role: name for role, name in given.items() if role != SCORE}
     if "path" not in roles and "id" in plain and not {*plain} & {*NAMES["path"]}:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from focus.config.command_line import parse
 from focus.config.train import EvaluateConfig, TrainConfig, resolve
 from focus.data.bad_files import check_images, without_digests
+from focus.data.check.survey import look
 from focus.data.copies import copies
 from focus.data.manifest import Manifest, Sample
 from focus.data.training_set import training_manifest
@@ -97,7 +99,7 @@ def test_good_files_are_decoded_once_until_they_change(
 
     good = ["a.png", "b.png", "c.png", "map.png", "mask.png", "zeros.png"]
     # A blank map is looked at again.
-    unsure = ["bad.png", "bad.png", "missing.png", "zeros.png"]
+    unsure = ["bad.png", "bad.png", "zeros.png"]
     assert check() == sorted(good + unsure)
     assert check() == unsure
     os.utime(tmp_path / "a.png", ns=(1, 1))
@@ -124,6 +126,25 @@ def test_a_damaged_line_of_the_cache_hides_no_copy(tmp_path: Path) -> None:
         digit = "0" if text[position] != "0" else "1"
         store.write_text(text[:position] + digit + text[position + 1 :])
         assert copies_in(tmp_path / "cache") == [f"{tmp_path}/copy.png"]
+
+
+def test_a_pipe_is_a_bad_file(tmp_path: Path) -> None:
+    """Nobody writes to it, and whoever opens it waits for ever."""
+    image = grey(tmp_path / "image.png", 255 * np.eye(8))
+    os.mkfifo(pipe := tmp_path / "pipe.png")
+    samples = [Sample(image, 0, human_map=str(pipe)), Sample(image, 0), Sample(str(pipe), 1)]
+    looks: list[str] = []
+
+    def look_at_all() -> None:
+        _, bad = check_images(
+            Manifest(samples), cache=tmp_path / "cache", progress=False, max_bad=1
+        )
+        looks.extend([*(file.reason for file in bad), look(str(pipe)).error])
+
+    thread = Thread(target=look_at_all, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert looks == 3 * ["it is no regular file but a pipe, a socket or a device"]
 
 
 def test_an_unwritable_cache_only_warns(

@@ -11,7 +11,14 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from focus.data.images import check_pixels, load_image, pixel_limit, reason, turn_upright
+from focus.data.images import (
+    check_pixels,
+    check_regular,
+    load_image,
+    pixel_limit,
+    reason,
+    turn_upright,
+)
 
 THUMB = 32
 """Pixels of a thumbnail's side."""
@@ -43,6 +50,7 @@ class Look:
 def look(path: str) -> Look:
     """Read an image once; never raise for what is in it."""
     try:
+        check_regular(path)
         content = Path(path).read_bytes()
         with Image.open(BytesIO(content)) as image:
             check_pixels(image.size)  # which a draft of a JPEG would not

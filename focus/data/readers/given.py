@@ -14,7 +14,7 @@ from focus.data.readers.detect import DEFAULT_GENERATOR, Reading, read_path, tak
 from focus.data.readers.human_maps import MapOwners, report_unmatched
 from focus.data.readers.label_conflicts import warn_of_label_conflicts
 from focus.data.readers.rows import join
-from focus.errors import InputError
+from focus.errors import InputError, listed
 from focus.runtime.machine import is_main_process
 
 
@@ -146,8 +146,8 @@ def _is_of_one_class(reading: Reading, label: int) -> bool:
     if columns and columns.rest and not columns.no_label:
         raise InputError(
             f"{reading.path} has no column known as the label, which one of "
-            f"{', '.join(columns.rest)} may be: give --columns label=NAME, or label= if there is "
-            "only one class."
+            f"{listed(list(columns.rest))} may be: give --columns label=NAME, or label= if there "
+            "is only one class."
         )
     labelled = Manifest((replace(s, label=label) for s in reading.manifest), reading.path)
     warn_of_label_conflicts(labelled, reading.path)

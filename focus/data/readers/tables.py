@@ -22,7 +22,7 @@ from focus.data.manifest import (
     sample_of,
 )
 from focus.data.readers.rows import from_rows
-from focus.errors import InputError
+from focus.errors import InputError, listed
 
 NAMES: dict[str, tuple[str, ...]] = {
     "path": (
@@ -122,7 +122,6 @@ class Columns:
         """
         names = [plain_name(name) for name in header]
         refuse_repeated(names)
-        listed = ", ".join(name.strip() for name in header) or "none"
         at: dict[str, int] = {}
         for role, usual in NAMES.items():
             wanted = (given[role],) if role in given else usual
@@ -132,11 +131,13 @@ class Columns:
             if found is not None:
                 at[role] = names.index(found)
             elif given.get(role):
-                raise ValueError(f"there is no column {given[role]!r} among {listed}; give another")
+                raise ValueError(
+                    f"there is no column {given[role]!r} among {listed(header)}; give another"
+                )
         if "path" not in at:
             raise ValueError(
-                f"no column names the image among {listed}; call it path or filename, separate the "
-                "columns by commas, or give --columns path=NAME"
+                f"no column names the image among {listed(header)}; call it path or filename, "
+                "separate the columns by commas, or give --columns path=NAME"
             )
         is_typ = "label" in at and names[at["label"]] == "typ"
         if is_typ and "generator" not in at and not {"label", "generator"} & given.keys():

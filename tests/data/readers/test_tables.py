@@ -1,5 +1,6 @@
 """Tables with named columns: each column means what its name says, and a bad row has its line."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,16 @@ def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
     # A spreadsheet leaves columns without a name.
     (tmp_path / "list.csv").write_text("path,label,,\na.png,real,,\n")
     assert len(read_data(tmp_path / "list.csv")) == 1
+
+
+def test_a_table_that_lies_on_its_side_is_refused_at_once(tmp_path: Path) -> None:
+    """One of pandas' transposed tables; its columns are not all listed in the message."""
+    path = tmp_path / "list.csv"
+    path.write_text(",".join(f"{n}.png" for n in range(1_000_000)))
+    began = time.process_time()
+    with pytest.raises(InputError, match=r"list.csv, line 1: 1000000 columns, more than 10000: gi"):
+        read_data(path)
+    assert time.process_time() - began < 5
+    path.write_text(",".join(f"{n}.png" for n in range(1000)))
+    with pytest.raises(InputError, match=r"among 0.png, .*, 19.png and 980 more; call it path"):
+        read_data(path)
