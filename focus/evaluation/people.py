@@ -6,10 +6,14 @@ about one face do not count as many faces; they are about these annotators.
 """
 
 import csv
+import heapq
+import io
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -69,9 +73,19 @@ class Answer:
         return 0.5 + (2 * self.label - 1) * self.confidence / (2 * len(CONFIDENCES))
 
 
+def annotator_id(name: str) -> str:
+    """Return what all spellings of an annotator's name have in common.
+
+    Neither capitals nor blanks make another annotator, nor an accent that is a character of its
+    own, as macOS writes it.
+    """
+    decomposed = unicodedata.normalize("NFD", " ".join(name.split()))
+    return unicodedata.normalize("NFC", decomposed.casefold())
+
+
 def checked_name(name: object) -> str:
     """Return an annotator's name without spaces around it; raises InputError for what is none."""
-    text = " ".join(name.split()) if isinstance(name, str) else ""
+    text = unicodedata.normalize("NFC", " ".join(name.split())) if isinstance(name, str) else ""
     if not (_NAME.fullmatch(text) and text.isprintable()):
         raise InputError(
             "A name begins with a letter or a digit and has at most 60 characters, without slashes "
@@ -83,24 +97,57 @@ def checked_name(name: object) -> str:
 def read_answers(folder: str | Path | None) -> list[Answer]:
     """Return all answers in a folder of ``focus annotate``, by annotator in the order given.
 
-    None if no folder is given. Raises InputError for a folder of another kind, and for a row that
-    is no answer.
+    All spellings of a name are one annotator, who is called as in the earliest answer. Of several
+    answers of an annotator to one question the earliest is returned.
+
+    Without a folder there are none. Raises InputError for a folder of another kind, and for a row
+    that is no answer.
     """
     if folder is None:
         return []
-    if not (place := Path(folder) / ANSWERS).is_dir():
-        raise InputError(f"There is no folder {place}: give one that focus annotate has written.")
-    found = []
-    for path in sorted(place.glob("*.csv")):
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            for number, row in enumerate(csv.DictReader(file), start=1):
-                try:
-                    found.append(msgspec.convert(row, Answer, strict=False))
-                except ValueError as error:
-                    raise InputError(
-                        f"{path}, row {number}: no answer ({error}); fix or remove the row."
-                    ) from error
-    return found
+    tables_folder = Path(folder) / ANSWERS
+    if not tables_folder.is_dir():
+        raise InputError(
+            f"There is no folder {tables_folder}: give one that focus annotate has written."
+        )
+    tables = [answers_in(path.read_bytes(), path) for path in sorted(tables_folder.glob("*.csv"))]
+    names: dict[str, str] = {}
+    answers: dict[tuple[str, str, Round], Answer] = {}
+    for answer in heapq.merge(*tables, key=attrgetter("time")):
+        identity = annotator_id(answer.annotator)
+        name = names.setdefault(identity, answer.annotator)
+        question = identity, answer.image, answer.round
+        answers.setdefault(question, replace(answer, annotator=name))
+    return [answers[question] for question in sorted(answers, key=lambda question: question[0])]
+
+
+def answers_in(content: bytes, path: Path) -> list[Answer]:
+    """Return the answers of the file ``path`` of a folder, whose bytes are ``content``.
+
+    A last row that is cut short does not count: its writer was killed, or is at work. Raises
+    InputError for another row that is no answer.
+    """
+    text = content.decode("utf-8", errors="surrogateescape")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    answers = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            answers.append(msgspec.convert(row, Answer, strict=False))
+        except ValueError as error:
+            if number == len(rows) and end_of_rows(content) < len(content):
+                break
+            raise InputError(
+                f"{path}, row {number}: no answer ({error}); fix or remove the row."
+            ) from error
+    return answers
+
+
+def end_of_rows(content: bytes) -> int:
+    """Return where the last row of a CSV that has a line end ends; 0 without any."""
+    end = content.rfind(b"\n") + 1
+    while content.count(b'"', 0, end) % 2:  # a line end within the quoted name of a file
+        end = content.rfind(b"\n", 0, end - 1) + 1
+    return end
 
 
 def by_image(answers: Iterable[Answer]) -> dict[str, list[Answer]]:

@@ -8,7 +8,14 @@ from sklearn.metrics import roc_auc_score
 
 from focus.data.manifest import LABEL_NAMES
 from focus.errors import InputError
-from focus.evaluation.people import Answer, beside, by_annotator, read_answers
+from focus.evaluation.people import (
+    Answer,
+    beside,
+    by_annotator,
+    checked_name,
+    end_of_rows,
+    read_answers,
+)
 from focus.evaluation.result_table import errors_in_words, format_table, people_lines
 from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
@@ -113,18 +120,74 @@ def test_annotators() -> None:
     assert found["ben"]["repeat_same_answer"] is None
 
 
+HEAD = "image,path,annotator,round,answer,confidence,seconds,shown,mark,time,version\n"
+
+
+def written(folder: Path, table: str, *rows: str) -> None:
+    """Write rows of image, annotator, answer and minute to a table of a folder."""
+    (folder / "answers").mkdir(exist_ok=True)
+    lines = []
+    for row in rows:
+        image, name, answer, minute = row.split(",")
+        lines.append(f"{image},/{image},{name},main,{answer},2,1.5,1,,2026-01-01T00:{minute},1\n")
+    (folder / "answers" / table).write_text(HEAD + "".join(lines))
+
+
+def test_spellings_of_a_name_are_one_annotator(tmp_path: Path) -> None:
+    """Also in answers that were written when each spelling had a table of its own."""
+    written(tmp_path, "anna.csv", "0,anna,real,05", "1,anna,real,06")
+    written(tmp_path, "anna-1.csv", "0,Anna,synthetic,01", "2,Anna,real,07")
+    written(tmp_path, "anna-2.csv", "0,ANNA,real,03")
+    written(tmp_path, "zo-1.csv", "0,Zo\u00eb,real,01")
+    written(tmp_path, "zo-2.csv", "1,Zoe\u0308,real,02")
+    written(tmp_path, "stra-e.csv", "1,Straße,real,02")
+    answers = read_answers(tmp_path)
+    said = [(a.annotator, a.image, a.answer) for a in answers]
+    assert said == [
+        # The first answer to a question counts, and gives the spelling.
+        ("Anna", "0", "synthetic"),
+        ("Anna", "1", "real"),
+        ("Anna", "2", "real"),
+        ("Straße", "1", "real"),
+        ("Zo\u00eb", "0", "real"),
+        ("Zo\u00eb", "1", "real"),
+    ]
+    assert [*by_annotator(answers, {})] == ["Anna", "Straße", "Zo\u00eb"]
+    assert checked_name(" Zoe\u0308  X ") == "Zo\u00eb X"
+
+
+@pytest.mark.parametrize(
+    ("tail", "count"),
+    [
+        ("", 2),
+        ("1,/1,an", 2),  # killed while it wrote
+        ('1,"/a\nb', 2),
+        ('1,"/a\nb",anna,main,real,2,1.5,1,,2026,', 2),
+        ("1,/1,anna,main,real,2,1.5,1,,2026,1", 3),  # from an editor that ends no last line
+        ("\0\0\0", 2),  # a power cut
+    ],
+)
+def test_a_row_that_is_cut_short_is_no_answer(tmp_path: Path, tail: str, count: int) -> None:
+    written(tmp_path, "anna.csv", "0,anna,real,01", "2,anna,real,02")
+    table = tmp_path / "answers" / "anna.csv"
+    table.write_text(table.read_text() + tail)
+    assert len(read_answers(tmp_path)) == count
+    assert end_of_rows(table.read_bytes()) == len(table.read_bytes()) - len(tail)
+    table.write_text(HEAD + tail)
+    assert end_of_rows(table.read_bytes()) == len(HEAD)
+
+
 def test_answers_that_cannot_be_read(tmp_path: Path) -> None:
     assert read_answers(None) == []
     with pytest.raises(InputError, match="There is no folder"):
         read_answers(tmp_path)
     (tmp_path / "answers").mkdir()
-    head = "image,path,annotator,round,answer,confidence,seconds,shown,mark,time,version\n"
     file = tmp_path / "answers" / "anna.csv"
-    file.write_text(head + "0,/0,anna,main,real,2,1.5,1,,2026,1\n")
+    file.write_text(HEAD + "0,/0,anna,main,real,2,1.5,1,,2026,1\n")
     (answer,) = read_answers(tmp_path)
     assert answer.score == pytest.approx(0.5 - 2 / 6)
     assert np.isclose(said("0", 1, 1).score, 2 / 3)
     for wrong in ("maybe,2,1.5,1,,2026,1", "real,4,1.5,1,,2026,1", "real,2,1.5,1,,2026,2", "real"):
-        file.write_text(f"{head}0,/0,anna,main,{wrong}\n")
+        file.write_text(f"{HEAD}0,/0,anna,main,{wrong}\n")
         with pytest.raises(InputError, match=r"anna.csv, row 1: no answer"):
             read_answers(tmp_path)
