@@ -45,10 +45,11 @@ def annotate(config: AnnotateConfig) -> None:
     data = checked_data(config)
     faces = [face for _, face in sorted({digest_of(face): face for face in data}.items())]
     output.mkdir(parents=True, exist_ok=True)
-    with sole_writer(output):
+    with sole_writer(output, even_without_locks=True):
         folder = AnswerFolder(output, faces, practice(faces, config.practice, config.seed))
         if not config.maps:
             _serve(config, folder)
+        folder.read_again()
         print(*write_maps(folder, data, config), sep="\n")
 
 

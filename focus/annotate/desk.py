@@ -63,7 +63,7 @@ class Desk:
         """
         with self._lock:
             held = {(who, q) for name, (who, own) in self._held.items() if name != tab for q in own}
-            left, answers = self._left(annotator), self._folder.answers.get(annotator, [])
+            left, answers = self._left(annotator), self._folder.of(annotator)
             coming = (q for q in self._coming(annotator, left) if (annotator, q) not in held)
             free = list(islice(coming, 2))
             if tab:
@@ -94,18 +94,17 @@ class Desk:
         face, part = self.faces[number], said["round"]
         digest, is_practice = digest_of(face), number in self._folder.practice
         with self._lock:
-            answers = self._folder.answers.get(said["annotator"], [])
+            answers = self._folder.of(said["annotator"])
             done = {(answer.image, answer.round) for answer in answers}
             too_early = part == "repeat" and (digest, "main") not in done
             if is_practice != (part == "practice") or too_early:
                 raise ValueError("this face is not asked for")
-            if counts := (digest, part) not in done:
-                answer = Answer(
-                    **{"image": digest, "path": face.path, "shown": len(answers) + 1, **said},
-                    mark=self._folder.mark_of(said["annotator"], digest, part) if mark else "",
-                    time=datetime.now(UTC).isoformat(timespec="seconds"),
-                )
-                self._folder.add(answer, mark)
+            answer = Answer(
+                **{"image": digest, "path": face.path, "shown": 0, **said},
+                mark=self._folder.mark_of(said["annotator"], digest, part) if mark else "",
+                time=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+            counts = self._folder.add(answer, mark)
         label = LABEL_NAMES[face.label or 0] if is_practice else None
         return {"counts": counts, "label": label}
 
@@ -117,13 +116,13 @@ class Desk:
         differ = [image for image, answers in said.items() if len({a.answer for a in answers}) > 1]
         disputed = [self.numbers.get(image, -1) for image in differ]
         order = np.argsort(hard_first(self._keys[annotator], self._margins, disputed))
-        main = (a.image for a in self._folder.answers.get(annotator, []) if a.round == "main")
+        main = (a.image for a in self._folder.of(annotator) if a.round == "main")
         closed = {self.numbers.get(image, -1) for image in main} | self.gone
         return order[~np.isin(order, [*closed, *self._folder.practice])]
 
     def _coming(self, annotator: str, left: NDArray[np.int64]) -> Iterator[_Question]:
         """Yield the questions that the annotator has not answered yet, in order."""
-        answers = self._folder.answers.get(annotator, [])
+        answers = self._folder.of(annotator)
         done = {(self.numbers.get(answer.image, -1), answer.round) for answer in answers}
         main = [self.numbers.get(answer.image, -1) for answer in answers if answer.round == "main"]
         asked = [(number, "practice") for number in self._folder.practice]

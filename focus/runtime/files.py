@@ -3,6 +3,7 @@
 import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout, lock_descriptor
 
 from focus.errors import InputError
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from _csv import Writer as CsvWriter
 
 _LOCK = ".lock"
+_MARKER = ".writing"
+LOCK_FILES = (_LOCK, _MARKER)
+"""What keeps other processes from a folder, by name."""
 # What file systems without locks answer, and on a network those whose server gives none.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -82,6 +86,13 @@ def write_csv(
     with atomic_csv_writer(path) as writer:
         writer.writerows(chain([header], rows))
     return Path(path)
+
+
+def csv_row(cells: Iterable[object]) -> bytes:
+    """Return a row as :func:`atomic_csv_writer` writes it."""
+    text = io.StringIO(newline="")
+    csv.writer(_Lines(text)).writerow(cells)
+    return text.getvalue().encode("utf-8", errors="surrogateescape")
 
 
 class _Lines:
@@ -158,16 +169,27 @@ def waiting_for(lock: Path, said: str = "") -> Iterator[None]:
 
 @contextmanager
 def sole_writer(
-    output: Path, lock: Path | None = None, *, flag: str = "--output"
+    output: Path,
+    lock: Path | None = None,
+    *,
+    flag: str = "--output",
+    even_without_locks: bool = False,
 ) -> Iterator[None]:
     """Make the folder to write, and keep other processes from writing there within the block.
 
     lock: The path of the lock (default: in the folder), which stays no longer than the block.
+    even_without_locks: Keep them away on a disk without locks as well, by a file that names this
+        process. One that is killed leaves the file, which the user has to remove by hand where it
+        cannot be seen that the process has ended, as from another machine.
 
     Raises InputError, with the flag that gives the place, if another process writes there.
     """
     lock = lock or output / _LOCK
     lock.parent.mkdir(parents=True, exist_ok=True)
+    if even_without_locks and not has_locks(lock.parent):
+        with _sole_by_marker(output, flag):
+            yield
+        return
     with locked(lock) as mine:
         if not mine:
             raise InputError(
@@ -178,6 +200,44 @@ def sole_writer(
         finally:
             with suppress(PermissionError):  # of Windows, where a file that is open stays
                 lock.unlink(missing_ok=True)
+
+
+def has_locks(folder: Path) -> bool:
+    """Return whether the disk of a folder has locks, which some on a network have not."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            lock_descriptor(file.fileno(), blocking=False)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return False
+    return True
+
+
+@contextmanager
+def _sole_by_marker(folder: Path, flag: str) -> Iterator[None]:
+    """Hold the file of a folder that says which process writes there."""
+    path = folder / _MARKER
+    marker = SoftFileLock(path, blocking=False)
+    try:
+        marker.acquire()  # also where the process that it names has ended on this machine
+    except Timeout as error:
+        process, host = _process_of(path)
+        raise InputError(
+            f"The disk of {folder} has no locks, and by its file {_MARKER} process {process} on "
+            f"{host} writes there: end that process, or give another {flag}; if it has ended, "
+            f"remove {path}."
+        ) from error
+    try:
+        yield
+    finally:
+        marker.release()
+
+
+def _process_of(marker: Path) -> tuple[str, str]:
+    """Return the number and the machine of the process that a marker names."""
+    lines = marker.read_text(errors="replace").split() if marker.exists() else []
+    return (lines[0], lines[1].partition("?")[0]) if len(lines) > 1 else ("(unknown)", "(unknown)")
 
 
 def check_empty(folder: Path) -> None:

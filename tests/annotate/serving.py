@@ -1,7 +1,10 @@
 """Run ``focus annotate`` as a process and speak to it, among the tests of annotation."""
 
+import base64
 import csv
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
@@ -35,6 +39,10 @@ class Served:
 
     process: "subprocess.Popen[str]"
     address: str
+
+    @property
+    def port(self) -> str:
+        return str(urlsplit(self.address).port)
 
     def ask(
         self, path: str, body: Any = None, origin: str | None = "", host: str | None = None
@@ -74,10 +82,11 @@ class Served:
         return self.process.communicate(timeout=60)[0]
 
 
-def program(*words: object) -> "subprocess.Popen[str]":
+def program(*words: object, **environment: str) -> "subprocess.Popen[str]":
     """Start ``focus annotate``, both streams in one."""
     return subprocess.Popen(
         [sys.executable, "-m", "focus", "annotate", *map(str, words)],
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -85,10 +94,11 @@ def program(*words: object) -> "subprocess.Popen[str]":
 
 
 @contextmanager
-def serving(*words: object) -> Iterator[Served]:
+def serving(*words: object, **environment: str) -> Iterator[Served]:
     """Serve the page within the block, at a free port unless one is given."""
     port = [] if "--port" in words else ["--port", 0]
-    process = program(*words, "--no-browser", *port)
+    browser = [] if "--browser" in words else ["--no-browser"]
+    process = program(*words, *browser, *port, **environment)
     try:
         assert process.stdout is not None
         lines = []
@@ -102,6 +112,25 @@ def serving(*words: object) -> Iterator[Served]:
     finally:
         with process:  # which waits, and closes its output
             process.kill()
+
+
+def refusal(*words: object, **environment: str) -> str:
+    """Return the line with which the program refuses to start."""
+    port = [] if "--port" in words else ["--port", 0]
+    process = program(*words, "--no-browser", *port, **environment)
+    printed = process.communicate(timeout=60)[0]
+    assert process.returncode == 2, printed
+    (line,) = [line for line in printed.splitlines() if "error:" in line]
+    return line
+
+
+def mark(side: int = 64, size: tuple[int, int] | None = None) -> str:
+    """Return the data URL of a drawn mark, as the page sends it."""
+    image = Image.new("RGBA", size or (side, side))
+    image.paste((25, 227, 255, 255), (8, 8, 24, 40))
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def rows(output: Path) -> list[dict[str, str]]:

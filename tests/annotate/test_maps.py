@@ -190,13 +190,27 @@ def test_of_a_table_and_of_faces_of_one_name(tmp_path: Path) -> None:
 
 def test_no_name_takes_the_file_of_another(tmp_path: Path) -> None:
     made = Answered(tmp_path, str(write_faces(tmp_path / "faces", 1)))
-    names = ["Anna"]
-    made.say("A/0_real/0.png", "Anna", True)
-    (own,) = (made.output / "answers").iterdir()
+    names = ["Anna B."]
+    made.say("A/0_real/0.png", "Anna B.", True)
+    (own,) = (made.output / "answers").glob("*.csv")
     for name in (own.stem, "Дима"):
         names.append(name)
         made.say("A/0_real/0.png", name, True)
     assert {answer.annotator for answer in read_answers(made.output)} == {*names}
+
+
+def test_two_annotators_are_two_people(answered: Answered) -> None:
+    """Not one who types her name in three ways, in answers of an earlier version."""
+    table = answered.output / "answers" / "anna.csv"
+    for name in ("Anna", "ANNA"):
+        other = table.with_name(f"anna-{name}.csv")
+        other.write_text(table.read_text().replace(",anna,", f",{name},"))
+    told = answered.maps("--min-annotators", "2")
+    assert answered.written() == {"A/1_fake/0.png", "B/1_fake/0.png"}
+    assert [name.lower() for name in told["annotators"]] == ["anna", "ben b.", "cleo"]
+    assert told["people"]["n_annotators"] == 3
+    answered.maps("--min-annotators", "3")
+    assert answered.written() == set()
 
 
 def test_without_labels_nobody_is_right(tmp_path: Path) -> None:
