@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from focus.annotate.answers import AnswerFolder
+from focus.annotate.answers import PAGE_LINK, AnswerFolder
 from focus.annotate.maps import write_maps
 from focus.annotate.order import Keys, practice
 from focus.config.annotate import AnnotateConfig
@@ -26,6 +26,9 @@ from focus.errors import InputError
 from focus.runtime.files import check_writable, sole_writer
 from focus.runtime.machine import listening_socket
 from focus.runtime.signals import StopSignals
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+"""The names of this machine for itself: a browser here is opened at no other."""
 
 
 def annotate(config: AnnotateConfig) -> None:
@@ -62,31 +65,47 @@ def checked_data(config: AnnotateConfig) -> Manifest:
 
 def _serve(config: AnnotateConfig, folder: AnswerFolder) -> None:
     from focus.annotate.desk import Desk
-    from focus.annotate.server import LOCAL, Server
+    from focus.annotate.server import Server
 
-    is_local = config.host in LOCAL
-    token = "" if is_local else secrets.token_urlsafe(16)
+    token = secrets.token_urlsafe(16)
     with listening_socket(config.host, config.port) as listening:
         margins = _margins(config, folder.faces) if config.model_dir else None
         desk = Desk(folder, config.repeat_every, config.seed, margins)
         name = socket.gethostname() if config.host in ("0.0.0.0", "::") else config.host
         port = listening.getsockname()[1]
-        address = f"http://{f'[{name}]' if ':' in name else name}:{port}/{token and f'{token}/'}"
+        address = f"http://{f'[{name}]' if ':' in name else name}:{port}/{token}/"
         count = len(folder.practice)
         print(f"{len(folder.faces) - count} faces to annotate, {count} to practise before")
         print(f"open {address} in a browser; Ctrl-C ends, and writes the maps", flush=True)
-        if config.browser and is_local:
-            threading.Thread(target=_open, args=[address], daemon=True).start()
-        with StopSignals("closing the page, then writing the maps") as signals:
-            Server(desk, token, config.annotator, signals).run(sockets=[listening])
+        link = folder.folder / PAGE_LINK
+        try:
+            if config.browser and config.host in LOCAL:
+                _write_link(link, address)
+                threading.Thread(target=_open, args=[link], daemon=True).start()
+            with StopSignals("closing the page, then writing the maps") as signals:
+                Server(desk, token, config.annotator, signals).run(sockets=[listening])
+        finally:
+            link.unlink(missing_ok=True)
 
 
-def _open(address: str) -> None:
+def _write_link(path: Path, address: str) -> None:
+    """Write a page that leads to the address, and that this account alone can read.
+
+    The browser is given its path: other accounts see the words that a program is started with, and
+    would have the token.
+    """
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">\n')
+
+
+def _open(link: Path) -> None:
     """Open the page in a browser, but in none that runs in the terminal."""
     with suppress(webbrowser.Error):
         browser = webbrowser.get()
         in_terminal = type(browser) is webbrowser.GenericBrowser and "BROWSER" not in os.environ
-        if not in_terminal and browser.open(address):
+        if not in_terminal and browser.open(link.absolute().as_uri()):
             return
     print("no browser could be opened: open the address yourself", flush=True)
 

@@ -2,11 +2,11 @@
 
 import statistics
 import threading
-from collections import Counter
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,26 @@ from focus.annotate.answers import AnswerFolder
 from focus.annotate.order import Keys, balanced, hard_first, repeated
 from focus.data.known_images import digest_of
 from focus.data.manifest import LABEL_NAMES
-from focus.evaluation.people import Answer, by_image
+from focus.evaluation.people import Answer, annotator_id, by_image
 
 _RECENT = 20  # answers over which the pace is computed
+_HOLD = 600.0  # seconds, longer than nearly everybody looks at a face
+_MAX_HOLDS = 256
 _Question = tuple[int, str]
 """The number of a face, and the round that it is asked in."""
+
+
+@dataclass(frozen=True)
+class _Hold:
+    """What a tab shows and has loaded: two questions at most.
+
+    annotator: Whose tab it is, by :func:`annotator_id`.
+    until: When it lapses, in seconds of the monotonic clock.
+    """
+
+    annotator: str
+    questions: list[_Question]
+    until: float
 
 
 class Desk:
@@ -31,8 +46,8 @@ class Desk:
     margins: The margins [N] of a detector (:func:`focus.annotate.order.hard_first`), which order
         the faces.
 
-    A tab of a browser holds the face that it shows and the next one: no other tab of the annotator
-    gets them.
+    A tab of a browser holds the face that it shows and the next one: another tab of the annotator
+    gets them once there are no others. It holds them until it closes, or for ten minutes.
     """
 
     def __init__(
@@ -40,47 +55,68 @@ class Desk:
     ) -> None:
         self.faces, self.numbers, self.gone = folder.faces, folder.numbers, set[int]()
         self._folder, self._every, self._seed, self._margins = folder, every, seed, margins
-        self._keys, self._tabs = dict[str, Keys](), Counter[str]()
-        self._held = dict[str, tuple[str, list[_Question]]]()
+        self._keys = lru_cache(maxsize=64)(partial(balanced, folder.faces, seed))
+        self._holds: dict[str, _Hold] = {}
         self._lock = threading.Lock()
 
-    @contextmanager
-    def tab(self, name: str) -> Iterator[None]:
-        """Count a tab as open; at the end release its faces, unless it is open again."""
-        self._tabs[name] += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._tabs[name] -= 1
-                if not self._tabs[name]:
-                    self._held.pop(name, None)
+    def leave(self, tab: str) -> None:
+        """Release the faces of a tab that is closed."""
+        with self._lock:
+            self._holds.pop(tab, None)
 
     def ask(self, annotator: str, tab: str) -> dict[str, Any]:
-        """Return the next question for a tab, the face after it, and the annotator's progress.
-
-        Without a question ``elsewhere`` says whether other tabs hold the last ones.
-        """
+        """Return the next question for a tab, the face after it, and the annotator's progress."""
         with self._lock:
-            held = {(who, q) for name, (who, own) in self._held.items() if name != tab for q in own}
-            left, answers = self._left(annotator), self._folder.of(annotator)
-            coming = (q for q in self._coming(annotator, left) if (annotator, q) not in held)
-            free = list(islice(coming, 2))
-            if tab:
-                self._held[tab] = annotator, free
+            annotator = self._folder.name_of(annotator)
+            answers = self._folder.of(annotator)
+            remaining = self._remaining(annotator)
+            questions = self._for_tab(annotator, tab, remaining)
+            self._hold(annotator, tab, questions)
         seconds = [answer.seconds for answer in answers if answer.round == "main"]
         practised = sum(answer.round == "practice" for answer in answers)
-        asked = [{"number": n, "id": digest_of(self.faces[n]), "round": part} for n, part in free]
+        asked = [
+            {"number": number, "id": digest_of(self.faces[number]), "round": part}
+            for number, part in questions
+        ]
         return {
             "annotator": annotator,
             "done": len(seconds),
-            "left": len(left),
+            "left": len(remaining),
             "pace": statistics.median(seconds[-_RECENT:]) if seconds else None,
             "practice": [practised, len(self._folder.practice)],
-            "elsewhere": any(who == annotator for who, _ in held),
             "question": asked[0] if asked else None,
             "after": asked[1] if asked[1:] else None,
         }
+
+    def _for_tab(self, annotator: str, tab: str, remaining: NDArray[np.int64]) -> list[_Question]:
+        """Return two questions for a tab, or those that there are.
+
+        What other tabs of the annotator hold comes last, so that no number of tabs, nor of requests
+        that name one, can keep a face from who is there.
+        """
+        now, identity = time.monotonic(), annotator_id(annotator)
+        held_elsewhere = {
+            question
+            for other, hold in self._holds.items()
+            if other != tab and hold.annotator == identity and hold.until > now
+            for question in hold.questions
+        }
+        questions: list[_Question] = []
+        last: list[_Question] = []
+        for question in self._coming(annotator, remaining):
+            (last if question in held_elsewhere else questions).append(question)
+            if len(questions) == 2:
+                break
+        return [*questions, *last][:2]
+
+    def _hold(self, annotator: str, tab: str, questions: list[_Question]) -> None:
+        """Note what a tab holds, as the latest of all; a request without a tab holds nothing."""
+        if not tab:
+            return
+        self._holds.pop(tab, None)
+        self._holds[tab] = _Hold(annotator_id(annotator), questions, time.monotonic() + _HOLD)
+        if len(self._holds) > _MAX_HOLDS:
+            del self._holds[next(iter(self._holds))]
 
     def take(self, number: int, mark: Image.Image | None, **said: Any) -> dict[str, Any]:
         """Write an answer to the disk; return whether it counts, and the label after practice.
@@ -94,43 +130,47 @@ class Desk:
         face, part = self.faces[number], said["round"]
         digest, is_practice = digest_of(face), number in self._folder.practice
         with self._lock:
-            answers = self._folder.of(said["annotator"])
-            done = {(answer.image, answer.round) for answer in answers}
-            too_early = part == "repeat" and (digest, "main") not in done
+            is_answered = any(
+                (answer.image, answer.round) == (digest, "main")
+                for answer in self._folder.of(said["annotator"])
+            )
+            too_early = part == "repeat" and not is_answered
             if is_practice != (part == "practice") or too_early:
                 raise ValueError("this face is not asked for")
             answer = Answer(
-                **{"image": digest, "path": face.path, "shown": 0, **said},
+                image=digest,
+                path=face.path,
+                shown=0,  # set when it is added
                 mark=self._folder.mark_of(said["annotator"], digest, part) if mark else "",
                 time=datetime.now(UTC).isoformat(timespec="seconds"),
+                **said,
             )
             counts = self._folder.add(answer, mark)
         label = LABEL_NAMES[face.label or 0] if is_practice else None
         return {"counts": counts, "label": label}
 
-    def _left(self, annotator: str) -> NDArray[np.int64]:
-        """Return the faces of the main round that are left, in order."""
-        if annotator not in self._keys:
-            self._keys[annotator] = balanced(self.faces, self._seed, annotator)
+    def _remaining(self, annotator: str) -> NDArray[np.int64]:
+        """Return the faces of the main round that the annotator has not answered, in order."""
         said = by_image(self._folder.all() if self._margins is not None else ())
         differ = [image for image, answers in said.items() if len({a.answer for a in answers}) > 1]
         disputed = [self.numbers.get(image, -1) for image in differ]
-        order = np.argsort(hard_first(self._keys[annotator], self._margins, disputed))
+        order = np.argsort(hard_first(self._keys(annotator), self._margins, disputed))
         main = (a.image for a in self._folder.of(annotator) if a.round == "main")
         closed = {self.numbers.get(image, -1) for image in main} | self.gone
         return order[~np.isin(order, [*closed, *self._folder.practice])]
 
-    def _coming(self, annotator: str, left: NDArray[np.int64]) -> Iterator[_Question]:
+    def _coming(self, annotator: str, remaining: NDArray[np.int64]) -> Iterator[_Question]:
         """Yield the questions that the annotator has not answered yet, in order."""
         answers = self._folder.of(annotator)
         done = {(self.numbers.get(answer.image, -1), answer.round) for answer in answers}
         main = [self.numbers.get(answer.image, -1) for answer in answers if answer.round == "main"]
         asked = [(number, "practice") for number in self._folder.practice]
         again, count = 0, len(main)
-        for number in [*left.tolist(), -1]:  # -1: repeats after the last face
+        for number in [*remaining.tolist(), -1]:  # -1: repeats after the last face
             while self._every and again < count // self._every:
-                at = repeated(self._seed, annotator, again, self._every)
-                asked += [(main[at], "repeat")] if at < len(main) else []
+                number_of_answer = repeated(self._seed, annotator, again, self._every)
+                if number_of_answer < len(main):
+                    asked.append((main[number_of_answer], "repeat"))
                 again += 1
             asked.append((number, "main"))
             count += 1

@@ -18,7 +18,10 @@ let busy = false, shownAt = 0, penSeen = false, feedback = null;
 // A reload keeps the name of the tab, another tab has its own.
 const tab = sessionStorage.getItem("tab") || Math.random().toString(36).slice(2) + Date.now();
 sessionStorage.setItem("tab", tab);
-new EventSource(`tab/${tab}`);
+// A page that is closed leaves its faces to the annotator's other tabs; one that the browser takes
+// out again asks anew.
+addEventListener("pagehide", () => navigator.sendBeacon("leave", JSON.stringify({ annotator, tab })));
+addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
 const wait = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
 
@@ -147,9 +150,7 @@ function tell(state) {
 }
 
 function end(state) {
-  find("#end p").textContent = state.elsewhere
-    ? "The last faces are open in another tab or window: answer them there."
-    : `You have answered all ${state.done} faces. You can close the page.`;
+  find("#end p").textContent = `You have answered all ${state.done} faces. You can close the page.`;
   find("#end h2").focus();
 }
 

@@ -1,7 +1,8 @@
 """Serve the page and its faces, and let in nobody else.
 
 Starlette routes requests and bounds what is sent, uvicorn runs it: both small and well kept. A face
-is asked for by its number and leaves as a PNG without metadata.
+is asked for by its number and leaves as a PNG without metadata. What is sent is read by msgspec, by
+the types of :class:`Asked` and :class:`Said`.
 """
 
 import asyncio
@@ -9,32 +10,39 @@ import base64
 import io
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import resources
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
+import msgspec
 import uvicorn
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from focus.annotate.desk import Desk
 from focus.data.images import load_image
-from focus.data.manifest import LABEL_NAMES
-from focus.errors import ImageError
-from focus.evaluation.people import CONFIDENCES, ROUNDS, checked_name
+from focus.errors import ImageError, InputError
+from focus.evaluation.people import Confidence, Round, checked_name
 from focus.runtime.signals import StopSignals
 
-LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 SIDE = 2048
 """The longest side of a face on the page, and of its marks, in pixels."""
+_PATIENCE = 10.0  # seconds for the head of a request, and for each part of its body
+_TICK = 0.2  # seconds, after which it is looked whether the program is to end
+_CLOSE = {"Connection": "close"}
 _DAY, _MAX_BODY = 86400, 8 * 2**20  # seconds; bytes, more than a mark of that size has
+_PNG_HEAD = 24  # bytes of a PNG up to the end of its width and height
 _FILES = {"": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src "
@@ -47,21 +55,48 @@ _HEADERS = {
 _log = logging.getLogger(__name__)
 
 
-def guarded(app: ASGIApp, token: str) -> ASGIApp:
+Sent = TypeVar("Sent", bound="Asked")
+
+
+class Asked(msgspec.Struct, kw_only=True):
+    """What the page sends with each request.
+
+    annotator: The name that was typed; None before. tab: The tab of the browser, "" for none.
+    """
+
+    annotator: str | None = None
+    tab: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
+class Said(Asked):
+    """An answer as the page sends it.
+
+    id: The digest of the face: its number is another one after a start with more faces. mark: What
+    was drawn, the data URL of a PNG; "" for nothing. Other fields are those of an answer.
+    """
+
+    id: str
+    round: Round
+    answer: Literal["real", "synthetic"]
+    confidence: Confidence
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=_DAY)]
+    mark: str = ""
+
+
+def guarded(app: ASGIApp, token: str, is_closing: Callable[[], bool]) -> ASGIApp:
     """Return the application for requests of the page at the address that was printed alone.
 
-    token: The first part of every path; "" where only this machine can ask. Then the Host of a
-        request must be a name of this machine, as another name may be made to lead here.
+    token: The first part of every path. Other accounts of this machine lack it, and other pages of
+        the browser, whatever name leads them here.
+    is_closing: Whether the program is to end: it waits for no rest of a request then.
 
-    A POST must be of the same origin.
+    A POST must be of the same origin, and what it sends must go on to arrive.
     """
 
     def allows(request: Request) -> bool:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        given = request.url.path.lstrip("/").partition("/")[0]
-        if token and not secrets.compare_digest(given.encode(), token.encode()):
-            return False
-        if not token and not {host, host.rpartition(":")[0]} & {*LOCAL}:
+        first_part = request.url.path.lstrip("/").partition("/")[0]
+        if not secrets.compare_digest(first_part.encode(), token.encode()):
             return False
         return request.method in ("GET", "HEAD") or origin in (f"http://{host}", f"https://{host}")
 
@@ -71,10 +106,48 @@ def guarded(app: ASGIApp, token: str) -> ASGIApp:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
+        async def receive_in_time() -> Message:
+            deadline = asyncio.get_running_loop().time() + _PATIENCE
+            while asyncio.get_running_loop().time() < deadline:
+                with suppress(TimeoutError):
+                    return await asyncio.wait_for(receive(), _TICK)
+                if is_closing():
+                    raise ClientDisconnect
+            raise HTTPException(408, headers=_CLOSE)
+
         refusal = PlainTextResponse("Open the page at the address that was printed.", 403)
-        await (app if allows(Request(scope)) else refusal)(scope, receive, send_closed)
+        await (app if allows(Request(scope)) else refusal)(scope, receive_in_time, send_closed)
 
     return answer
+
+
+class Connection(H11Protocol):
+    """A connection that is closed when no whole head of a request has come in time.
+
+    uvicorn alone would keep one for ever that sends nothing, or half a line.
+    """
+
+    _deadline: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(_PATIENCE, self._give_up)
+
+    def on_response_complete(self) -> None:
+        self._deadline.cancel()
+        self._deadline = self.loop.call_later(_PATIENCE, self._give_up)
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _give_up(self) -> None:
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        if is_answering or self.transport.is_closing():
+            return
+        self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -86,16 +159,26 @@ class Server(uvicorn.Server):
     def __init__(self, desk: Desk, token: str, annotator: str | None, signals: StopSignals) -> None:
         self.desk, self.annotator, self._signals = desk, annotator, signals
         routes = [Route(f"/{name}", self._file) for name in _FILES]
-        routes += [Route("/face/{number:int}", self._face), Route("/tab/{tab}", self._tab)]
-        routes += [self._post("/ask", self._state), self._post("/answer", self._taken)]
+        routes += [
+            Route("/face/{number:int}", self._face),
+            self._post("/ask", Asked, self._state),
+            self._post("/leave", Asked, self._left),
+            self._post("/answer", Said, self._taken),
+        ]
         app = Starlette(
-            routes=[Mount(f"/{token}" if token else "", routes=routes)],
-            exception_handlers=dict.fromkeys((ValueError, TypeError, OSError), _refused),
+            routes=[Mount(f"/{token}", routes=routes)],
+            exception_handlers={
+                ValueError: _refused,
+                InputError: _unreadable,
+                OSError: _unwritable,
+                ClientDisconnect: _unheard,
+            },
             max_body_size=_MAX_BODY,
         )
         quiet: dict[str, Any] = {"log_level": "error", "access_log": False, "server_header": False}
         quiet |= {"lifespan": "off", "ws": "none", "timeout_graceful_shutdown": 5}
-        super().__init__(uvicorn.Config(guarded(app, token), **quiet))
+        entrance = guarded(app, token, lambda: self.should_exit)
+        super().__init__(uvicorn.Config(entrance, http=Connection, **quiet))
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -106,6 +189,13 @@ class Server(uvicorn.Server):
         """Return whether a signal has come."""
         self.should_exit |= bool(self._signals.pending())
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close all connections, also those that were being accepted when the signal came."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_TICK)
+        await super().shutdown(sockets)
 
     def _file(self, request: Request) -> Response:
         name = request.url.path.rpartition("/")[2]
@@ -128,66 +218,84 @@ class Server(uvicorn.Server):
         image.save(file := io.BytesIO(), format="PNG", compress_level=1)
         return Response(file.getvalue(), media_type="image/png")
 
-    async def _tab(self, request: Request) -> Response:
-        async def held() -> AsyncIterator[bytes]:
-            with self.desk.tab(request.path_params["tab"]):
-                yield b": open\n\n"
-                while not self.should_exit and not await request.is_disconnected():
-                    await asyncio.sleep(0.1)
-
-        return StreamingResponse(held(), media_type="text/event-stream")
-
-    def _post(self, path: str, work: Callable[[dict[str, Any]], dict[str, Any]]) -> Route:
+    def _post(self, path: str, kind: type[Sent], work: Callable[[Sent], dict[str, Any]]) -> Route:
         async def answered(request: Request) -> Response:
-            return JSONResponse(await run_in_threadpool(work, dict(await request.json())))
+            try:
+                sent = msgspec.json.decode(await request.body(), type=kind)
+            except RecursionError as error:
+                raise ValueError(f"this is nothing that the page sends ({error})") from error
+            return JSONResponse(await run_in_threadpool(work, sent))
 
         return Route(path, answered, methods=["POST"])
 
-    def _state(self, sent: dict[str, Any]) -> dict[str, Any]:
-        if (name := self.annotator or sent.get("annotator") or None) is None:
+    def _name(self, sent: Asked) -> str:
+        """Return whose request it is; raise ValueError for what is no name."""
+        try:
+            return checked_name(self.annotator or sent.annotator)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+
+    def _state(self, sent: Asked) -> dict[str, Any]:
+        if not (self.annotator or sent.annotator):
             return {"annotator": None}
-        state = self.desk.ask(checked_name(name), str(sent.get("tab", ""))[:64])
+        state = self.desk.ask(self._name(sent), sent.tab)
         return state | {"fixed": self.annotator is not None}
 
-    def _taken(self, sent: dict[str, Any]) -> dict[str, Any]:
-        """Take an answer from the page; raise ValueError for one that the page would not send."""
-        number = self.desk.numbers.get(str(sent.get("id")))  # another one after a start with more
-        sure, seconds = sent.get("confidence"), sent.get("seconds")
-        if not (
-            number is not None
-            and type(sure) is int
-            and isinstance(seconds, int | float)
-            and 0 <= seconds <= _DAY
-            and sure in CONFIDENCES
-            and sent.get("answer") in LABEL_NAMES
-            and sent.get("round") in ROUNDS
-        ):
-            raise ValueError("this is no answer")
-        mark = self._mark(str(sent.get("mark") or ""))
-        said = {name: sent[name] for name in ("round", "answer", "confidence")}
-        name = checked_name(self.annotator or sent.get("annotator"))
-        said |= {"annotator": name, "seconds": round(float(seconds), 2)}
-        return self.desk.take(number, mark, **said) | self._state(sent)
+    def _left(self, sent: Asked) -> dict[str, Any]:
+        self.desk.leave(sent.tab)
+        return {}
 
-    @staticmethod
-    def _mark(text: str) -> Image.Image | None:
-        """Return the mark in a data URL of a PNG as 8-bit grey; None if nothing is drawn."""
-        if not text:
-            return None
-        try:
-            content = base64.b64decode(text.removeprefix("data:image/png;base64,"), validate=True)
-            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-                if max(image.size) > SIDE:
-                    raise ValueError("the mark is larger than any face")
-                grey = image.convert("RGBA").getchannel("A")  # what is drawn is opaque
-        except (OSError, SyntaxError) as error:
-            raise ValueError("the mark is no PNG") from error
-        return grey if grey.getbbox() else None
+    def _taken(self, sent: Said) -> dict[str, Any]:
+        """Take an answer from the page; raise ValueError for one that the page would not send."""
+        number = self.desk.numbers.get(sent.id)
+        if number is None:
+            raise ValueError("this face is not in the data")
+        taken = self.desk.take(
+            number,
+            _mark(sent.mark),
+            annotator=self._name(sent),
+            round=sent.round,
+            answer=sent.answer,
+            confidence=sent.confidence,
+            seconds=round(sent.seconds, 2),
+        )
+        return taken | self._state(sent)
+
+
+def _mark(text: str) -> Image.Image | None:
+    """Return the mark in a data URL of a PNG as 8-bit grey; None if nothing is drawn.
+
+    Raises ValueError for what is no such PNG, or is larger than any face.
+    """
+    if not text:
+        return None
+    content = base64.b64decode(text.removeprefix("data:image/png;base64,"), validate=True)
+    # Read here, as Pillow warns of or refuses large sizes in its own ways.
+    if len(content) >= _PNG_HEAD and max(struct.unpack(">II", content[16:_PNG_HEAD])) > SIDE:
+        raise ValueError("the mark is larger than any face")
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            grey = image.convert("RGBA").getchannel("A")  # what is drawn is opaque
+    except Exception as error:  # decoders raise anything, from struct.error to SyntaxError
+        raise ValueError("the mark is no PNG") from error
+    return grey if grey.getbbox() else None
 
 
 def _refused(_: Request, error: Exception) -> Response:
-    if not isinstance(error, OSError):
-        return PlainTextResponse(f"{error}", 400)
-    reason = error.strerror or type(error).__name__
+    return PlainTextResponse(f"{error}", 400)
+
+
+def _unreadable(_: Request, error: Exception) -> Response:
+    _log.error("an answer cannot be taken (%s): the page keeps it and tries again", error)
+    return PlainTextResponse("the answers on the disk cannot be read.", 507)
+
+
+def _unwritable(_: Request, error: Exception) -> Response:
+    reason = error.strerror if isinstance(error, OSError) else None
+    reason = reason or type(error).__name__
     _log.error("an answer cannot be written (%s): the page keeps it and tries again", reason)
     return PlainTextResponse(f"it cannot be written ({reason}).", 507)
+
+
+def _unheard(_: Request, error: Exception) -> Response:
+    return PlainTextResponse("The request has ended early.", 400, _CLOSE)

@@ -52,7 +52,7 @@ class AnnotateConfig(DataConfig):
         metavar="DIR",
     )
     host: str = in_machine(
-        "address to serve at; with another than this machine's own, who knows the printed address "
+        "address to serve at, by default for this machine alone; who knows the printed address "
         "gets in",
         "127.0.0.1",
     )

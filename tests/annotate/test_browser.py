@@ -108,7 +108,7 @@ def test_twelve_faces_a_reload_and_a_kill(
     strokes: dict[str, NDArray[np.bool_]] = {}
     words = (faces, "--output", output, "--repeat-every", 6, "--port")
     with serving(*words, 0) as served:
-        port = served.address.split(":")[2].strip("/")
+        port = served.port
         anna = Annotator(browser, served.address, "anna")
 
         def one_face(between: Any = None) -> None:
@@ -155,7 +155,15 @@ def test_twelve_faces_a_reload_and_a_kill(
         anna.page.keyboard.press("Enter")
         anna.page.wait_for_selector("#said:has-text('Not saved yet')")
     with serving(*words, port) as served:
-        anna.page.wait_for_selector("#work[aria-busy=false]")
+        # The page tells where it goes on, and there the face has its strokes and its answer.
+        anna.page.wait_for_selector("#said:has-text('address that was printed')")
+        anna.page.goto(served.address)
+        anna.ready()
+        assert anna.question() == question
+        assert anna.page.evaluate("work.strokes.length") == 1
+        anna.page.keyboard.press("Enter")
+        anna.page.wait_for_function("id => question?.id !== id", arg=question["id"])
+        anna.ready()
         while anna.question():
             one_face()
         assert "all 12 faces" in anna.page.inner_text("#end")
@@ -366,3 +374,19 @@ def test_nothing_is_cut_off_and_everybody_can_use_it(
     page.wait_for_selector("#told:not([hidden])")
     check()
     context.close()
+
+
+def test_a_tab_that_is_closed_leaves_its_faces(browser: Any, shared: Served) -> None:
+    anna = Annotator(browser, shared.address, "tabs")
+    first = anna.question()
+    page, anna.page = anna.page, anna.open(shared.address)
+    anna.ready()
+    second = anna.question()
+    assert first != second, "another tab shows another face"
+    page.close(run_before_unload=True)
+    anna.page.wait_for_timeout(500)  # of a request that no page waits for
+    anna.page = anna.open(shared.address)
+    anna.ready()
+    assert anna.question() == first
+    assert anna.complaints == []
+    anna.context.close()

@@ -1,5 +1,6 @@
 """Which face comes next."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from focus.annotate.answers import AnswerFolder
 from focus.annotate.desk import Desk
@@ -94,22 +96,37 @@ def test_repeats_are_of_earlier_faces_and_each_once(tmp_path: Path) -> None:
     assert len({q["number"] for q in asked if q["round"] == "main"}) == 40
 
 
+def numbers(state: dict[str, Any]) -> list[int]:
+    """Return the faces of a state, the one that is asked and the one after it."""
+    return [state[name]["number"] for name in ("question", "after") if state[name]]
+
+
 def test_two_tabs_of_one_annotator_get_different_faces(tmp_path: Path) -> None:
-    own = desk(tmp_path / "out", 4)
-    with own.tab("one"):
-        first = own.ask("anna", "one")
-        with own.tab("two"):
-            second = own.ask("anna", "two")
-            held = [
-                state[name]["number"] for state in (first, second) for name in ("question", "after")
-            ]
-            assert len({*held}) == 4
-            # Another annotator's faces are nobody's business.
-            assert own.ask("ben", "three")["question"] is not None
-            assert own.ask("anna", "four")["question"] is None
-            assert own.ask("anna", "four")["elsewhere"]
-        assert own.ask("anna", "four")["question"] == second["question"]
-    assert own.ask("anna", "five")["question"] == first["question"]
+    own = desk(tmp_path / "out", 6)
+    first, second = own.ask("anna", "one"), own.ask("ANNA", "two")
+    assert len({*numbers(first), *numbers(second)}) == 4
+    # Another annotator's faces are nobody's business.
+    assert numbers(own.ask("ben", "three")) == numbers(desk(tmp_path / "new", 6).ask("ben", ""))
+    own.leave("one")
+    assert numbers(own.ask("anna", "four")) == numbers(first), "of the tab that was closed"
+
+
+def test_no_tab_keeps_the_last_faces_and_none_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is there gets a face, though 300 other tabs have asked for her."""
+    own = desk(tmp_path / "out", 6)
+    plain = numbers(own.ask("anna", ""))
+    others = [own.ask("anna", f"other {number}") for number in range(300)]
+    assert all(len(numbers(state)) == 2 for state in others)
+    answered_faces = set()
+    while question := own.ask("anna", "here")["question"]:
+        answered_faces.add(answered(own)["number"])
+    assert len(answered_faces) == 6, question
+    later = time.monotonic() + 601
+    monkeypatch.setattr("time.monotonic", lambda: later)
+    assert numbers(own.ask("ben", "here")) == numbers(desk(tmp_path / "new", 6).ask("ben", ""))
+    assert plain == numbers(desk(tmp_path / "newer", 6).ask("anna", "here"))
 
 
 def test_faces_on_which_annotators_disagree_come_before_easy_ones(tmp_path: Path) -> None:
