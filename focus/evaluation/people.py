@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Sample
+from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Sample, refuse_repeated
 from focus.errors import InputError
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.scores import Scores
@@ -125,10 +125,15 @@ def answers_in(content: bytes, path: Path) -> list[Answer]:
     """Return the answers of the file ``path`` of a folder, whose bytes are ``content``.
 
     A last row that is cut short does not count: its writer was killed, or is at work. Raises
-    InputError for another row that is no answer.
+    InputError for another row that is no answer, and for a column that is there twice.
     """
     text = content.decode("utf-8", errors="surrogateescape")
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    table = csv.DictReader(io.StringIO(text, newline=""))
+    rows = list(table)
+    try:
+        refuse_repeated(table.fieldnames or ())
+    except ValueError as error:
+        raise InputError(f"{path}, line 1: {error}.") from error
     answers = []
     for number, row in enumerate(rows, start=1):
         try:

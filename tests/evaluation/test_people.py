@@ -191,3 +191,6 @@ def test_answers_that_cannot_be_read(tmp_path: Path) -> None:
         file.write_text(f"{HEAD}0,/0,anna,main,{wrong}\n")
         with pytest.raises(InputError, match=r"anna.csv, row 1: no answer"):
             read_answers(tmp_path)
+    file.write_text(f"answer,{HEAD}real,0,/0,anna,main,synthetic,2,1.5,1,,2026,1\n")
+    with pytest.raises(InputError, match=r"anna.csv, line 1: the column 'answer' is there twice"):
+        read_answers(tmp_path)
