@@ -31,7 +31,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from focus.annotate.desk import Desk
-from focus.data.images import load_image
+from focus.data.images import load_image, read_unchanged
+from focus.data.known_images import digest_of
 from focus.errors import ImageError, InputError
 from focus.evaluation.people import Confidence, Round, checked_name
 from focus.runtime.signals import StopSignals
@@ -207,8 +208,11 @@ class Server(uvicorn.Server):
     def _face(self, request: Request) -> Response:
         if (number := request.path_params["number"]) >= len(self.desk.faces):
             return PlainTextResponse("There is no such face.", 404)
+        face = self.desk.faces[number]
         try:
-            image = load_image(self.desk.faces[number].path)
+            # The answer is about the picture of this digest, not about one that took its place.
+            (content,) = read_unchanged([face.path], digest_of(face))
+            image = load_image(face.path, content)
         except ImageError as error:
             _log.warning("left out: %s", error)
             self.desk.gone.add(number)

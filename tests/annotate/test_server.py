@@ -307,6 +307,19 @@ def test_half_open_connections(data: Path, tmp_path: Path) -> None:
     assert "1 of 18 faces answered" in printed
 
 
+def test_a_face_that_was_replaced_is_not_shown(tmp_path: Path) -> None:
+    """An answer is about the picture that was there at the start, and nobody sees another one."""
+    data = write_faces(tmp_path / "faces", each=2)
+    with serving(data, "--output", tmp_path / "out", "--practice", 0) as served:
+        state = served.state()
+        for path in data.rglob("*.png"):
+            Image.new("RGB", (64, 64), (9, 9, 9)).save(path)
+        status, text = served.ask(f"face/{state['question']['number']}")
+        assert (status, text) == (410, "This face cannot be shown any more.")
+        assert served.state()["question"] != state["question"]
+        assert "it was replaced after it was checked" in served.stop()
+
+
 def test_a_face_that_vanished(tmp_path: Path) -> None:
     data = write_faces(tmp_path / "faces", each=1)
     with serving(data, "--output", tmp_path / "out") as served:
