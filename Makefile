@@ -36,9 +36,9 @@ test:  ## run the tests that take minutes
 test-all:  ## run all tests, also those that take long, launch several processes or download packages
 	$(PYTHON) -m pytest --run-slow
 
-test-gpu:  ## on a CUDA or ROCm device: correctness and times in at most 8 minutes and one JSON, then the tests
+test-gpu:  ## on a CUDA or ROCm device: times, and tests of the kernels, in at most 8 minutes; then tests of whole runs
 	$(PYTHON) -m bench.gpu
-	$(PYTHON) -m pytest -m gpu tests/kernels
+	$(PYTHON) -m pytest -m gpu tests/test_gpu.py
 
 # The interpreter of triton 3.6 needs numpy < 2.4.
 OLDEST_PACKAGES := torch triton==3.6.0 'numpy<2.4'

@@ -110,7 +110,7 @@ def time_rounds(steps: Mapping[str, Step], rounds: int) -> dict[str, np.ndarray]
     return seconds
 
 
-def peak_bytes(step: Step) -> int:
+def peak_bytes(step: Callable[[], object]) -> int:
     """Return the most bytes that a step has allocated and not yet freed, as torch records both."""
     step()  # what torch allocates once is no part of it
     activities = [ProfilerActivity.CPU]

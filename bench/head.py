@@ -54,7 +54,11 @@ SHAPES: tuple[Shape, ...] = (
 )
 SHORT_SHAPES = SHAPES[1:3]
 LAYOUTS = ("nchw", "channels_last")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ON_CPUS = ("fp32", "bf16")
+"""The types that are timed unless others are asked for: fp16 is a GPU's."""
+FP16_SCALE = 2.0**12
+"""What a loss is multiplied by, so that fp16 holds the gradient of F with all of its bits."""
 CLASSES = 2
 ROUNDS, SHORT_ROUNDS = 61, 21
 FOCUS_WEIGHT, SALIENCY_WEIGHT = 0.1, 5.0  # as the loss `blend`
@@ -70,7 +74,8 @@ RATIOS = {
 # Largest error of a gradient: the order of the norm, and the share of the exact gradient's. fp32:
 # sums over thousands of channels, divided by a CAM's range. bf16: ours is rounded once, to half an
 # ulp of dF; what plain computes under autocast is rounded at each step; the branches' CAM is
-# bfloat16, its cells tie at the extremes, and a tie divides a gradient among cells.
+# bfloat16, its cells tie at the extremes, and a tie divides a gradient among cells. fp16: the
+# same with three bits more, where ties are fewer.
 LIMITS: dict[tuple[str, str], tuple[float, float]] = {
     ("fp32", "ours"): (math.inf, 2e-5),
     ("fp32", "plain"): (math.inf, 2e-5),
@@ -78,6 +83,9 @@ LIMITS: dict[tuple[str, str], tuple[float, float]] = {
     ("bf16", "ours"): (math.inf, 2**-8 + 1e-5),
     ("bf16", "plain"): (math.inf, 0.1),
     ("bf16", "branches"): (2, 0.3),
+    ("fp16", "ours"): (math.inf, 2**-11 + 1e-5),
+    ("fp16", "plain"): (math.inf, 0.02),
+    ("fp16", "branches"): (2, 0.3),
 }
 
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -130,12 +138,19 @@ def make_inputs(
 
 
 def gradients(inputs: Inputs, loss: Loss) -> tuple[Tensor, ...]:
-    """Return the gradients of the leaves; forward runs under autocast if the features are bf16."""
+    """Return the gradients of the leaves.
+
+    Features of bf16 and fp16 run under autocast in their type. The loss of fp16 is multiplied by
+    ``FP16_SCALE``, as training in fp16 scales its own.
+    """
     # Without autocast's cache, which must not reach from outside into a CUDA graph.
-    mixed = inputs.features.dtype == torch.bfloat16
+    dtype = inputs.features.dtype
+    mixed = dtype in (torch.bfloat16, torch.float16)
     device = inputs.features.device.type
-    with torch.autocast(device, torch.bfloat16, enabled=mixed, cache_enabled=False):
+    with torch.autocast(device, dtype if mixed else None, enabled=mixed, cache_enabled=False):
         value = loss(*inputs)
+    if dtype == torch.float16:
+        value = value * FP16_SCALE
     return torch.autograd.grad(value, inputs.leaves)
 
 
@@ -228,15 +243,16 @@ def relative_errors(
     pooled = gradients(wide, partial(plain_loss, pool_by_mean))
     with use_backend("reference"):
         focused = gradients(wide, ours_loss)
-    dtype = "bf16" if inputs.features.dtype == torch.bfloat16 else "fp32"
+    dtype = next(name for name, type_ in DTYPES.items() if type_ == inputs.features.dtype)
+    scale = FP16_SCALE if dtype == "fp16" else 1.0
     for name, step in steps.items():
         kind = "branches" if name == "compiled" else name.split()[0]
         order, limit = LIMITS[dtype, kind]
         norm = partial(torch.linalg.vector_norm, ord=order)
         expected = pooled if kind == "plain" else focused
         errors = [
-            norm(found.double() - exact) / norm(exact)
-            for found, exact in zip(step(), expected, strict=True)
+            norm(gradient.double() / scale - exact) / norm(exact)
+            for gradient, exact in zip(step(), expected, strict=True)
         ]
         yield name, float(torch.stack(errors).max()), limit
 
@@ -305,7 +321,7 @@ def main() -> None:
     """Check, measure, print a line a ratio, and write the rows with ``--output``."""
     parser = make_parser(__doc__, ROUNDS, SHORT_ROUNDS)
     parser.add_argument("--shapes", type=shape_of, nargs="+", metavar="BxCxHW")
-    parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=list(DTYPES))
+    parser.add_argument("--dtypes", choices=DTYPES, nargs="+", default=ON_CPUS)
     parser.add_argument("--layouts", choices=LAYOUTS, nargs="+", default=LAYOUTS)
     parser.add_argument("--classes", type=int, nargs="+", default=[CLASSES], metavar="K")
     given = parser.parse_args()

@@ -1,0 +1,1 @@
+"""Measure training and the head on a GPU; ``python -m bench.gpu --help`` says how."""
