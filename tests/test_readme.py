@@ -111,7 +111,7 @@ def read(words: Words) -> None:
 
 
 def flags_of_bench() -> set[str]:
-    sources = [path.read_text() for path in CHECKOUT.glob("bench/*.py")]
+    sources = [path.read_text() for path in CHECKOUT.glob("bench/**/*.py")]
     return set(re.findall(r'"(--[a-z][a-z-]*)"', "".join(sources)))
 
 
