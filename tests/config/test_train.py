@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from focus.config.data import CheckConfig
 from focus.config.evaluate import EvaluateConfig
 from focus.config.losses import LOSSES, LossConfig
 from focus.config.recipes import RECIPES
@@ -170,8 +171,16 @@ def test_what_else_is_needed_is_said() -> None:
         (EvaluateConfig, {"run": "a", "model_dir": "b"}, "got --run and --model-dir"),
         (EvaluateConfig, {"compare": ("a",)}, "--compare needs two runs at least, got a alone"),
         (EvaluateConfig, {"compare": ("a", "b"), "run": "c"}, "got --run and --compare"),
+        (EvaluateConfig, {"run": "a", "common": True}, "--common is for --compare"),
+        (TrainConfig, {"max_images": 9}, "--max-images takes a part of --data or --test-data"),
+        (CheckConfig, {"data": ("a",), "drop_leaks": True}, "--drop-leaks .*: give --output DIR"),
         (ExplainConfig, {"paths": ("a",)}, "There is no model: give --model-dir"),
         (ExplainConfig, {"model_dir": "a"}, "There is nothing to explain"),
+        (
+            ExplainConfig,
+            {"model_dir": "a", "paths": ("a.png",), "as_video": True},
+            "--as-video is of no use: no PATH is a folder",
+        ),
         (ExportConfig, {"model_dir": "a"}, "There is no file to write: give --onnx"),
     ):
         with pytest.raises(InputError, match=words):

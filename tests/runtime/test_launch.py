@@ -93,6 +93,12 @@ def test_a_device_that_is_not_there_is_named(name: str) -> None:
         start("no", None, device=name)
 
 
+def test_several_processes_share_no_numbered_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"^--device meta:0 is for one process: give meta to sev"):
+        start("no", None, device="meta:0")
+
+
 @pytest.mark.usefixtures("plain_cpu")
 def test_each_process_takes_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("focus.runtime.launch.usable_cores", lambda: 8)
