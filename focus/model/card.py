@@ -1,6 +1,7 @@
 """The model card, ``README.md`` of a saved detector: what it is, figures, thresholds, limits."""
 
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,5 +100,7 @@ def read_card(folder: Path) -> str | None:
 
 
 def _escaped(text: str) -> str:
-    """Return names as a Markdown table and HTML show them: no tag, cell or line ends in them."""
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
+    """Return names as Markdown and HTML show them: no tag, link, emphasis or line ends in them."""
+    plain = html.escape(" ".join(text.split()), quote=False)
+    # A colon, an at sign and "www." would begin a link by themselves.
+    return re.sub(r"[\\`*_{}\[\]#!~|$:@]|(?<=www)\.", r"\\\g<0>", plain, flags=re.IGNORECASE)

@@ -1,6 +1,11 @@
 """The model card: what it says of thresholds and results, and what it leaves alone."""
 
+import html
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 from focus.config.options import POINTS
 from focus.config.train import TrainConfig, resolve
@@ -24,6 +29,34 @@ def test_the_card_states_what_was_measured() -> None:
     assert "```text\nAUC 0.9 [0.8, 0.95]\n```" in card
     for heading in ("Training", "Thresholds", "Results", "Intended use", "Limits"):
         assert f"\n## {heading}\n" in card
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "**bold**",
+        "_ a _",
+        "`code`",
+        "~~struck~~",
+        "[here](https://a.b)",
+        "![](https://a.b/c.png)",
+        "<script>alert(1)</script>",
+        "&lt;",
+        "a|b",
+        "a\\",
+        "http://a.b",
+        "www.a.b",
+        "a@b.cd",
+    ],
+)
+def test_a_name_is_text_in_the_card(name: str) -> None:
+    """As an independent reader of Markdown shows it, which makes links of addresses too."""
+    markdown = pytest.importorskip("markdown_it")
+    reader = markdown.MarkdownIt("gfm-like", {"linkify": bool(find_spec("linkify_it"))})
+    config = replace(CONFIG, training_generators=(name, "kB"))
+    html_page = reader.render(model_card(config, None, data=f"9 pictures of {name}"))
+    assert f"<li>Generators of its synthetic images: {html.escape(name)}, kB</li>" in html_page
+    assert f"<li>Data: 9 pictures of {html.escape(name)}</li>" in html_page
 
 
 def test_the_card_names_the_recipe_its_source_and_what_the_network_sees() -> None:
