@@ -217,21 +217,29 @@ class _Parser(argparse.ArgumentParser):
 
     def values(self, argv: Sequence[str]) -> dict[str, Any]:
         """Return the values of the words by field name, without those that are not given."""
-        found, unknown = self.parse_known_args(self._plain(argv))
+        words = self._plain(argv)
+        found, unknown = self.parse_known_args(words)
         if unknown:
             word, equals, _ = unknown[0].partition("=")
             if not word.startswith("-"):
-                its = (
-                    "a flag of its own: --test-data NAME=PATH"
-                    if equals
-                    else "its flag: --data PATH"
-                )
+                before = self._flag_before(words, unknown[0])
+                if before in self.types and get_origin(self.types[before]) is dict:
+                    its = f"a flag of its own: {flag(before)} {unknown[0]}"
+                elif equals:
+                    its = "a flag of its own: --test-data NAME=PATH"
+                else:
+                    its = "its flag: --data PATH"
                 raise InputError(f"{unknown[0]!r} stands alone: write it behind {its}.")
             meant = self.meant(word.lstrip("-"))
             if word[2:].replace("-", "_") in self.positional:
                 meant = ", what it names stands without one"
             raise InputError(f"There is no flag {word}{meant}; --help lists them all.")
         return {n: tuple(v) if isinstance(v, list) else v for n, v in vars(found).items()}
+
+    def _flag_before(self, words: Sequence[str], word: str) -> str:
+        """Return the field of the last flag before a word, "" if there is none."""
+        flags = [w.partition("=")[0] for w in words[: words.index(word)] if w.startswith("--")]
+        return flags[-1].lstrip("-").replace("-", "_") if flags else ""
 
     def meant(self, name: str) -> str:
         """Return a hint: the flag that timm, or an earlier version, calls so, or one like it."""

@@ -138,7 +138,9 @@ def test_paths_stand_before_or_behind_the_flags() -> None:
         # An abbreviation is no flag, not even an unambiguous one.
         (["--epoch", "3"], "There is no flag --epoch .did you mean --epochs"),
         (["--zzz"], "There is no flag --zzz; --help lists"),
-        (["a.csv"], "'a.csv' stands alone"),
+        (["a.csv"], "'a.csv' stands alone: write it behind its flag: --data PATH"),
+        (["a=b"], "'a=b' stands alone: .* a flag of its own: --test-data NAME=PATH"),
+        (["--test-real", "a=b", "c=d"], "'c=d' stands .* of its own: --test-real c=d[.]"),
         (["--resume=maybe"], "Argument --resume/--no-resume: .*'maybe'"),
         (["--epochs", "2.5"], "Argument --epochs: invalid int value: '2.5'"),
         (["--lr", "nan"], "--lr must be above 0, got nan"),
@@ -153,6 +155,14 @@ def test_what_cannot_be_read_is_one_sentence(words: list[str], message: str) -> 
     with pytest.raises(InputError, match=message) as caught:
         train(*words)
     assert "\n" not in str(caught.value)
+
+
+def test_a_second_setting_of_the_runs_is_told_their_flag() -> None:
+    words = ["--train", "epochs=1", "lr=2"]
+    with pytest.raises(InputError, match=r"'lr=2' stands alone: .*: --train lr=2") as caught:
+        parse(ExperimentConfig, words)
+    advice = str(caught.value).rpartition(": ")[2].removesuffix(".").split()
+    assert parse(ExperimentConfig, [*words[:2], *advice]).train == {"epochs": "1", "lr": "2"}
 
 
 def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path: Path) -> None:
