@@ -35,6 +35,8 @@ COLUMNS = (
     "plain host us",
     "SM MHz",
 )
+ROUNDS = {"cuda": 21, "cpu": 3}
+"""How often steps are timed in turn."""
 
 
 class Case(NamedTuple):
@@ -112,7 +114,7 @@ def _measure(case: Case, settings: Settings) -> Row:
     copy = torch.empty_like(inputs.features.detach())
     steps["copy"] = partial(copy.copy_, inputs.features.detach())
 
-    times = time_cold(steps, settings.rounds, device)
+    times = time_cold(steps, ROUNDS[device], device)
     seconds = times.seconds
     plain = min(
         (name for name in ("plain mean", "plain adaptive") if name in seconds),

@@ -64,6 +64,8 @@ SMALL_BATCH = 4
 BLOCK_SECONDS = {"cuda": 0.3, "cpu": 0.05}
 """How long one network trains before it is the other's turn: many steps, so that the device has
 work while Python goes on."""
+ROUNDS = {"cuda": 7, "cpu": 3}
+"""How often it is each one's turn."""
 RATE = 1e-4  # small, so that random images and labels make no weight infinite
 
 
@@ -119,7 +121,7 @@ def measure_images(network: str, settings: Settings) -> Iterator[Row]:
         labels = {"network": work.network, "batch": work.batch_size}
         labels["mode"] = "compiled" if compiled else "eager"
         try:
-            yield labels | _measure(work, settings.rounds, accelerator)
+            yield labels | _measure(work, accelerator)
         except Exception as error:  # most often, the card's memory is too small for this batch
             yield labels | {"error": one_line(error)}
         free()
@@ -141,7 +143,7 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-def _measure(work: Workload, rounds: int, accelerator: Accelerator) -> Row:
+def _measure(work: Workload, accelerator: Accelerator) -> Row:
     device = work.device
     with TemporaryDirectory() as folder:
         trainer = make_trainer(work, accelerator, Path(folder))
@@ -156,7 +158,7 @@ def _measure(work: Workload, rounds: int, accelerator: Accelerator) -> Row:
         numbers[name] = math.ceil(BLOCK_SECONDS[device] / seconds_of(step, device))
         blocks[name] = partial(_repeat, step, numbers[name])
     numbers["timm again"], blocks["timm again"] = numbers["timm"], blocks["timm"]
-    times = time_in_turn(blocks, rounds, device)
+    times = time_in_turn(blocks, ROUNDS[device], device)
     seconds = {name: values / numbers[name] for name, values in times.items()}
 
     for name in steps:

@@ -52,7 +52,7 @@ def run_process(command: Sequence[str], seconds: float, add: Callable[[Row], Non
             code = child.wait()
             timer.cancel()
         if late.is_set():
-            return f"ended after its share of {seconds:.0f} s"
+            return f"ended after its share of {seconds:.0f} s: give more --minutes"
         errors.seek(0)
         lines = errors.read().strip().splitlines()
     return f"exit code {code}: {' / '.join(lines[-3:])}" if code else None

@@ -12,8 +12,3 @@ class Settings(NamedTuple):
     """Whether each part measures its first case alone, without torch.compile."""
     batch_size: int
     """Images of a training step."""
-
-    @property
-    def rounds(self) -> int:
-        """Return the number of rounds in which steps are timed in turn."""
-        return 21 if self.device == "cuda" else 3
