@@ -1,7 +1,7 @@
 """Broken kernels, each of which an execution of compiled kernels must find."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -51,15 +51,19 @@ MUTANTS = {
     ),
     # Where memory ends, and what is written.
     "channels past the end": Mutant(
-        "tile_pointers", "(c < channels)[:, None]", "(c < channels + 8)[:, None]", "gap"
+        "tile_pointers", "c < channels", "c < channels + 8", "gap"
     ),
     "cells past the end": Mutant(
-        "tile_pointers", "(p < P)[None, :]", "(p < P + 1)[None, :]", "bf16 odd nchw"
+        "tile_pointers", "p < P", "p < P + 1", "bf16 odd nchw"
     ),
     "rows past the end": Mutant("_head_backward", "row = b < batch", "row = b <= batch", "fp32"),
     "u past its end": Mutant(
-        "_head", "tl.store(u_ptr + c, u, c < channels)", "tl.store(u_ptr + c, u)", "fp32 odd"
+        "_sums_over_cells", "g[:, None], 0), c < channels)", "g[:, None], 0))", "fp32 odd"
     ),
+    "u and f past their ends": Mutant(
+        "_sums_over_cells", "(c < channels)[None, :]", "(c < channels + 8)[None, :]", "bf16 odd"
+    ),
+    "f among u": Mutant("_sums_over_cells", "number == 4", "number == 3", "bf16 last"),
     "columns not written": Mutant("_head", "rest < _COLUMNS(P, K) - P - K", "rest < 1", "fp32"),
     "db by all programs": Mutant(
         "_head_backward", "not BIAS_OF_SAMPLE and pid == 0", "not BIAS_OF_SAMPLE", "fp32"
@@ -110,7 +114,7 @@ class Rewriting(NamedTuple):
     """A pattern in the machine code, what takes its place, and a case that finds it."""
 
     pattern: str
-    replacement: str
+    replacement: str | Callable[[re.Match[str]], str]
     case: str
 
     def apply(self, code: str) -> str:
@@ -118,12 +122,14 @@ class Rewriting(NamedTuple):
         return re.sub(self.pattern, self.replacement, code)
 
 
+def _one_group_more(wait: re.Match[str]) -> str:
+    return f"cp.async.wait_group {int(wait[1]) + 1};"
+
+
 REWRITINGS = {
     "no barriers": Rewriting(r"\bbar\.sync\s+0;", "", "bf16 8 splits"),
     "copies not waited for": Rewriting(r"cp\.async\.wait_group\s+\d+;", "", "bf16 last"),
-    "a wait too short": Rewriting(
-        r"cp\.async\.wait_group(\s+)0;", r"cp.async.wait_group\g<1>1;", "bf16 last"
-    ),
+    "a wait too short": Rewriting(r"cp\.async\.wait_group\s+(\d+);", _one_group_more, "bf16 last"),
 }
 """Of PTX, by name: what a compiler might do wrong."""
 

@@ -6,7 +6,7 @@ around lies outside of the tensor, or in another sample.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
 import torch
@@ -17,6 +17,7 @@ from bench.ptx.errors import Fault
 from bench.ptx.machine import Machine
 from focus.kernels import triton_cam, triton_focus_head
 from focus.kernels.terms import Terms
+from focus.kernels.types import HeadArguments
 
 CHANNELS, SIDE, CLASSES, SPLITS = 1024, 7, 2, 8
 CELLS = SIDE * SIDE
@@ -38,18 +39,21 @@ class Far(NamedTuple):
         return f"{self.batch} samples, {self.layout}, {self.stride} elements apart"
 
 
-def far_cases() -> Iterator[Far]:
-    """Yield large batches, and samples that lie far apart."""
-    for layout in ("nchw", "channels_last"):
-        yield Far(layout, LARGE_BATCH, CHANNELS * CELLS)
-        for stride in STRIDES:
-            yield Far(layout, SMALL_BATCH, stride)
+FAR_CASES = tuple(
+    Far(layout, batch, stride)
+    for layout in ("nchw", "channels_last")
+    for batch, stride in (
+        (LARGE_BATCH, CHANNELS * CELLS),
+        (SMALL_BATCH, STRIDES[0]),
+        (SMALL_BATCH, STRIDES[1]),
+    )
+)
 
 
-def far_faults(target: str) -> list[str]:
+def far_faults(target: str, far_cases: Sequence[Far] = FAR_CASES) -> list[str]:
     """Return what the kernels do wrong with such features, in words."""
     faults = []
-    for far in far_cases():
+    for far in far_cases:
         for name, launcher, programs in _launchers(far):
             gpu = Gpu(target)
             gpu.ctas = programs
@@ -103,21 +107,27 @@ def _launchers(
     )
 
     def head_forward() -> object:
-        tensors: tuple[Any, ...] = (features, weight, empty(CLASSES), index, cams, None, None, None)
-        settings = Terms(*[1.0] * len(Terms._fields)), 1.0, 0.0, "match", "true", "softmax", "none"
-        return triton_focus_head.focus_head_forward(*tensors, *settings, True)
+        arguments = HeadArguments(
+            features=features, weight=weight, bias=empty(CLASSES), target=index, saliency=cams,
+            saliency_mask=None, entropy_target=None, class_weight=None,
+            weights=Terms(**dict.fromkeys(Terms._fields, 1.0)), temperature=1.0,
+            label_smoothing=0.0, focus_level="match", cam_class="true", entropy="softmax",
+            reduction="none",
+        )  # fmt: skip
+        return triton_focus_head.focus_head_forward(arguments, need_weight=True)
 
     def head_backward() -> object:
         return triton_focus_head.focus_head_backward(
-            saved, weight, empty(), empty(batch, CLASSES), False, False, shape, torch.bfloat16,
-            last, True, True, True,
+            saved, weight, upstream=empty(), upstream_logits=empty(batch, CLASSES),
+            contrast=False, bias_of_sample=False, shape=shape, dtype=torch.bfloat16, last=last,
+            need_features=True, need_weight=True, need_bias=True,
         )  # fmt: skip
 
     def cam_backward() -> object:
-        upstream = cams, empty(batch)
         return triton_cam.cam_entropy_backward(
-            features, weight, index, cams, 1.0, *upstream, True, True
-        )
+            features, weight, index, cams, temperature=1.0, grad_cam=cams,
+            grad_entropy=empty(batch), need_features=True, need_weight=True,
+        )  # fmt: skip
 
     def last_programs(count: int) -> Callable[[int], Sequence[int]]:
         return lambda grid: range(grid - count, grid)

@@ -13,6 +13,8 @@ from bench.ptx.memory import Buffer, GlobalMemory, SharedMemory, WeakMemory
 from bench.ptx.program import Chunk, Program
 from bench.ptx.threads import Path, Threads
 
+_TRIES = 10
+"""How often to draw who goes on before asking all whether they can."""
 BURST = 20
 """Chunks that threads execute at most before another's turn comes, where all take turns."""
 
@@ -67,7 +69,7 @@ class Machine:
         self.shared = SharedMemory(shared, count, program.shared_unit, self.complain)
         self.memory = GlobalMemory(self.complain)
         if order.step != "launch":
-            self.memory = WeakMemory(buffers, count, threads, self.epoch, self.complain)
+            self.memory = WeakMemory(buffers, count, threads, self.complain)
         self._draw = random.Random(seed)
         self._alive, self._arrived = np.full(count, threads), np.zeros(count, "i8")
         self._barrier = np.full(count, -1)  # the chunk at whose end a CTA's threads wait
@@ -111,16 +113,26 @@ class Machine:
             self._running.reverse()
         with np.errstate(all="ignore"):
             while self._running:
-                ready = [t for t in self._running if any(not path.waiting for path in t.paths)]
-                if not ready:
-                    raise Fault(
-                        f"{self.program.name}: threads wait at a barrier that others do not reach"
-                    )
                 if self.order.turns == "random":
-                    self._advance(self._draw.choice(ready), self._draw.randint(1, BURST))
+                    self._advance(self._choose(), self._draw.randint(1, BURST))
                 else:
-                    self._advance(ready[0], 10**9)
+                    self._advance(self._ready()[0], 10**9)
             self.memory.finish()
+
+    def _choose(self) -> Threads:
+        """Return at random who goes on."""
+        for _ in range(_TRIES):
+            threads = self._draw.choice(self._running)
+            if threads.is_ready():
+                return threads
+        return self._draw.choice(self._ready())
+
+    def _ready(self) -> list[Threads]:
+        """Return who can go on; Fault where all wait."""
+        ready = [threads for threads in self._running if threads.is_ready()]
+        if not ready:
+            raise Fault(f"{self.program.name}: threads wait at a barrier that others do not reach")
+        return ready
 
     def _advance(self, threads: Threads, chunks: int) -> None:
         """Execute some chunks, or up to where all wait; the path at the lowest address is next."""

@@ -215,21 +215,19 @@ class GlobalMemory:
 
 
 class Store(NamedTuple):
-    """What an instruction stored. threads, epoch: who, and how many barriers each had passed."""
+    """What an instruction stored, and which threads did."""
 
     buffer: Buffer
     row: Array
     data: Array
     threads: Array
-    epoch: Array
     statement: int
 
     def only(self, chosen: Array) -> "Store":
         """Return the stores of some of the threads."""
         return self._replace(
-            row=self.row[chosen], data=self.data[chosen], threads=self.threads[chosen],
-            epoch=self.epoch[chosen],
-        )  # fmt: skip
+            row=self.row[chosen], data=self.data[chosen], threads=self.threads[chosen]
+        )
 
 
 class OwnStores:
@@ -243,18 +241,18 @@ class OwnStores:
 class WeakMemory(GlobalMemory):
     """Global memory as weak as PTX's memory model lets it be.
 
-    A *release* is the set of all stores that happen before a point of a thread: its own, and those
-    of its CTA from before the last barrier. A release has a number; a thread's *view* is the set of
-    releases that it must see, the bits of an integer. An atomic that releases leaves its view at
-    the address, one that acquires takes what it finds there, and a barrier unites the views of a
-    CTA. A load sees its own CTA's stores and the releases of its view, and nothing else.
+    Stores that become visible together have a number: those of a CTA between two barriers, or those
+    of a thread before it releases. A *view* is a set of such numbers, the bits of an integer: what
+    happens before a point of a thread. A barrier unites the views of a CTA's threads. An atomic
+    that releases leaves its thread's view at the address, one that acquires takes what it finds
+    there. A load sees its own CTA's stores and those of its view, and nothing else.
     """
 
     def __init__(
-        self, buffers: Sequence[Buffer], ctas: int, threads: int, epoch: Array, complain: Complain
+        self, buffers: Sequence[Buffer], ctas: int, threads: int, complain: Complain
     ) -> None:
         super().__init__(complain)
-        self._threads, self._epoch = threads, epoch
+        self._threads = threads
         self._initial = {
             buffer: (buffer.bytes.copy(), buffer.initialized.copy())
             for buffer in buffers
@@ -263,7 +261,7 @@ class WeakMemory(GlobalMemory):
         self._views: list[int] = [0]
         self._view_numbers: dict[int, int] = {0: 0}
         self._view = np.zeros(ctas * threads, "i8")  # of each thread, its number
-        self._releases: list[list[Store]] = []
+        self._sets: list[list[Store]] = []
         self._pending: list[list[Store]] = [[] for _ in range(ctas)]
         self._own: dict[tuple[int, Buffer], OwnStores] = {}
         self._images: dict[tuple[int, Buffer], tuple[Array, Array]] = {}
@@ -307,8 +305,7 @@ class WeakMemory(GlobalMemory):
             self._complain_of_threads(buffer, access.statement)
         own.stored.reshape(-1, access.size)[row] = True
         own.tag.reshape(-1, access.size)[row] = access.tag[:, None]
-        epoch = self._epoch[threads // 32]
-        self._pending[cta].append(Store(buffer, row, data, threads, epoch, access.statement))
+        self._pending[cta].append(Store(buffer, row, data, threads, access.statement))
 
     def atomic_add(
         self, buffer: Buffer, first: int, addend: int, semantics: str, thread: int
@@ -337,11 +334,12 @@ class WeakMemory(GlobalMemory):
         self._see(thread, self._seen_relaxed.pop(thread, 0))
 
     def pass_barrier(self, cta: int) -> None:
-        """Unite the views of a CTA's threads."""
+        """Unite the views of a CTA's threads, and add what these have stored."""
         part = slice(cta * self._threads, (cta + 1) * self._threads)
         numbers = np.unique(self._view[part])
-        if len(numbers) > 1:
-            united = 0
+        stores, self._pending[cta] = self._pending[cta], []
+        if len(numbers) > 1 or stores:
+            united = self._set_of(stores)
             for number in numbers:
                 united |= self._views[number]
             self._view[part] = self._number_of(united)
@@ -371,7 +369,7 @@ class WeakMemory(GlobalMemory):
         """Return the bytes of a buffer in a view, and whether they are initialized."""
         if (view, buffer) not in self._images:
             bytes_, initialized = (memory.copy() for memory in self._initial[buffer])
-            for number, stores in enumerate(self._releases):
+            for number, stores in enumerate(self._sets):
                 for store in stores if view >> number & 1 else ():
                     if store.buffer is buffer:
                         size = store.data.shape[1]
@@ -394,15 +392,19 @@ class WeakMemory(GlobalMemory):
         return taken
 
     def _release(self, thread: int) -> int:
-        """Release what happens before this point of a thread; return its view with it."""
-        epoch = self._epoch[thread // 32]
-        stores = self._take(thread, lambda store: (store.threads == thread) | (store.epoch < epoch))
-        if stores:
-            for store in stores:
-                self._show(store)
-            self._see(thread, 1 << len(self._releases))
-            self._releases.append(stores)
+        """Return a thread's view with its own stores, which are in it from here on."""
+        stores = self._take(thread, lambda store: store.threads == thread)
+        self._see(thread, self._set_of(stores))
         return self._views[int(self._view[thread])]
+
+    def _set_of(self, stores: list[Store]) -> int:
+        """Return the bit of a new set of stores; 0 for none."""
+        if not stores:
+            return 0
+        for store in stores:
+            self._show(store)
+        self._sets.append(stores)
+        return 1 << (len(self._sets) - 1)
 
     def _show(self, store: Store) -> None:
         self._write(store.buffer, store.row, store.data, store.statement)

@@ -54,14 +54,19 @@ class Threads:
         self.whole_ctas = self.count == len(self.ctas) * machine.threads
         self.shared_offset = cta.astype("i8") * machine.shared.stride
         if registers is None:
-            dtypes = machine.program.dtypes
-            registers = [np.full(self.count, _POISON[dtype], dtype) for dtype in dtypes]
+            # Registers are replaced and never written to, so that they may begin as the same array.
+            poison = {dtype: np.full(self.count, bits, dtype) for dtype, bits in _POISON.items()}
+            registers = [poison[dtype] for dtype in machine.program.dtypes]
         self.registers = registers
         self.paths = [Path(0, None)]
         self.copies: list[Copies] = []
         self.group_of_copies = np.zeros(self.count, "i8")
         self._constants: dict[tuple[bytes, str], Array] = {}
         self.pass_barrier()
+
+    def is_ready(self) -> bool:
+        """Return whether a path does not wait at a barrier."""
+        return any(not path.waiting for path in self.paths)
 
     def pass_barrier(self) -> None:
         """Take a tag for accesses from now on: the number of barriers passed, and the warp."""

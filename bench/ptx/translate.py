@@ -140,10 +140,11 @@ class _Translation:
         held = self.translator.dtypes[number]
         if held == dtype:
             return f"R[{number}]"
-        if np.dtype(held).itemsize > np.dtype(dtype).itemsize:  # a store from a wider register
-            assert type[0] == "b", "a part of a register"
-            return f"R[{number}].astype('{dtype}')"
-        assert np.dtype(held).itemsize == np.dtype(dtype).itemsize, "a register of another size"
+        size = np.dtype(dtype).itemsize
+        if np.dtype(held).itemsize > size:  # stores and conversions take the low bits
+            assert type[0] in "bsu", "a part of a register"
+            return f"R[{number}].astype('u{size}').view('{dtype}')"
+        assert np.dtype(held).itemsize == size, "a register of another size"
         return f"R[{number}].view('{dtype}')"
 
     def values(self, group: str, type: str) -> list[str]:

@@ -58,6 +58,7 @@ def judge(
         faults += launch_faults(case, inputs.features.nbytes, machine)
     instructions = sum(machine.instructions().total() for machine in gpu.launches)
     errors = cases.errors(executed[0], right)
+    gpu.launches.clear()  # Triton keeps the Gpu, with what it compiled for it
     return Verdict(faults, digests[0], errors, runs, instructions)
 
 
