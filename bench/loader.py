@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from bench.harness import begin, make_parser, median, note, ratio, run_program, time_rounds, write
 from focus.config.recipes import parse_augment
@@ -137,15 +138,19 @@ class Mapped:
             yield (torch.stack([torch.tensor(self._rows[row]) for row in batch]),)
 
 
-def ours(
-    manifest: Manifest, images: ImageCache | None, augmented: bool, blur: type = augment._Blur
-) -> DataLoader[Any]:
-    """Return our loader, with a blur of ours or of others."""
+def ours(manifest: Manifest, images: ImageCache | None, augmented: bool) -> DataLoader[Any]:
+    """Return our loader."""
     names = parse_augment(FIVE if augmented else "none")
-    with mock.patch.object(augment, "_Blur", blur):
-        data = FaceDataset(manifest, Preprocessing(SIZE, (7, 7)), augment=names, images=images)
+    data = FaceDataset(manifest, Preprocessing(SIZE, (7, 7)), augment=names, images=images)
     batches: Any = np.arange(len(data)).reshape(-1, BATCH).tolist()
     return loader(data, batches, workers=0, pinned=False)
+
+
+def blurred_by_torchvision(images: Tensor, sigmas: Tensor) -> Tensor:
+    """Blur images [B,3,H,W] by sums over the whole square of the kernel."""
+    kernel = [19, 19]
+    pairs = zip(images, sigmas.tolist(), strict=True)
+    return torch.stack([gaussian_blur(image, kernel, [sigma, sigma]) for image, sigma in pairs])
 
 
 def loaders(manifest: Manifest, augmented: bool, folder: Path) -> dict[str, Loader]:
@@ -164,8 +169,13 @@ def loaders(manifest: Manifest, augmented: bool, folder: Path) -> dict[str, Load
         "ours, warm": lambda: warm,
     }
     if augmented:
-        before = ours(manifest, None, augmented, v2.GaussianBlur)
-        found["ours, before"] = lambda: before
+        undecoded = ours(manifest, None, augmented)
+
+        def before() -> Iterator[Any]:
+            with mock.patch.object(augment, "blurred", blurred_by_torchvision):
+                yield from undecoded
+
+        found["ours, before"] = before
     found |= {name: partial(iter, loader) for name, loader in others(manifest, augmented).items()}
     if not augmented:
         rows = np.concatenate([batch[0].numpy() for batch in warm])
