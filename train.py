@@ -4,11 +4,11 @@ On the CPU, with the embedded demo faces, or with your own:
     accelerate launch train.py
     accelerate launch train.py --data faces.csv --data-root images/ --human-maps human_maps/
 
-On one GPU, in bfloat16:
-    accelerate launch --num-processes 1 train.py --data DIR --mixed-precision bf16
+On one GPU, in bfloat16 if it has that:
+    accelerate launch --num-processes 1 train.py --data DIR
 
 On several:
-    accelerate launch --multi-gpu --num-processes 4 train.py --data DIR --mixed-precision bf16
+    accelerate launch --multi-gpu --num-processes 4 train.py --data DIR
 """
 
 import sys

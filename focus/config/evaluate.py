@@ -16,6 +16,7 @@ from focus.config.options import (
 )
 from focus.config.shared import SharedConfig
 from focus.errors import InputError
+from focus.runtime.machine import MixedPrecision
 
 EVALUATION_BATCH = 64
 """Images at a time in both programs, as the last digits of a score may differ with the number."""
@@ -71,6 +72,7 @@ class EvaluateConfig(SharedConfig):
     faithfulness: bool = in_output(
         "also blur the place where each CAM peaks, and others (10 times the time)", False
     )
+    mixed_precision: MixedPrecision = in_machine("arithmetic of the network", "no")
     batch_size: int = in_machine("images at a time in one process", EVALUATION_BATCH, within=COUNT)
 
     def __post_init__(self) -> None:

@@ -16,7 +16,6 @@ from focus.config.options import (
     max_pixels,
 )
 from focus.errors import InputError
-from focus.runtime.machine import MixedPrecision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,6 @@ class SharedConfig(DataConfig):
     )
     report: bool = in_output("write report.html: all results, figures and pictures", True)
     device: str | None = in_device()
-    mixed_precision: MixedPrecision = in_machine("arithmetic of the network", "no")
     workers: int | None = in_machine(
         "processes that load images (default: 0 for the demo set, else a core each, up to 8)",
         within=NON_NEGATIVE,

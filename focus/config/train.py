@@ -54,7 +54,7 @@ from focus.config.recipes import (
 from focus.config.schedules import parse_points
 from focus.config.shared import SharedConfig
 from focus.errors import InputError
-from focus.runtime.machine import default_workers
+from focus.runtime.machine import MixedPrecision, default_workers
 
 CONFIG_VERSION = 2
 ClassWeight = Literal["none", "balanced"]
@@ -161,6 +161,14 @@ class TrainConfig(SharedConfig):
     channels_last: bool | None = in_machine(
         "memory order of images and features (default: on a GPU, and in the recipe demo)"
     )
+    mixed_precision: MixedPrecision | None = in_machine(
+        "arithmetic of the network (default: what the launcher was told; else on a GPU bf16, or "
+        "fp16 where bf16 is emulated, and no on a CPU)"
+    )
+    tf32: bool = in_machine("round float32 products of an NVIDIA GPU to TF32", True)
+    cudnn_benchmark: bool = in_machine(
+        "let cuDNN try which of its algorithms is the fastest for a size of batch", True
+    )
     eval_batch_size: int = in_machine(
         "images at a time in validation and test", EVALUATION_BATCH, within=COUNT
     )
@@ -250,6 +258,7 @@ class ResolvedTrainConfig(TrainConfig):
     fit: Fit = "squash"
     epochs: int
     batch_size: int
+    mixed_precision: MixedPrecision
     opt: Optimizer
     lr: float
     weight_decay: float
@@ -288,6 +297,8 @@ def _nested(loss: LossConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
 def resolve(config: TrainConfig, *, maps: bool = True) -> ResolvedTrainConfig:
     """Fill in what the recipe and the loss decide; resolving twice changes nothing.
 
+    A precision that is not given is that of a CPU: the device's own is known once it is started.
+
     maps: Whether images have human maps, by which the loss is chosen if nothing of it is given.
     """
     loss = config.loss
@@ -314,6 +325,7 @@ def resolve(config: TrainConfig, *, maps: bool = True) -> ResolvedTrainConfig:
         values["momentum"] = None  # AdamW has betas, and one-cycle moves it
     values |= _cached_features(values, config)
     values |= {"loss": loss, "recipe": recipe_name}
+    values["mixed_precision"] = config.mixed_precision or "no"
     if config.workers is None:
         values["workers"] = default_workers() if config.data else 0
     if config.name is None:

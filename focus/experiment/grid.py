@@ -105,7 +105,7 @@ def _run(setup: Setup, name: str, arm: Arm, world: str, unit: int) -> Run:
     settings = {**chosen, **setup.protocol.settings, **arm.settings, **own, **setup.train}
     where = "-".join(filter(None, (world, f"{unit:02d}")))
     config = setup.base.changed(
-        **settings,
+        **{"mixed_precision": "no", **settings},  # on any device, unless the protocol says so
         data=(str(setup.output / "data" / f"{where}-{arm.images}.csv"),),
         loss=arm.loss,
         seed=unit,

@@ -25,11 +25,12 @@ def model_card(
     results: str = "",
     data: str = "",
     training: str = "",
+    arithmetic: str = "",
 ) -> str:
     """Return the card's text, with the metadata that the Hub reads.
 
     results: A table in plain text. data, training: What :func:`trained_on` and
-    :func:`trained_how` return.
+    :func:`trained_how` return. arithmetic: The precision in words.
     """
     families = config.training_families
     generators = [
@@ -46,6 +47,7 @@ def model_card(
         generators=_escaped(", ".join(generators)),
         geometry=_escaped("; ".join(ways)),
         training=training,
+        arithmetic=arithmetic,
         mean=", ".join(f"{value:g}" for value in config.mean),
         std=", ".join(f"{value:g}" for value in config.std),
     )

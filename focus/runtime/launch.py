@@ -1,16 +1,18 @@
 """Start Accelerate in each process, run work in all of them, and end their group."""
 
+import argparse
 import gc
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from traceback import clear_frames
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 from accelerate import Accelerator
+from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 from accelerate.tracking import filter_trackers
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -19,6 +21,7 @@ from accelerate.utils import (
     broadcast_object_list,
     gather_object,
     get_grad_scaler,
+    parse_flag_from_env,
 )
 
 from focus.errors import InputError, OneProcessError
@@ -28,6 +31,7 @@ from focus.runtime.peers import (
     LostProcessError,
     introduce,
     is_of_connection,
+    launcher_words,
     outlive_launcher,
     say_alone,
     whom_it_lost,
@@ -41,9 +45,12 @@ T = TypeVar("T")
 _LONGEST_WAIT = timedelta(hours=3)
 
 
-def start(precision: MixedPrecision, threads: int | None, device: str | None = None) -> Accelerator:
+def start(
+    precision: MixedPrecision | None, threads: int | None, device: str | None = None
+) -> Accelerator:
     """Return the accelerator of this process, with its share of the CPU's threads: once a program.
 
+    precision: None for what the launcher was told, else for :func:`usual_precision`.
     threads: None for this process's share of the cores; ``accelerate launch`` would give it one.
     device: None for Accelerate's choice.
 
@@ -51,8 +58,8 @@ def start(precision: MixedPrecision, threads: int | None, device: str | None = N
         InputError: the launcher was told another precision than the program; the device is not
             there, or lacks the precision; FOCUS_BACKEND cannot run on it.
     """
-    told = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if told not in ("no", precision):
+    told = launcher_precision()
+    if told not in (None, "no", precision or told) or told not in (None, *get_args(MixedPrecision)):
         raise InputError(
             f"The launcher was told {told} for --mixed-precision, the program {precision}: give "
             f"the program --mixed-precision {told}, or the launcher {precision}."
@@ -76,6 +83,9 @@ def start(precision: MixedPrecision, threads: int | None, device: str | None = N
         # A gradient is a part of what the processes exchange, not a copy of it: less memory.
         DistributedDataParallelKwargs(gradient_as_bucket_view=True),
     ]
+    if precision is None:
+        usual = usual_precision(_device_to_be(device, options))
+        precision = cast(MixedPrecision, told) if told else usual
     accelerator = Accelerator(mixed_precision=precision, **options)
     check_precision(precision, accelerator.device)
     empty = torch.empty(0, device=accelerator.device)
@@ -86,6 +96,59 @@ def start(precision: MixedPrecision, threads: int | None, device: str | None = N
     torch.set_num_threads(threads or max(1, usable_cores() // local_processes()))
     introduce(accelerator)
     return accelerator
+
+
+def launcher_precision() -> str | None:
+    """Return the precision that ``accelerate launch`` or ``accelerate config`` was told, or None.
+
+    ``accelerate launch`` hands on "no" also where nobody has chosen it. So its command is read, and
+    its configuration file.
+    """
+    told = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    words = launcher_words()
+    if told != "no" or "launch" not in words:
+        return told
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--mixed_precision", "--mixed-precision")
+    parser.add_argument("--config_file", "--config-file", default=default_config_file)
+    options, _ = parser.parse_known_args(words)
+    if options.mixed_precision is not None:
+        return told
+    if not Path(options.config_file).is_file():
+        return None
+    return told if load_config_from_file(options.config_file).mixed_precision else None
+
+
+def usual_precision(device: torch.device) -> MixedPrecision:
+    """Return bf16 for a GPU of CUDA or ROCm, fp16 where it would emulate that; "no" elsewhere."""
+    if device.type != "cuda":
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def _device_to_be(name: str | None, options: Mapping[str, Any]) -> torch.device:
+    """Return the device that Accelerate will take, but for its number."""
+    if options.get("cpu") or parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return torch.device("cpu")
+    return device_named(name)
+
+
+def choose_arithmetic(device: torch.device, *, tf32: bool, cudnn_benchmark: bool) -> None:
+    """Choose TF32 for products of float32, and cuDNN's trials; both are of NVIDIA's GPUs."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.benchmark = cudnn_benchmark
+
+
+def arithmetic(accelerator: Accelerator) -> str:
+    """Return the precision in words; on a GPU also what :func:`choose_arithmetic` has chosen."""
+    words = f"mixed precision {accelerator.mixed_precision}"
+    if accelerator.device.type != "cuda":
+        return words
+    tf32 = "on" if torch.backends.cuda.matmul.allow_tf32 else "off"
+    trials = "on" if torch.backends.cudnn.benchmark else "off"
+    return f"{words}, TF32 {tf32}, cudnn.benchmark {trials}"
 
 
 def begin_run(accelerator: Accelerator, folder: Path, trackers: Sequence[str]) -> None:
@@ -149,8 +212,8 @@ def describe(accelerator: Accelerator) -> str:
     processes = f"{accelerator.num_processes} process{'es' * several}"
     processes += f" with {threads} thread{'s' * (threads > 1)}{' each' * several}"
     return (
-        f"device {accelerator.device}, {processes}, mixed precision "
-        f"{accelerator.mixed_precision}, head: {name} ({reason})"
+        f"device {accelerator.device}, {processes}, {arithmetic(accelerator)}, "
+        f"head: {name} ({reason})"
     )
 
 

@@ -134,17 +134,28 @@ def as_it_was_given() -> str:
 
     For example ``torchrun --nproc_per_node 2 train.py``.
     """
+    process = psutil.Process()
+    with suppress(psutil.Error):
+        words = _before_flags(process.parent()) or _before_flags(process)
+        return shlex.join(_shortened(words)) if words else ""
+    return ""
+
+
+def launcher_words() -> list[str]:
+    """Return the words by which the launcher was called, up to this program; none if unknown."""
+    with suppress(psutil.Error):
+        return _before_flags(psutil.Process().parent())
+    return []
+
+
+def _before_flags(process: psutil.Process | None) -> list[str]:
+    """Return the words of a process's command before the flags of this program, if it has them."""
     flags = sys.argv[1:]
     while flags and not flags[0].startswith("-"):
         flags = flags[1:]  # sub-commands
-    process = psutil.Process()
-    with suppress(psutil.Error):
-        for candidate in (process.parent(), process):
-            words = candidate.cmdline() if candidate else []
-            begin, end = words[: len(words) - len(flags)], words[len(words) - len(flags) :]
-            if end == flags and sys.argv[0] in begin[1:]:
-                return shlex.join(_shortened(begin))
-    return ""
+    words: list[str] = process.cmdline() if process else []
+    begin, end = words[: len(words) - len(flags)], words[len(words) - len(flags) :]
+    return begin if end == flags and sys.argv[0] in begin[1:] else []
 
 
 def _shortened(words: list[str]) -> list[str]:

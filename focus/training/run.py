@@ -41,6 +41,7 @@ from focus.report.files import REPORT
 from focus.runtime.files import sole_writer
 from focus.runtime.launch import (
     begin_run,
+    choose_arithmetic,
     closing_process_group,
     describe,
     finish_trackers,
@@ -102,6 +103,8 @@ def train(config: TrainConfig) -> Trained | None:
         InputError: something that was given cannot be used.
     """
     accelerator = start(config.mixed_precision, config.threads, config.device)
+    choose_arithmetic(accelerator.device, tf32=config.tf32, cudnn_benchmark=config.cudnn_benchmark)
+    config = config.changed(mixed_precision=accelerator.mixed_precision)
     main = accelerator.is_main_process
     processes = accelerator.num_processes
     given = None

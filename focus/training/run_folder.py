@@ -34,6 +34,7 @@ _SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folde
 # the last bits by threads, of which as many are taken as before unless the user says otherwise.
 _FREE = (
     *("resume", "debug", "threads", "workers", "compare_ce", "dry_run", "device"),
+    *("tf32", "cudnn_benchmark"),  # of a GPU, whose bits are not promised
     *("max_bad", "max_pixels", "image_cache"),  # the images, which they choose, are compared
     *("output", "name"),  # a folder that was moved or renamed is the same run
     *("checkpoint_steps", "checkpoints_kept", "report_to", "log_steps", "sheet_epochs", "report"),

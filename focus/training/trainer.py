@@ -43,7 +43,7 @@ from focus.evaluation.scores import Scores
 from focus.evaluation.selection import is_better, operating_points
 from focus.model.card import model_card, trained_how, trained_on
 from focus.model.detector import Detector
-from focus.runtime.launch import finish_trackers, run_on_main_first, same_threads
+from focus.runtime.launch import arithmetic, finish_trackers, run_on_main_first, same_threads
 from focus.runtime.peers import (
     LostProcessError,
     is_of_connection,
@@ -487,8 +487,14 @@ class Trainer:
 
     def card(self, detector: Detector, table: str = "") -> str:
         """Return the model card; table: the results, as text."""
-        data, how = trained_on(self.train, self.config.data), trained_how(self.config)
-        return model_card(detector.config, detector.points, table, data, how)
+        return model_card(
+            detector.config,
+            detector.points,
+            table,
+            data=trained_on(self.train, self.config.data),
+            training=trained_how(self.config),
+            arithmetic=f"{arithmetic(self.accelerator)}, on {self.accelerator.device.type}",
+        )
 
     def _steadier(self) -> str:
         """Advise on a run that diverges, which cannot go on with other flags."""

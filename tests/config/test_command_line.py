@@ -29,13 +29,13 @@ FLAGS = {
     TrainConfig: f"""{SHARED}
         augment batch-size cached-features cam-class channels-last checkpoint-steps
         checkpoints-kept class-weight classification-weight clip-grad compare-ce
-        compile compile-mode dry-run entropy entropy-target epochs
+        compile compile-mode cudnn-benchmark dry-run entropy entropy-target epochs
         eval-batch-size eval-metric fit focus-level focus-schedule focus-weight
         grad-accum-steps grad-checkpointing image-size initial-checkpoint input
         label-smoothing layer-decay log-steps loss lr
         max-nonfinite model model-ema-decay momentum name opt output patience pool pretrained
         recipe report-to resume saliency-schedule saliency-weight sampling sched seed sheet-epochs
-        step-epochs step-gamma sync-bn target-from-maps temperature tune views warmup
+        step-epochs step-gamma sync-bn tf32 target-from-maps temperature tune views warmup
         weight-decay""",
     EvaluateConfig: f"""{SHARED} batch-size common compare equalise faithfulness model-dir output
         people higher-is robustness run score-scale scores threshold training-generators""",

@@ -12,10 +12,18 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from focus.data.manifest import Manifest
 from focus.errors import ImageError, InputError
-from focus.runtime.launch import check_precision, closing_process_group, start
+from focus.runtime.launch import (
+    arithmetic,
+    check_precision,
+    choose_arithmetic,
+    closing_process_group,
+    start,
+    usual_precision,
+)
 from focus.runtime.signals import Stopped
 from focus.training.trainer import Trainer
 
@@ -87,6 +95,68 @@ def test_what_the_launcher_was_told_is_not_overruled_silently(
         start("no", None)
 
 
+@pytest.mark.usefixtures("plain_cpu")
+def test_without_a_flag_the_launcher_decides_on_the_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert start(None, None).mixed_precision == "no"
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+    with pytest.raises(InputError, match="was told fp8 for --mixed-precision"):
+        start(None, None)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    AcceleratorState._reset_state()
+    assert start(None, None).mixed_precision == "bf16"
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "configured", "told"),
+    [
+        ([], "", None),
+        (["--mixed_precision", "no"], "", "no"),
+        (["--config_file", "own.yaml"], "num_processes: 1", None),
+        (["--config_file", "own.yaml"], "mixed_precision: 'no'", "no"),
+        ([], "mixed_precision: 'no'", "no"),
+        ([], "mixed_precision: bf16", "bf16"),
+    ],
+)
+def test_a_no_that_nobody_has_said_leaves_the_choice_to_the_device(
+    words: list[str], configured: str, told: str | None, tmp_path: Path
+) -> None:
+    """accelerate launch hands on "no" in either case, and would make a GPU slow by default."""
+    program = tmp_path / "program.py"
+    program.write_text("from focus.runtime.launch import launcher_precision as told\nprint(told())")
+    about = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "'NO'", "use_cpu": "true"}
+    lines = [*(f"{name}: {value}" for name, value in about.items()), configured]
+    if configured:
+        (folder := tmp_path / "accelerate").mkdir()
+        own = "--config_file" in words
+        path = tmp_path / "own.yaml" if own else folder / "default_config.yaml"
+        path.write_text("\n".join(lines))
+    launch = ["-m", "accelerate.commands.accelerate_cli", "launch", *words]
+    done = run(*launch, program, "--epochs", "3", cwd=tmp_path, HF_HOME=str(tmp_path))
+    assert done.stdout.split()[-1:] == [str(told)], done.stderr
+
+
+def test_a_gpu_has_fast_products_unless_a_flag_says_otherwise() -> None:
+    """No GPU runs this: what torch is told, and what is said of it."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = backends[0].allow_tf32, backends[1].allow_tf32, backends[1].benchmark
+    gpu: Any = SimpleNamespace(mixed_precision="bf16", device=torch.device("cuda"))
+    try:
+        for fast in (True, False):
+            choose_arithmetic(gpu.device, tf32=fast, cudnn_benchmark=fast)
+            assert [backends[0].allow_tf32, backends[1].allow_tf32] == [fast, fast]
+            state = "on" if fast else "off"
+            said = f"mixed precision bf16, TF32 {state}, cudnn.benchmark {state}"
+            assert arithmetic(gpu) == said
+        choose_arithmetic(torch.device("cpu"), tf32=True, cudnn_benchmark=True)
+        assert torch.get_float32_matmul_precision() == "highest", "of a CPU, whose bits repeat"
+    finally:
+        backends[0].allow_tf32, backends[1].allow_tf32, backends[1].benchmark = before
+
+
 @pytest.mark.parametrize("name", ["cuda:99", "cudo"])
 def test_a_device_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(InputError, match=f"^--device {name}: there is none on this machine"):
@@ -124,6 +194,8 @@ def test_what_the_device_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -
         properties = SimpleNamespace(major=major, name="Tesla T4")
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, p=properties: p)
         check_precision("fp16", torch.device("cuda"))
+        assert usual_precision(torch.device("cuda")) == ("bf16" if major == 8 else "fp16")
+        assert usual_precision(torch.device("mps")) == "no"
         if major == 8:
             check_precision("bf16", torch.device("cuda"))
     with pytest.raises(InputError, match=r"^Tesla T4 has no bf16: give --mixed-precision fp16, or"):
