@@ -4,7 +4,7 @@ A checkpoint is a folder ``step-NNNNNNNN`` with ``model.safetensors``, ``optimiz
 ``ema.safetensors`` if the weights are averaged, and ``state.json``, which holds the checksums. It
 is written aside, flushed to the disk and renamed, so that one that exists is whole. The tensors of
 a step are written once: where only the state has changed, as after a validation, ``state.json`` is
-replaced.
+replaced. Large ones are written by a thread, from a copy of the tensors, while training goes on.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Any, Literal, NamedTuple, get_args
@@ -31,6 +32,8 @@ CHECKPOINT_VERSION = 5
 _Tensors = Literal["model.safetensors", "optimizer.safetensors", "ema.safetensors"]
 MODEL, OPTIMIZER, EMA = get_args(_Tensors)
 STATE = "state.json"
+LARGE = 2**24
+"""Bytes of tensors from which on a thread writes them."""
 # The whole name: a copy that somebody put beside is neither taken nor deleted.
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -52,6 +55,99 @@ class Parts(NamedTuple):
     ema: nn.Module | None = None
 
 
+class _Content(NamedTuple):
+    """What is written: JSON values, and tensors by the names of their files and their own."""
+
+    step: int
+    values: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+
+    @classmethod
+    def of(cls, step: int, parts: Parts, extra: Mapping[str, Any]) -> "_Content":
+        """Take it from the run; the tensors are the run's own."""
+        state = parts.optimizer.state_dict()
+        values = {
+            "version": CHECKPOINT_VERSION,
+            "step": step,
+            "param_groups": state["param_groups"],
+            "scheduler": parts.scheduler.state_dict(),
+            **extra,
+        }
+        moments = {
+            f"{index}.{name}": value
+            for index, tensors in state["state"].items()
+            for name, value in tensors.items()
+            if isinstance(value, Tensor)
+        }
+        tensors = {MODEL: parts.model.state_dict(), OPTIMIZER: moments}
+        if parts.ema is not None:
+            tensors[EMA] = parts.ema.state_dict()
+        return cls(step, values, tensors)
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of all tensors."""
+        return sum(value.nbytes for named in self.tensors.values() for value in named.values())
+
+    def copied(self) -> "_Content":
+        """Return a copy in the host's memory, which the next step leaves alone."""
+        tensors = {
+            file: {name: value.detach().to("cpu", copy=True) for name, value in named.items()}
+            for file, named in self.tensors.items()
+        }
+        return _Content(self.step, json.loads(json.dumps(self.values)), tensors)
+
+
+class CheckpointWriter:
+    """Write the checkpoints of a run into a folder, large ones in a thread, one at a time.
+
+    A checkpoint of which a save has not waited may be missing after a kill; then the one before it
+    is there, whole. Python does not end before the thread has written what it was given.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[Path] | None = None
+
+    def save(
+        self, step: int, parts: Parts, extra: Mapping[str, Any], keep: int = 2, *, wait: bool = True
+    ) -> None:
+        """Write a checkpoint as :func:`save_checkpoint`, once the one before it is written.
+
+        wait: Return when it is on the disk; else a large one is only copied.
+
+        Raises:
+            OSError: the checkpoint before, or with ``wait`` this one, could not be written.
+        """
+        self.wait()
+        content = _Content.of(step, parts, extra)
+        is_there = (self.folder / checkpoint_name(step)).exists()
+        if wait or is_there or content.size < LARGE:
+            _write_checkpoint(self.folder, content, keep)
+        else:
+            work = self.folder, content.copied(), keep
+            self._pending = self._thread.submit(_write_checkpoint, *work)
+
+    def check(self) -> None:
+        """Raise the error of the last save, if it has ended with one."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return once all checkpoints are on the disk; raise the error of the last save."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Wait as :meth:`wait` does, and end the thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+
 def save_checkpoint(
     folder: Path, step: int, parts: Parts, extra: Mapping[str, Any], keep: int = 2
 ) -> Path:
@@ -65,24 +161,12 @@ def save_checkpoint(
     Raises:
         OSError: with the path, if the disk is full or refuses; what was there before is whole.
     """
+    return _write_checkpoint(folder, _Content.of(step, parts, extra), keep)
+
+
+def _write_checkpoint(folder: Path, content: _Content, keep: int) -> Path:
+    step, values, tensors = content
     target = folder / checkpoint_name(step)
-    state = parts.optimizer.state_dict()
-    values = {
-        "version": CHECKPOINT_VERSION,
-        "step": step,
-        "param_groups": state["param_groups"],
-        "scheduler": parts.scheduler.state_dict(),
-        **extra,
-    }
-    moments = {
-        f"{index}.{name}": value
-        for index, tensors in state["state"].items()
-        for name, value in tensors.items()
-        if isinstance(value, Tensor)
-    }
-    tensors = {MODEL: parts.model.state_dict(), OPTIMIZER: moments}
-    if parts.ema is not None:
-        tensors[EMA] = parts.ema.state_dict()
     if target.exists():  # of the same run, with the same tensors
         values["checksums"] = json.loads((target / STATE).read_bytes())["checksums"]
         with atomic_write(target / STATE) as aside:

@@ -55,12 +55,12 @@ from focus.runtime.peers import (
 from focus.runtime.signals import Stopped, StopSignals
 from focus.training.batches import MicroBatch
 from focus.training.checkpoint import (
+    CheckpointWriter,
     Parts,
     checkpoint_name,
     checkpoints,
     load_checkpoint,
     remove_later,
-    save_checkpoint,
 )
 from focus.training.features import filled_cache
 from focus.training.loading import TrainingImages
@@ -122,6 +122,7 @@ class Trainer:
             self.signals = StopSignals(
                 "saving after this step, if all processes reach its end", lost_peers
             )
+        self.writer = CheckpointWriter(self.folder / CHECKPOINTS)
         self._written: tuple[int, int] | None = None  # step and epoch of the last checkpoint
         self._is_whole = True  # the state is that after a step, not within one
         self.score = partial(
@@ -209,6 +210,7 @@ class Trainer:
         with (
             self.signals,
             closing(self.images),
+            closing(self.writer),  # success is said, and an error raised, when all is on the disk
             self.log.progress(self.state.step, self.plan.steps) as bar,
         ):
             while self._goes_on():
@@ -272,6 +274,7 @@ class Trainer:
                 self.statistics.restore()  # without the step's first batches
                 self.read_tally()
                 self.save()
+        self.writer.wait()
         finish_trackers(self.accelerator)
         there = checkpoints(self.folder / CHECKPOINTS)
         if not there:
@@ -327,6 +330,7 @@ class Trainer:
         steps = self.plan.epoch(state.epoch, state.step - state.epoch * self.plan.steps)
         loaded = self.images.load(state.epoch, steps)
         for batches in steps:
+            self.writer.check()
             rate = self.optimizer.param_groups[-1]["lr"]
             self.train_step(batches, loaded)
             bar.update()
@@ -342,7 +346,7 @@ class Trainer:
                 self.log.step(self.tally.last(), state.step, rate)
             # Not while steps are skipped: what has diverged would push out what had not.
             if due and not state.in_a_row:
-                self.save()
+                self.save(wait=False)
             if agrees:
                 self._leave_if_signalled()
             elif signum:
@@ -417,7 +421,7 @@ class Trainer:
         config, state = self.config, self.state
         if not state.in_a_row:
             # It pushes none out yet: the validation may find that this one has diverged.
-            self.save(keep=config.checkpoints_kept + 1)
+            self.save(keep=config.checkpoints_kept + 1, wait=False)
         # Each process has statistics of its own images; those of the first are kept.
         broadcast(list(self.kept.buffers()))
         try:
@@ -461,9 +465,12 @@ class Trainer:
                 self.log.sheet(self.kept, self.validation, scores, state)
         self.log.epoch(row, state.step, best=state.just_found_best, images_per_second=speed)
 
-    def save(self, keep: int | None = None) -> Path:
-        """Write a checkpoint in the main process, unless it is there; return its folder."""
-        state, folder = self.state, self.folder / CHECKPOINTS
+    def save(self, keep: int | None = None, *, wait: bool = True) -> Path:
+        """Write a checkpoint in the main process, unless it is there; return its folder.
+
+        wait: Return when it is on the disk; else a large one is written while training goes on.
+        """
+        state = self.state
         at = state.step, state.epoch
         if self.accelerator.is_main_process and at != self._written:
             scaler = self.accelerator.scaler
@@ -473,9 +480,11 @@ class Trainer:
                 "config": flat(self.config),
             }
             kept = keep or self.config.checkpoints_kept
-            save_checkpoint(folder, state.step, self._parts(), extra, kept)
+            self.writer.save(state.step, self._parts(), extra, kept, wait=wait)
             self._written = at
-        return folder / checkpoint_name(state.step)
+        if wait:
+            self.writer.wait()
+        return self.writer.folder / checkpoint_name(state.step)
 
     def save_best(self) -> None:
         """Write ``model/``: the network as it is, with the operating points of the best epoch."""

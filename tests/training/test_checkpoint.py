@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from focus.errors import InputError
 from focus.training import checkpoint
 from focus.training.checkpoint import (
     CHECKPOINT_VERSION,
+    CheckpointWriter,
     Parts,
     checkpoints,
     last_checkpoint,
@@ -53,6 +55,18 @@ def small_run() -> Run:
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     return Run(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 4, 0.1))
+
+
+def step(run: Run) -> None:
+    run.model(torch.randn(4, 6)).square().sum().backward()
+    run.optimizer.step()
+    run.scheduler.step()
+
+
+def tensors_of(run: Run) -> list[torch.Tensor]:
+    """Weights and their moments."""
+    weights = [*run.model.parameters()]
+    return [*weights, *(run.optimizer.state[weight]["exp_avg_sq"] for weight in weights)]
 
 
 def names(folder: Path) -> list[str]:
@@ -126,6 +140,63 @@ def test_a_disk_that_is_full_leaves_the_earlier_ones(tmp_path: Path) -> None:
     assert Path(error.value.filename).parent.name == ".step-00000002.writing"
     assert names(tmp_path) == ["step-00000001"]
     assert run.load(tmp_path)["step"] == 1
+
+
+@pytest.fixture
+def aside(monkeypatch: pytest.MonkeyPatch) -> Event:
+    """Have each network written by the thread, which goes on once this is set."""
+    monkeypatch.setattr(checkpoint, "LARGE", 0)
+    may_write, write = Event(), checkpoint._write_aside
+
+    def held(*args: Any) -> Path:
+        assert may_write.wait(20)
+        return write(*args)
+
+    monkeypatch.setattr(checkpoint, "_write_aside", held)
+    return may_write
+
+
+def test_what_a_thread_writes_is_the_step_that_it_was_given(tmp_path: Path, aside: Event) -> None:
+    """And not what the next steps have made of its tensors, moments and rate by then."""
+    run, writer = small_run(), CheckpointWriter(tmp_path)
+    step(run)
+    then = [value.clone() for value in tensors_of(run)]
+    rate = run.scheduler.get_last_lr()
+    extra = {"note": ["first"]}
+    writer.save(1, Parts(**vars(run)), extra, wait=False)
+    assert not checkpoints(tmp_path)
+    for _ in range(5):
+        step(run)
+    extra["note"].append("second")
+    assert not all(a.equal(b) for a, b in zip(then, tensors_of(run), strict=True))
+    aside.set()
+    writer.save(2, Parts(**vars(run)), extra)  # after the first one
+    writer.close()
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
+    shutil.rmtree(tmp_path / "step-00000002")
+    again = small_run()
+    assert again.load(tmp_path)["note"] == ["first"]
+    assert all(a.equal(b) for a, b in zip(then, tensors_of(again), strict=True))
+    assert again.scheduler.get_last_lr() == rate
+
+
+def test_an_error_of_the_thread_ends_the_next_step_or_save(tmp_path: Path, aside: Event) -> None:
+    """A full disk, which leaves the earlier one; the run ends, and does not say that it saved."""
+    run, writer = small_run(), CheckpointWriter(tmp_path)
+    parts = Parts(**vars(run))
+    aside.set()
+    run.save(tmp_path, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        for surfaces in (writer.wait, lambda: writer.save(3, parts, {}), writer.close):
+            writer.save(2, parts, {}, wait=False)
+            with pytest.raises(OSError, match="File too large") as error:
+                surfaces()
+            assert Path(error.value.filename).parent.name == ".step-00000002.writing"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == ["step-00000001"]
 
 
 def flip(path: Path) -> None:
