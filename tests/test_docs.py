@@ -88,7 +88,7 @@ def test_what_is_installed_beside_rocm_is_all_but_torch_and_triton() -> None:
 
 def test_the_flags_that_a_resumed_run_may_change() -> None:
     fields = dict(rows(text("formats.md"), "field of state.json"))
-    named = set(re.findall(r"`--([a-z-]+)`", fields["`config`"]))
+    named = set(re.findall(r"`--([a-z0-9-]+)`", fields["`config`"]))
     assert named == {name.replace("_", "-") for name in _FREE} - {"resume"}
 
 

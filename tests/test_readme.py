@@ -147,7 +147,7 @@ def test_flags_and_files_and_sections_that_are_named_exist() -> None:
     known |= {"--nproc_per_node", "--no-deps", "--signal", "--quiet"}
     for document in DOCUMENTS:
         prose = text(document)
-        assert set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", prose)) - known == set(), document
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", prose)) - known == set(), document
         for link in re.findall(r"\]\((?!https?://)([^)]+)\)", prose):
             target, _, anchor = link.partition("#")
             file = (CHECKOUT / document).parent / target if target else CHECKOUT / document
