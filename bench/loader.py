@@ -12,6 +12,10 @@ one process, without and with the five augmentations (timm has three of them: cr
     torchvision   decoded to tensors, transforms v2
     memory map    uint8 [N,3,S,S]: a row copied an image, then stacked
 
+Then what some of the augmentations take, warm: crop, shift and flip beside loading without; blur
+and JPEG, less what is loaded without, beside the calls that blur, encode and decode the same images
+and nothing else.
+
 The method is that of :mod:`bench.harness`. After the table come the bars that the loader has to
 meet, each with what was measured.
 """
@@ -19,6 +23,7 @@ meet, each with what was measured.
 import itertools
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -39,7 +44,9 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from bench.harness import begin, make_parser, median, note, ratio, run_program, time_rounds, write
 from focus.config.recipes import parse_augment
 from focus.data import augment
+from focus.data.augment import Augmentation, compressed
 from focus.data.bad_files import check_images
+from focus.data.blur import blurred
 from focus.data.cache.images import ImageCache
 from focus.data.dataset import FaceDataset, loader
 from focus.data.images import Preprocessing
@@ -52,7 +59,9 @@ FILES = {
     "1024² PNG": (1024, "png", 64),
 }
 """By name: pixels a side, suffix, how many."""
+SMALL = "256² JPEG"
 FIVE = "crop,shift,flip,blur,jpeg"
+MOVES = "crop,shift,flip"
 PHOTOGRAPHS = (
     "astronaut",
     "coffee",
@@ -138,10 +147,10 @@ class Mapped:
             yield (torch.stack([torch.tensor(self._rows[row]) for row in batch]),)
 
 
-def ours(manifest: Manifest, images: ImageCache | None, augmented: bool) -> DataLoader[Any]:
-    """Return our loader."""
-    names = parse_augment(FIVE if augmented else "none")
-    data = FaceDataset(manifest, Preprocessing(SIZE, (7, 7)), augment=names, images=images)
+def ours(manifest: Manifest, images: ImageCache | None, names: str) -> DataLoader[Any]:
+    """Return our loader, with the augmentations of these names."""
+    augmentations = parse_augment(names)
+    data = FaceDataset(manifest, Preprocessing(SIZE, (7, 7)), augment=augmentations, images=images)
     batches: Any = np.arange(len(data)).reshape(-1, BATCH).tolist()
     return loader(data, batches, workers=0, pinned=False)
 
@@ -153,23 +162,24 @@ def blurred_by_torchvision(images: Tensor, sigmas: Tensor) -> Tensor:
     return torch.stack([gaussian_blur(image, kernel, [sigma, sigma]) for image, sigma in pairs])
 
 
+def filled(manifest: Manifest, folder: Path) -> tuple[Manifest, ImageCache]:
+    """Look for bad files with nothing known of any, and cache what is decoded in a new folder."""
+    images = ImageCache(SIZE, str(folder))
+    return check_images(manifest, images=images, cache=folder, progress=False)[0], images
+
+
 def loaders(manifest: Manifest, augmented: bool, folder: Path) -> dict[str, Loader]:
     """Return what is compared, by name: a function that begins an epoch."""
     numbers = itertools.count()
+    names = FIVE if augmented else "none"
 
-    def filled() -> tuple[Manifest, ImageCache]:
-        """Look for bad files with nothing known of any, and cache what is decoded."""
-        where = folder / f"cache-{augmented}-{next(numbers)}"
-        images = ImageCache(SIZE, str(where))
-        return check_images(manifest, images=images, cache=where, progress=False)[0], images
+    def cold() -> DataLoader[Any]:
+        return ours(*filled(manifest, folder / f"cache-{augmented}-{next(numbers)}"), names)
 
-    warm = ours(*filled(), augmented)
-    found: dict[str, Loader] = {
-        "ours, cold": lambda: ours(*filled(), augmented),
-        "ours, warm": lambda: warm,
-    }
+    warm = cold()
+    found: dict[str, Loader] = {"ours, cold": cold, "ours, warm": lambda: warm}
     if augmented:
-        undecoded = ours(manifest, None, augmented)
+        undecoded = ours(manifest, None, names)
 
         def before() -> Iterator[Any]:
             with mock.patch.object(augment, "blurred", blurred_by_torchvision):
@@ -182,6 +192,26 @@ def loaders(manifest: Manifest, augmented: bool, folder: Path) -> dict[str, Load
         mapped = Mapped(folder / "rows.bin", rows)
         found["memory map"] = lambda: mapped
     return found
+
+
+def changes(manifest: Manifest, images: ImageCache) -> dict[str, Loader]:
+    """Return warm loaders with some augmentations, and the calls that two of these consist of."""
+    compared: dict[str, Loader] = {
+        names: partial(iter, ours(manifest, images, names))
+        for names in ("none", MOVES, "blur", "jpeg")
+    }
+    plain = torch.cat([batch[0] for batch in ours(manifest, images, "none")])
+    # As they are drawn in the first epoch.
+    keys = [(0, 0, row) for row in range(len(manifest))]
+    blur, jpeg = (Augmentation((name,), SIZE) for name in ("blur", "jpeg"))
+    sigmas = torch.tensor([blur.draw(key, SIZE, SIZE).sigma for key in keys])
+    qualities = [jpeg.draw(key, SIZE, SIZE).quality for key in keys]
+
+    blurry = [(p, s) for p, s in zip(plain.split(1), sigmas.split(1), strict=True) if s > 0]
+    compared["blur alone"] = lambda: ((blurred(*image),) for image in blurry)
+    stored = [(image, q) for image, q in zip(plain, qualities, strict=True) if q]
+    compared["jpeg alone"] = lambda: ((compressed(*image)[None],) for image in stored)
+    return compared
 
 
 def check(compared: Mapping[str, Loader], manifest: Manifest) -> None:
@@ -198,23 +228,42 @@ def check(compared: Mapping[str, Loader], manifest: Manifest) -> None:
         assert off.max() == 0 or (name == "torchvision" and off.double().mean() < 1), name
 
 
-def measure(side: int, suffix: str, count: int, rounds: int) -> Iterator[tuple[bool, Seconds]]:
-    """Yield the CPU seconds of the epochs of loaders, without and with augmentation."""
+def epochs(compared: Mapping[str, Loader], rounds: int) -> Seconds:
+    """Return the CPU seconds of an epoch [rounds] of each loader."""
 
     def epoch(begin_epoch: Loader) -> tuple[Tensor, ...]:
         return tuple(batch[0][0, 0, 0] for batch in begin_epoch())
 
+    steps = {name: partial(epoch, begin_epoch) for name, begin_epoch in compared.items()}
+    return time_rounds(steps, rounds)
+
+
+@contextmanager
+def photographs(kind: str, count: int) -> Iterator[tuple[Manifest, Path]]:
+    """Write pictures of a kind of :data:`FILES`; yield their manifest, and a folder."""
+    side, suffix, _ = FILES[kind]
     with tempfile.TemporaryDirectory() as name:
         root = Path(name, "pictures")
         paths = [root / f"{number % 2}" / f"{number:04}.{suffix}" for number in range(count)]
         write_pictures(paths, side)
-        manifest = Manifest((Sample(str(p), int(p.parent.name)) for p in sorted(paths)), str(root))
+        samples = [Sample(str(path), int(path.parent.name)) for path in sorted(paths)]
+        yield Manifest(samples, str(root)), Path(name)
+
+
+def measure(kind: str, count: int, rounds: int) -> Iterator[tuple[bool, Seconds]]:
+    """Yield the CPU seconds of the epochs of loaders, without and with augmentation."""
+    with photographs(kind, count) as (manifest, folder):
         for augmented in (False, True):
-            compared = loaders(manifest, augmented, Path(name))
+            compared = loaders(manifest, augmented, folder)
             if not augmented:
                 check(compared, manifest)
-            steps = {name: partial(epoch, begin_epoch) for name, begin_epoch in compared.items()}
-            yield augmented, time_rounds(steps, rounds)
+            yield augmented, epochs(compared, rounds)
+
+
+def measure_changes(count: int, rounds: int) -> Seconds:
+    """Return the CPU seconds of the epochs of :func:`changes`, on the smallest files."""
+    with photographs(SMALL, count) as (manifest, folder):
+        return epochs(changes(*filled(manifest, folder / "cache")), rounds)
 
 
 class Bar(NamedTuple):
@@ -230,11 +279,25 @@ class Bar(NamedTuple):
 
 BARS = (
     Bar("memory map", "ours, warm", False, 0.4, at_least=True),
-    Bar("timm", "ours, warm", False, 8, at_least=True, files=["256² JPEG"]),
+    Bar("timm", "ours, warm", False, 8, at_least=True, files=[SMALL]),
     Bar("timm", "ours, warm", False, 40, at_least=True, files=["1024² JPEG"]),
     Bar("ours, warm", "ours, before", True, 0.3),
     Bar("ours, cold", "timm", False, 1.15),
 )
+
+
+def judged_changes(seconds: Seconds) -> Iterator[dict[str, Any]]:
+    """Yield a row for each bar of some augmentations, and print whether it is held."""
+    warm = seconds["none"]
+    figures = {
+        f"{MOVES} / without": (seconds[MOVES] / warm, 3.0),
+        "blur / its calls alone": ((seconds["blur"] - warm) / seconds["blur alone"], 1.1),
+        "JPEG / its calls alone": ((seconds["jpeg"] - warm) / seconds["jpeg alone"], 1.1),
+    }
+    for figure, (ratios, bound) in figures.items():
+        value = median(ratios)
+        yield note(value, figure, files=SMALL, augmentation="some")
+        print(f"    {'held' if value[0] <= bound else 'NOT HELD'}: at most {bound:g}")
 
 
 def judged(measured: Mapping[tuple[str, bool], Seconds]) -> Iterator[dict[str, Any]]:
@@ -256,14 +319,16 @@ def main() -> None:
     measured_with = begin("bench.loader", given)
     measured_with |= {name: version(name) for name in ("timm", "torchvision", "pillow")}
     measured, rows = {}, []
-    for kind, (side, suffix, count) in FILES.items():
-        count //= 2 if given.short else 1
-        for augmented, seconds in measure(side, suffix, count, given.rounds):
+    part = 2 if given.short else 1
+    for kind, (_, _, all_pictures) in FILES.items():
+        count = all_pictures // part
+        for augmented, seconds in measure(kind, count, given.rounds):
             measured[kind, augmented] = seconds
             for name, of_loader in seconds.items():
                 case = {"files": kind, "augmentation": WITH[augmented]}
                 rows.append(note(median(count / of_loader), SPEED + name, **case))
     rows += judged(measured)
+    rows += judged_changes(measure_changes(FILES[SMALL][2] // part, given.rounds))
     write(given.output, "loader", rows, measured_with)
 
 

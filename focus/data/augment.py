@@ -105,11 +105,10 @@ class Augmentation:
             images = moved(images, [draw.move for draw in draws])
         if self.cuts:
             return images
-        blurry = [number for number, draw in enumerate(draws) if draw.sigma]
-        if blurry:
-            sigmas = torch.tensor([draws[number].sigma for number in blurry])
-            images[blurry] = blurred(images[blurry], sigmas)
+        # One at a time, which stays in the processor's cache, and needs no copies of a selection.
         for image, draw in zip(images, draws, strict=True):
+            if draw.sigma:
+                image.copy_(blurred(image[None], torch.tensor([draw.sigma]))[0])
             if draw.quality:
                 image.copy_(compressed(image, draw.quality))
         return images

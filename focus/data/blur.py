@@ -1,5 +1,7 @@
 """A Gaussian blur of a batch of bytes, each image by its own standard deviation."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -34,12 +36,17 @@ def blurred(images: Tensor, sigmas: Tensor) -> Tensor:
 def _filtered(rows: Tensor, weights: Tensor) -> Tensor:
     """Replace each row of [B, L, D] by the weighted sum of those around it; weights: [B, K]."""
     n_images, length, _ = rows.shape
-    row = torch.arange(length, dtype=torch.int32, device=rows.device)[:, None]
-    offset = torch.arange(-_REACH, _REACH + 1, dtype=torch.int32, device=rows.device)
-    reflected = (row + offset).abs()
-    reflected = torch.minimum(reflected, 2 * (length - 1) - reflected)
     first = torch.arange(n_images, dtype=torch.int32, device=rows.device) * length
-    summed = (first[:, None, None] + reflected).flatten(0, 1)
+    summed = (first[:, None, None] + _neighbours(length, rows.device)).flatten(0, 1)
     by_row = weights[:, None, :].expand(-1, length, -1).flatten(0, 1)
     sums = embedding_bag(summed, rows.flatten(0, 1), mode="sum", per_sample_weights=by_row)
     return sums.view(rows.shape)
+
+
+@lru_cache(maxsize=8)
+def _neighbours(length: int, device: torch.device) -> Tensor:
+    """Return the rows [L, K] int32 around each of so many, reflected at the border."""
+    row = torch.arange(length, dtype=torch.int32, device=device)[:, None]
+    offset = torch.arange(-_REACH, _REACH + 1, dtype=torch.int32, device=device)
+    neighbour = (row + offset).abs()
+    return torch.minimum(neighbour, 2 * (length - 1) - neighbour)
