@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from focus.data.check import leaks
 from focus.data.check.leaks import Leak, find_leaks
@@ -19,10 +19,12 @@ Save = Callable[[Image.Image, Path], None]
 N_ORIGINALS = 30
 
 
-def resized(factor: float, quality: int = 0) -> Save:
+def resized(
+    factor: float, quality: int = 0, resampling: Image.Resampling = Image.Resampling.LANCZOS
+) -> Save:
     def save(image: Image.Image, path: Path) -> None:
         size = (round(image.width * factor), round(image.height * factor))
-        small = image.resize(size, Image.Resampling.LANCZOS)
+        small = image.resize(size, resampling)
         if quality:
             small.save(path.with_suffix(".jpg"), quality=quality)
         else:
@@ -44,8 +46,34 @@ VARIANTS: dict[str, Save] = {
     **{f"resized {factor}": resized(factor) for factor in (0.5, 0.7, 2.0)},
     "resized 0.5, JPEG 75": resized(0.5, 75),
     "resized 2, JPEG 30": resized(2, 30),
+    "resized 0.5 by area": resized(0.5, resampling=Image.Resampling.BOX),
+    "resized 0.7 by area": resized(0.7, resampling=Image.Resampling.BOX),
+    "resized 2, bilinear": resized(2, resampling=Image.Resampling.BILINEAR),
     "on its side": jpeg_on_its_side,
 }
+"""What docs/data.md promises to find."""
+
+
+def mirrored(image: Image.Image, path: Path) -> None:
+    ImageOps.mirror(image).save(path.with_suffix(".png"))
+
+
+def cropped(image: Image.Image, path: Path) -> None:
+    image.crop((2, 2, image.width - 2, image.height - 2)).save(path.with_suffix(".png"))
+
+
+def shifted(image: Image.Image, path: Path) -> None:
+    Image.fromarray(np.roll(np.asarray(image), 2, axis=1)).save(path.with_suffix(".png"))
+
+
+MISSED: dict[str, Save] = {
+    "resized 0.25": resized(0.25),
+    "resized 0.25 by area": resized(0.25, resampling=Image.Resampling.BOX),
+    "mirrored": mirrored,
+    "cropped": cropped,
+    "shifted": shifted,
+}
+"""What docs/data.md says is mostly not found, of faces of 64 x 64 pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +115,16 @@ def test_every_planted_copy_is_found_and_nothing_else(originals: list[str], tmp_
         # The threshold is not touched: half way to it at least.
         least = min(leak.similarity for leak in found)
         assert least > (1 + leaks.MIN_SIMILARITY) / 2 - 0.005, name
+
+
+@pytest.mark.parametrize("name", MISSED)
+def test_what_is_said_to_be_missed_is(name: str, originals: list[str], tmp_path: Path) -> None:
+    """Else the page would be wrong, and could promise more."""
+    for path in originals:
+        with Image.open(path) as image:
+            MISSED[name](image, tmp_path / Path(path).stem)
+    found = found_in(manifest(train=originals, test=sorted(map(str, tmp_path.iterdir()))))
+    assert len(found) < N_ORIGINALS / 2
 
 
 def test_an_equal_file_is_the_same_file_and_one_leak_for_each_later_split(
