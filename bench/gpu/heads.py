@@ -88,6 +88,7 @@ def cases(kind: str, settings: Settings) -> list[Case]:
 
 def measure_heads(kind: str, settings: Settings) -> Iterator[Row]:
     """Yield a row for each case; one that fails has ``error``."""
+    torch.set_float32_matmul_precision("highest")  # some images lower it; limits are float32's
     for case in cases(kind, settings):
         try:
             yield case.labels() | _measure(case, settings)

@@ -35,7 +35,7 @@ from bench.harness import median, ratio
 from focus.config.train import TrainConfig, resolve
 from focus.data.dataset import Batch
 from focus.data.manifest import Manifest, Sample
-from focus.runtime.launch import start
+from focus.runtime.launch import choose_arithmetic, start
 from focus.training.run import make_detector
 from focus.training.trainer import Trainer
 
@@ -128,10 +128,9 @@ def measure_images(network: str, settings: Settings) -> Iterator[Row]:
 
 
 def begin(device: str) -> Accelerator:
-    """Start Accelerate as training does, and allow what timm's train.py allows in each run."""
+    """Start Accelerate, with TF32 and cuDNN's trials, as our training and timm's have them."""
     accelerator = start("bf16", None, device)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
+    choose_arithmetic(accelerator.device, tf32=True, cudnn_benchmark=True)
     return accelerator
 
 
