@@ -40,8 +40,11 @@ def detector() -> Detector:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory, detector: Detector, evaluation: Made) -> Path:
-    """The folder of a report with all of its figures."""
+    """The folder of a report with all of its figures and with findings of each severity."""
     folder = tmp_path_factory.mktemp("out")
+    manifest, scores, results = evaluation
+    findings = [Finding("error", "<b>E"), Finding("warning", "W"), Finding("note", "N")]
+    results = {**results, "findings": [asdict(finding) for finding in findings]}
     (folder / "summary.csv").write_text(
         "epoch,train_loss,eval_auc,eval_entropy,lr\n1,0.7,0.9,0.9,1\n2,0.5,,0.8,1\n3,0.4,0.6,0.7,1\n"
     )
@@ -50,7 +53,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, detector: Detector, evalua
         "summary": folder / "summary.csv",
         "eval_metric": "auc",
     }
-    report.write(folder, "a run", detector, *evaluation, **given, progress=False)
+    report.write(folder, "a run", detector, manifest, scores, results, **given, progress=False)
     return folder
 
 
@@ -144,14 +147,8 @@ def test_images_without_labels_have_a_report_without_figures_of_errors(
     assert {found.data["outcomes"][at] for at in found.data["outcome"]} == {"unlabelled"}
 
 
-def test_findings_stand_before_the_figures_in_colour_and_notes_are_folded(
-    tmp_path: Path, detector: Detector, evaluation: Made
-) -> None:
-    manifest, scores, results = evaluation
-    said = [Finding("error", "<b>E"), Finding("warning", "W"), Finding("note", "N")]
-    told = {**results, "findings": [asdict(each) for each in said]}
-    report.write(tmp_path, "a", detector, manifest, scores, told, progress=False)
-    page = (tmp_path / REPORT).read_text()
+def test_findings_stand_before_the_figures_in_colour_and_notes_are_folded(written: Path) -> None:
+    page = (written / REPORT).read_text()
     places = [
         page.index(text)
         for text in (
