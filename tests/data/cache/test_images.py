@@ -1,5 +1,6 @@
 """The cache of decoded images: the same bits as without it, never those of another file."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -138,6 +139,21 @@ def test_a_folder_that_takes_nothing_is_a_line(
         Path(where).write_text("no folder")
     assert same(batch(faces, ImageCache(16, where)), plain)
     assert f"decoded images are not kept in {where}" in caplog.text
+
+
+def test_on_a_disk_without_locks_one_line_says_that_nothing_is_kept(
+    faces: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_lock(_: int, __: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    plain = batch(faces, None)
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    assert same(batch(faces, ImageCache(16)), plain)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith(f"decoded images are not kept in {cache}")
+    assert "(its file system has no locks)" in line
+    assert not list(cache.rglob("*.bin"))
 
 
 def test_auto_leaves_nine_tenths_of_the_disk(
