@@ -132,9 +132,9 @@ def test_a_cold_time_is_that_of_one_step_without_the_flush() -> None:
     def fails() -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    cold = time_cold({"sleep": lambda: time.sleep(0.02), "fails": fails}, 3, "cpu")
+    cold = time_cold({"sleep": lambda: time.sleep(0.05), "fails": fails}, 3, "cpu")
     assert list(cold.seconds) == ["sleep"]
-    assert 0.015 < cold.seconds["sleep"].min() < 0.03
+    assert 0.03 < sorted(cold.seconds["sleep"])[1] < 0.09  # of several times a replay
     assert cold.errors == {
         "fails": "RuntimeError: operation not permitted when stream is capturing"
     }
