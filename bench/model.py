@@ -2,17 +2,19 @@
 
     python -m bench.model
 
-Time is the longest of three: bytes over the memory's bandwidth; bytes that the programs which run
-at the same time keep in flight over the latency; and instructions over what multiprocessors issue.
-Forward reads F from memory with all programs; the last of each sample's makes the terms, a chain of
-reductions, and reads the sample again, from the cache. Backward writes dF. The model is good to
-about 30 % and meant to compare numbers of splits, not to be quoted as a time.
+Time is the longest of three: bytes over the memory's bandwidth; instructions over what
+multiprocessors issue; and the chain of a program's tiles. Where tiles are copied while others are
+summed, a tile of the chain takes the longer of its instructions and its share of the latency; where
+nothing overlaps, their sum. Forward reads F from memory with all programs; the last of each
+sample's makes the terms, a chain of reductions, and reads the sample again, from the cache.
+Backward writes dF. The model is good to about 30 % and meant to compare numbers of splits, not to
+be quoted as a time.
 """
 
 from dataclasses import dataclass
 
 from focus.kernels import triton_cam
-from focus.kernels.triton_cam import RESIDENT
+from focus.kernels.triton_cam import RESIDENT, STAGES
 
 MICRO = 1e-6
 
@@ -38,39 +40,58 @@ TERMS = 3.0 * MICRO
 LAUNCH_IN_GRAPH, LAUNCH_EAGER = 1.5 * MICRO, 4.0 * MICRO
 LAUNCHES_IN_GRAPH, LAUNCHES_EAGER = 4, 3
 """Forward, the gradient of 1 that autograd makes, backward; in a graph the counters' zeros, too."""
-INSTRUCTIONS = {"channels_last": (211, 123, 300), "nchw": (463, 302, 300)}
+INSTRUCTIONS = {"channels_last": (114, 88, 300), "nchw": (312, 262, 300)}
 """Of a warp for a tile of bf16 and K 2: both readings by ``python -m bench.codegen``, in sm_90's
 code, and the writing of dF, an estimate."""
+OVERLAPPED = {"channels_last": True, "nchw": False}
+"""Whether tiles are copied while others are summed: not rows of 49 cells, read by the element."""
 WARPS, ISSUED = 8, 2.0
 """Warps of a program; instructions that a multiprocessor issues in a clock, half of its most."""
-TILE_BYTES = 2 * triton_cam.TILE
-CHANNELS, CELLS = 2048, 49
+CHANNELS, CELLS, TILE_CHANNELS = 2048, 49, 128
+SAMPLE_BYTES, SAMPLE_TILES = 2 * CHANNELS * CELLS, CHANNELS // TILE_CHANNELS
 
 
-def moved(
-    bytes_: float, programs: int, peak: float, latency: float, instructions: int, card: Card
-) -> float:
-    """Return the seconds in which so many programs move these bytes, tile by tile."""
-    at_once = min(programs, RESIDENT * card.processors)
-    busy = min(programs, card.processors)
-    issue = bytes_ / TILE_BYTES * WARPS * instructions / (busy * ISSUED * card.clock)
-    return latency + max(bytes_ / min(peak, at_once * TILE_BYTES / latency), issue)
+@dataclass(frozen=True)
+class Pass:
+    """A reading or a writing of all samples: where the bytes lie, and what a tile takes."""
+
+    peak: float
+    """Bytes per second."""
+    latency: float
+    instructions: int
+    overlapped: bool
+
+
+def seconds(of: Pass, batch: int, programs: int, card: Card) -> float:
+    """Return the seconds in which so many programs move ``batch`` samples, tile by tile."""
+    tiles = batch * SAMPLE_TILES
+    busy, at_once = min(programs, card.processors), min(programs, RESIDENT * card.processors)
+    tile_issue = WARPS * of.instructions / (ISSUED * card.clock)
+    if of.overlapped:
+        tile_chain = max(of.latency / (STAGES.value - 1), tile_issue)
+    else:
+        tile_chain = of.latency + tile_issue
+    transfer = batch * SAMPLE_BYTES / of.peak
+    return of.latency + max(transfer, tiles / busy * tile_issue, tiles / at_once * tile_chain)
 
 
 def step(batch: int, splits: int, layout: str, card: Card) -> float:
     """Return the seconds of a forward and a backward of 16-bit features, without launches."""
-    features = 2.0 * batch * CHANNELS * CELLS
     first_code, second_code, write_code = INSTRUCTIONS[layout]
-    first = moved(features, batch * splits, card.memory, MEMORY_LATENCY, first_code, card)
-    resident = min(features, RESIDENT * card.processors / splits * 2 * CHANNELS * CELLS)
+    overlapped = OVERLAPPED[layout]
+    first = Pass(card.memory, MEMORY_LATENCY, first_code, overlapped)
+    samples_at_once = min(batch, RESIDENT * card.processors / splits)
     # The cache is two halves, and what both read may lie in both.
-    cached = resident <= card.cache_bytes / 2
-    peak, latency = (card.cache, CACHE_LATENCY) if cached else (card.memory, MEMORY_LATENCY)
-    second = moved(features, batch, peak, latency, second_code, card)
-    blocks = batch * max(1, 2 * CHANNELS * CELLS // TILE_BYTES)
+    if samples_at_once * SAMPLE_BYTES <= card.cache_bytes / 2:
+        second = Pass(card.cache, CACHE_LATENCY, second_code, overlapped)
+    else:
+        second = Pass(card.memory, MEMORY_LATENCY, second_code, overlapped)
+    write = Pass(card.memory, CACHE_LATENCY, write_code, overlapped=False)
+    forward = seconds(first, batch, batch * splits, card) + TERMS
+    forward += seconds(second, batch, batch, card)
+    backward = seconds(write, batch, batch * SAMPLE_TILES, card)
     small = 4.0 * 2 * batch * CHANNELS  # u and f
-    write = moved(features, blocks, card.memory, CACHE_LATENCY, write_code, card)
-    return first + TERMS + second + write + 2 * small / card.cache
+    return forward + backward + 2 * small / card.cache
 
 
 def main() -> None:
@@ -82,8 +103,7 @@ def main() -> None:
             for batch in (20, 64, 256, 1024):
                 times = {s: step(batch, s, layout, card) / MICRO for s in (1, 2, 4, 8)}
                 limits = card.processors, card.cache_bytes // 2
-                sample, blocks = 2 * CHANNELS * CELLS, CHANNELS // 128
-                chosen = triton_cam.splits(batch, sample, blocks, *limits)
+                chosen = triton_cam.splits(batch, SAMPLE_BYTES, SAMPLE_TILES, *limits)
                 launches = (
                     LAUNCHES_IN_GRAPH * LAUNCH_IN_GRAPH / MICRO,
                     LAUNCHES_EAGER * LAUNCH_EAGER / MICRO,

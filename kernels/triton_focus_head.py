@@ -228,16 +228,26 @@ def _head(
         LAST=LAST, ROWS=K, PRODUCTS=PRODUCTS, BLOCK_C=BLOCK_C, BLOCK_P=BLOCK_P, BLOCK_K=BLOCK_K,
     )  # fmt: skip
     if last:
-        # Logits, the shares of the classes in the target, and the CAM.
-        logits = tl.sum(maps, 1) / P
-        if bias_ptr is not None:
-            logits += tl.load(bias_ptr + b * stride_bias + k, real, 0).to(tl.float32)
+        # Loaded together, first of all: one latency.
         if SOFT:
             share = tl.load(target_ptr + b * K + k, real, 0).to(tl.float32)
             t = _first_largest(share, k, real, K).to(tl.int64)
         else:
             t = tl.load(target_ptr + b)
             share = tl.where(k == t, 1.0, 0.0)
+        human = tl.zeros((BLOCK_P,), tl.float32)
+        present = True
+        if saliency_ptr is not None:
+            cells = P
+            if mask_ptr is not None:
+                present = tl.load(mask_ptr + b).to(tl.int32) != 0
+                cells = tl.where(present, P, 0)
+            human = tl.load(saliency_ptr + b * P + p, p < cells, 0).to(tl.float32)
+
+        # Logits, and the CAM.
+        logits = tl.sum(maps, 1) / P
+        if bias_ptr is not None:
+            logits += tl.load(bias_ptr + b * stride_bias + k, real, 0).to(tl.float32)
         exists = (t >= 0) & (t < K)
         y = t
         if CAM_CLASS == "predicted":
@@ -255,14 +265,6 @@ def _head(
         of_focus = h
         if ENTROPY == "sum":
             of_focus, slope = _sum_entropy(z, inside, INVERSE_LOG, FLAT, FLOOR)
-        human = tl.zeros((BLOCK_P,), tl.float32)
-        present = True
-        if saliency_ptr is not None:
-            cells = P
-            if mask_ptr is not None:
-                present = tl.load(mask_ptr + b).to(tl.int32) != 0
-                cells = tl.where(present, P, 0)
-            human = tl.load(saliency_ptr + b * P + p, p < cells, 0).to(tl.float32)
         if entropy_target is not None:
             excess = of_focus - cam.number(entropy_target, b * stride_h)
         else:
