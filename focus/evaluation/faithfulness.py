@@ -199,7 +199,7 @@ def _falls(
             box = (image, slice(None), slice(top, top + height), slice(left, left + width))
             changed[box] = torch.lerp(images[box], blurry[box], mask)
         with accelerator.autocast():  # the network alone: the blur keeps its precision
-            after.append(decided(detector.predict_batch(changed).score))
+            after.append(decided(detector.predict_batch(changed).score.cpu()))
     falls: Floats = (decided(prediction.score)[:, None] - torch.stack(after, 1)).numpy()
     return falls
 

@@ -5,17 +5,26 @@ import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader
 
 from focus.data.cache.features import CachedFaces, FeatureCache
 from focus.data.cache.images import ImageCache
-from focus.data.dataset import Batch, FaceDataset, Perturb, artefact_coverage, load_batches, loader
+from focus.data.dataset import (
+    Batch,
+    FaceDataset,
+    Perturb,
+    RowIndex,
+    artefact_coverage,
+    load_batches,
+    loader,
+)
 from focus.data.manifest import STORED_IN, SYNTHETIC, Manifest
 from focus.errors import NotFiniteError
 from focus.evaluation.scores import Scores
@@ -47,8 +56,11 @@ def predictions(
     perturb: Perturb | None = None,
     features: FeatureCache | None = None,
     images: ImageCache | None = None,
+    loaded_by: DataLoader[Batch] | None = None,
 ) -> Generator[tuple[Batch, "Prediction"], None, None]:
-    """Yield batches of images and the detector's predictions for them.
+    """Yield batches of images and the detector's predictions for them, on the CPU.
+
+    A GPU works on the next batch while the predictions of one are copied and yielded.
 
     The network runs in evaluation and inference mode; its modules' modes and torch's global random
     state stay as they are. Human maps are read where the manifest has them.
@@ -61,21 +73,30 @@ def predictions(
             :class:`~focus.data.dataset.FaceDataset`.
         features: The cache holds the features of all images, so that the backbone does not run.
         images: The cache holds the decoded images, as in :class:`~focus.data.dataset.FaceDataset`.
+        loaded_by: The :func:`batch_loader` of the same images, whose workers stay.
 
     Raises ImageError where a file cannot be decoded, an output is not finite or workers are lost.
     """
     like = next(detector.parameters())  # the device, and the type of detector.half()
-    rows = list(range(len(manifest)) if indices is None else indices)[_share(accelerator)]
-    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     loaded: Iterator[Batch]
     if features is not None:
         faces = CachedFaces(features, manifest)
-        loaded = map(faces.batch, batches)
+        loaded = map(faces.batch, _batches(manifest, batch_size, accelerator, indices))
     else:
-        pictures = FaceDataset(manifest, detector.preprocessing, perturb=perturb, images=images)
         loaded = load_batches(
-            loader(pictures, [[*batch] for batch in batches], workers, pinned=like.is_cuda)
+            loaded_by
+            or batch_loader(
+                detector,
+                manifest,
+                batch_size=batch_size,
+                workers=workers,
+                accelerator=accelerator,
+                indices=indices,
+                perturb=perturb,
+                images=images,
+            )
         )
+    waiting: _Begun | None = None
     for batch in loaded:
         with torch.inference_mode(), accelerator.autocast() if accelerator else nullcontext():
             inputs = batch.images.to(like.device, non_blocking=like.is_cuda)
@@ -84,10 +105,67 @@ def predictions(
                 prediction = detector.predict_encoded(inputs.to(like), batch.token.to(like), norms)
             else:
                 prediction = detector.predict_batch(detector.normalise(inputs).to(like))
-        if (at := prediction.first_not_finite()) is not None:
-            path = manifest[int(batch.index[at])].path
+        begun = _Begun(batch, *prediction.on_host())
+        if begun.copied is None:
+            yield begun.finished(manifest)
+            continue
+        if waiting is not None:
+            yield waiting.finished(manifest)
+        waiting = begun
+    if waiting is not None:
+        yield waiting.finished(manifest)
+
+
+class _Begun(NamedTuple):
+    """A batch whose predictions are on the CPU once ``copied`` has happened; None: at once."""
+
+    batch: Batch
+    prediction: "Prediction"
+    copied: torch.cuda.Event | None
+
+    def finished(self, manifest: Manifest) -> tuple[Batch, "Prediction"]:
+        """Wait for the predictions; raise NotFiniteError if one is not finite."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        if (row := self.prediction.first_not_finite()) is not None:
+            path = manifest[int(self.batch.index[row])].path
             raise NotFiniteError(path, "try --mixed-precision no, or another model.")
-        yield batch, prediction
+        return self.batch, self.prediction
+
+
+def batch_loader(
+    detector: "Detector",
+    manifest: Manifest,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    accelerator: Accelerator | None = None,
+    indices: Sequence[int] | None = None,
+    perturb: Perturb | None = None,
+    images: ImageCache | None = None,
+    persistent: bool = False,
+) -> DataLoader[Batch]:
+    """Return what loads the batches of :func:`predictions`, whose arguments it takes.
+
+    persistent: Its workers stay after the last batch, and load them again.
+    """
+    pictures = FaceDataset(manifest, detector.preprocessing, perturb=perturb, images=images)
+    batches: list[list[RowIndex]] = [
+        [*batch] for batch in _batches(manifest, batch_size, accelerator, indices)
+    ]
+    pinned = next(detector.parameters()).is_cuda
+    return loader(pictures, batches, workers, pinned=pinned, persistent=persistent)
+
+
+def _batches(
+    manifest: Manifest,
+    batch_size: int,
+    accelerator: Accelerator | None,
+    indices: Sequence[int] | None,
+) -> list[list[int]]:
+    """Return the rows of each batch of this process."""
+    rows = list(range(len(manifest)) if indices is None else indices)[_share(accelerator)]
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
 def _share(accelerator: Accelerator | None) -> slice:
@@ -136,7 +214,7 @@ def score_images(
         progress_bar(total=total, desc=description, unit="image", disable=hidden) as bar,
     ):
         for batch, prediction in batches:
-            arrays = [field.cpu().numpy() for field in prediction]
+            arrays = [field.numpy() for field in prediction]
             parts.append(_rows(manifest, batch, arrays, detector))
             bar.update(len(batch.index))
             if each is not None:
@@ -166,7 +244,7 @@ def outlier_norm(
         return float(np.quantile(cached.norms(rows).numpy(), 1 - OUTLIERS))
     options |= {"accelerator": accelerator, "indices": rows}
     batches = predictions(detector, images_only(manifest), **options)
-    norms = [prediction.norms.flatten().cpu().numpy() for _, prediction in batches]
+    norms = [prediction.norms.flatten().numpy() for _, prediction in batches]
     norms = norms if accelerator is None else gather_object(norms)
     return float(np.quantile(np.concatenate(norms), 1 - OUTLIERS))
 

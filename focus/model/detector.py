@@ -242,7 +242,10 @@ class Detector(nn.Module):
         # A float32 score is 1 from a margin of 17 logits on, a float64 one from 37. Not a sigmoid,
         # whose last bit depends on the row of the batch. The sum of several classes may round to
         # more than 1.
-        score = logits.cpu().double().softmax(1)[:, 1:].sum(1).clamp(max=1)
+        # On the device where it has float64, so that the host need not wait; Apple's have none.
+        has_float64 = logits.device.type in ("cpu", "cuda")
+        wide = logits.double() if has_float64 else logits.cpu().double()
+        score = wide.softmax(1)[:, 1:].sum(1).clamp(max=1)
         is_fake = (score > self.threshold.value).to(logits.device)
         predicted = torch.where(is_fake, 1 + logits[:, 1:].argmax(1), 0)
         return Prediction(

@@ -13,7 +13,7 @@ class Prediction(NamedTuple):
     """
 
     score: Tensor
-    """``[B]`` float64, probability of synthetic; on the CPU, as not every device has the type."""
+    """``[B]`` float64, probability of synthetic; on the CPU where the device lacks the type."""
     predicted: Tensor
     """``[B]`` int64: 0 unless the score is above the detector's threshold, else the class of fakes
     with the highest logit."""
@@ -29,7 +29,16 @@ class Prediction(NamedTuple):
     """``[B,4]`` float64, of :meth:`Detector.predict`: left, top, right, bottom of the face that was
     found in the picture, else of the picture; in pixels, upright."""
 
+    def on_host(self) -> "tuple[Prediction, torch.cuda.Event | None]":
+        """Return a copy on the CPU; of CUDA's, once the event has happened, else at once."""
+        if self.cams.device.type != "cuda":
+            return Prediction(*(field.cpu() for field in self)), None
+        copied = Prediction(*(field.to("cpu", non_blocking=True) for field in self))
+        happened = torch.cuda.Event()
+        happened.record()
+        return copied, happened
+
     def first_not_finite(self) -> int | None:
         """Return the place in the batch of the first image whose CAM or score is not finite."""
-        finite = self.cams.flatten(1).isfinite().all(1).cpu() & self.score.isfinite()
+        finite = self.cams.flatten(1).isfinite().all(1).cpu() & self.score.isfinite().cpu()
         return None if finite.all() else int(finite.int().argmin())

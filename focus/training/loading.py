@@ -80,6 +80,16 @@ class TrainingImages:
         self._loader = None
 
 
+class ValidationImages:
+    """The loader of the validation images, whose workers wait from one epoch to the next."""
+
+    loader: DataLoader[Batch] | None = None
+
+    def close(self) -> None:
+        """End the workers."""
+        self.loader = None
+
+
 def on_device(batches: Iterator[Batch], device: torch.device) -> Generator[Batch]:
     """Yield batches on a device; a GPU copies the next one while it works on one."""
     if device.type != "cuda":

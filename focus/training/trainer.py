@@ -19,6 +19,7 @@ from accelerate.utils import broadcast, broadcast_object_list
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from focus.config.options import flat
 from focus.config.schedules import factor_at, parse_points
@@ -38,7 +39,7 @@ from focus.errors import (
     is_full_memory,
     sentence,
 )
-from focus.evaluation.inference import images_only, score_images
+from focus.evaluation.inference import batch_loader, images_only, score_images
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import is_better, operating_points
 from focus.model.card import model_card, trained_how, trained_on
@@ -63,7 +64,7 @@ from focus.training.checkpoint import (
     remove_later,
 )
 from focus.training.features import filled_cache
-from focus.training.loading import TrainingImages
+from focus.training.loading import TrainingImages, ValidationImages
 from focus.training.monitoring import RunLog, training_figures, validation_figures, write_summary
 from focus.training.optimizer import make_optimizer, make_scheduler
 from focus.training.run_folder import (
@@ -122,6 +123,7 @@ class Trainer:
             self.signals = StopSignals(
                 "saving after this step, if all processes reach its end", lost_peers
             )
+        self.validation_images = ValidationImages()
         self.writer = CheckpointWriter(self.folder / CHECKPOINTS)
         self._written: tuple[int, int] | None = None  # step and epoch of the last checkpoint
         self._is_whole = True  # the state is that after a step, not within one
@@ -162,6 +164,10 @@ class Trainer:
         self.ema = ModelEmaV3(detector, decay=decay, use_warmup=True) if decay else None
         if config.compile:
             trained.compile(mode=config.compile_mode)  # in place: the names of the weights stay
+            if not self.cached:
+                # In the default mode: CUDA graphs would overwrite what one batch has returned.
+                encode = torch.compile(self.kept.encode_with_norms)
+                self.kept.encode_with_norms = encode  # type: ignore[method-assign]
         optimizer = make_optimizer(config, detector)
         # Before Accelerate takes the optimiser's step for its own: else the schedule warns of it.
         self.scheduler = make_scheduler(config, optimizer, self.plan.steps)
@@ -210,6 +216,7 @@ class Trainer:
         with (
             self.signals,
             closing(self.images),
+            closing(self.validation_images),
             closing(self.writer),  # success is said, and an error raised, when all is on the disk
             self.log.progress(self.state.step, self.plan.steps) as bar,
         ):
@@ -427,13 +434,35 @@ class Trainer:
         try:
             # Several processes leave after it, all together.
             each = self._leave_if_signalled if state.processes == 1 else None
-            return self.score(self.kept, images_only(self.validation), progress=False, each=each)
+            return self.score(
+                self.kept,
+                images_only(self.validation),
+                progress=False,
+                each=each,
+                loaded_by=self._validation_loader(),
+            )
         except NotFiniteError as error:
             raise NotFiniteError(
                 error.path,
                 f"the run {config.name} has diverged in epoch {state.epoch + 1}, "
                 f"{self._steadier()}.",
             ) from error
+
+    def _validation_loader(self) -> DataLoader[Batch] | None:
+        """Return what loads the validation images, with workers that wait for the next epoch."""
+        if self.images.cached is not None:
+            return None
+        if self.validation_images.loader is None:
+            self.validation_images.loader = batch_loader(
+                self.kept,
+                images_only(self.validation),
+                batch_size=self.config.eval_batch_size,
+                workers=self.config.workers,
+                accelerator=self.accelerator,
+                images=self.decoded,
+                persistent=True,
+            )
+        return self.validation_images.loader
 
     def note_epoch(self, scores: Scores, speed: float) -> None:
         """Note the epoch, and keep the network if it is the best so far."""

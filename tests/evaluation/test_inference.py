@@ -277,3 +277,38 @@ def test_images_cut_out_otherwise_than_in_training_are_warned_of_once(
         caplog.clear()
         score(detector, pictures, perturb=perturb, accelerator=Accelerator(cpu=True))
         assert sum("are cut out otherwise" in line for line in caplog.messages) == count
+
+
+class Copy:
+    """Stand in for CUDA's event: the predictions have not arrived before it has been waited for."""
+
+    def __init__(self, number: int, log: list[str]) -> None:
+        self.number, self.log = number, log
+
+    def synchronize(self) -> None:
+        self.log.append(f"wait for {self.number}")
+
+
+def test_a_gpu_has_its_next_batch_before_the_predictions_of_one_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU runs this: the order in which the host begins batches and waits for them."""
+    for number in range(3):
+        Image.new("RGB", (SIZE, SIZE), (40 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    faces = Manifest(Sample(str(tmp_path / f"{number}.png"), 0) for number in range(3))
+    log: list[str] = []
+
+    def on_host(prediction: Prediction) -> tuple[Prediction, Copy]:
+        number = sum(line.startswith("begin") for line in log)
+        log.append(f"begin {number}")
+        return prediction, Copy(number, log)
+
+    expected = [float(p.score) for _, p in predictions(RedDetector(), faces, batch_size=1)]
+    monkeypatch.setattr(Prediction, "on_host", on_host)
+    scores = []
+    for batch, prediction in predictions(RedDetector(), faces, batch_size=1):
+        log.append(f"read {int(batch.index)}")
+        scores.append(float(prediction.score))
+    assert scores == expected
+    steps = "begin 0, begin 1, wait for 0, read 0, begin 2, wait for 1, read 1, wait for 2, read 2"
+    assert ", ".join(log) == steps

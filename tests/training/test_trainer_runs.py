@@ -11,6 +11,7 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from focus.data.manifest import Manifest
 from focus.errors import InputError, NotFiniteError
+from focus.evaluation.inference import images_only
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
 from focus.runtime.signals import Stopped
@@ -163,6 +165,37 @@ def test_an_image_that_is_lost_in_a_step_leaves_the_step_before(
     assert second.state.step == 2
     second.fit()
     assert_same(contents(second), contents(undisturbed))
+
+
+@pytest.mark.slow
+def test_the_workers_of_validation_wait_for_the_next_epoch(
+    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forked anew for each, they take seconds, and the memory of the process once more."""
+    run = trainer(faces, tmp_path, workers=1, **SMALL | {"epochs": 3})
+    original, seen = run.detector.predict_batch, list[int | None]()
+
+    def predict_batch(images: Tensor) -> Any:
+        seen.extend(child.pid for child in active_children())
+        return original(images)
+
+    monkeypatch.setattr(run.detector, "predict_batch", predict_batch)
+    run.fit()
+    assert len(set(seen)) == 2, "one for training, one for validation"
+    assert not active_children()
+
+
+@pytest.mark.slow
+def test_validation_is_compiled_where_training_is(faces: Manifest, tmp_path: Path) -> None:
+    """Its scores are those of the network as it is, but for rounding."""
+    scores = []
+    for compiled in (False, True):
+        run = trainer(faces, tmp_path / str(compiled), compile=compiled, **SMALL)
+        assert hasattr(run.kept.encode_with_norms, "_torchdynamo_orig_callable") == compiled
+        scores.append(run.score(run.kept, images_only(run.validation), progress=False).score)
+    np.testing.assert_allclose(*scores, rtol=1e-5)
+    compiled_calls = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert compiled_calls > 0
 
 
 def test_a_stop_during_validation_resumes_with_it(
