@@ -104,8 +104,8 @@ def main() -> None:
     measured_with |= {"rounds": rounds, "threads": 2}
     rows = []
     with trainers() as processes:
-        measure(processes, 2, 5)
-        for beside, steps in ((0, 10), (2, 2 if given.short else 5)):
+        measure(processes, 1, 2)
+        for beside, steps in ((0, 2), (2, 1)) if given.short else ((0, 10), (2, 5)):
             with busy(beside):
                 seconds = measure(processes, rounds, steps)
             case = f"beside {beside} busy processes"

@@ -62,11 +62,12 @@ def cached(shape: tuple[int, int, int], batches: int) -> Epoch:
 def train(model: Any, epoch: Epoch, probe: bool = False) -> tuple[Tensor, ...]:
     """Train on each batch; probe: with plain pooling, the classifier and cross-entropy."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-    for images, target, *maps, _, _ in epoch():
+    for batch in epoch():
         if not probe:
-            loss = model(images, target, *maps).loss
+            loss = model(batch.images, batch.target, batch.saliency, batch.saliency_mask).loss
         else:
-            loss = cross_entropy(model.fc(images.mean((2, 3), dtype=torch.float32)), target)
+            pooled = batch.images.mean((2, 3), dtype=torch.float32)
+            loss = cross_entropy(model.fc(pooled), batch.target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,6 +1,6 @@
 """Measure what the trainer costs beside the network, in CPU time.
 
-    python -m bench.trainer [--output FOLDER] [--rounds N] [--steps N]
+    python -m bench.trainer [--short] [--output FOLDER] [--rounds N] [--steps N]
 
 First, steps of a real run of densenet121, one thread, no workers. The calls of the network, of the
 backward pass, of the optimiser and of the data set are timed in place and taken off. What remains
