@@ -135,14 +135,13 @@ REWRITINGS = {
 
 
 @contextmanager
-def broken(name: str) -> Iterator[None]:
+def broken(mutant: Mutant) -> Iterator[None]:
     """Put a mutant into the kernels; take it out again on leaving."""
-    mutant = MUTANTS[name]
     function = _function(mutant.function)
     source = function.src
     if source.count(mutant.part) != 1:
         count = source.count(mutant.part)
-        raise ValueError(f"mutant {name}: {mutant.part!r} stands {count} times in {function.src}")
+        raise ValueError(f"{mutant.part!r} stands {count} times in {mutant.function}, not once")
     _replace(function, source.replace(mutant.part, mutant.replacement))
     try:
         yield

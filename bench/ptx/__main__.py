@@ -18,10 +18,9 @@ from contextlib import nullcontext
 
 import torch
 
-from bench import mutants
 from bench.cases import CASES, LIMIT, random_cases
 from bench.harness import run_program
-from bench.mutants import FAR, MUTANTS, REWRITINGS
+from bench.mutants import FAR, MUTANTS, REWRITINGS, broken
 from bench.ptx.driver import TARGETS
 from bench.ptx.far import far_faults
 from bench.ptx.machine import ORDERS
@@ -35,7 +34,7 @@ def is_found(mutant: str, target: str, seed: int = 0) -> bool:
     rewriting = REWRITINGS.get(mutant)
     case = rewriting.case if rewriting else MUTANTS[mutant].case
     rewrite = rewriting.apply if rewriting else str
-    with nullcontext() if rewriting else mutants.broken(mutant):
+    with nullcontext() if rewriting else broken(MUTANTS[mutant]):
         if case == FAR:
             return bool(far_faults(target))
         verdicts = (

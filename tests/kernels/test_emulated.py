@@ -32,13 +32,15 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("target", ["gfx942", "gfx1100"])
 def test_the_machine_code_is_right_in_any_order(target: str) -> None:
-    cases = ("head bf16", "head bf16 last", "head bf16 splits", "head bf16 16", "cam bf16 splits")
+    cases = ("bf16", "bf16 last", "bf16 8 splits", "bf16 16 classes", "cam 8 splits")
     done = run("--target", target, "--orders", "interleave", "reverse", "--cases", *cases)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("mutant", emulated.MUTANTS)
+@pytest.mark.parametrize(
+    "mutant", ["no wait", "early", "counter kept", "wrong split", "channels past the end"]
+)
 def test_a_broken_kernel_is_found(mutant: str) -> None:
-    done = run("--mutant", mutant, "--cases", "head fp32 splits")
+    done = run("--mutant", mutant)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("1 cases, 1 wrong\n")
