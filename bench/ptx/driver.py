@@ -112,7 +112,7 @@ class Gpu(StubDriver):
             self._counters[capacity] = torch.zeros(capacity, dtype=torch.int32)
         return self._counters[capacity]
 
-    def counters_left(self) -> bool:
+    def has_counts(self) -> bool:
         """Return whether a counter is not 0, as each is between launches."""
         return any(bool(counters.any()) for counters in self._counters.values())
 

@@ -230,7 +230,7 @@ class Store(NamedTuple):
         )
 
 
-class OwnStores:
+class CtaStores:
     """What a CTA has stored to a buffer, which its own threads see: bytes, which, and by whom."""
 
     def __init__(self, length: int) -> None:
@@ -263,9 +263,9 @@ class WeakMemory(GlobalMemory):
         self._view = np.zeros(ctas * threads, "i8")  # of each thread, its number
         self._sets: list[list[Store]] = []
         self._pending: list[list[Store]] = [[] for _ in range(ctas)]
-        self._own: dict[tuple[int, Buffer], OwnStores] = {}
+        self._cta_stores: dict[tuple[int, Buffer], CtaStores] = {}
         self._images: dict[tuple[int, Buffer], tuple[Array, Array]] = {}
-        self._left_at: dict[tuple[Buffer, int], int] = {}
+        self._messages: dict[tuple[Buffer, int], int] = {}
         self._fenced: dict[int, int] = {}
         self._seen_relaxed: dict[int, int] = {}
 
@@ -281,8 +281,10 @@ class WeakMemory(GlobalMemory):
             image = self._image(self._views[number], buffer)
             bytes_, there = (memory.reshape(-1, access.size) for memory in image)
             loaded[chosen], initialized[chosen] = bytes_[row[chosen]], there[row[chosen]]
-        own = self._own_stores(int(threads[0]) // self._threads, buffer)
-        stored, tag = (memory.reshape(-1, access.size)[row] for memory in (own.stored, own.tag))
+        of_cta = self._stores_of(int(threads[0]) // self._threads, buffer)
+        stored, tag = (
+            memory.reshape(-1, access.size)[row] for memory in (of_cta.stored, of_cta.tag)
+        )
         if (stored & _is_race(access.tag[:, None], tag)).any():
             self._complain(
                 access.statement,
@@ -293,35 +295,35 @@ class WeakMemory(GlobalMemory):
                 access.statement,
                 f"{buffer.name} is read where nobody has written, or before it may be seen",
             )
-        return np.where(stored, own.bytes.reshape(-1, access.size)[row], loaded)
+        return np.where(stored, of_cta.bytes.reshape(-1, access.size)[row], loaded)
 
     def store(self, buffer: Buffer, access: Access, data: Array, threads: Array) -> None:
         """Store bytes of threads of one CTA, which others need not see yet."""
         cta, row = int(threads[0]) // self._threads, access.row
-        own = self._own_stores(cta, buffer)
-        pieces = own.bytes.reshape(-1, access.size)
+        of_cta = self._stores_of(cta, buffer)
+        pieces = of_cta.bytes.reshape(-1, access.size)
         pieces[row] = data
         if (pieces[row] != data).any():
             self._complain_of_threads(buffer, access.statement)
-        own.stored.reshape(-1, access.size)[row] = True
-        own.tag.reshape(-1, access.size)[row] = access.tag[:, None]
+        of_cta.stored.reshape(-1, access.size)[row] = True
+        of_cta.tag.reshape(-1, access.size)[row] = access.tag[:, None]
         self._pending[cta].append(Store(buffer, row, data, threads, access.statement))
 
     def atomic_add(
         self, buffer: Buffer, first: int, addend: int, semantics: str, thread: int
     ) -> int:
         """Add to an integer of 32 bits; release or acquire by the semantics."""
-        left = self._fenced.get(thread, 0)
+        message = self._fenced.get(thread, 0)
         if semantics in ("release", "acq_rel"):
-            left = self._release(thread)
+            message = self._release(thread)
         for store in self._take(
             thread, lambda store: (store.threads == thread) & _touches(store, buffer, first)
         ):
             self._show(store)
         before = super().atomic_add(buffer, first, addend, semantics, thread)
         # What earlier atomics left stays: this one carries their releases on.
-        taken = self._left_at.get((buffer, first), 0)
-        self._left_at[buffer, first] = taken | left
+        taken = self._messages.get((buffer, first), 0)
+        self._messages[buffer, first] = taken | message
         if semantics in ("acquire", "acq_rel"):
             self._see(thread, taken)
         else:
@@ -350,11 +352,11 @@ class WeakMemory(GlobalMemory):
             for store in stores:
                 self._show(store)
 
-    def _own_stores(self, cta: int, buffer: Buffer) -> OwnStores:
+    def _stores_of(self, cta: int, buffer: Buffer) -> CtaStores:
         key = cta, buffer
-        if key not in self._own:
-            self._own[key] = OwnStores(len(buffer.bytes))
-        return self._own[key]
+        if key not in self._cta_stores:
+            self._cta_stores[key] = CtaStores(len(buffer.bytes))
+        return self._cta_stores[key]
 
     def _number_of(self, view: int) -> int:
         if view not in self._view_numbers:
