@@ -68,7 +68,8 @@ def seconds(of: Pass, batch: int, programs: int, card: Card) -> float:
     busy, at_once = min(programs, card.processors), min(programs, RESIDENT * card.processors)
     tile_issue = WARPS * of.instructions / (ISSUED * card.clock)
     if of.overlapped:
-        tile_chain = max(of.latency / (STAGES.value - 1), tile_issue)
+        tiles_under_way: int = STAGES.value - 1
+        tile_chain = max(of.latency / tiles_under_way, tile_issue)
     else:
         tile_chain = of.latency + tile_issue
     transfer = batch * SAMPLE_BYTES / of.peak

@@ -73,6 +73,7 @@ def head_step(inputs: Inputs, *, backbone: bool = True, classifier: bool = True)
     for leaf, needed in zip(inputs.leaves, (backbone, classifier, classifier), strict=True):
         leaf.requires_grad_(needed)
     leaves = [tensor for tensor in inputs.leaves if tensor.requires_grad]
+    weights: dict[str, Any] = dict.fromkeys(WEIGHTS, 0.5)
 
     def step() -> Tensor | None:
         out = focus_head(
@@ -80,7 +81,7 @@ def head_step(inputs: Inputs, *, backbone: bool = True, classifier: bool = True)
             inputs.target,
             saliency=inputs.saliency,
             focus_level="match",
-            **dict.fromkeys(WEIGHTS, 0.5),
+            **weights,
         )
         gradients = torch.autograd.grad(out.loss, leaves) if leaves else ()
         return gradients[0] if backbone else None
