@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from focus.config.options import MAX_PIXELS
 from focus.config.recipes import Fit
@@ -82,20 +82,25 @@ def load_image(path: str | Path, content: bytes | None = None) -> Image.Image:
         raise undecodable(path, error) from error
 
 
+def read_content(path: str) -> bytes:
+    """Return the content of a file, to take its digest and to decode it; raises UnreadableError."""
+    try:
+        check_regular(path)
+        return _patiently(Path(path).read_bytes)
+    except (OSError, ValueError) as error:
+        raise undecodable(path, error) from error
+
+
 def read_unchanged(paths: Sequence[str], digest: str) -> list[bytes]:
     """Return the contents of files that :func:`focus.data.known_images.content_hash` has seen.
 
     digest: What it returned for them. Raises UnreadableError if they are others now, which without
     this would be taken in silence for what was checked.
     """
-    contents = []
-    for path in paths:
-        try:
-            contents.append(_patiently(Path(path).read_bytes))
-        except OSError as error:
-            raise undecodable(path, error) from error
+    contents = [read_content(path) for path in paths]
     if key_of(b"".join(contents)) != digest:
-        raise undecodable(paths[0], ValueError(REPLACED))
+        error = ValueError(REPLACED)
+        raise undecodable(paths[0], error) from error
     return contents
 
 
@@ -235,6 +240,8 @@ def _decode(path: str | Path, content: bytes | None) -> Image.Image:
             return image
     except Image.DecompressionBombError as error:
         raise ValueError(f"more than --max-pixels {_most_pixels}") from error
+    except UnidentifiedImageError as error:  # which names the object in memory, if there is one
+        raise ValueError("cannot identify image file") from error
 
 
 def _patiently(read: Callable[[], T]) -> T:

@@ -19,7 +19,15 @@ from PIL import Image
 
 from focus.config.data import CropConfig
 from focus.data.bad_files import BadFile, Role, write_bad_files
-from focus.data.images import BAD_FILES, is_written, load_image, load_map, reason, save_image
+from focus.data.images import (
+    BAD_FILES,
+    is_written,
+    load_image,
+    load_map,
+    read_unchanged,
+    reason,
+    save_image,
+)
 from focus.data.making.faces import (
     DETECTORS,
     GIVEN,
@@ -32,7 +40,7 @@ from focus.data.making.faces import (
     window,
     write_no_face,
 )
-from focus.data.making.sources import Sources, source_digest
+from focus.data.making.sources import Sources, file_digests, source_digest
 from focus.data.manifest import GEOMETRY, Box, Manifest, absolute
 from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given, refuse_inside
@@ -192,15 +200,15 @@ def _cut(
     paths: dict[Role, Path] = {
         role: folder / f"{role}s" / face.name for role in ("image", *face.maps)
     }
-    # Of what is replaced after this, the next run makes the face anew.
-    content = source_digest({"image": face.path, **face.maps})
+    digests = file_digests({"image": face.path, **face.maps})
+    content = source_digest(digests)
     if is_written(*paths.values()) and sources.digest_of(face.name) == content:
         face.written = {role: str(path) for role, path in paths.items()}
         return
     for path in paths.values():
         path.unlink(missing_ok=True)
     try:
-        image = load_image(face.path)
+        image = load_image(face.path, *read_unchanged([face.path], digests["image"]))
     except ImageError as error:
         face.bad.append(BadFile.of(face.path, "image", error))
         return
@@ -216,7 +224,10 @@ def _cut(
         return
     for role, reference in face.maps.items():
         try:
-            values = human_map(reference) if role == "map" else load_map(reference)
+            if role == "map":
+                values = human_map(reference, digests[role])
+            else:
+                values = load_map(reference, *read_unchanged([reference], digests[role]))
         except ImageError as error:
             face.bad.append(BadFile.of(reference, role, error))
         else:

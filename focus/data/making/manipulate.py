@@ -7,7 +7,7 @@ nothing. ``OUT/manifest.csv`` is for ``focus train --data``; masks say where a p
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,13 +19,21 @@ from PIL import Image
 
 from focus.config.data import ManipulateConfig
 from focus.data.bad_files import BadFile, write_bad_files
-from focus.data.images import BAD_FILES, is_written, load_image, save_image
-from focus.data.known_images import content_hash
+from focus.data.images import (
+    BAD_FILES,
+    is_written,
+    load_image,
+    read_content,
+    read_unchanged,
+    save_image,
+)
+from focus.data.known_images import CONTENT, digest_of
 from focus.data.making.manipulations import BASIS_SIDE, METHODS, Array, Basis, Given
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, absolute
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import assign_splits, common_folder
 from focus.errors import ImageError, InputError
+from focus.runtime.digests import key_of
 from focus.runtime.files import begin, check_empty, digest, sole_writer
 from focus.runtime.parallel import parallel_map
 
@@ -43,13 +51,14 @@ _THUMB = 16  # pixels a side, by which faces are compared
 class _Picture:
     """A picture to make: of a real face, by a method or, for "", as it is.
 
-    key: of what is drawn for it. face, donor: files. name: of what is written, without extension.
+    key: of what is drawn for it. sample, donor: The face, and the one that the method takes from.
+    name: of what is written, without extension.
     """
 
     key: tuple[int, ...]
     sample: Sample
     method: str
-    donor: str
+    donor: Sample
     name: str
 
 
@@ -71,9 +80,9 @@ def manipulate(config: ManipulateConfig) -> None:
         )
         bad = [face for face in faces if isinstance(face, BadFile)]
         whole = {row: face for row, face in enumerate(faces) if isinstance(face, _Small)}
+        contents = {row: face.content for row, face in whole.items()}
         if len(whole) >= _FEWEST:
             # Donors and basis are chosen among all: a face that is replaced changes every picture.
-            contents = {row: face.content for row, face in whole.items()}
             data = digest((config.seed, config.image_size, *reals, contents))
             about = {"version": 1, "data": data}
             begin(folder, RECORD, about, resume=config.resume)
@@ -84,7 +93,7 @@ def manipulate(config: ManipulateConfig) -> None:
             raise InputError(
                 f"{given.source} has {len(whole)} real faces: give {_FEWEST} at least, better 1000."
             )
-        reals = assign_splits(Manifest(reals[row] for row in whole), seed=config.seed)
+        reals = assign_splits(_with_contents(reals, contents), seed=config.seed)
         pictures = _pictures(reals, np.stack([face.pixels for face in whole.values()]), config.seed)
         basis = _basis(reals.split("train") or reals, config)  # a test set may be made alone
         make = partial(_made, folder=folder, side=config.image_size, basis=basis)
@@ -109,8 +118,17 @@ def _grouped(reals: Manifest) -> Manifest:
     return Manifest((replace(s, group=group) for s, group in groups), reals.source)
 
 
+def _with_contents(reals: Manifest, contents: Mapping[int, str]) -> Manifest:
+    """Return the rows of ``contents``, with these digests of their files."""
+    samples = (
+        replace(reals[row], extra={**reals[row].extra, CONTENT: content})
+        for row, content in contents.items()
+    )
+    return Manifest(samples, reals.source)
+
+
 class _Small(NamedTuple):
-    """A face in [_THUMB, _THUMB, 3] uint8, and the digest of its file."""
+    """A face in [_THUMB, _THUMB, 3] uint8, and the digest of the bytes that it was decoded from."""
 
     pixels: NDArray[np.uint8]
     content: str
@@ -118,10 +136,10 @@ class _Small(NamedTuple):
 
 def _small(path: str) -> _Small | BadFile:
     """Return the small face, or the file that is bad."""
-    content = content_hash(path)
     try:
-        image = load_image(path).resize((_THUMB, _THUMB), Image.Resampling.BOX)
-        return _Small(np.asarray(image), content)
+        content = read_content(path)
+        image = load_image(path, content).resize((_THUMB, _THUMB), Image.Resampling.BOX)
+        return _Small(np.asarray(image), key_of(content))
     except ImageError as error:
         return BadFile.of(path, "image", error)
 
@@ -151,7 +169,7 @@ def _pictures(reals: Manifest, small: Any, seed: int) -> list[_Picture]:
             )
         persons = [o for o in others if not sample.group or reals[o].group != sample.group]
         tried = (persons or others)[:_TRIED]
-        donor = reals[tried[((looks[tried] - looks[row]) ** 2).sum(axis=1).argmin()]].path
+        donor = reals[tried[((looks[tried] - looks[row]) ** 2).sum(axis=1).argmin()]]
         for number, method in enumerate(("", *methods)):
             name = f"{method or 'real'}/{row:06d}"
             pictures.append(_Picture((seed, row, number), sample, method, donor, name))
@@ -163,13 +181,15 @@ def _basis(reals: Sequence[Sample], config: ManipulateConfig) -> Basis:
     from sklearn.decomposition import PCA
 
     chosen = np.random.default_rng(config.seed).permutation(len(reals))[:_FITTED]
-    faces = np.stack([_loaded(reals[row].path, BASIS_SIDE).ravel() for row in chosen])
+    faces = np.stack([_loaded(reals[row], BASIS_SIDE).ravel() for row in chosen])
     fitted = PCA(min(_COMPONENTS, len(faces) // 2), random_state=config.seed).fit(faces)
     return Basis(fitted.mean_.astype(np.float32), fitted.components_.astype(np.float32))
 
 
-def _loaded(path: str, side: int) -> Array:
-    image = load_image(path).resize((side, side), Image.Resampling.LANCZOS)
+def _loaded(face: Sample, side: int) -> Array:
+    """Return a face [side, side, 3] in 0..1; raises ImageError if its file was replaced."""
+    (content,) = read_unchanged([face.path], digest_of(face))
+    image = load_image(face.path, content).resize((side, side), Image.Resampling.LANCZOS)
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
@@ -180,7 +200,7 @@ def _made(picture: _Picture, folder: Path, side: int, basis: Basis) -> Sample:
     path, mask = path.with_suffix(".jpg"), mask.with_suffix(".png")
     family, method = METHODS[picture.method] if picture.method else ("", None)
     if not is_written(path, *[mask] * bool(method)):
-        face = _loaded(sample.path, side)
+        face = _loaded(sample, side)
         if method:
             face, weight = method(Given(face, _loaded(picture.donor, side), basis), rng)
             save_image(Image.fromarray((255 * weight).round().astype(np.uint8)), mask, format="PNG")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +24,22 @@ from scipy.ndimage import gaussian_filter
 
 from focus.config.data import Granularity, MapsConfig
 from focus.data.bad_files import BadFile, Role, write_bad_files
-from focus.data.images import BAD_FILES, is_written, load_image, save_image
-from focus.data.known_images import content_hash
-from focus.data.making.sources import Sources, source_digest
+from focus.data.images import (
+    BAD_FILES,
+    is_written,
+    load_image,
+    read_content,
+    read_unchanged,
+    save_image,
+)
+from focus.data.making.sources import Sources, file_digests, source_digest
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, absolute
 from focus.data.maps import MAP_SOURCE, SOURCE_FILE, Map, human_map
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
 from focus.errors import ImageError, InputError
 from focus.metrics.arrays import evenly
+from focus.runtime.digests import key_of
 from focus.runtime.files import begin, check_empty, digest, sole_writer
 from focus.runtime.parallel import parallel_map
 
@@ -156,11 +163,12 @@ def coarse(values: Map, granularity: Granularity | None) -> Map:
 class _Maker:
     """What makes maps.
 
-    look: Makes the map of a file. files: The file of each image. role: What these files are.
-    fitted_on: Digests of the training faces that ``look`` was fitted on.
+    look: Makes the map of a file and its digest; raises ImageError if that is of another content.
+    files: The file of each image. role: What these files are. fitted_on: Digests of the training
+    faces that ``look`` was fitted on.
     """
 
-    look: Callable[[str], Map]
+    look: Callable[[str, str], Map]
     files: dict[str, str]
     role: Role
     fitted_on: tuple[str, ...] = ()
@@ -195,43 +203,54 @@ def _machine(given: Manifest, config: MapsConfig) -> _Maker:
     chosen = [paths[row] for row in evenly(len(paths), _FITTED)]
     loaded = parallel_map(_usable, chosen, "reading faces", processes=config.threads)
     whole = {path: face for path, face in zip(chosen, loaded, strict=True) if face is not None}
-    stacked = np.array(list(whole.values())).reshape(len(whole), SIDE * SIDE)
+    stacked = np.array([face.pixels for face in whole.values()]).reshape(len(whole), SIDE * SIDE)
     maps = saliency(config.from_, stacked, np.array([labels[path] for path in whole]))
     return _Maker(
         look=partial(_scaled, maps),
         files={s.path: s.path for s in given},
         role="image",
-        fitted_on=tuple(content_hash(path) for path in whole),
+        fitted_on=tuple(face.content for face in whole.values()),
     )
 
 
-def _scaled(maps: Callable[[Floats], Floats], path: str) -> Map:
-    values = maps(_face(path)[None])[0]
+class _TrainingFace(NamedTuple):
+    """A grey face [64 * 64] in 0..1, and the digest of the bytes that it was decoded from."""
+
+    pixels: Floats
+    content: str
+
+
+def _scaled(maps: Callable[[Floats], Floats], path: str, digest: str) -> Map:
+    (content,) = read_unchanged([path], digest)
+    values = maps(_face(path, content)[None])[0]
     return np.asarray(values / max(values.max(), np.finfo(np.float32).tiny))
 
 
-def _usable(path: str) -> Floats | None:
+def _usable(path: str) -> _TrainingFace | None:
     try:
-        return _face(path)
+        content = read_content(path)
+        return _TrainingFace(_face(path, content), key_of(content))
     except ImageError:  # it is listed with the maps
         return None
 
 
-def _face(path: str) -> Floats:
-    """Return the grey face [64 * 64] in 0..1."""
-    image = load_image(path).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+def _face(path: str, content: bytes) -> Floats:
+    """Return the grey face [64 * 64] in 0..1 of a file with this content."""
+    image = load_image(path, content).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.float32).ravel() / np.float32(255)
 
 
 def _write(item: _Map, maker: _Maker, granularity: Granularity | None) -> BadFile | str:
     """Write a map, unless one of the same content is there; return its digest, or the bad file."""
     path = Path(item.path)
-    content = source_digest({maker.role: item.file})
+    digests = file_digests({maker.role: item.file})
+    content = source_digest(digests)
     if is_written(path) and content == item.content:
         return content
     path.unlink(missing_ok=True)
     try:
-        pixels = (coarse(maker.look(item.file), granularity) * 255).round().clip(0, 255)
+        values = maker.look(item.file, digests[maker.role])
+        pixels = (coarse(values, granularity) * 255).round().clip(0, 255)
         save_image(Image.fromarray(pixels.astype(np.uint8)), path, format="PNG")
     except ImageError as error:
         return BadFile.of(item.file, maker.role, error)

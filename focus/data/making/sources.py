@@ -28,6 +28,14 @@ class Sources:
         self._list.append([(key_of(os.fsencode(name)), digest)])
 
 
-def source_digest(files: Mapping[Role, str]) -> str:
-    """Return a digest of the content of the files that something is made of, by their roles."""
-    return key_of(repr([(role, file_digest(path, role)) for role, path in files.items()]).encode())
+def file_digests(files: Mapping[Role, str]) -> dict[Role, str]:
+    """Return a digest of each of the files that something is made of.
+
+    What is decoded afterwards has to be compared with it, as the file may be replaced meanwhile.
+    """
+    return {role: file_digest(path, role) for role, path in files.items()}
+
+
+def source_digest(digests: Mapping[Role, str]) -> str:
+    """Return one digest of what :func:`file_digests` returned."""
+    return key_of(repr([*digests.items()]).encode())

@@ -17,7 +17,9 @@ from PIL import Image
 from focus.config.command_line import parse
 from focus.config.data import CropConfig
 from focus.config.train import TrainConfig, resolve
-from focus.data.images import load_image, load_map
+from focus.data.bad_files import Role, file_digest
+from focus.data.images import REPLACED, load_image, load_map
+from focus.data.making import sources
 from focus.data.making.crop import Cut, crop, cut_faces
 from focus.data.making.sources import SOURCES
 from focus.data.manifest import Box, Manifest, Sample
@@ -297,6 +299,34 @@ def test_a_face_is_cut_again_of_a_source_that_was_replaced(
     # So is one whose line in the list of sources is damaged.
     (out / SOURCES).write_bytes((out / SOURCES).read_bytes()[:-1])
     cut_pictures(pictures, out, resume=True)
+    assert content(out) == content(whole)
+
+
+@pytest.mark.parametrize("role", ["image", "map", "mask"])
+def test_no_face_is_cut_of_a_file_that_is_replaced_after_its_digest_was_taken(
+    pictures: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: Role
+) -> None:
+    """Put back, it would be taken for what the face was cut of, and the face be kept."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    sample = replace(pictures[1], mask_path=noise(tmp_path / "mask.png", 101, 60))
+    one = Manifest([sample, *pictures[2:6]], pictures.source)
+    files = {"image": sample.path, "map": sample.human_map, "mask": sample.mask_path}
+    source = Path(str(files[role]))
+    sound, other = source.read_bytes(), noise(tmp_path / "other.png", 101, 60)
+
+    def replaced_after(path: str, role: Role) -> str:
+        digest = file_digest(path, role)
+        if path == str(source):
+            shutil.copy(other, source)
+        return digest
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sources, "file_digest", replaced_after)
+        cut_pictures(one, out)
+    assert f"{source},{role},{REPLACED}" in (out / "bad_files.csv").read_text()
+    source.write_bytes(sound)
+    cut_pictures(one, out, resume=True)
+    cut_pictures(one, whole)
     assert content(out) == content(whole)
 
 

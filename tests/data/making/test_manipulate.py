@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from focus.config.command_line import parse
 from focus.config.data import ManipulateConfig
 from focus.data.check.shortcuts import audit
 from focus.data.check.survey import look
-from focus.data.images import load_map
+from focus.data.images import REPLACED, load_map
 from focus.data.making.manipulate import TRAINED, _pictures, manipulate
 from focus.data.making.manipulations import BASIS_SIDE, METHODS, Basis, Given, resized
 from focus.data.manifest import REAL, Manifest
 from focus.data.splits import check_trainable
 from focus.errors import InputError
+from focus.runtime.files import begin
 
 
 def write_faces(folder: Path, count: int) -> Path:
@@ -102,7 +104,7 @@ def test_a_person_is_in_one_split_and_never_his_own_donor(faces: Path, tmp_path:
     small = np.random.default_rng(0).integers(0, 255, (len(reals), 16, 16, 3), np.uint8)
     owner = {sample.path: (sample.group, sample.split) for sample in reals}
     for picture in _pictures(reals, small, seed=0):
-        group, split = owner[picture.donor]
+        group, split = owner[picture.donor.path]
         assert group != picture.sample.group
         assert split == picture.sample.split
 
@@ -144,6 +146,29 @@ def test_pictures_of_a_face_that_was_replaced_do_not_stay(tmp_path: Path) -> Non
     shutil.copy(faces / "000.png", faces / "005.png")
     with pytest.raises(InputError, match="begun by another command or of other images"):
         made(faces, out, "--resume")
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_no_picture_is_made_of_a_face_that_is_replaced_after_its_digest_was_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Put back, it would be taken for what the pictures were made of, and they be kept."""
+    faces, out = write_faces(tmp_path / "faces", 12), tmp_path / "out"
+    face = faces / f"{number:03d}.png"
+    sound = face.read_bytes()
+
+    def begin_and_replace(*arguments: Any, **options: Any) -> None:
+        begin(*arguments, **options)
+        shutil.copy(faces / "011.png", face)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("focus.data.making.manipulate.begin", begin_and_replace)
+        with pytest.raises(InputError, match=rf"{face.name}' \({REPLACED}"):
+            made(faces, out, "--threads", "1")
+    face.write_bytes(sound)
+    pictures = [made(faces, out, "--resume"), made(faces, tmp_path / "whole")]
+    first, whole = ([Path(sample.path).read_bytes() for sample in one] for one in pictures)
+    assert first == whole
 
 
 def test_what_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,10 @@ from PIL import Image
 
 from focus.config.command_line import parse
 from focus.config.data import MapsConfig
+from focus.data.bad_files import Role, file_digest
 from focus.data.demo.render import REAL_FACES, Rendering, render_face
-from focus.data.images import load_map
+from focus.data.images import BAD_FILES, REPLACED, load_map
+from focus.data.making import sources
 from focus.data.making.saliency import SIDE, coarse, make_maps, saliency
 from focus.data.making.sources import SOURCES
 from focus.data.manifest import Manifest, Sample
@@ -142,6 +144,39 @@ def test_no_map_stays_of_a_source_that_was_replaced(folder: Path, tmp_path: Path
     shutil.copy(folder / "1_fake/2.png", folder / "0_real/1.png")
     with pytest.raises(InputError, match="begun by another command or of other images"):
         make(*words)
+
+
+@pytest.mark.parametrize("way", ["human", "pca"])
+def test_no_map_is_made_of_a_file_that_is_replaced_after_its_digest_was_taken(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Put back, it would be taken for what the map was made of, and the map be kept."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    source = folder / "1_fake" / "3.png"
+    words: list[object] = [folder, "--from", way, "--threads", 1]
+    if way == "human":
+        source = folder / "human_maps" / "1_fake" / "3.png"
+        source.parent.mkdir(parents=True)
+        Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(source)
+        words += ["--granularity", "blur"]
+    sound, other = source.read_bytes(), tmp_path / "other.png"
+    Image.fromarray(np.tri(16, dtype=np.uint8) * 255).save(other)
+
+    def replaced_after(path: str, role: Role) -> str:
+        digest = file_digest(path, role)
+        if path == str(source):
+            shutil.copy(other, source)
+        return digest
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sources, "file_digest", replaced_after)
+        make(*words, "--output", out)
+    (bad,) = (row for row in csv.DictReader((out / BAD_FILES).open()) if "bad" not in row["path"])
+    assert (bad["path"], bad["reason"]) == (str(source), REPLACED)
+    source.write_bytes(sound)
+    make(*words, "--output", out, "--resume")
+    make(*words, "--output", whole)
+    assert (out / "1_fake/3.png").read_bytes() == (whole / "1_fake/3.png").read_bytes()
 
 
 def test_human_maps_are_made_coarser(folder: Path, tmp_path: Path) -> None:
