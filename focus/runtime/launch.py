@@ -59,7 +59,12 @@ def start(
             there, or lacks the precision; FOCUS_BACKEND cannot run on it.
     """
     told = launcher_precision()
-    if told not in (None, "no", precision or told) or told not in (None, *get_args(MixedPrecision)):
+    if told not in (None, *get_args(MixedPrecision)):
+        raise InputError(
+            f"The launcher was told {told} for --mixed-precision, which is not supported: give it "
+            "no, bf16 or fp16."
+        )
+    if told not in (None, "no", precision or told):
         raise InputError(
             f"The launcher was told {told} for --mixed-precision, the program {precision}: give "
             f"the program --mixed-precision {told}, or the launcher {precision}."

@@ -101,8 +101,10 @@ def test_without_a_flag_the_launcher_decides_on_the_precision(
 ) -> None:
     assert start(None, None).mixed_precision == "no"
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
-    with pytest.raises(InputError, match="was told fp8 for --mixed-precision"):
-        start(None, None)
+    for precision in (None, "bf16"):
+        with pytest.raises(InputError, match=r"was told fp8 .* give it no, bf16 or fp16") as error:
+            start(precision, None)
+        assert "the program" not in str(error.value)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     AcceleratorState._reset_state()
     assert start(None, None).mixed_precision == "bf16"
