@@ -162,15 +162,15 @@ def _grid(setup: Setup, config: ExperimentConfig, names: Sequence[str]) -> list[
     arms = arms_of(setup.protocol, names)
     data = ""
     if config.data:
-        own = of(0, "")
-        data = data_digest(own)
-        arms = trainable_arms(setup, own, arms)
+        user_images = of(0, "")
+        data = data_digest(user_images)
+        arms = trainable_arms(setup, user_images, arms)
     runs = grid(setup, arms, units)
     records = Records(setup.output / RUNS, data)
 
     def record(finished: Run) -> None:
         if config.data:
-            check_trained_on(finished, own)
+            check_trained_on(finished, user_images)
         records.add(outcome(finished))
 
     for each in runs:

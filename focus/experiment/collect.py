@@ -27,10 +27,11 @@ GRADES = ("recombined", "near", "far", "global")
 class RunFigure:
     """A figure of a run.
 
-    place: Where it is in results.json; () for one that is computed here. kind: Its type and range.
+    path_in_results: Where it is in results.json; () for one that is computed here. kind: Its type
+    and range.
     """
 
-    place: Place = ()
+    path_in_results: Place = ()
     kind: Any = Share
 
 
@@ -77,18 +78,25 @@ def read_results(run: Run) -> Results:
 def outcome(run: Run) -> Outcome:
     """Read a run folder."""
     results = read_results(run)
-    found = {n: figure(results, f.place)[0] for n, f in FIGURES.items() if f.place}
+    values = {
+        name: figure(results, run_figure.path_in_results)[0]
+        for name, run_figure in FIGURES.items()
+        if run_figure.path_in_results
+    }
     tests = Manifest.from_csv(run.folder / MANIFEST).split("test")
     grades = {s.generator: s.extra.get("grade") for s in tests if s.label == SYNTHETIC}
     opened = results.get("open", {}).get("generators", {})
     for grade in GRADES:
-        aucs = [each["auc"] for name, each in opened.items() if grades.get(name) == grade]
-        found[grade] = float(np.mean(aucs)) if aucs else None
-    found["source"] = source_auc(Scores.from_csv(run.folder / "scores.csv"), tests)
+        aucs = [generator["auc"] for name, generator in opened.items() if grades.get(name) == grade]
+        values[grade] = float(np.mean(aucs)) if aucs else None
+    values["source"] = source_auc(Scores.from_csv(run.folder / "scores.csv"), tests)
     with (run.folder / SUMMARY).open(newline="", encoding="utf-8") as file:
-        kept = (row for row in csv.DictReader(file) if float(row["epoch"]) == found["epoch"])
-        found["validation_entropy"] = float(next(kept, {}).get("eval_entropy", "nan"))
-    figures = {n: math.nan if (v := found[n]) is None else float(v) for n in FIGURES}
+        kept = (row for row in csv.DictReader(file) if float(row["epoch"]) == values["epoch"])
+        values["validation_entropy"] = float(next(kept, {}).get("eval_entropy", "nan"))
+    figures = {}
+    for name in FIGURES:
+        value = values[name]
+        figures[name] = math.nan if value is None else float(value)
     return Outcome(run, figures, results["provenance"]["commit"] or "")
 
 
