@@ -98,14 +98,14 @@ def measure(
 
 def main() -> None:
     """Measure, print and write."""
-    given: argparse.Namespace = make_parser(__doc__, 9, 3).parse_args()
-    rounds = given.rounds or given.usual_rounds[given.short]
-    measured_with = settings("python -m bench.busy" + " --short" * given.short)
+    arguments: argparse.Namespace = make_parser(__doc__, 9, 3).parse_args()
+    rounds = arguments.rounds or arguments.usual_rounds[arguments.short]
+    measured_with = settings("python -m bench.busy" + " --short" * arguments.short)
     measured_with |= {"rounds": rounds, "threads": 2}
     rows = []
     with trainers() as processes:
         measure(processes, 1, 2)
-        for beside, steps in ((0, 2), (2, 1)) if given.short else ((0, 10), (2, 5)):
+        for beside, steps in ((0, 2), (2, 1)) if arguments.short else ((0, 10), (2, 5)):
             with busy(beside):
                 seconds = measure(processes, rounds, steps)
             case = f"beside {beside} busy processes"
@@ -122,7 +122,7 @@ def main() -> None:
                 rows.append(note(figure, "sleep / spin", case=case))
                 held = figure[0] <= IDLE_BAR
             print(f"    {'held' if held else 'NOT HELD'}: {bar}")
-    write(given.output, "busy", rows, measured_with)
+    write(arguments.output, "busy", rows, measured_with)
 
 
 if __name__ == "__main__":

@@ -228,10 +228,10 @@ def _harm(harm: str, folder: Path, until: float) -> None:
                 os.truncate(path, draw.randrange(size))
             else:
                 with path.open("r+b") as file:
-                    place = draw.randrange(size)
-                    file.seek(place)
+                    position = draw.randrange(size)
+                    file.seek(position)
                     byte = file.read(1)[0]
-                    file.seek(place)
+                    file.seek(position)
                     file.write(bytes([byte ^ 1 << draw.randrange(8)]))
         except (OSError, ValueError, IndexError):
             continue

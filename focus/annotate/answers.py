@@ -129,15 +129,15 @@ def _prepare(folder: Path, practice: Sequence[str]) -> None:
 
     practice: The digests of the practice round of a new folder.
     """
-    about = folder / ANNOTATION
-    if not about.exists():
+    record = folder / ANNOTATION
+    if not record.exists():
         names = {entry.name for entry in folder.iterdir() if entry.suffix != ".part"}
         others = names - {*LOCK_FILES, PAGE_LINK}
         if others:
             raise InputError(
                 f"The folder {folder} holds other files ({min(others)}): give another --output."
             )
-        with atomic_write(about) as aside:
+        with atomic_write(record) as aside:
             aside.write_text(json.dumps({"version": VERSION, "practice": practice}) + "\n")
     for name in (ANSWERS, MARKS, MADE_MAPS):
         (folder / name).mkdir(exist_ok=True)

@@ -163,7 +163,7 @@ class Server(uvicorn.Server):
         routes += [
             Route("/face/{number:int}", self._face),
             self._post("/ask", Asked, self._state),
-            self._post("/leave", Asked, self._left),
+            self._post("/leave", Asked, self._leave),
             self._post("/answer", Said, self._taken),
         ]
         app = Starlette(
@@ -245,7 +245,7 @@ class Server(uvicorn.Server):
         state = self.desk.ask(self._name(sent), sent.tab)
         return state | {"fixed": self.annotator is not None}
 
-    def _left(self, sent: Asked) -> dict[str, Any]:
+    def _leave(self, sent: Asked) -> dict[str, Any]:
         self.desk.leave(sent.tab)
         return {}
 

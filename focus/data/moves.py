@@ -114,19 +114,19 @@ class _Taps(NamedTuple):
 
 def _taps(move: Move, side: int) -> tuple[_Taps, _Taps]:
     """Return where the rows and the columns of a batch are taken from."""
-    place = torch.arange(side, dtype=torch.float32, device=move.top.device)
+    row = torch.arange(side, dtype=torch.float32, device=move.top.device)
     # A flip comes last, so the first column of the result is the last of what was shifted.
-    column = torch.where(move.flip[:, None] > 0, side - 1 - place, place)
+    column = torch.where(move.flip[:, None] > 0, side - 1 - row, row)
     return (
-        _taps_along(place, move.down, move.top, move.height, side),
+        _taps_along(row, move.down, move.top, move.height, side),
         _taps_along(column, move.right, move.left, move.width, side),
     )
 
 
-def _taps_along(place: Tensor, shift: Tensor, start: Tensor, length: Tensor, side: int) -> _Taps:
-    """Return where ``place`` [S] or [B, S] of the result is taken from, along one axis."""
+def _taps_along(index: Tensor, shift: Tensor, start: Tensor, length: Tensor, side: int) -> _Taps:
+    """Return where ``index`` [S] or [B, S] of the result is taken from, along one axis."""
     shift, start, length = (values[:, None] for values in (shift, start, length))
-    stretched = (place + shift).clamp(0, side - 1)
+    stretched = (index + shift).clamp(0, side - 1)
     in_part = ((stretched + 0.5) * (length / side) - 0.5).clamp(min=0)
     lower = torch.minimum(in_part.floor(), length - 1)
     upper = torch.minimum(lower + 1, length - 1)

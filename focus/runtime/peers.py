@@ -98,11 +98,11 @@ def outlive_launcher() -> None:
 def whom_it_lost() -> str | None:
     """Return a clause that says which process was lost; None where another process says why.
 
-    Of the processes of a machine the first that is left says it.
+    Of the processes of a machine the first that still runs says it.
     """
     lost, host = lost_peers(within=_ENDS_WITHIN), socket.gethostname()
-    left = [peer.rank for peer in _peers if peer.host == host and peer not in lost]
-    if _has_been_said() or _rank != min(left, default=_rank):
+    running = [peer.rank for peer in _peers if peer.host == host and peer not in lost]
+    if _has_been_said() or _rank != min(running, default=_rank):
         return None
     if not lost:
         elsewhere = sorted({peer.host for peer in _peers} - {host})
