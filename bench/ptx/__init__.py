@@ -2,5 +2,6 @@
 
 :mod:`.translate` turns PTX into Python, by NVIDIA's manual of PTX and nothing else;
 :mod:`.threads`, :mod:`.memory` and :mod:`.machine` are what the Python runs on; :mod:`.driver`
-stands in for a GPU in Triton; :mod:`.mutants` are broken kernels. ``python -m bench.ptx`` runs it.
+stands in for a GPU in Triton; :mod:`bench.mutants` has broken kernels. ``python -m bench.ptx`` runs
+it.
 """
