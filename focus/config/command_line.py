@@ -7,7 +7,8 @@ boolean and ``lr: 1e-3`` is a number; ``null`` leaves a setting as it is.
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import Field, dataclass, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,8 @@ from focus.config.other_names import OURS
 from focus.config.recipes import RECIPES
 from focus.config.train import CONFIG_VERSION, TrainConfig
 from focus.errors import InputError, did_you_mean
+from focus.runtime.cpu_time import clocked
+from focus.runtime.machine import is_main_process
 from focus.runtime.program import program
 
 if TYPE_CHECKING:
@@ -114,17 +117,29 @@ def run(
 
     The process ends as :func:`program` says.
 
-    ``--debug`` shows the traceback of an error too.
+    ``--debug`` shows the traceback of an error too, and at the end the CPU time of each phase.
     """
     argv = sys.argv[1:] if argv is None else argv
     prog = prog or Path(sys.argv[0]).name
     names = flags(config_class)
     sizes = [flag(n) for n in ("batch_size", "eval_batch_size", "image_size") if n in names]
-    with program(prog, debug="--debug" in argv, sizes=sizes):
+    debug = "--debug" in argv
+    with program(prog, debug=debug, sizes=sizes), _told_cpu_time() if debug else nullcontext():
         config = parse(config_class, argv, prog=prog, description=description)
         _check_paths(config)
         if (found := main(config)) is not None:
             print(found)
+
+
+@contextmanager
+def _told_cpu_time() -> Iterator[None]:
+    """Print the CPU time of each phase to stderr at the end, in the main process."""
+    with clocked() as clock:
+        try:
+            yield
+        finally:
+            if is_main_process():
+                print(clock.table(), file=sys.stderr)
 
 
 def _check_paths(config: "DataclassInstance") -> None:

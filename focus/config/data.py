@@ -136,7 +136,7 @@ class DemoConfig:
     folder: str | None = in_output(
         "the folder to write, new or empty", metavar="DIR", positional=True
     )
-    debug: bool = in_machine("show a traceback with an error", False)
+    debug: bool = in_machine("show CPU time by phase, and a traceback with an error", False)
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -164,7 +164,7 @@ class CacheConfig:
         (),
         metavar="NAME",
     )
-    debug: bool = in_machine("show a traceback with an error", False)
+    debug: bool = in_machine("show CPU time by phase, and a traceback with an error", False)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -57,7 +57,7 @@ class DataConfig:
     threads: int | None = in_machine(
         "CPU threads of a process (default: its share of the cores)", within=COUNT
     )
-    debug: bool = in_machine("show a traceback with an error", False)
+    debug: bool = in_machine("show CPU time by phase, and a traceback with an error", False)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -27,7 +27,7 @@ class _UseConfig:
         "a saved model, runs/NAME/model, or USER/NAME on the Hub", metavar="DIR"
     )
     threads: int | None = in_machine("CPU threads (default: all cores)", within=COUNT)
-    debug: bool = in_machine("show a traceback with an error", False)
+    debug: bool = in_machine("show CPU time by phase, and a traceback with an error", False)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -16,6 +16,7 @@ from focus.data.manifest import STORED_IN, Manifest, Sample
 from focus.data.splits import SHARE, assign_splits, check_trainable, common_folder
 from focus.errors import InputError
 from focus.findings import Finding
+from focus.runtime.cpu_time import phase
 
 
 def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> Manifest:
@@ -49,12 +50,13 @@ def listed_images(
     """
     from focus.data.readers import read_given  # a dozen modules, once the run may begin
 
-    with _as_they_were(config.run_folder if resumed else None):
+    with phase("listing images"), _as_they_were(config.run_folder if resumed else None):
         own, tests = given or read_given(config, output=output)
     if not own:
         from focus.data.demo import demo_manifest  # ten modules that draw, for a run without data
 
-        own = demo_manifest(progress=progress)
+        with phase("demo faces"):
+            own = demo_manifest(progress=progress)
     elif not resumed:
         if progress and (line := _drawn_line(own, config)):
             print(line)
@@ -84,7 +86,7 @@ def readable_images(
             there is, images to validate or test on that the initial weights know, or other images
             than those recorded.
     """
-    with _as_they_were(config.run_folder if recorded else None):
+    with phase("checking images"), _as_they_were(config.run_folder if recorded else None):
         manifest, bad = check_images(
             listed, images=images, progress=progress, max_bad=config.max_bad, noticed=noticed
         )

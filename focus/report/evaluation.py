@@ -15,6 +15,7 @@ from focus.evaluation.scores import Scores
 from focus.findings import Finding
 from focus.report.contact_sheet import write_sheet
 from focus.report.files import remove
+from focus.runtime.cpu_time import phase
 
 if TYPE_CHECKING:
     from focus.model.detector import Detector
@@ -104,7 +105,8 @@ class Evaluation:
         about = self.detector, self.manifest, self.scores, self.results
         page = partial(write, self.folder, self.name, *about, perturbed=self.perturbed)
         told = {"summary": summary, "eval_metric": eval_metric, "findings": self.findings}
-        return attempt(partial(page, **told))
+        with phase("report"):
+            return attempt(partial(page, **told))
 
     def __str__(self) -> str:
         table = [self.table(), ""] * (self.results is not None)

@@ -38,6 +38,7 @@ from focus.model.detector import Detector
 from focus.report.contact_sheet import write_sheet
 from focus.report.evaluation import OVERLAYS, Evaluation
 from focus.report.files import REPORT
+from focus.runtime.cpu_time import phase
 from focus.runtime.files import sole_writer
 from focus.runtime.launch import (
     begin_run,
@@ -229,7 +230,7 @@ def _run(trainer: Trainer, bad: list[BadFile], noticed: Sequence[Finding]) -> Ev
         if main and saved is None and (before := known_before(config)):
             before.to_csv(folder / BEFORE)
         trainer.fit()
-        with trainer.saying_how_to_go_on():
+        with trainer.saying_how_to_go_on(), phase("test"):
             found = evaluate_best(trainer, noticed)
         finish_trackers(accelerator)
     return found

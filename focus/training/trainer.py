@@ -44,6 +44,7 @@ from focus.evaluation.scores import Scores
 from focus.evaluation.selection import is_better, operating_points
 from focus.model.card import model_card, trained_how, trained_on
 from focus.model.detector import Detector
+from focus.runtime.cpu_time import phase
 from focus.runtime.launch import arithmetic, finish_trackers, run_on_main_first, same_threads
 from focus.runtime.peers import (
     LostProcessError,
@@ -222,8 +223,10 @@ class Trainer:
         ):
             while self._goes_on():
                 with self.saying_how_to_go_on():
-                    speed = self.train_epoch(bar)
-                    self.note_epoch(self.validation_scores(), speed)
+                    with phase("training"):
+                        speed = self.train_epoch(bar)
+                    with phase("validation"):
+                        self.note_epoch(self.validation_scores(), speed)
                     self._leave_if_signalled()
         self.log.end(self.state)
         self.accelerator.wait_for_everyone()

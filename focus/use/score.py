@@ -29,6 +29,7 @@ from focus.model.config import CONFIG_FILE
 from focus.model.detector import Detector
 from focus.report.evaluation import Evaluation
 from focus.report.page import write_robustness
+from focus.runtime.cpu_time import phase
 from focus.runtime.launch import closing_process_group, run_on_all, run_on_main_first, start
 from focus.runtime.machine import default_workers
 from focus.training.run_folder import SUMMARY
@@ -47,9 +48,10 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
     threshold = run_on_all(accelerator, lambda: detector.set_threshold(config.threshold))
     detector.to(accelerator.device)
     decoded = ImageCache.of(detector.image_size, config.image_cache, detector.config.fit)
-    manifest, bad, found = run_on_main_first(
-        accelerator, lambda: _images(config, model, output, decoded, progress=main)
-    )
+    with phase("checking images"):
+        manifest, bad, found = run_on_main_first(
+            accelerator, lambda: _images(config, model, output, decoded, progress=main)
+        )
     answers = run_on_all(accelerator, lambda: read_answers(config.people))
     if config.people and not by_image(answers).keys() & {digest_of(own) for own in manifest}:
         text = f"None of these images is answered in --people {config.people}: nothing of people."
@@ -61,7 +63,10 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
         "batch_size": detector.at_once(config.batch_size),
         "workers": default_workers() if config.workers is None else config.workers,
     }
-    scores = score_images(detector, manifest, accelerator=accelerator, images=decoded, **settings)
+    with phase("test"):
+        scores = score_images(
+            detector, manifest, accelerator=accelerator, images=decoded, **settings
+        )
     evaluation: Evaluation | None = None
     trained = _training(model.parent)
     if main:
