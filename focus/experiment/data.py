@@ -1,5 +1,6 @@
 """Write the images of a run as a manifest: with other human maps, or without a generator."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from focus.data.bad_files import without_digests
+from focus.data.bad_files import DIGESTS, without_digests
 from focus.data.demo import ORACLE, demo_manifest
-from focus.data.known_images import CONTENT, MANIFEST
+from focus.data.known_images import MANIFEST
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
 from focus.experiment.frozen import Arm
 from focus.experiment.grid import Run, Setup
+from focus.experiment.records import identity
 from focus.runtime.files import atomic_write
 
 Images = Callable[[int, str], Manifest]
@@ -29,7 +31,7 @@ def write_data(run: Run, images: Images) -> None:
     manifest = images(run.unit, run.world)
     manifest = Manifest(map(without_digests, manifest), manifest.source)
     if run.images == "untested":
-        manifest = manifest.where(lambda s: s.split != "test" or s.test_set == "closed")
+        manifest = _without_later_tests(manifest)
     elif run.images.startswith("left"):
         manifest = leave_out(manifest, int(run.images.removeprefix("left")))
     elif run.images == "shuffled":
@@ -49,18 +51,41 @@ def write_data(run: Run, images: Images) -> None:
 
 
 def check_trained_on(run: Run, manifest: Manifest) -> None:
-    """Refuse a finished run whose images had another content than those of the manifest.
+    """Refuse a finished run on one's own data that was of others than the manifest's.
+
+    Images differ as :func:`focus.experiment.records.data_digest` tells them apart, but for human
+    maps where the arm has others.
 
     Raises:
-        InputError: naming the first such image.
+        InputError: naming the first image that is another one, was removed or is new.
     """
-    contents = {sample.extra[CONTENT] for sample in manifest}
-    for sample in Manifest.from_csv(run.folder / MANIFEST):
-        if sample.extra.get(CONTENT) not in contents:
-            raise InputError(
-                f"The run {run.folder} is of other images than those given now, {sample.path!r} "
-                "among them: give another --output, or the data that it was begun with."
-            )
+    now = _without_later_tests(manifest) if run.images == "untested" else manifest
+    then = Manifest.from_csv(run.folder / MANIFEST)
+
+    def identities(images: Manifest) -> Counter[tuple[object, ...]]:
+        return Counter(identity(_as_compared(sample, run)) for sample in images)
+
+    differences = identities(then) - identities(now), identities(now) - identities(then)
+    for images, other in zip((then, now), differences, strict=True):
+        for sample in images:
+            if identity(_as_compared(sample, run)) in other:
+                raise InputError(
+                    f"The run {run.folder} is of other images than those given now, "
+                    f"{sample.path!r} among them: give another --output, or the data that it was "
+                    "begun with."
+                )
+
+
+def _as_compared(sample: Sample, run: Run) -> Sample:
+    """Return the sample without the digest of its map if the arm has other maps than the data."""
+    if run.images not in ("shuffled", "masks", "oracle"):
+        return sample
+    return replace(sample, extra={**sample.extra, DIGESTS["map"]: ""})
+
+
+def _without_later_tests(manifest: Manifest) -> Manifest:
+    """Return the images without open and closed-balanced test images."""
+    return manifest.where(lambda s: s.split != "test" or s.test_set == "closed")
 
 
 def with_maps(manifest: Manifest, maps: Sequence[str | None]) -> Manifest:

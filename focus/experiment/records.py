@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self
 import msgspec
 
 from focus.data.bad_files import DIGESTS
-from focus.data.manifest import Manifest, csv_rows, refuse_repeated
+from focus.data.manifest import Manifest, Sample, csv_rows, refuse_repeated
 from focus.errors import InputError
 from focus.experiment.collect import FIGURES, Outcome
 from focus.experiment.grid import Run
@@ -35,13 +35,15 @@ def data_digest(manifest: Manifest) -> str:
 
     manifest: With the digests of all files.
     """
-    return digest(
-        (
-            *(sample.extra.get(column, "") for column in DIGESTS.values()),
-            *(sample.label, sample.generator, sample.family, sample.split, sample.test_set),
-            *(sample.group, sample.box),
-        )
-        for sample in manifest
+    return digest(map(identity, manifest))
+
+
+def identity(sample: Sample) -> tuple[object, ...]:
+    """Return what an image is, wherever it lies; sample: With the digests of its files."""
+    return (
+        *(sample.extra.get(column, "") for column in DIGESTS.values()),
+        *(sample.label, sample.generator, sample.family, sample.split, sample.test_set),
+        *(sample.group, sample.box),
     )
 
 

@@ -4,20 +4,24 @@ import csv
 import multiprocessing
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from PIL import Image
 
 from focus.config.command_line import parse
 from focus.config.experiment import ExperimentConfig
+from focus.data.bad_files import DIGESTS
+from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.experiment.__main__ import experiment, images, make_setup
 from focus.experiment.collect import FIGURES, Outcome
 from focus.experiment.data import check_trained_on
 from focus.experiment.frozen import GRID
-from focus.experiment.grid import grid
+from focus.experiment.grid import Run, grid
 from focus.experiment.records import Records, data_digest
 
 from ..launching import write_faces
@@ -205,3 +209,51 @@ def test_a_report_of_other_data_is_refused(
     check_trained_on(run, own)
     with pytest.raises(InputError, match=rf"{picture.name}' among them: give another --output"):
         check_trained_on(run, images(setup, moved)(0, ""))
+
+
+def checked_faces(count: int = 8) -> list[Sample]:
+    """Return a sample of each of these faces, with the digests that a check gives."""
+    return [
+        Sample(
+            f"/{number}.png",
+            label=number % 2,
+            split="train" if number < 6 else "test",
+            test_set="" if number < 6 else "closed",
+            generator="G" if number % 2 else "",
+            human_map=f"/map {number}.png",
+            extra={DIGESTS["image"]: f"{number:032x}", DIGESTS["map"]: f"{number + 99:032x}"},
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label": 0, "generator": ""},
+        {"split": "validation"},
+        {"generator": "H"},
+        {"group": "anna"},
+        {"extra": {**checked_faces()[1].extra, DIGESTS["map"]: "0" * 32}},
+    ],
+)
+def test_a_finished_run_of_other_data_gets_no_row(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """The pictures are the same; the row would be of data that the run has not seen."""
+    then = checked_faces()
+    Manifest(then).to_csv(tmp_path / "manifest.csv")
+    run = cast(Run, SimpleNamespace(folder=tmp_path, images="own"))
+    now = [then[0], replace(then[1], **changes), *then[2:]]
+    check_trained_on(run, Manifest(then))
+    for other in (now, then[1:], [*then, *checked_faces(9)[8:]]):
+        with pytest.raises(InputError, match=r"other images than those given now, '/[018].png' am"):
+            check_trained_on(run, Manifest(other))
+
+
+@pytest.mark.parametrize("arm", ["shuffled", "masks"])
+def test_a_finished_run_with_maps_of_its_arm_gets_its_row(tmp_path: Path, arm: str) -> None:
+    faces = checked_faces()
+    trained = [replace(face, extra={**face.extra, DIGESTS["map"]: "0" * 32}) for face in faces]
+    Manifest(trained).to_csv(tmp_path / "manifest.csv")
+    check_trained_on(cast(Run, SimpleNamespace(folder=tmp_path, images=arm)), Manifest(faces))
+    with pytest.raises(InputError, match="other images"):
+        check_trained_on(cast(Run, SimpleNamespace(folder=tmp_path, images="own")), Manifest(faces))
