@@ -71,6 +71,7 @@ def decided_by(config: ResolvedTrainConfig, detector: Detector) -> dict[str, obj
         "model": config.model,
         "weights": weights.hexdigest(),
         "mixed_precision": config.mixed_precision,
+        "tf32": config.tf32,
         "device": next(detector.parameters()).device.type,
         "input": detector.config.input,
         "mean": detector.config.mean,

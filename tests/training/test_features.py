@@ -231,6 +231,17 @@ def test_what_decides_a_feature_is_in_its_key(name: str, monkeypatch: pytest.Mon
     assert feature_cache(config, detector).store.folder != before
 
 
+def test_features_of_another_arithmetic_are_not_taken() -> None:
+    """TF32 keeps 10 bits of a product's factors, so that its features are others."""
+    detector = Detector("test_convnext", image_size=64)
+    configs = [
+        resolve(TrainConfig.of(**given(model="test_convnext", image_size=64), **arithmetic))
+        for arithmetic in ({}, {"tf32": False}, {"mixed_precision": "bf16"})
+    ]
+    folders = {feature_cache(config, detector).store.folder for config in configs}
+    assert len(folders) == 3
+
+
 def test_a_run_whose_features_are_changed_keeps_nothing_of_them(
     faces: Manifest, tmp_path: Path
 ) -> None:
