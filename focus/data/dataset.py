@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from traceback import clear_frames
 from typing import Any, NamedTuple
 
@@ -375,14 +374,16 @@ def name_lost_workers() -> Iterator[None]:
 
 
 def artefact_coverage(
-    mask_path: str | Path, preprocessing: Preprocessing, path: str = ""
+    mask_path: str, preprocessing: Preprocessing, path: str = "", *, digest: str = ""
 ) -> npt.NDArray[np.float32]:
     """Return the share of each cell of the grid that the mask covers, float32 [Hg, Wg] in [0, 1].
 
     A pixel is covered from half of full white on. path: The mask's image, whose middle is seen
-    where ``preprocessing`` crops. Raises InputError if one cannot be decoded.
+    where ``preprocessing`` crops. digest: That of the mask when it was checked; another mask now is
+    an error. Raises ImageError if a file cannot be decoded.
     """
-    covered = (load_map(mask_path) >= 0.5).astype(np.float32)
+    content = read_unchanged([mask_path], digest)[0] if digest else None
+    covered = (load_map(mask_path, content) >= 0.5).astype(np.float32)
     if preprocessing.fit == "crop":
         covered = middle(resized(covered, load_image(path).size), preprocessing.image_size)
     return _cell_means(torch.tensor(covered)[None], preprocessing.grid)[0].numpy()

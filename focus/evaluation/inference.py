@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from focus.data.bad_files import DIGESTS
 from focus.data.cache.features import CachedFaces, FeatureCache
 from focus.data.cache.images import ImageCache
 from focus.data.dataset import (
@@ -275,7 +276,12 @@ def _rows(
     masks = np.zeros((len(samples), *grid), np.float32)
     for mask, sample in zip(masks, samples, strict=True):
         if sample.label == SYNTHETIC and sample.mask_path is not None:
-            mask[:] = artefact_coverage(sample.mask_path, detector.preprocessing, sample.path)
+            mask[:] = artefact_coverage(
+                sample.mask_path,
+                detector.preprocessing,
+                sample.path,
+                digest=sample.extra.get(DIGESTS["mask"], ""),
+            )
     targets = [hit_cells(mask) for mask in masks]
     peaks = of_classes.reshape(*of_classes.shape[:2], -1).argmax(axis=2)
     hits = [

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from focus.data.images import Preprocessing
+from focus.data.bad_files import check_images
+from focus.data.images import REPLACED, Preprocessing
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError
 from focus.evaluation import inference
@@ -95,6 +96,22 @@ def pictures(tmp_path: Path) -> Manifest:
 def score(detector: nn.Module, manifest: Manifest, **settings: Any) -> Scores:
     settings = {"batch_size": 3, "progress": False} | settings
     return score_images(detector, manifest, **settings)  # type: ignore[arg-type]
+
+
+def test_a_mask_that_is_replaced_after_its_check_is_an_error(
+    pictures: Manifest, tmp_path: Path
+) -> None:
+    """The pointing figures would be of a mask that nobody has checked."""
+    checked, bad = check_images(pictures, cache=tmp_path / "cache", progress=False)
+    assert not bad
+    hits = score(RedDetector(), checked).pointing_hit_synthetic
+    mask = tmp_path / "mask.png"
+    with Image.open(mask) as image:
+        mirrored = ImageOps.mirror(image)
+    mirrored.save(mask)
+    with pytest.raises(ImageError, match=rf"mask.png' \({REPLACED}\)"):
+        score(RedDetector(), checked)
+    assert not np.array_equal(score(RedDetector(), pictures).pointing_hit_synthetic, hits)
 
 
 def test_every_column_by_hand(pictures: Manifest) -> None:
