@@ -83,7 +83,8 @@ class Records:
     def add(self, outcome: Outcome) -> None:
         """Write the row of a finished run beside those that others may have added meanwhile.
 
-        Raises InputError for a figure that is out of its range.
+        Raises InputError for a figure that is out of its range, and on a disk without locks where a
+        process that was killed on another machine has left its file.
         """
         run = outcome.run
         figures = {n: "" if math.isnan(v) else f"{v:.6g}" for n, v in outcome.figures.items()}
@@ -96,7 +97,7 @@ class Records:
                 f"{run.folder}: {error}: remove the folder, and the experiment makes the run again."
             ) from error
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with waiting_for(self._path.with_name(_LOCK)):
+        with waiting_for(self._path.with_name(_LOCK), even_without_locks=True):
             self._rows = {**_read(self._path), row.key: row}
             table = [[each.cells[name] for name in _HEADER] for each in self._rows.values()]
             write_csv(self._path, _HEADER, table, may_lack=(_DATA,))

@@ -25,6 +25,7 @@ _LOCK = ".lock"
 _MARKER = ".writing"
 LOCK_FILES = (_LOCK, _MARKER)
 """What keeps other processes from a folder, by name."""
+_PATIENCE = 30.0  # seconds
 # What file systems without locks answer, and on a network those whose server gives none.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -152,11 +153,16 @@ def locked(path: Path, *, wait: bool = False, required: bool = False) -> Iterato
 
 
 @contextmanager
-def waiting_for(lock: Path, said: str = "") -> Iterator[None]:
+def waiting_for(lock: Path, said: str = "", *, even_without_locks: bool = False) -> Iterator[None]:
     """Hold a lock within the block, once no other process holds it.
 
-    said: a line that is printed if there is something to wait for.
+    said: a line that is printed if there is something to wait for. even_without_locks: As of
+    :func:`sole_writer`; raises InputError if another process holds the file for half a minute.
     """
+    if even_without_locks and not has_locks(lock.parent):
+        with _sole_by_marker(lock.parent, "--output", patience=_PATIENCE):
+            yield
+        return
     with locked(lock) as mine:
         if mine:
             yield
@@ -215,10 +221,13 @@ def has_locks(folder: Path) -> bool:
 
 
 @contextmanager
-def _sole_by_marker(folder: Path, flag: str) -> Iterator[None]:
-    """Hold the file of a folder that says which process writes there."""
+def _sole_by_marker(folder: Path, flag: str, *, patience: float = 0) -> Iterator[None]:
+    """Hold the file of a folder that says which process writes there.
+
+    patience: Seconds to wait for another process.
+    """
     path = folder / _MARKER
-    marker = SoftFileLock(path, blocking=False)
+    marker = SoftFileLock(path, timeout=patience)
     try:
         marker.acquire()  # also where the process that it names has ended on this machine
     except Timeout as error:

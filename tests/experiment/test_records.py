@@ -1,6 +1,8 @@
 """The table of finished runs: it goes on from anywhere, and believes nothing that cannot be."""
 
 import csv
+import errno
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -23,8 +25,9 @@ from focus.experiment.data import check_trained_on
 from focus.experiment.frozen import GRID
 from focus.experiment.grid import Run, grid
 from focus.experiment.records import Records, data_digest
+from focus.runtime.files import waiting_for
 
-from ..launching import write_faces
+from ..launching import in_another_process, write_faces
 from .test_report import GAINS, invented
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
@@ -157,24 +160,57 @@ def test_the_table_of_the_gate_is_checked_too(table: Path) -> None:
         report(table)
 
 
-def add(path: Path, outcomes: list[Outcome]) -> None:
+def add(path: Path, outcomes: list[Outcome], locks: bool) -> None:
+    if not locks:
+        fcntl.flock = no_lock
     records = Records(path)
     for outcome in outcomes:
         records.add(outcome)
 
 
-def test_two_experiments_in_one_folder_lose_no_rows(tmp_path: Path) -> None:
+def no_lock(descriptor: int, operation: int) -> None:
+    """Answer as some disks on a network do."""
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_two_experiments_in_one_folder_lose_no_rows(tmp_path: Path, locks: bool) -> None:
     """Each read the table before the other wrote."""
     path = tmp_path / "runs.csv"
     outcomes = invented(tmp_path, GAINS, draws=10)
     fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=add, args=(path, outcomes[start::3])) for start in range(3)]
+    processes = [
+        fork.Process(target=add, args=(path, outcomes[start::3], locks)) for start in range(3)
+    ]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     records = Records(path)
     assert all(records.find(outcome.run) for outcome in outcomes)
+    assert not (tmp_path / ".writing").exists()
+
+
+def test_without_locks_a_killed_experiment_keeps_nobody_from_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But one that was killed on another machine, of which nobody can see that it has ended."""
+    monkeypatch.setattr("fcntl.flock", no_lock)
+    monkeypatch.setattr("focus.runtime.files._PATIENCE", 0.2)
+    records, outcomes = Records(tmp_path / "runs.csv"), invented(tmp_path, GAINS, draws=1)
+    with (
+        in_another_process(lambda: waiting_for(tmp_path / ".lock", even_without_locks=True)),
+        pytest.raises(InputError, match=r"\.writing process \d+ on .* writes there"),
+    ):
+        records.add(outcomes[0])
+    records.add(outcomes[0])
+    marker = tmp_path / ".writing"
+    marker.write_text("1\nanother-machine\n")
+    with pytest.raises(InputError, match=rf"if it has ended, remove {marker}\.$"):
+        records.add(outcomes[1])
+    marker.unlink()
+    records.add(outcomes[1])
+    assert all(Records(tmp_path / "runs.csv").find(outcome.run) for outcome in outcomes[:2])
 
 
 def test_a_report_of_other_data_is_refused(
