@@ -32,7 +32,7 @@ TILE = 8192
 """Elements of a tile: 32 for each of 256 threads."""
 RESIDENT = 3
 """Programs that run on a multiprocessor at the same time, by their registers: with bfloat16 and two
-classes at most 80 of a thread, on all of NVIDIA's data centre cards."""
+classes at most 80 of a thread, in the code for sm_80, sm_90 and sm_100."""
 MIN_PRODUCT = 32
 """Channels that tensor cores sum at least."""
 STAGES = tl.constexpr(3)
