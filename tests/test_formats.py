@@ -33,7 +33,7 @@ from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
 from focus.model.operating_points import THRESHOLDS, OperatingPoints, choose_points
 from focus.model.operating_points import VERSION as THRESHOLDS_VERSION
-from focus.training.checkpoint import CHECKPOINT_VERSION, Parts, save_checkpoint
+from focus.training.checkpoint import CHECKPOINT_VERSION, CheckpointWriter, Parts
 from focus.training.run_folder import TrainState
 from focus.use.explain import explain
 from focus.use.explanations import VERSION as EXPLANATIONS_VERSION
@@ -215,8 +215,8 @@ def test_files_and_fields_of_a_checkpoint(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1)
     parts = Parts(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1), ema=model)
     extra: dict[str, object] = {"scaler": None, "train_state": {}, "config": {}}
-    folder = save_checkpoint(tmp_path, 7, parts, extra)
-    assert folder.name == "step-00000007"
+    CheckpointWriter(tmp_path).save(7, parts, extra)
+    folder = tmp_path / "step-00000007"
     assert sorted(listed("Checkpoint", "file")) == sorted(path.name for path in folder.iterdir())
     state = json.loads((folder / "state.json").read_text())
     documented = section("Checkpoint").partition("field of state.json")[2]

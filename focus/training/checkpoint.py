@@ -108,17 +108,22 @@ class CheckpointWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: Future[Path] | None = None
+        self._pending: Future[None] | None = None
 
     def save(
         self, step: int, parts: Parts, extra: Mapping[str, Any], keep: int = 2, *, wait: bool = True
     ) -> None:
-        """Write a checkpoint as :func:`save_checkpoint`, once the one before it is written.
+        """Write ``step-NNNNNNNN``, once the one before is written; keep the last ``keep`` alone.
 
-        wait: Return when it is on the disk; else a large one is only copied.
+        One with a tensor that is not finite, such as a running variance that has overflowed while
+        the loss has not, takes the place of none but the one before it: the first ``keep`` stay.
+
+        extra: What else a run needs to go on; JSON values. wait: Return when it is on the disk;
+        else a large one is only copied.
 
         Raises:
-            OSError: the checkpoint before, or with ``wait`` this one, could not be written.
+            OSError: with the path, if the disk is full or refuses; what was there before is whole.
+                Without ``wait``, it may be raised by a later call.
         """
         self.wait()
         content = _Content.of(step, parts, extra)
@@ -148,23 +153,7 @@ class CheckpointWriter:
             self._thread.shutdown()
 
 
-def save_checkpoint(
-    folder: Path, step: int, parts: Parts, extra: Mapping[str, Any], keep: int = 2
-) -> Path:
-    """Write ``folder/step-NNNNNNNN`` and delete all but the last ``keep`` checkpoints.
-
-    One with a tensor that is not finite, such as a running variance that has overflowed while the
-    loss has not, takes the place of none but the one before it: the first ``keep`` stay.
-
-    extra: what else a run needs to go on; JSON values.
-
-    Raises:
-        OSError: with the path, if the disk is full or refuses; what was there before is whole.
-    """
-    return _write_checkpoint(folder, _Content.of(step, parts, extra), keep)
-
-
-def _write_checkpoint(folder: Path, content: _Content, keep: int) -> Path:
+def _write_checkpoint(folder: Path, content: _Content, keep: int) -> None:
     step, values, tensors = content
     target = folder / checkpoint_name(step)
     if target.exists():  # of the same run, with the same tensors
@@ -177,7 +166,6 @@ def _write_checkpoint(folder: Path, content: _Content, keep: int) -> Path:
     finite = all(value.isfinite().all() for named in tensors.values() for value in named.values())
     for old in checkpoints(folder)[slice(-keep) if finite else slice(keep, -1)]:
         shutil.rmtree(old)
-    return target
 
 
 def checkpoint_name(step: int) -> str:

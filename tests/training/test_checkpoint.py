@@ -23,11 +23,11 @@ from focus.training.checkpoint import (
     CHECKPOINT_VERSION,
     CheckpointWriter,
     Parts,
+    checkpoint_name,
     checkpoints,
     last_checkpoint,
     load_checkpoint,
     remove_later,
-    save_checkpoint,
 )
 
 FILES = ["model.safetensors", "optimizer.safetensors", "state.json"]
@@ -42,7 +42,8 @@ class Run:
     scheduler: torch.optim.lr_scheduler.LRScheduler
 
     def save(self, folder: Path, step: int, keep: int = 2, **extra: Any) -> Path:
-        return save_checkpoint(folder, step, Parts(**vars(self)), extra, keep)
+        CheckpointWriter(folder).save(step, Parts(**vars(self)), extra, keep)
+        return folder / checkpoint_name(step)
 
     def load(self, folder: Path) -> dict[str, Any]:
         found = last_checkpoint(folder)
