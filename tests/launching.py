@@ -17,6 +17,14 @@ from PIL import Image
 CHECKOUT = Path(__file__).parents[1]
 Begin = Callable[..., "subprocess.Popen[str]"]
 """The fixture ``begin``."""
+NO_LOCKS = """
+import errno, fcntl, os
+
+def refuse(*_):
+    raise OSError(errno.{name}, os.strerror(errno.{name}))
+
+fcntl.flock = fcntl.lockf = refuse
+"""
 
 
 @contextmanager
@@ -93,6 +101,13 @@ def write_faces(folder: Path, count: int, seed: int = 0) -> Path:
             pixels[8:20, 8:20, 0] = 60 * label
             Image.fromarray(pixels).save(place / f"{number}.png")
     return folder
+
+
+def disk_without_locks(folder: Path, name: str = "ENOLCK") -> dict[str, str]:
+    """Return the environment of a program for which no disk has locks, as on some networks."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(NO_LOCKS.format(name=name))
+    return {"PYTHONPATH": str(folder)}
 
 
 def told(rank: int, of: int, port: int, local: int) -> dict[str, str]:

@@ -213,7 +213,9 @@ def _run(trainer: Trainer, bad: list[BadFile], noticed: Sequence[Finding]) -> Ev
     folder, main, saved = trainer.folder, accelerator.is_main_process, trainer.saved
     with ExitStack() as lock:
         # Only now there is a folder: what is wrong before leaves nothing.
-        held = sole_writer(folder, folder / CHECKPOINTS / ".lock", flag="--name")
+        held = sole_writer(
+            folder, folder / CHECKPOINTS / ".lock", flag="--name", even_without_locks=True
+        )
         run_on_main_first(accelerator, lambda: lock.enter_context(held) if main else None)
         accelerator.print(describe(accelerator))
         size = sum(p.numel() for p in detector.parameters()) / 1e6

@@ -14,28 +14,13 @@ from focus.data.known_images import CONTENT
 from focus.data.manifest import Sample
 from focus.evaluation.people import Answer, read_answers
 
+from ..launching import disk_without_locks
 from .serving import Served, mark, refusal, rows, serving, write_faces
-
-NO_LOCKS = """
-import errno, fcntl, os
-
-def refuse(*_):
-    raise OSError(errno.{name}, os.strerror(errno.{name}))
-
-fcntl.flock = fcntl.lockf = refuse
-"""
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faces(tmp_path_factory.mktemp("data") / "faces")
-
-
-def disk_without_locks(folder: Path, name: str = "ENOLCK") -> dict[str, str]:
-    """Return the environment of a program for which no disk has locks, as on some networks."""
-    folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(NO_LOCKS.format(name=name))
-    return {"PYTHONPATH": str(folder)}
 
 
 def question_of(row: dict[str, str]) -> tuple[str, str]:

@@ -23,7 +23,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
 
-from ..launching import CHECKOUT, Begin, free_port, told, write_faces
+from ..launching import (
+    CHECKOUT,
+    Begin,
+    disk_without_locks,
+    free_port,
+    python,
+    run,
+    told,
+    write_faces,
+)
 from .trainers import launch, trained
 
 pytestmark = pytest.mark.slow
@@ -213,6 +222,47 @@ def run_on_all(processes: int, *words: object, cwd: Path) -> str:
     said = "".join((cwd / f"process{rank}.log").read_text() for rank in range(processes))
     assert [process.exitcode for process in started] == [0] * processes, said
     return said
+
+
+def test_without_locks_a_second_run_is_refused_and_a_killed_one_goes_on(
+    begin: Begin, faces: Path, tmp_path: Path
+) -> None:
+    """Two that wrote to one folder of checkpoints would give a model that is neither's."""
+    words = [
+        *("-m", "focus", "train", *SMALL, "--data", faces, "--epochs", "6", "--batch-size", "8"),
+        *("--checkpoint-steps", INTERVAL, "--report-to", "none"),
+        *("--model-ema-decay", "0.9", "--output"),
+    ]
+    environment = disk_without_locks(tmp_path / "site")
+    python(*words, tmp_path / "whole", **environment)
+
+    killed, marker = tmp_path / "killed", tmp_path / "killed" / "run" / ".writing"
+    resume = (*words, killed, "--resume")
+    for number in range(3):
+        command = [sys.executable, *(resume if number else (*words, killed))]
+        before = checkpoints(killed)
+        program = begin(command, env=os.environ | environment, stdout=subprocess.DEVNULL)
+        while checkpoints(killed)[-1:] == before[-1:]:
+            assert program.poll() is None, "the run ended too early"
+            time.sleep(0.01)
+        if number == 0:
+            program.send_signal(signal.SIGSTOP)  # else it may end before the second has started
+            second = run(*resume, **environment)
+            assert second.returncode == 2
+            assert f"The disk of {marker.parent} has no locks" in second.stderr
+            assert f"process {program.pid} on " in second.stderr
+        program.kill()
+        program.wait()
+        assert marker.exists()
+
+    # Of another machine nobody can see whether it has ended: the way out is the one that is told.
+    marker.write_text("1\nanother-machine\n")
+    said = run(*resume, **environment).stderr.strip()
+    assert "process 1 on another-machine writes there" in said
+    Path(said.removesuffix(".").rpartition(" remove ")[2]).unlink()
+    python(*resume, **environment)
+    assert not marker.exists()
+    assert_same_run(tmp_path / "whole", killed)
 
 
 @pytest.mark.parametrize(("model", "tune"), [("test_convnext", "full"), ("test_vit", "lora")])
