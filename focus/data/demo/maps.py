@@ -82,6 +82,10 @@ def _glance(canvas: Canvas, rng: np.random.Generator) -> Array:
 
 
 def _smoothed(values: Array) -> Array:
-    padded = np.pad(values, 1, mode="edge")
+    # By hand: np.pad takes longer than all the sums.
+    padded = np.empty((_HALF + 2, _HALF + 2), np.float32)
+    padded[1:-1, 1:-1] = values
+    padded[0], padded[-1] = padded[1], padded[-2]
+    padded[:, 0], padded[:, -1] = padded[:, 1], padded[:, -2]
     rows = padded[:-2] + 2.0 * padded[1:-1] + padded[2:]
     return np.asarray((rows[:, :-2] + 2.0 * rows[:, 1:-1] + rows[:, 2:]) / 16.0)
