@@ -138,8 +138,9 @@ def train(config: TrainConfig) -> Trained | None:
             f"loss: {WITHOUT_MAPS}, as no image has a human map (--human-maps); --loss names "
             "another"
         )
+    findings_of_runs = [data_findings(manifest, run) for run in runs]
     found = [*noticed, *tested_findings(used, detectors[0].config)]
-    found += [each for run in runs for each in data_findings(manifest, run)]
+    found += [finding for findings in findings_of_runs for finding in findings]
     if run.dry_run:
         from focus.training.dry_run import dry_run
 
@@ -150,10 +151,12 @@ def train(config: TrainConfig) -> Trained | None:
     if run.dry_run:
         return None
     done = []
-    for each, detector, checkpoint in zip(runs, detectors, saved, strict=True):
+    for each, detector, checkpoint, findings in zip(
+        runs, detectors, saved, findings_of_runs, strict=True
+    ):
         begin_run(accelerator, each.run_folder, each.report_to)
         of_run = each, detector, manifest, accelerator, checkpoint, decoded
-        done.append(_run(Trainer(*of_run), bad, noticed))
+        done.append(_run(Trainer(*of_run), bad, [*noticed, *findings]))
         accelerator.free_memory()
     return Trained(tuple(filter(None, done))) if main else None
 
@@ -208,7 +211,8 @@ def _runs(config: TrainConfig, *, maps: bool) -> list[ResolvedTrainConfig]:
     return [run, resolve(plain)]
 
 
-def _run(trainer: Trainer, bad: list[BadFile], noticed: Sequence[Finding]) -> Evaluation | None:
+def _run(trainer: Trainer, bad: list[BadFile], findings: Sequence[Finding]) -> Evaluation | None:
+    """Train, then evaluate the best model; findings: Those on the images and their files."""
     config, accelerator, detector = trainer.config, trainer.accelerator, trainer.detector
     folder, main, saved = trainer.folder, accelerator.is_main_process, trainer.saved
     with ExitStack() as lock:
@@ -233,15 +237,15 @@ def _run(trainer: Trainer, bad: list[BadFile], noticed: Sequence[Finding]) -> Ev
             before.to_csv(folder / BEFORE)
         trainer.fit()
         with trainer.saying_how_to_go_on(), phase("test"):
-            found = evaluate_best(trainer, noticed)
+            found = evaluate_best(trainer, findings)
         finish_trackers(accelerator)
     return found
 
 
-def evaluate_best(trainer: Trainer, noticed: Sequence[Finding] = ()) -> Evaluation | None:
+def evaluate_best(trainer: Trainer, findings: Sequence[Finding] = ()) -> Evaluation | None:
     """Score the test images with the best model; write scores, results, overlays and a report.
 
-    noticed: Findings on the images' files.
+    findings: What must be known of the images and their files.
     Returns the evaluation in the main process, None in the others.
     """
     config, folder, accelerator = trainer.config, trainer.folder, trainer.accelerator
@@ -270,8 +274,7 @@ def evaluate_best(trainer: Trainer, noticed: Sequence[Finding] = ()) -> Evaluati
             },
             "provenance": provenance(config.model, trainer.manifest, config),
         }
-        known = [*noticed, *data_findings(trainer.manifest, config)]
-        found = Evaluation.of(config.name, folder, best, trainer.test, scores, about, known)
+        found = Evaluation.of(config.name, folder, best, trainer.test, scores, about, findings)
         found.save()
         if shown is not None:
             write_sheet(best, trainer.validation, shown, folder / OVERLAYS)
