@@ -211,7 +211,7 @@ def test_a_stopped_or_killed_experiment_saves_and_goes_on(
         process.kill()
     assert not (folder / "results.json").exists()
     assert main(given) == 0
-    assert re.search(r"saved in .*; --resume --name \S+ --output \S+ goes on", log.read_text())
+    assert re.search(r"saved in .*; to go on: .*--resume --name \S+ --output \S+", log.read_text())
     assert "resuming" in log.read_text()
     with (folder / "summary.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 15
