@@ -145,7 +145,7 @@ class DemoConfig:
 
 
 CACHES = {
-    "images": ("images", "decoded images and human maps, at the size of a network"),
+    "images": ("images", "decoded images and human maps, at the size of a network or their own"),
     "features": ("features", "features of frozen networks"),
     "embedded": ("embedded", "images out of parquet files"),
     "demo": ("demo-*", "the demo set"),

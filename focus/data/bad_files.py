@@ -244,10 +244,16 @@ def _looks(
         todo = [file for file in files if file not in looks]  # bad ones are looked at again
         if images is not None:
             lacking = _lacking(images, looks)
-            wanted: Counter[str] = Counter(role for _, role in [*todo, *lacking] if role in KINDS)
-            todo += lacking * images.make_room(wanted, progress=progress)
+            wanted = [file for file in [*todo, *lacking] if file[1] in KINDS]
+            size = sum(pool.starmap(images.bytes_of, wanted, chunksize=256))
+            kinds = {role for _, role in wanted}
+            if images.make_room(size, kinds, progress=progress):
+                todo += lacking
         # A part at a time: where the disk is slower than the cores, what is decoded would pile up.
-        parts = (todo[start : start + _AHEAD] for start in range(0, len(todo), _AHEAD))
+        ahead = _AHEAD
+        if images is not None and images.image_size is None:  # whose pictures may be large
+            ahead = 4 * usable_cores()
+        parts = (todo[start : start + ahead] for start in range(0, len(todo), ahead))
         bar = progress_bar(
             chain.from_iterable(pool.imap(look, part, chunksize=8) for part in parts),
             initial=len(files) - len(todo),

@@ -213,9 +213,14 @@ class FaceDataset(Dataset[Batch]):
         out[:] = squash(self._image(row), self.image_size)
 
     def _image(self, row: int) -> Image.Image:
-        path, digest = _decoded(self._paths[row]), _decoded(self._digests["image"][row])
-        content = read_unchanged([path], digest)[0] if digest else None
-        image = load_image(path, content)
+        """Return the picture at its own size, perturbed."""
+        pixels = self._stored["image"].read_at_own_size(row) if self._stored else None
+        if pixels is not None:
+            image = Image.fromarray(pixels)
+        else:
+            path, digest = _decoded(self._paths[row]), _decoded(self._digests["image"][row])
+            content = read_unchanged([path], digest)[0] if digest else None
+            image = load_image(path, content)
         return image if self._perturb is None else self._perturb(image, row)
 
     def _parts(self, row: int, *, cut: bool) -> tuple[Tensor, Tensor | None]:
@@ -228,6 +233,10 @@ class FaceDataset(Dataset[Batch]):
         return pixels, torch.tensor(heat, device="cpu")
 
     def _human_map(self, row: int) -> Map:
+        """Return the human map at its own size."""
+        stored: Map | None = self._stored["map"].read_at_own_size(row) if self._stored else None
+        if stored is not None:
+            return stored
         return human_map(_decoded(self._human_maps[row]), _decoded(self._digests["map"][row]))
 
     def _heat(self, row: int) -> Tensor | None:

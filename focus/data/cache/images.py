@@ -1,8 +1,8 @@
-"""Pictures squashed to one size, and their human maps, decoded once and kept on the disk."""
+"""Pictures and their human maps, decoded once and kept on the disk, at one size or their own."""
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from focus.config.recipes import Fit
 from focus.data.images import squash
 from focus.data.known_images import CONTENT
 from focus.data.manifest import Manifest
-from focus.data.maps import Map, resized
+from focus.data.maps import Map, files_of, resized
 from focus.runtime.machine import cache_dir
 from focus.runtime.rows import NAME, RowStore
 
@@ -24,6 +24,7 @@ IMAGES = "images"
 
 _RESAMPLING = 1  # to be raised where focus.data.images squashes otherwise
 _SHARE = 0.1  # of the free disk
+_MOST_PENDING = 2**26  # bytes of rows that wait to be written
 
 _log = logging.getLogger(__name__)
 KINDS: dict[str, str] = {"image": CONTENT, "map": "map_hash"}
@@ -31,53 +32,80 @@ KINDS: dict[str, str] = {"image": CONTENT, "map": "map_hash"}
 
 
 class ImageCache:
-    """The pictures and human maps of any data sets at one size, each under a digest of its file.
+    """The pictures and human maps of any data sets, each under a digest of its file.
 
     Pillow's decoders and the resampling of this version are part of where they lie.
 
     Args:
-        image_size: pixels a side, S.
+        image_size: The pixels a side, S, to which all are squashed; None to keep them at their own
+            sizes, as ``--fit crop`` takes them.
         where: the folder of the cache; "auto" is ``images`` in :func:`cache_dir`, which is used as
             long as what is added takes at most a tenth of the free disk.
     """
 
-    def __init__(self, image_size: int, where: str = "auto") -> None:
+    def __init__(self, image_size: int | None, where: str = "auto") -> None:
         self.image_size = image_size
         self._limited = where == "auto"
         folder = cache_dir() / IMAGES if self._limited else Path(where)
-        self.folder = folder / f"{image_size}-{_RESAMPLING}-pillow-{PIL.__version__}"
-        side = image_size, image_size
+        size = "own-size" if image_size is None else f"{image_size}-{_RESAMPLING}"
+        self.folder = folder / f"{size}-pillow-{PIL.__version__}"
+        side = () if image_size is None else (image_size, image_size)
+        colours = () if image_size is None else (3,)
         self._stores: dict[str, RowStore] = {
-            "image": RowStore(self.folder / "pictures", np.uint8, (*side, 3)),
+            "image": RowStore(self.folder / "pictures", np.uint8, (*side, *colours)),
             "map": RowStore(self.folder / "maps", np.float32, side),
         }
+        # Of rows at their own sizes: without its shape, a row is only a line of numbers.
+        self._shapes: dict[str, RowStore] = {}
+        if image_size is None:
+            self._shapes = {
+                "image": RowStore(self.folder / "picture-shapes", np.int64, (3,)),
+                "map": RowStore(self.folder / "map-shapes", np.int64, (2,)),
+            }
         self._added: dict[str, list[tuple[str, NDArray[Any]]]] = {"image": [], "map": []}
         self._writes = False
 
     @classmethod
     def of(cls, image_size: int, image_cache: str, fit: Fit = "squash") -> "ImageCache | None":
-        """Return the cache that ``--image-cache`` names; None for "no", and for pictures as they
-        are, which have no one size.
-        """
-        return cls(image_size, image_cache) if image_cache != "no" and fit == "squash" else None
+        """Return the cache that ``--image-cache`` names, None for "no"."""
+        if image_cache == "no":
+            return None
+        return cls(image_size if fit == "squash" else None, image_cache)
 
     def has(self, kind: str, digests: Sequence[str]) -> NDArray[np.bool_]:
         """Return which of these digests have a row."""
-        return self._stores[kind].find(_names(digests)) >= 0
+        names = _names(digests)
+        has_row: NDArray[np.bool_] = self._stores[kind].find(names) >= 0
+        if kind in self._shapes:
+            has_row &= self._shapes[kind].find(names) >= 0
+        return has_row
 
-    def make_room(self, missing: Mapping[str, int], *, progress: bool = True) -> bool:
-        """Return whether so many rows will be kept; a line says where and how many GB, or why not.
+    def bytes_of(self, path: str, kind: str) -> int:
+        """Return how many bytes the row of a file takes: at its own size, as its header says."""
+        store = self._stores[kind]
+        if kind not in self._shapes:
+            return store.row.itemsize
+        values_of_a_pixel = 3 if kind == "image" else 1
+        file = path if kind == "image" else files_of(path)[0]
+        try:
+            with Image.open(file) as image:
+                return image.width * image.height * values_of_a_pixel * store.row.itemsize
+        except Exception:  # no picture, or one that is drawn from shapes
+            return 0
+
+    def make_room(self, size: int, kinds: Collection[str], *, progress: bool = True) -> bool:
+        """Return whether rows will be kept; a line says where and how many GB, or why not.
 
         Of rows that are not kept each is decoded whenever it is wanted.
+
+        size: The bytes of all rows. kinds: Those of which there are some.
         """
-        size = sum(count * self._stores[kind].row.itemsize for kind, count in missing.items())
-        if not size:
+        if not kinds:
             self._writes = True
             return True
         try:
-            for kind, count in missing.items():
-                if count:
-                    self._stores[kind].check_writable()
+            for kind in kinds:
+                self._stores[kind].check_writable()
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
             self._give_up(error)
@@ -97,6 +125,8 @@ class ImageCache:
         """Return what was decoded at the cache's size; None for what is not kept."""
         if values is None or kind not in KINDS or not self._writes:
             return None
+        if self.image_size is None:
+            return np.ascontiguousarray(values)
         if isinstance(values, Image.Image):
             return squash(values, self.image_size)
         return resized(values, (self.image_size, self.image_size))
@@ -104,8 +134,9 @@ class ImageCache:
     def add(self, kind: str, digest: str, row: NDArray[Any]) -> None:
         """Keep a row, on the disk with the next :meth:`flush`, which follows now and then."""
         if self._writes:
-            self._added[kind].append((digest, row))
-            if len(self._added[kind]) == 64:
+            pending = self._added[kind]
+            pending.append((digest, row))
+            if len(pending) == 64 or sum(row.nbytes for _, row in pending) >= _MOST_PENDING:
                 self.flush()
 
     def flush(self) -> None:
@@ -113,8 +144,11 @@ class ImageCache:
         for kind, added in self._added.items():
             if added and self._writes:
                 digests, rows = zip(*added, strict=True)
+                names = _names(digests)
                 try:
-                    self._stores[kind].append(_names(digests), rows)
+                    if kind in self._shapes:
+                        self._shapes[kind].append(names, [np.array(row.shape) for row in rows])
+                    self._stores[kind].append(names, rows)
                 except OSError as error:
                     self._give_up(error)
             added.clear()
@@ -131,22 +165,48 @@ class ImageCache:
     def rows_of(self, manifest: Manifest, kind: str) -> "StoredRows":
         """Return the rows of the images of a manifest, or of their human maps."""
         column = KINDS[kind]
-        digests = [sample.extra.get(column, "") for sample in manifest]
-        return StoredRows(self._stores[kind], self._stores[kind].find(_names(digests)))
+        names = _names([sample.extra.get(column, "") for sample in manifest])
+        store, shapes = self._stores[kind], self._shapes.get(kind)
+        if shapes is None:
+            return StoredRows(store, store.find(names))
+        return StoredRows(store, store.find(names), shapes, shapes.find(names))
 
 
 class StoredRows:
-    """The rows of a store that belong to those of a manifest."""
+    """The rows of a store that belong to those of a manifest.
 
-    def __init__(self, store: RowStore, rows: NDArray[np.int64]) -> None:
-        self._store, self._rows = store, rows
+    shapes, shape_numbers: The store of their shapes, and the numbers there, if they have their own.
+    """
+
+    def __init__(
+        self,
+        store: RowStore,
+        numbers: NDArray[np.int64],
+        shapes: RowStore | None = None,
+        shape_numbers: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._store, self._numbers = store, numbers
+        self._shapes, self._shape_numbers = shapes, shape_numbers
 
     def read(self, number: int, out: NDArray[Any]) -> bool:
         """Read the row of the manifest's row ``number``; return whether it is there and whole."""
-        row = int(self._rows[number])
+        row = int(self._numbers[number])
         if row >= 0 and not self._store.read(row, out):
-            self._rows[number] = row = -1
+            self._numbers[number] = row = -1
         return row >= 0
+
+    def read_at_own_size(self, number: int) -> NDArray[Any] | None:
+        """Return the row of the manifest's row ``number``, None if it is not there or not whole."""
+        if self._shapes is None or self._shape_numbers is None:
+            return None
+        shape = np.empty(self._shapes.row.shape, self._shapes.row.base)
+        row = int(self._shape_numbers[number])
+        if row >= 0 and not self._shapes.read(row, shape):
+            self._shape_numbers[number] = row = -1
+        if row < 0:
+            return None
+        array = np.empty(shape, self._store.row.base)
+        return array if self.read(number, array) else None
 
 
 def gb(size: float) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from focus.config.recipes import Fit
 from focus.data import dataset
 from focus.data.bad_files import check_images
 from focus.data.cache.images import ImageCache
@@ -58,9 +59,11 @@ def faces(tmp_path: Path) -> Manifest:
     return Manifest([*samples, Sample(str(tmp_path / "5.png"), 0)])
 
 
-def batch(faces: Manifest, images: ImageCache | None, **settings: Any) -> Batch:
+def batch(
+    faces: Manifest, images: ImageCache | None, fit: Fit = "squash", **settings: Any
+) -> Batch:
     manifest, _ = check_images(faces, images=images, progress=False)
-    data = FaceDataset(manifest, Preprocessing(16, GRID), images=images, **settings)
+    data = FaceDataset(manifest, Preprocessing(16, GRID, fit), images=images, **settings)
     return data[list(range(len(manifest)))]
 
 
@@ -80,6 +83,39 @@ def test_batches_have_the_same_bits_and_no_file_is_decoded(
         assert not decoded
     # Others of another size are not taken for them.
     assert not ImageCache(24).has("image", [faces[0].extra.get("content_hash", "00")]).any()
+
+
+@pytest.mark.parametrize("augment", [(), ("cut", "flip", "blur", "jpeg")])
+def test_pictures_that_are_cut_are_kept_at_their_own_sizes(
+    faces: Manifest, tmp_path: Path, decoded: list[str], augment: tuple[str, ...]
+) -> None:
+    """With another part in each epoch and at each size, and when a picture is perturbed."""
+
+    def invert(image: Image.Image, _: int) -> Image.Image:
+        return Image.fromarray(255 - np.asarray(image))
+
+    settings: dict[str, Any] = {"fit": "crop", "augment": augment}
+    plain = batch(faces, None, **settings)
+    inverted = batch(faces, None, **settings, perturb=invert)
+    assert len(decoded) == 12
+    decoded.clear()
+    for _ in range(2):
+        assert same(batch(faces, ImageCache(None), **settings), plain)
+    assert same(batch(faces, ImageCache(None), **settings, perturb=invert), inverted)
+    assert not decoded
+    # Sizes that fit no picture, as those of other pictures would be.
+    (shapes,) = (tmp_path / "cache").rglob("picture-shapes/rows-2.bin")
+    shapes.write_bytes(bytes(reversed(shapes.read_bytes())))
+    assert same(batch(faces, ImageCache(None), **settings), plain)
+
+
+def test_the_room_of_pictures_at_their_own_sizes_is_told_before(
+    faces: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_images(faces, images=ImageCache(None))
+    # Pictures of 30 x (20 to 24) pixels, of which one is there twice, and two maps of 11 x 7.
+    size = 3 * 30 * (20 + 21 + 22 + 23 + 24 + 24) + 4 * 2 * 11 * 7
+    assert f"{size / 1e9:.3g} GB of decoded images go to" in capsys.readouterr().out
 
 
 def test_what_changes_a_picture_goes_around_it(faces: Manifest, decoded: list[str]) -> None:
