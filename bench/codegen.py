@@ -60,6 +60,8 @@ LIMITS = 132, 25 * 2**20
 # classes and one of more, and the shared memory of sm_86 and sm_120.
 WIDE = 16
 MAX_REGISTERS, MAX_REGISTERS_OF_MANY = 128, 255
+# Instructions on local memory, of up to two classes and of more; docs/kernels.md says where.
+MAX_SPILLS, MAX_SPILLS_OF_MANY = 0, 3
 MAX_SHARED = 99 * 1024
 
 FEATURES, GRAD_FEATURES = ("load", "x_ptr"), ("store", "dx_ptr")
@@ -92,7 +94,8 @@ class Row:
         aligned = self.layout == "channels_last" or self.cells * SIZES[self.dtype] % WIDE == 0
         few = "K" not in self.kernel or f"K {CLASSES}:" in self.kernel
         registers = MAX_REGISTERS if few else MAX_REGISTERS_OF_MANY
-        return faults(self.code, WIDE if aligned else 1, registers)
+        spills = MAX_SPILLS if few else MAX_SPILLS_OF_MANY
+        return faults(self.code, WIDE if aligned else 1, registers, spills)
 
     def flat(self) -> dict[str, Any]:
         """Return the fields of a row of the CSV."""
@@ -106,12 +109,18 @@ class Row:
         return own | used | widths | loops | {"faults": ", ".join(self.faults())}
 
 
-def faults(code: MachineCode, wide: int = WIDE, registers: int = MAX_REGISTERS) -> list[str]:
+def faults(
+    code: MachineCode,
+    wide: int = WIDE,
+    registers: int = MAX_REGISTERS,
+    spills: int = MAX_SPILLS,
+) -> list[str]:
     """Return what misses the limits, in words."""
     found = []
     if code.registers > registers:
         found.append(f"over {registers} registers")
-    if code.spills or code.local:
+    is_local_array = bool(code.local) and not code.spills
+    if code.spills > spills or is_local_array:
         found.append("spills")
     if code.shared > MAX_SHARED:
         found.append(f"over {MAX_SHARED // 1024} KB shared")

@@ -88,7 +88,7 @@ def test_planted_faults_are_found() -> None:
 
 
 def assert_limits(*wanted: Any, paths: Sequence[str] | None = None) -> set[str]:
-    """F is loaded and dF stored 16 bytes at a time; no spills, no local memory, no atomics."""
+    """F is loaded and dF stored 16 bytes at a time; few spills, no local memory, no atomics."""
     table = list(codegen.rows(*wanted, paths=paths))
     for row in table:
         # Triton 3.6 takes up to 216 registers where 3.9 takes 128, and spills none either.
