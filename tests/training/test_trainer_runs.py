@@ -156,11 +156,13 @@ def test_an_image_that_is_lost_in_a_step_leaves_the_step_before(
     lost = Path(first.train[first.plan.epoch(0)[2][-1].rows[-1]].path)
     with moved(lost), pytest.raises(InputError) as error:
         first.fit()
-    assert str(error.value) == (
+    # The command is that of the tests, as far as the system tells it.
+    cause, _, command = str(error.value).partition("; to go on: ")
+    assert cause == (
         f"Cannot decode {str(lost)!r} (No such file or directory): bring it back as it was; step 2 "
-        f"is saved in {first.folder}/checkpoints/step-00000002; to go on: --resume --name run "
-        f"--output {tmp_path / 'lost'}"
+        f"is saved in {first.folder}/checkpoints/step-00000002"
     )
+    assert command.endswith(f"--resume --name run --output {tmp_path / 'lost'}")
     second = trainer(faces, tmp_path / "lost", resume=True, **given)
     assert second.state.step == 2
     second.fit()
