@@ -120,10 +120,10 @@ def stop_launcher(launcher: "subprocess.Popen[str]") -> str:
         (kill_first, []),
         (kill_second, []),
         pytest.param(
-            *(kill_worker, ["--workers", "1"]),
+            kill_worker,
+            ["--workers", "1"],
             marks=pytest.mark.xfail(
-                strict=False,
-                reason="one run in some ten fails on a busy machine, not explained yet",
+                strict=False, reason="fails now and then on a busy machine, not explained yet"
             ),
         ),
         (stop_launcher, []),
