@@ -104,7 +104,8 @@ def kill_worker(launcher: "subprocess.Popen[str]") -> str:
     (worker, *_) = ranks(launcher)[1].children()
     worker.kill()
     # By a signal, or because nothing came from it: whichever torch notices first.
-    loss = rf"\(pid {worker.pid}\) is killed by signal: Killed\.|\(pid\(s\) {worker.pid}\) exited .*"
+    pid = worker.pid
+    loss = rf"\(pid {pid}\) is killed by signal: Killed\.|\(pid\(s\) {pid}\) exited .*"
     return (
         "error: Process 1: The processes that load images have failed "
         rf"\(DataLoader worker ({loss})\): give --workers 0, or .*"
