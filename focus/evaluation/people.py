@@ -6,13 +6,13 @@ about one face do not count as many faces; they are about these annotators.
 """
 
 import csv
-import heapq
 import io
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -95,7 +95,7 @@ def checked_name(name: object) -> str:
 
 
 def read_answers(folder: str | Path | None) -> list[Answer]:
-    """Return all answers in a folder of ``focus annotate``, by annotator in the order given.
+    """Return all answers in a folder of ``focus annotate``, by annotator in the order of time.
 
     All spellings of a name are one annotator, who is called as in the earliest answer. Of several
     answers of an annotator to one question the earliest is returned.
@@ -111,9 +111,11 @@ def read_answers(folder: str | Path | None) -> list[Answer]:
             f"There is no folder {tables_folder}: give one that focus annotate has written."
         )
     tables = [answers_in(path.read_bytes(), path) for path in sorted(tables_folder.glob("*.csv"))]
+    # Not merged as they lie: a spreadsheet may have sorted a table in another way.
+    by_time = sorted(chain.from_iterable(tables), key=attrgetter("time"))
     names: dict[str, str] = {}
     answers: dict[tuple[str, str, Round], Answer] = {}
-    for answer in heapq.merge(*tables, key=attrgetter("time")):
+    for answer in by_time:
         identity = annotator_id(answer.annotator)
         name = names.setdefault(identity, answer.annotator)
         question = identity, answer.image, answer.round

@@ -141,6 +141,9 @@ def test_spellings_of_a_name_are_one_annotator(tmp_path: Path) -> None:
     written(tmp_path, "zo-1.csv", "0,Zo\u00eb,real,01")
     written(tmp_path, "zo-2.csv", "1,Zoe\u0308,real,02")
     written(tmp_path, "stra-e.csv", "1,Straße,real,02")
+    # As a spreadsheet that has sorted the rows by image leaves them.
+    written(tmp_path, "ben.csv", "0,ben,real,09", "1,ben,synthetic,04")
+    written(tmp_path, "ben-1.csv", "1,Ben,real,08")
     answers = read_answers(tmp_path)
     said = [(a.annotator, a.image, a.answer) for a in answers]
     assert said == [
@@ -148,11 +151,13 @@ def test_spellings_of_a_name_are_one_annotator(tmp_path: Path) -> None:
         ("Anna", "0", "synthetic"),
         ("Anna", "1", "real"),
         ("Anna", "2", "real"),
+        ("ben", "1", "synthetic"),
+        ("ben", "0", "real"),
         ("Straße", "1", "real"),
         ("Zo\u00eb", "0", "real"),
         ("Zo\u00eb", "1", "real"),
     ]
-    assert [*by_annotator(answers, {})] == ["Anna", "Straße", "Zo\u00eb"]
+    assert [*by_annotator(answers, {})] == ["Anna", "ben", "Straße", "Zo\u00eb"]
     assert checked_name(" Zoe\u0308  X ") == "Zo\u00eb X"
 
 
