@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 import timm
@@ -13,7 +12,7 @@ from accelerate import Accelerator
 
 from focus.config.train import ResolvedTrainConfig
 from focus.data.augment import AUGMENTATION_VERSION
-from focus.data.cache.features import Encoded, FeatureCache, digests, with_digests
+from focus.data.cache.features import Encoded, FeatureCache, digests
 from focus.data.cache.images import ImageCache
 from focus.data.dataset import Batch, FaceDataset, RowIndex, load_batches, loader
 from focus.data.manifest import Manifest
@@ -92,9 +91,6 @@ class _ViewedFaces(FaceDataset):
     So a record is the same, whatever other images and whatever seed the run has that makes it. No
     file is decoded but that of the digest, by which the record is named.
     """
-
-    def __init__(self, manifest: Manifest, *arguments: Any, **settings: Any) -> None:
-        super().__init__(with_digests(manifest), *arguments, **settings)
 
     def draw(self, row: int, again: int) -> tuple[int, int, int]:
         """Return the key that decides how an image is augmented; again: the view."""

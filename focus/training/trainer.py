@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from focus.config.options import flat
 from focus.config.schedules import factor_at, parse_points
 from focus.config.train import ResolvedTrainConfig
-from focus.data.cache.features import CachedFaces
+from focus.data.cache.features import CachedFaces, with_digests
 from focus.data.cache.images import ImageCache
 from focus.data.copies import copies, without
 from focus.data.dataset import Batch, name_lost_workers
@@ -102,6 +102,9 @@ class Trainer:
     ) -> None:
         self.config, self.detector, self.accelerator = config, detector, accelerator
         self.decoded = decoded
+        self.cached = config.caches_features and not config.dry_run
+        if self.cached:  # by which features are named, of each file before it is decoded
+            manifest = with_digests(manifest)
         self.manifest, self.folder, self.saved = manifest, config.run_folder, saved
         self.state = saved.state if saved else TrainState(processes=accelerator.num_processes)
         if warning := same_threads(accelerator.device, self.state.threads, config.threads):
@@ -159,7 +162,6 @@ class Trainer:
             labels = np.bincount(self.plan.labels, minlength=detector.config.num_classes)
             weight = len(self.plan.labels) / (len(labels) * labels)
             detector.head.class_weight = torch.tensor(weight, dtype=torch.float32, device=device)
-        self.cached = config.caches_features and not config.dry_run
         trained: nn.Module = detector.head if self.cached else detector
         decay = config.model_ema_decay
         self.ema = ModelEmaV3(detector, decay=decay, use_warmup=True) if decay else None

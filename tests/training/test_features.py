@@ -66,6 +66,26 @@ def given(**settings: Any) -> dict[str, Any]:
     } | settings
 
 
+def test_the_map_that_takes_a_map_s_place_has_features_of_its_own(tmp_path: Path) -> None:
+    """Where nobody has checked the files: the maps of before would train the head in silence."""
+    faces = few_faces(tmp_path)
+    weights = tmp_path / "weights.pth"
+    torch.save(Detector("test_convnext").backbone.state_dict(), weights)
+
+    def saliency_in_training(name: str) -> float:
+        settings = given(initial_checkpoint=str(weights))
+        run = trainer(faces, tmp_path / name, **settings)
+        run.fit()
+        return float(run.state.rows[-1]["train_saliency"])
+
+    before = saliency_in_training("before")
+    assert saliency_in_training("again") == before
+    for sample in faces.split("train"):
+        if sample.human_map is not None:
+            load_image(sample.human_map).rotate(90).convert("L").save(sample.human_map)
+    assert saliency_in_training("after") != before
+
+
 @pytest.mark.parametrize(
     ("model", "pool"),
     [

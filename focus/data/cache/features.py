@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from focus.data.bad_files import DIGESTS, file_digest
+from focus.data.bad_files import DIGESTS, Role, file_digest
 from focus.data.cache.images import gb
 from focus.data.dataset import UNLABELLED, Batch
 from focus.data.manifest import Manifest
@@ -49,13 +49,16 @@ def digests(manifest: Manifest, augment: Sequence[str] = (), views: int = 1) -> 
 
 
 def with_digests(manifest: Manifest) -> Manifest:
-    """Return a manifest with a digest of each image, also of those that were not checked."""
+    """Return a manifest with a digest of each image and human map, also of those not checked."""
     samples = []
     for sample in manifest:
-        if DIGESTS["image"] not in sample.extra:
-            content = file_digest(sample.path, "image")
-            sample = replace(sample, extra={**sample.extra, DIGESTS["image"]: content})
-        samples.append(sample)
+        files: dict[Role, str | None] = {"image": sample.path, "map": sample.human_map}
+        digests_of_files = {
+            DIGESTS[role]: file_digest(path, role)
+            for role, path in files.items()
+            if path is not None and DIGESTS[role] not in sample.extra
+        }
+        samples.append(replace(sample, extra={**sample.extra, **digests_of_files}))
     return Manifest(samples, manifest.source)
 
 
