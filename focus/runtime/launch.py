@@ -67,7 +67,7 @@ def start(
     if told not in (None, "no", precision or told):
         raise InputError(
             f"The launcher was told {told} for --mixed-precision, the program {precision}: give "
-            f"the program --mixed-precision {told}, or the launcher {precision}."
+            f"the launcher --mixed-precision {precision}, too."
         )
     options: dict[str, Any] = {}
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1

@@ -155,7 +155,14 @@ def _before_flags(process: psutil.Process | None) -> list[str]:
         flags = flags[1:]  # sub-commands
     words: list[str] = process.cmdline() if process else []
     begin, end = words[: len(words) - len(flags)], words[len(words) - len(flags) :]
-    return begin if end == flags and sys.argv[0] in begin[1:] else []
+    programs = {sys.argv[0], _module_started()} & {*begin[1:]}
+    return begin if end == flags and programs else []
+
+
+def _module_started() -> str | None:
+    """Return the module that ``-m`` has started, None for a program that is a file."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name.removesuffix(".__main__") if spec else None
 
 
 def _shortened(words: list[str]) -> list[str]:

@@ -116,6 +116,8 @@ def test_without_a_flag_the_launcher_decides_on_the_precision(
     ("words", "configured", "told"),
     [
         ([], "", None),
+        (["-m"], "", None),
+        (["-m", "--mixed_precision", "no"], "", "no"),
         (["--mixed_precision", "no"], "", "no"),
         (["--config_file", "own.yaml"], "num_processes: 1", None),
         (["--config_file", "own.yaml"], "mixed_precision: 'no'", "no"),
@@ -137,7 +139,9 @@ def test_a_no_that_nobody_has_said_leaves_the_choice_to_the_device(
         path = tmp_path / "own.yaml" if own else folder / "default_config.yaml"
         path.write_text("\n".join(lines))
     launch = ["-m", "accelerate.commands.accelerate_cli", "launch", *words]
-    done = run(*launch, program, "--epochs", "3", cwd=tmp_path, HF_HOME=str(tmp_path))
+    target = "program" if "-m" in words else program
+    environment = {"HF_HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+    done = run(*launch, target, "--epochs", "3", cwd=tmp_path, **environment)
     assert done.stdout.split()[-1:] == [str(told)], done.stderr
 
 
