@@ -50,7 +50,8 @@ def rows_of(file: Path) -> list[Row]:
 
 @pytest.fixture
 def plain_precision() -> Iterator[None]:
-    """Leave no bf16 to the tests that follow, which take Accelerate's state as it is."""
+    """Take no precision of Accelerate's state from another test, and leave no bf16 to one."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
