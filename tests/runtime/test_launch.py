@@ -1,6 +1,7 @@
 """The start of Accelerate, work in all processes of a launch, and the end of their group."""
 
 import os
+import re
 import signal
 import weakref
 from collections.abc import Callable
@@ -87,12 +88,17 @@ def test_gradients_are_parts_of_what_the_processes_exchange() -> None:
     assert start("no", None).ddp_handler.gradient_as_bucket_view
 
 
+@pytest.mark.usefixtures("plain_cpu")
 def test_what_the_launcher_was_told_is_not_overruled_silently(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And what is advised leads out."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(InputError, match="was told bf16 for --mixed-precision, the program no:"):
+    with pytest.raises(InputError, match=r"was told bf16 .*, the program no: give the") as error:
         start("no", None)
+    advised = re.findall(r"give the launcher --mixed-precision (\w+), too", str(error.value))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", *advised)
+    assert start("no", None).mixed_precision == "no"
 
 
 @pytest.mark.usefixtures("plain_cpu")
