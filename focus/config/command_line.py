@@ -233,7 +233,7 @@ class _Parser(argparse.ArgumentParser):
     def values(self, argv: Sequence[str]) -> dict[str, Any]:
         """Return the values of the words by field name, without those that are not given."""
         words = self._plain(argv)
-        found, unknown = self.parse_known_args(words)
+        namespace, unknown = self.parse_known_args(words)
         if unknown:
             word, equals, _ = unknown[0].partition("=")
             if not word.startswith("-"):
@@ -249,7 +249,7 @@ class _Parser(argparse.ArgumentParser):
             if word[2:].replace("-", "_") in self.positional:
                 meant = ", what it names stands without one"
             raise InputError(f"There is no flag {word}{meant}; --help lists them all.")
-        return {n: tuple(v) if isinstance(v, list) else v for n, v in vars(found).items()}
+        return {n: tuple(v) if isinstance(v, list) else v for n, v in vars(namespace).items()}
 
     def _flag_before(self, words: Sequence[str], word: str) -> str:
         """Return the field of the last flag before a word, "" if there is none."""

@@ -51,17 +51,17 @@ def listed_images(
     from focus.data.readers import read_given  # a dozen modules, once the run may begin
 
     with phase("listing images"), _as_they_were(config.run_folder if resumed else None):
-        own, tests = given or read_given(config, output=output)
-    if not own:
+        training, tests = given or read_given(config, output=output)
+    if not training:
         from focus.data.demo import demo_manifest  # ten modules that draw, for a run without data
 
         with phase("demo faces"):
-            own = demo_manifest(progress=progress)
+            training = demo_manifest(progress=progress)
     elif not resumed:
-        if progress and (line := _drawn_line(own, config)):
+        if progress and (line := _drawn_line(training, config)):
             print(line)
-        own = assign_splits(own, seed=config.seed)
-    manifest = own + tests
+        training = assign_splits(training, seed=config.seed)
+    manifest = training + tests
     if not resumed:
         check_trainable(manifest)
     return manifest

@@ -134,11 +134,14 @@ def read_weights(path: Path, protocol: Protocol) -> dict[str, Settings]:
     an unknown name.
     """
     try:
-        given = load_yaml(path)
-        found = {n: {**CHOSEN.get(n, {}), **train_settings(own)} for n, own in given.items()}
+        chosen = load_yaml(path)
+        weights = {
+            name: {**CHOSEN.get(name, {}), **train_settings(settings)}
+            for name, settings in chosen.items()
+        }
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(
             f"--weights {path} cannot be read ({error}): give what a search wrote."
         ) from error
-    check_arms(given, (*SEARCH, *protocol.arms))
-    return {**CHOSEN, **found}
+    check_arms(chosen, (*SEARCH, *protocol.arms))
+    return {**CHOSEN, **weights}

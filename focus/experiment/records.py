@@ -99,7 +99,7 @@ class Records:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with waiting_for(self._path.with_name(_LOCK), even_without_locks=True):
             self._rows = {**_read(self._path), row.key: row}
-            table = [[each.cells[name] for name in _HEADER] for each in self._rows.values()]
+            table = [[row.cells[name] for name in _HEADER] for row in self._rows.values()]
             write_csv(self._path, _HEADER, table, may_lack=(_DATA,))
 
 

@@ -237,9 +237,9 @@ def _run(trainer: Trainer, bad: list[BadFile], findings: Sequence[Finding]) -> E
             before.to_csv(folder / BEFORE)
         trainer.fit()
         with trainer.saying_how_to_go_on(), phase("test"):
-            found = evaluate_best(trainer, findings)
+            evaluation = evaluate_best(trainer, findings)
         finish_trackers(accelerator)
-    return found
+    return evaluation
 
 
 def evaluate_best(trainer: Trainer, findings: Sequence[Finding] = ()) -> Evaluation | None:
@@ -264,29 +264,30 @@ def evaluate_best(trainer: Trainer, findings: Sequence[Finding] = ()) -> Evaluat
     shown = None
     if not trainer.test:  # then the sheet shows images of validation
         shown = trainer.score(best, images_only(trainer.validation), progress=False)
-    found = None
+    evaluation = None
     if accelerator.is_main_process:
         best.config.write(folder / "model" / CONFIG_FILE)
-        about = {
+        facts = {
             "model": {
                 "epoch": trainer.state.best_epoch,
                 f"validation_{config.eval_metric}": trainer.state.best,
             },
             "provenance": provenance(config.model, trainer.manifest, config),
         }
-        found = Evaluation.of(config.name, folder, best, trainer.test, scores, about, findings)
-        found.save()
+        evaluation = Evaluation.of(config.name, folder, best, trainer.test, scores, facts, findings)
+        evaluation.save()
         if shown is not None:
             write_sheet(best, trainer.validation, shown, folder / OVERLAYS)
-        lines = [found.table(most=None), "", *map(str, errors_in_words(found.results or {}))]
-        lines += ["", *map(str, found.findings)]
+        error_rates = map(str, errors_in_words(evaluation.results or {}))
+        lines = [evaluation.table(most=None), "", *error_rates]
+        lines += ["", *map(str, evaluation.findings)]
         write_card(folder / "model", trainer.card(best, "\n".join(lines)))
         if config.report:
-            said = found.save_report(folder / SUMMARY, config.eval_metric)
+            said = evaluation.save_report(folder / SUMMARY, config.eval_metric)
             if not (folder / REPORT).is_file():  # else it is named at the end
                 print(said)
     accelerator.wait_for_everyone()
-    return found
+    return evaluation
 
 
 def images_line(manifest: Manifest) -> str:

@@ -33,12 +33,31 @@ _SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folde
 # What a resumed run may have otherwise than before: it does not change what is computed, but for
 # the last bits by threads, of which as many are taken as before unless the user says otherwise.
 _FREE = (
-    *("resume", "debug", "threads", "workers", "compare_ce", "dry_run", "device"),
-    *("tf32", "cudnn_benchmark"),  # of a GPU, whose bits are not promised
-    *("max_bad", "max_pixels", "image_cache"),  # the images, which they choose, are compared
-    *("output", "name"),  # a folder that was moved or renamed is the same run
-    *("checkpoint_steps", "checkpoints_kept", "report_to", "log_steps", "sheet_epochs", "report"),
-    "eval_batch_size",  # changes the last digits of a score: too many at a time have to be mended
+    "resume",
+    "debug",
+    "threads",
+    "workers",
+    "compare_ce",
+    "dry_run",
+    "device",
+    # Of a GPU, whose bits are not promised.
+    "tf32",
+    "cudnn_benchmark",
+    # The images, which they choose, are compared.
+    "max_bad",
+    "max_pixels",
+    "image_cache",
+    # A folder that was moved or renamed is the same run.
+    "output",
+    "name",
+    "checkpoint_steps",
+    "checkpoints_kept",
+    "report_to",
+    "log_steps",
+    "sheet_epochs",
+    "report",
+    # It changes the last digits of a score: too many at a time have to be mended.
+    "eval_batch_size",
 )
 _PLACES = ("data", "data_root", "human_maps", "test_data", "test_real", "initial_checkpoint")
 

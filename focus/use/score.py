@@ -49,13 +49,13 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
     detector.to(accelerator.device)
     decoded = ImageCache.of(detector.image_size, config.image_cache, detector.config.fit)
     with phase("checking images"):
-        manifest, bad, found = run_on_main_first(
+        manifest, bad, findings = run_on_main_first(
             accelerator, lambda: _images(config, model, output, decoded, progress=main)
         )
     answers = run_on_all(accelerator, lambda: read_answers(config.people))
     if config.people and not by_image(answers).keys() & {digest_of(own) for own in manifest}:
         text = f"None of these images is answered in --people {config.people}: nothing of people."
-        found.append(Finding("warning", text))
+        findings.append(Finding("warning", text))
     names = [*ROBUSTNESS] * config.robustness + ["equalise"] * config.equalise
     if names:
         robustness.check_labels(manifest)
@@ -77,8 +77,8 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
             known = detector.config.training_generators
             about["people"] = beside(scores, digests, answers, known, threshold.value)
         name = model.parent.name if model.name == "model" else model.name
-        found += source_findings(manifest)
-        evaluation = Evaluation.of(name, output, detector, manifest, scores, about, found)
+        findings += source_findings(manifest)
+        evaluation = Evaluation.of(name, output, detector, manifest, scores, about, findings)
         written = [*evaluation.save(), *_listed(bad, output)]
         lines = people_lines(evaluation.results or {})
     if names:

@@ -164,9 +164,9 @@ def folder(tmp_path: Path) -> AnswerFolder:
 
 
 def said(number: int, who: str = "anna", **other: Any) -> Answer:
-    about = {"round": "main", "answer": "real", "confidence": 1, "seconds": 1.0, "shown": 0}
+    said = {"round": "main", "answer": "real", "confidence": 1, "seconds": 1.0, "shown": 0}
     face = {"image": f"{number:032x}", "path": f"/{number}.png", "annotator": who}
-    return Answer(**face | about | {"mark": "", "time": f"2026-01-01T00:0{number}"} | other)
+    return Answer(**face | said | {"mark": "", "time": f"2026-01-01T00:0{number}"} | other)
 
 
 def images(folder: AnswerFolder) -> list[int]:

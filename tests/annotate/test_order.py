@@ -102,30 +102,30 @@ def numbers(state: dict[str, Any]) -> list[int]:
 
 
 def test_two_tabs_of_one_annotator_get_different_faces(tmp_path: Path) -> None:
-    own = desk(tmp_path / "out", 6)
-    first, second = own.ask("anna", "one"), own.ask("ANNA", "two")
+    served = desk(tmp_path / "out", 6)
+    first, second = served.ask("anna", "one"), served.ask("ANNA", "two")
     assert len({*numbers(first), *numbers(second)}) == 4
     # Another annotator's faces are nobody's business.
-    assert numbers(own.ask("ben", "three")) == numbers(desk(tmp_path / "new", 6).ask("ben", ""))
-    own.leave("one")
-    assert numbers(own.ask("anna", "four")) == numbers(first), "of the tab that was closed"
+    assert numbers(served.ask("ben", "three")) == numbers(desk(tmp_path / "new", 6).ask("ben", ""))
+    served.leave("one")
+    assert numbers(served.ask("anna", "four")) == numbers(first), "of the tab that was closed"
 
 
 def test_no_tab_keeps_the_last_faces_and_none_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever is there gets a face, though 300 other tabs have asked for her."""
-    own = desk(tmp_path / "out", 6)
-    plain = numbers(own.ask("anna", ""))
-    others = [own.ask("anna", f"other {number}") for number in range(300)]
+    served = desk(tmp_path / "out", 6)
+    plain = numbers(served.ask("anna", ""))
+    others = [served.ask("anna", f"other {number}") for number in range(300)]
     assert all(len(numbers(state)) == 2 for state in others)
     answered_faces = set()
-    while question := own.ask("anna", "here")["question"]:
-        answered_faces.add(answered(own)["number"])
+    while question := served.ask("anna", "here")["question"]:
+        answered_faces.add(answered(served)["number"])
     assert len(answered_faces) == 6, question
     later = time.monotonic() + 601
     monkeypatch.setattr("time.monotonic", lambda: later)
-    assert numbers(own.ask("ben", "here")) == numbers(desk(tmp_path / "new", 6).ask("ben", ""))
+    assert numbers(served.ask("ben", "here")) == numbers(desk(tmp_path / "new", 6).ask("ben", ""))
     assert plain == numbers(desk(tmp_path / "newer", 6).ask("anna", "here"))
 
 

@@ -87,8 +87,8 @@ def blurred(image: Tensor, sigma: float, reach: int) -> Tensor:
     sigma: The standard deviation in pixels. Rows, then columns are blurred, in integers, so that no
     rounding depends on the number of threads.
     """
-    place = np.arange(-reach, reach + 1)
-    weights = np.exp(-0.5 * (place / sigma) ** 2)
+    offset = np.arange(-reach, reach + 1)
+    weights = np.exp(-0.5 * (offset / sigma) ** 2)
     taps = np.rint(2**_BITS * weights / weights.sum()).astype(int)
     taps[reach] += 2**_BITS - taps.sum()
     first, *others = taps[taps > 0].tolist()  # in the middle, so an odd number

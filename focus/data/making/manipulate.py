@@ -84,8 +84,8 @@ def manipulate(config: ManipulateConfig) -> None:
         if len(whole) >= _FEWEST:
             # Donors and basis are chosen among all: a face that is replaced changes every picture.
             data = digest((config.seed, config.image_size, *reals, contents))
-            about = {"version": 1, "data": data}
-            begin(folder, RECORD, about, resume=config.resume)
+            record = {"version": 1, "data": data}
+            begin(folder, RECORD, record, resume=config.resume)
         if bad:
             write_bad_files(bad, folder / BAD_FILES)
             print(f"left out {len(bad)}: {folder / BAD_FILES}")

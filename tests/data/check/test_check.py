@@ -351,8 +351,8 @@ def test_the_check_goes_on_where_training_would(tmp_path: Path) -> None:
     for name, side in (("large", 250), ("huge", 300)):  # within Pillow's own limit, and above
         Image.new("RGB", (side, 200)).save(tmp_path / "data" / "0_real" / f"{name}.jpg")
     words = [tmp_path / "data", "--max-pixels", "29000", "--max-bad", "0.1", "--strict", "false"]
-    found = check(*words, output=tmp_path / "check")
-    assert {Path(file["path"]).name: file["reason"] for file in found["bad_files"]} == {
+    report = check(*words, output=tmp_path / "check")
+    assert {Path(file["path"]).name: file["reason"] for file in report["bad_files"]} == {
         "large.jpg": "250 x 200 pixels, more than --max-pixels 29000",
         "huge.jpg": "more than --max-pixels 29000",
     }

@@ -123,8 +123,8 @@ def test_what_is_said_to_be_missed_is(name: str, originals: list[str], tmp_path:
     for path in originals:
         with Image.open(path) as image:
             MISSED[name](image, tmp_path / Path(path).stem)
-    found = found_in(manifest(train=originals, test=sorted(map(str, tmp_path.iterdir()))))
-    assert len(found) < N_ORIGINALS / 2
+    copies_found = found_in(manifest(train=originals, test=sorted(map(str, tmp_path.iterdir()))))
+    assert len(copies_found) < N_ORIGINALS / 2
 
 
 def test_an_equal_file_is_the_same_file_and_one_leak_for_each_later_split(

@@ -49,9 +49,9 @@ def config(folder: Path, *more: str) -> ResolvedTrainConfig:
 
 
 def test_the_files_read_as_the_embedded_set(built_in: Manifest, folder: Path) -> None:
-    found = list(map(without_digests, training_manifest(config(folder), progress=False)))
-    assert len(found) == len(built_in) == 46
-    for ours, theirs in zip(found, built_in, strict=True):
+    from_files = list(map(without_digests, training_manifest(config(folder), progress=False)))
+    assert len(from_files) == len(built_in) == 46
+    for ours, theirs in zip(from_files, built_in, strict=True):
         for name in ("label", "generator", "split", "test_set"):
             assert getattr(ours, name) == getattr(theirs, name), (name, ours)
         np.testing.assert_array_equal(load_image(ours.path), load_image(theirs.path))
