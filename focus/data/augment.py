@@ -11,6 +11,7 @@ are made on the CPU, beside the decoding, or on the device that has the batch.
 """
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -174,6 +175,17 @@ def _draw_crop(random: "_Random", size: int) -> Move:
     return Move.none(size)
 
 
+class _Twister(threading.local):
+    """NumPy's Mersenne twister, one for each thread: to make one takes as long as to draw."""
+
+    def __init__(self) -> None:
+        self.words = np.random.MT19937()
+        self.state = np.random.RandomState(self.words)
+
+
+_twister = _Twister()
+
+
 class _Random:
     """The numbers that torch's generator on a CPU gives after ``torch.manual_seed``.
 
@@ -181,14 +193,12 @@ class _Random:
     twister, which NumPy has, too.
     """
 
-    _twister = np.random.MT19937()
-    _seeded = np.random.RandomState(_twister)
     _WORDS = 32  # more than an image needs: 20 for ten attempts to crop, 2 for its place, 7 others
 
     def __init__(self, key: Sequence[int]) -> None:
         (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
-        self._seeded.seed(int(state) & 0xFFFFFFFF)  # the bits that torch takes
-        self._words = iter(self._twister.random_raw(self._WORDS).tolist())
+        _twister.state.seed(int(state) & 0xFFFFFFFF)  # the bits that torch takes
+        self._words = iter(_twister.words.random_raw(self._WORDS).tolist())
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """Draw a float32 from [low, high), as ``torch.empty(1).uniform_(low, high)``."""

@@ -1,6 +1,8 @@
 """Augmentation of batches: as torchvision's of one image at a time, maps beside their images."""
 
+import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from focus.data.augment import Augmentation, as_table, compressed
+from focus.data.augment import Augmentation, Draw, as_table, compressed
 from focus.data.blur import blurred
 from focus.data.moves import moved_to_grid
 
@@ -212,3 +214,20 @@ def test_a_picture_is_painted_at_its_own_size_before_it_is_cut(name: str) -> Non
         # Nothing is left to do but the moves.
         assert augmentation.change(part[None], [draw])[0].equal(part)
     assert painted == {True, False}
+
+
+def test_threads_that_load_at_once_draw_what_one_draws() -> None:
+    """As those of other frameworks' loaders do, beside the workers of torch's."""
+    augmentation = Augmentation(("crop", "shift", "flip", "blur", "jpeg"), 64)
+
+    def draws(seed: int) -> list[Draw]:
+        return [augmentation.draw((seed, 0, row), 64, 64) for row in range(2000)]
+
+    expected = [draws(seed) for seed in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(draws, range(4))) == expected
+    finally:
+        sys.setswitchinterval(interval)
