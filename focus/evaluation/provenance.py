@@ -17,14 +17,17 @@ from focus.data.manifest import Manifest
 _PACKAGES = ("torch", "timm", "numpy")
 
 
-def provenance(network: str, manifest: Manifest, config: TrainConfig | None) -> dict[str, Any]:
+def provenance(
+    network: str, manifest: Manifest, config: TrainConfig | None, initial_weights: str = ""
+) -> dict[str, Any]:
     """Return what ``results.json`` says of its origin, as docs/formats.md describes it.
 
-    network: by its timm name. manifest: the images, with their digests. config: of the training;
-    None where it is not known.
+    network: by its timm name. initial_weights: as of the detector's config. manifest: the images,
+    with their digests. config: of the training; None where it is not known.
     """
     return {
         "network": network,
+        "initial_weights": initial_weights,
         "recipe": config and config.recipe,
         "loss": None if config is None else {"name": config.loss.name, **config.loss.settings},
         "seed": None if config is None else config.seed,

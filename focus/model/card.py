@@ -46,6 +46,7 @@ def model_card(
         data=_escaped(data),
         generators=_escaped(", ".join(generators)),
         geometry=_escaped("; ".join(ways)),
+        initial_weights=_escaped(config.initial_weights),
         training=training,
         arithmetic=arithmetic,
         mean=", ".join(f"{value:g}" for value in config.mean),

@@ -48,9 +48,10 @@ class DetectorConfig:
     saw. training_families: The family of each, "" if it is not known. geometry: How faces were cut
     out of these images, each way once (see :mod:`focus.data.making.faces`); empty if it is not
     known. pool: What is classified, the "mean" of the cells or "both" it and the class token.
-    outlier_norm: The norm from which on a token counts as an outlier, measured on the training
-    images; None if it is not known, or there are no tokens. weights_sha256: The digest of the
-    weights' file, in hexadecimal; "" accepts any.
+    initial_weights: Where the weights came from that the training began with, "" if it is not
+    known. outlier_norm: The norm from which on a token counts as an outlier, measured on the
+    training images; None if it is not known, or there are no tokens. weights_sha256: The digest of
+    the weights' file, in hexadecimal; "" accepts any.
     """
 
     model: str
@@ -65,6 +66,7 @@ class DetectorConfig:
     pool: str = "mean"
     input: Input = "rgb"
     fit: Fit = "squash"
+    initial_weights: str = ""
     outlier_norm: Annotated[float, Meta(ge=0)] | None = None
     weights_sha256: str = field(default="", compare=False)
 

@@ -24,6 +24,7 @@ from focus.model.config import CONFIG_FILE, LARGEST, WEIGHTS_FILE, DetectorConfi
 from focus.model.head import DetectorOutput, FocusHead, pick
 from focus.model.inputs import Normalise, neighbour_differences
 from focus.model.operating_points import THRESHOLDS, OperatingPoints, Threshold, choose_threshold
+from focus.model.packaged_weights import packaged_weights
 from focus.model.prediction import Prediction
 from focus.runtime.files import atomic_write
 from focus.runtime.json_files import read_json
@@ -47,7 +48,8 @@ class Detector(nn.Module):
             class token, whose share of the logits the CAM does not show.
         input: "rgb", or "npr" for differences of neighbouring pixels (:mod:`focus.model.inputs`).
         fit: "squash" resamples pictures to ``image_size``, "crop" takes their middle.
-        pretrained: Whether to load timm's weights (downloads).
+        pretrained: Whether to load ImageNet's or other weights that timm names: from the package
+            of :mod:`focus.model.packaged_weights` if it is installed, else timm's (downloads).
         initial_checkpoint: A file of safetensors, or of ``torch.save`` read with ``weights_only``:
             weights of the network by timm's names, or of a whole detector. If its config.json lies
             beside it, mean and standard deviation are taken from there.
@@ -80,7 +82,9 @@ class Detector(nn.Module):
             raise InputError(f"num_classes is {num_classes}: give 2, for real and synthetic.")
         if image_size is not None and image_size > LARGEST:
             raise InputError(f"image_size is {image_size}: give at most {LARGEST}.")
-        self.backbone = create_backbone(model, image_size, pretrained)
+        packaged = packaged_weights(model) if pretrained and initial_checkpoint is None else None
+        packaged_file = packaged.path() if packaged else None
+        self.backbone = create_backbone(model, image_size, pretrained and packaged_file is None)
         data = timm.data.resolve_model_data_config(self.backbone)
         size = int(data["input_size"][-1] if image_size is None else image_size)
         self.layout = layout_of(self.backbone, size, model)
@@ -105,8 +109,18 @@ class Detector(nn.Module):
         self.points = None
         self.card: str | None = None
         """The model card to save; None: one is made of the config and the operating points."""
+        initial_weights = "drawn at random"
         if initial_checkpoint is not None:
             self._load_initial(Path(initial_checkpoint))
+            initial_weights = f"the file {Path(initial_checkpoint).name}"
+        elif packaged and packaged_file:
+            self._load_initial(packaged_file)
+            initial_weights = packaged.source
+        elif pretrained:
+            pretrained_cfg = self.backbone.pretrained_cfg
+            hub = pretrained_cfg.get("hf_hub_id")
+            initial_weights = f"huggingface.co/{hub}" if hub else pretrained_cfg.get("url", "timm")
+        self.config = replace(self.config, initial_weights=initial_weights)
 
     @property
     def points(self) -> OperatingPoints | None:

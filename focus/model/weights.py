@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from focus.errors import InputError
 from focus.model.backbones import first_line
+from focus.model.packaged_weights import named_in_order
 
 # torchvision's files of DenseNets are older than its code.
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -77,15 +78,16 @@ def check_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, pa
 def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor], name: str, path: Path) -> None:
     """Load the weights of a timm network without its classifier.
 
-    They may have timm's names, or those of a library whose names timm translates. Weights by
-    position of another image size are resampled by timm.
+    They may have timm's names, those of a library whose names timm translates, or those of
+    :mod:`focus.model.packaged_weights`. Weights by position of another image size are resampled by
+    timm.
 
     Raises InputError as :func:`load_weights`, or if a block holds weights that the network does not
     have, since the file is of a larger network of the family.
     """
     own = backbone.state_dict()
     state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
-    state = _named_as_timm(state, backbone)
+    state = _named_as_timm(named_in_order(state, backbone), backbone)
     classifiers = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or ()
     classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
     blocks = {_block(key) for key in own} - {_block(key) for key in classifiers}

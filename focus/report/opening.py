@@ -163,6 +163,7 @@ def facts(results: Results | None, scores: Scores, threshold: Threshold) -> dict
     return {
         "loss": (origin.get("loss") or {}).get("name", ""),
         "network": origin.get("network", ""),
+        "initial weights": origin.get("initial_weights", ""),
         "scores": (origin.get("scores") or {}).get("file", ""),
         "seed": str(origin.get("seed") if origin.get("seed") is not None else ""),
         "trained on": ", ".join(results["training_generators"]),

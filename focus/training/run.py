@@ -11,6 +11,7 @@ import torch
 from accelerate.tracking import get_available_trackers
 
 from focus.config.losses import WITHOUT_MAPS
+from focus.config.recipes import FROM_SCRATCH
 from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.bad_files import BadFile, write_bad_files
 from focus.data.cache.images import ImageCache
@@ -192,9 +193,10 @@ def _runs(config: TrainConfig, *, maps: bool) -> list[ResolvedTrainConfig]:
     """
     run = resolve(config, maps=maps)
     if run.tune != "full" and not run.pretrained and run.initial_checkpoint is None:
+        loads = "another --model" if run.model in FROM_SCRATCH else "--pretrained true"
         raise InputError(
             f"--tune {run.tune} would freeze a network of random weights, as none are loaded: give "
-            "--initial-checkpoint FILE or --pretrained true, or --tune full."
+            f"--initial-checkpoint FILE or {loads}, or --tune full."
         )
     # Accelerate passes over a tracker whose package is missing.
     trackers = ["none", "all", *map(str, get_available_trackers())]
@@ -227,6 +229,7 @@ def _run(trainer: Trainer, bad: list[BadFile], findings: Sequence[Finding]) -> E
             f"training {config.model}, {size:.2f} million parameters, with the loss "
             f"{config.loss.name} for {config.epochs} epochs: {folder}"
         )
+        accelerator.print(f"initial weights: {detector.config.initial_weights or 'not recorded'}")
         if tuned := describe_tuning(detector, config.tune):
             accelerator.print(tuned)
         if bad and main:
@@ -272,7 +275,9 @@ def evaluate_best(trainer: Trainer, findings: Sequence[Finding] = ()) -> Evaluat
                 "epoch": trainer.state.best_epoch,
                 f"validation_{config.eval_metric}": trainer.state.best,
             },
-            "provenance": provenance(config.model, trainer.manifest, config),
+            "provenance": provenance(
+                config.model, trainer.manifest, config, best.config.initial_weights
+            ),
         }
         evaluation = Evaluation.of(config.name, folder, best, trainer.test, scores, facts, findings)
         evaluation.save()

@@ -71,7 +71,10 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
     trained = _training(model.parent)
     if main:
         # At once: what follows may take hours, or find an image that the network cannot score.
-        about = {"provenance": provenance(detector.config.model, manifest, trained)}
+        network = detector.config
+        about = {
+            "provenance": provenance(network.model, manifest, trained, network.initial_weights)
+        }
         if answers and (scores.label >= 0).any():
             digests = [digest_of(manifest[row]) for row in scores.index]
             known = detector.config.training_generators
