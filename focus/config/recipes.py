@@ -8,7 +8,7 @@ Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["constant", "cosine", "one-cycle", "step"]
 Sampling = Literal["shuffled", "balanced"]
 CachedFeatures = Literal["bfloat16", "float32", "no"]
-Tune = Literal["full", "norm", "head", "lora"]
+Tune = Literal["full", "last-stage", "norm", "head", "lora"]
 Input = Literal["rgb", "npr"]
 Fit = Literal["squash", "crop"]
 

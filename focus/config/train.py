@@ -77,8 +77,9 @@ class TrainConfig(SharedConfig):
     pretrained: bool | None = in_model("start from timm's weights, which are downloaded once")
     initial_checkpoint: str | None = in_model("start from the weights in this file", metavar="FILE")
     tune: Tune | None = in_model(
-        "what is trained: full (all weights), norm (normalisation layers and head), head (alone), "
-        "or lora (adapters of low rank, by peft, and head)"
+        "what is trained: full (all weights), last-stage (that of the network, and head), norm "
+        "(normalisation layers and head), head (alone), or lora (adapters of low rank, by peft, "
+        "and head)"
     )
     pool: str | None = in_model(
         "what is classified: the mean of the cells or patch tokens, or both it and the class token",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # numpy and all: --help does without
     from focus.data.manifest import Manifest
     from focus.experiment.collect import Outcome
     from focus.experiment.data import Images
+    from focus.experiment.photographs import Pictures
 
 PROG = "focus experiment"
 LOGS = "logs"
@@ -44,7 +45,7 @@ def experiment(config: ExperimentConfig) -> None:
     """
     arms = config.losses.split(",") if config.losses else []
     setup = make_setup(config)
-    searched = config.search and not config.range
+    searched = config.search and not config.range and not config.photographs
     check_arms(arms, frozen.SEARCH if searched else (*setup.protocol.arms, *LOSSES))
     # For this process and those it starts, before any of them imports torch: a core for each run.
     os.environ.update(OMP_NUM_THREADS=str(setup.base.threads), OMP_WAIT_POLICY="PASSIVE")
@@ -88,6 +89,8 @@ def make_setup(config: ExperimentConfig) -> Setup:
         from focus.experiment.doses import RANGE, SPARE_DOSES
 
         protocol = SPARE_DOSES if config.search else RANGE
+    if config.photographs:
+        protocol = _photographs_protocol(config)
     if config.recipes:
         from focus.experiment.baselines import protocol_of
 
@@ -97,11 +100,23 @@ def make_setup(config: ExperimentConfig) -> Setup:
             raise InputError("--headroom is of the embedded benchmark: leave --data out.")
         units = protocol.units if config.search else frozen.SEEDS
         protocol = replace(protocol, units=units, settings={})
-    elif protocol is not frozen.GRID and (config.seeds or config.quick):
+    elif protocol is not frozen.GRID and not config.photographs and (config.seeds or config.quick):
         raise InputError("This experiment has draws of its own: leave --seeds and --quick out.")
     chosen = read_weights(Path(config.weights), protocol) if config.weights else frozen.CHOSEN
     worlds = ("",) if config.data else protocol.worlds[: 1 if config.quick else None]
     return Setup(output / protocol.folder, base, settings, chosen, worlds, protocol)
+
+
+def _photographs_protocol(config: ExperimentConfig) -> frozen.Protocol:
+    """Return the protocol of ``--photographs``; raises InputError for what does not go with it."""
+    from focus.experiment.photographs import FROZEN_NETWORK, LAST_STAGE, SPARE
+
+    for name in ("headroom", "range", "recipes", "data"):
+        if getattr(config, name):
+            raise InputError(f"--photographs is an experiment of its own: leave --{name} out.")
+    if config.search:
+        return SPARE
+    return LAST_STAGE if config.last_stage else FROZEN_NETWORK
 
 
 def images(setup: Setup, config: ExperimentConfig) -> "Images":
@@ -115,6 +130,16 @@ def images(setup: Setup, config: ExperimentConfig) -> "Images":
         given = {n: v for n, v in vars(config).items() if n in vars(SharedConfig())}
         own = training_manifest(resolve(setup.base.changed(**{**setup.train, **given})))
         return lambda unit, world: own
+    if config.photographs:
+        from focus.experiment.photographs import make_pictures
+
+        @lru_cache
+        def pictures() -> "Pictures":
+            archive = Path(config.archive) if config.archive else None
+            folder = Path(config.output).absolute() / "pictures"
+            return make_pictures(folder, archive, config.max_images)
+
+        return lambda unit, world: pictures().of_split(unit)
     from focus.data.demo import demo_manifest
 
     @lru_cache(maxsize=2)
@@ -166,6 +191,11 @@ def _grid(setup: Setup, config: ExperimentConfig, names: Sequence[str]) -> list[
         data = data_digest(user_images)
         arms = trainable_arms(setup, user_images, arms)
     runs = grid(setup, arms, units)
+    controls = []
+    if config.photographs and not config.search:
+        from focus.experiment.controls import control_outcome, control_runs
+
+        controls = control_runs(setup, units)
     records = Records(setup.output / RUNS, data)
 
     def record(finished: Run) -> None:
@@ -187,6 +217,10 @@ def _grid(setup: Setup, config: ExperimentConfig, names: Sequence[str]) -> list[
             ended=record,
         )
         failures = list(failed.values())
+        for control in controls:
+            if records.find(control) is None:
+                records.add(control_outcome(control, of(control.unit, control.world)))
+    runs += controls
     missing = list(failures)
     done = {run.name: found for run in runs if (found := records.find(run))}
     every = runs if config.data else grid(setup, setup.protocol.arms, units)
@@ -211,10 +245,15 @@ def _report(setup: Setup, outcomes: Sequence["Outcome"], missing: Sequence[str])
     from focus.experiment.report import write_report, write_tables
 
     output, protocol = setup.output, setup.protocol
-    if protocol.folder == "doses":
+    if protocol.folder.endswith("doses"):
         from focus.experiment.doses import choose_doses
 
-        print("", *missing, choose_doses(outcomes, output), sep="\n")
+        chosen_for = ()
+        if protocol.worlds == (frozen.PHOTOGRAPHS,):
+            from focus.experiment.photographs import FROZEN_NETWORK, SPARE
+
+            chosen_for = (SPARE, FROZEN_NETWORK)
+        print("", *missing, choose_doses(outcomes, output, *chosen_for), sep="\n")
         print(f"\nwritten: {output / 'doses.yaml'}, for --weights")
         return
     table = table_of(outcomes)

@@ -58,7 +58,7 @@ def _with_maps(dose: str, images: str = "own", worlds: tuple[str, ...] = WORLDS)
 
 
 _FIVE = (BASELINE, *DOSES)
-_LINEAR, _QUADRATIC = (
+LINEAR, QUADRATIC = (
     Contrast(name, {arm: scale * c for arm, c in zip(_FIVE, coefficients, strict=True)})
     for name, scale, coefficients in (
         # In units of the difference between the ends of the line that is fitted to the five.
@@ -82,11 +82,11 @@ RANGE = Protocol(
     },
     units=range(20, 36),
     tests=(
-        Test(_LINEAR, WORLDS[0], "tested"),
-        Test(_LINEAR, WORLDS[1], "tested"),
+        Test(LINEAR, WORLDS[0], "tested"),
+        Test(LINEAR, WORLDS[1], "tested"),
         Test(minus("saliency-aggressive", "wide"), WORLDS[0], "tested"),
     ),
-    described=(_QUADRATIC, minus("saliency-strong", "shuffled-strong")),
+    described=(QUADRATIC, minus("saliency-strong", "shuffled-strong")),
     series={
         "without maps": _FIVE,
         "with maps": ("wide", "saliency", "saliency-strong", "saliency-aggressive"),
@@ -97,14 +97,18 @@ RANGE = Protocol(
 )
 
 
-def choose_doses(outcomes: Sequence[Outcome], folder: Path) -> str:
+def choose_doses(
+    outcomes: Sequence[Outcome], folder: Path, spare: Protocol = SPARE_DOSES, grid: Protocol = RANGE
+) -> str:
     """Write ``doses.csv`` and ``doses.yaml``; return what was tried, and the weights that follow.
+
+    spare: The protocol of the outcomes. grid: That of the arms whose doses are chosen.
 
     An entropy between those of two weights is interpolated, linearly in the logarithm of the
     weight; below the smallest weight, in the weight. One that none reaches takes the largest.
     """
     tried = {}
-    for name, arm in SPARE_DOSES.arms.items():
+    for name, arm in spare.arms.items():
         own = [o.figures for o in outcomes if o.run.arm == name]
         means = (float(np.mean([f[n] for f in own])) for n in ("validation_entropy", "validation"))
         tried[name] = (arm.settings.get("focus_weight", 0.0), *means)
@@ -113,14 +117,14 @@ def choose_doses(outcomes: Sequence[Outcome], folder: Path) -> str:
     write_csv(folder / "doses.csv", header, rows)
     lines = ["| arm | weight | validation entropy | validation AUC |", "|---|---|---|---|"]
     lines += [f"| {name} | {w:g} | {h:.3f} | {a:.3f} |" for name, (w, h, a) in tried.items()]
-    del tried["wide"]
+    tried.pop("wide", None)
     weights, entropies, aucs = map(np.array, zip(*tried.values(), strict=True))
-    found = {n: np.fmin(reached(weights, entropies, s), WEIGHTS[-1]) for n, s in SHARES.items()}
+    found = {n: np.fmin(reached(weights, entropies, s), weights.max()) for n, s in SHARES.items()}
     found |= {"aggressive": weights[aucs >= aucs[0] - LOST].max(), "wide": entropies[0]}
     doses = {name: float(f"{value:.2g}") for name, value in found.items()}
     chosen = {
         name: {**arm.settings, "entropy_target" if dose == "wide" else "focus_weight": doses[dose]}
-        for name, arm in RANGE.arms.items()
+        for name, arm in grid.arms.items()
         if (dose := name.rpartition("-")[2]) in doses
     }
     write_weights(chosen, folder / "doses.yaml")

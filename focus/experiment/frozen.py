@@ -12,6 +12,8 @@ Settings = Mapping[str, Any]
 
 WORLDS = ("90", "50")
 """Agreement of the shortcut with the label in training, in per cent."""
+PHOTOGRAPHS = "photographs"
+"""The world of photographs, which is none of the benchmark's."""
 BETWEEN = " - ".join(WORLDS)
 """The world of an interaction: a contrast in the first world minus that in the second."""
 
@@ -69,7 +71,7 @@ class Protocol:
     """What an experiment runs and tests.
 
     arms: Its arms by name.
-    units: Draws of the embedded benchmark, or seeds on one's own data.
+    units: Draws of the embedded benchmark, splits of photographs, or seeds on one's own data.
     tests: The contrasts that are tested, the first of which is the verdict.
     described: Other contrasts, reported in each world without a test.
     worlds: Its worlds.

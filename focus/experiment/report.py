@@ -7,7 +7,16 @@ from pathlib import Path
 
 from focus.experiment.collect import FIGURES
 from focus.experiment.compare import ArmTable, Effect, contrasted
-from focus.experiment.frozen import BASELINE, DRAWS_AT_LEAST, MARGIN, ORACLE, PERFECT, ROOM, minus
+from focus.experiment.frozen import (
+    BASELINE,
+    DRAWS_AT_LEAST,
+    MARGIN,
+    ORACLE,
+    PERFECT,
+    PHOTOGRAPHS,
+    ROOM,
+    minus,
+)
 from focus.experiment.statistics import MeanInterval, detectable, t_interval
 from focus.runtime.files import atomic_write, write_csv
 
@@ -26,6 +35,15 @@ _COLUMNS = {
     "calibration error": "ece",
 }
 """Columns of the table of arms, beside open AUC, and the figures of which they are the means."""
+
+_UNITS = {"": "seeds", PHOTOGRAPHS: "splits"}
+"""What the units are called, by the world; else draws."""
+_SCOPES = {
+    "": "Seeds say nothing of other generators and other training images.",
+    PHOTOGRAPHS: "Splits share their 40 persons and six methods, none of which is a GAN or a "
+    "diffusion model; they do not speak for other persons and generators.",
+}
+"""Of what the intervals do not speak, by the world."""
 
 
 def over_draws(table: ArmTable, arm: str, world: str, figure: str) -> MeanInterval:
@@ -93,17 +111,16 @@ def write_report(
 
 def verdict(first: Effect) -> str:
     """Return the first result in words, whichever way it came out."""
-    units = "draws" if first.world else "seeds"
+    units = _UNITS.get(first.world, "draws")
     text = f"{first.name}: {span(first.found)} in mean open AUC ({first.found.n} {units})"
     if first.found.n < DRAWS_AT_LEAST:
         return (
             f"**No verdict.** {text}. So few {units} show that everything runs and how "
             "large the AUCs are; they cannot tell losses apart."
         )
-    scope = (
-        "These generators are drawn from one grammar; they do not speak for those of real data."
-        if first.world
-        else "Seeds say nothing of other generators and other training images."
+    scope = _SCOPES.get(
+        first.world,
+        "These generators are drawn from one grammar; they do not speak for those of real data.",
     )
     return (
         f"**{said(first)}:** {text}. With this spread over {units}, "
@@ -147,7 +164,12 @@ def arms_table(table: ArmTable, comparisons: Sequence[Effect], world: str) -> li
         c.contrast.name: c.found for c in comparisons if (c.world, c.figure) == (world, "open")
     }
     title = [f"Shortcut agrees with the label in {world} % of the training images.", ""]
-    heads = ("arm", "draws", "closed", "open", f"open - {BASELINE}", *_COLUMNS)
+    if world == PHOTOGRAPHS:
+        title = [
+            "Photographs, and fakes made of them by six methods, of which three are known.",
+            "",
+        ]
+    heads = ("arm", _UNITS.get(world, "draws"), "closed", "open", f"open - {BASELINE}", *_COLUMNS)
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for arm, where in table:
         if where != world:

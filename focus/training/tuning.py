@@ -4,6 +4,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from torch import nn
 
 from focus.config.recipes import Tune
@@ -25,7 +26,10 @@ def freeze(detector: Detector, tune: Tune) -> None:
         return
     trained = _norms(detector.backbone)
     detector.backbone.requires_grad_(False)
-    if tune == "norm":
+    if tune == "last-stage":
+        for parameter in _last_stage(detector):
+            parameter.requires_grad = True
+    elif tune == "norm":
         for parameter in trained:
             parameter.requires_grad = True
         _check(trained, detector, tune, "normalisation layers")
@@ -38,7 +42,9 @@ def describe_tuning(detector: Detector, tune: Tune) -> str:
     if tune == "full":
         return ""
     frozen = "the backbone"
-    if tune == "norm":
+    if tune == "last-stage":
+        frozen += " but its last stage"
+    elif tune == "norm":
         frozen += " but its normalisation layers"
     elif tune == "lora":
         frozen += f" but adapters of rank {RANK} on {len(_adapted(detector))} layers"
@@ -72,6 +78,26 @@ def checkpoint_gradients(detector: Detector) -> None:
             f"--grad-checkpointing: {detector.config.model} has none ({first_line(error)}): leave "
             "it out, or give a smaller --batch-size."
         ) from error
+
+
+def _last_stage(detector: Detector) -> list[nn.Parameter]:
+    """Return the weights of the last stage, by timm's coarse groups of layers, and of what follows.
+
+    What follows, such as a last convolution or norm, timm counts as part of the group before.
+
+    Raises:
+        InputError: timm knows no groups of the network's layers.
+    """
+    network = detector.backbone
+    try:
+        names = group_parameters(network, network.group_matcher(coarse=True))
+    except Exception as error:  # an assertion, or there is no such method
+        raise InputError(
+            f"--tune last-stage: timm does not say which the stages of {detector.config.model} are "
+            f"({first_line(error)}): give --tune head or full, or another --model."
+        ) from error
+    weights = dict(network.named_parameters())
+    return [weights[name] for name in names[max(names)]]
 
 
 def _norms(network: nn.Module) -> list[nn.Parameter]:
