@@ -44,7 +44,7 @@ SETTINGS: Mapping[str, Any] = {
     "recipe": "foundation",  # the head alone, on cached features
     "model": "tf_efficientnet_lite0",
     "image_size": 224,
-    "epochs": 40,
+    "epochs": 16,
     "lr": 0.01,
 }
 LAST_STAGE_SETTINGS: Mapping[str, Any] = {
@@ -58,10 +58,14 @@ _DRAWN, _METHODS_DRAWN = 64, 65
 """Parts of the seeds of divisions into blocks, and of the methods that are known."""
 
 
+def _arm(loss: str, images: str = "own", **settings: Any) -> Arm:
+    return Arm(loss, images, settings, (PHOTOGRAPHS,))
+
+
 SPARE = Protocol(
     arms={
-        BASELINE: Arm("ce", "untested"),
-        **{f"focus-{w:g}": Arm("focus", "untested", {"focus_weight": w}) for w in WEIGHTS},
+        BASELINE: _arm("ce", "untested"),
+        **{f"focus-{w:g}": _arm("focus", "untested", focus_weight=w) for w in WEIGHTS},
     },
     units=SPARE_SPLITS,
     tests=(),
@@ -72,15 +76,12 @@ SPARE = Protocol(
 
 FROZEN_NETWORK = Protocol(
     arms={
-        BASELINE: Arm("ce"),
-        **{name: Arm("focus", settings={"focus_weight": w}) for name, w in DOSES.items()},
-        "saliency": Arm("saliency"),
-        "saliency-shuffled": Arm("saliency", "shuffled"),
-        "wide": Arm(
-            "blend",
-            settings={"focus_weight": 1.0, "focus_level": "match", "entropy_target": WIDE},
-        ),
-        "exact-5": Arm("saliency", "masks"),
+        BASELINE: _arm("ce"),
+        **{name: _arm("focus", focus_weight=weight) for name, weight in DOSES.items()},
+        "saliency": _arm("saliency"),
+        "saliency-shuffled": _arm("saliency", "shuffled"),
+        "wide": _arm("blend", focus_weight=1.0, focus_level="match", entropy_target=WIDE),
+        "exact-5": _arm("saliency", "masks"),
     },
     units=range(12),
     tests=(
