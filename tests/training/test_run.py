@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import yaml
+from huggingface_hub import constants
 from PIL import Image
 from skimage.data import lfw_subset
 
@@ -368,6 +369,39 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert last.startswith("train.py: error: ")
     assert "Traceback" not in errors
     assert not (tmp_path / "runs").exists()
+
+
+ADVISED_WITHOUT_WEIGHTS = {
+    "the recipe that was given before": ["--recipe", "quick", "--model", "test_vit"],
+    "a frozen network": ["--recipe", "foundation"],
+    "a network whose weights are a package": ["--model", "tf_efficientnet_lite0"],
+    "none for the small network": ["--model", "focus_small"],
+}
+
+
+@pytest.mark.usefixtures("plain_cpu")
+@pytest.mark.parametrize("case", ADVISED_WITHOUT_WEIGHTS)
+def test_advice_without_pretrained_weights_helps(
+    case: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """None of it was given before, and followed as it is printed it makes the command work."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("focus.model.packaged_weights.PackagedWeights.path", lambda _: None)
+    words = [*ADVISED_WITHOUT_WEIGHTS[case], "--pretrained", "true", "--tune", "head"]
+    words += ["--data", str(data / "tree"), "--output", str(tmp_path), "--dry-run"]
+    with pytest.raises(SystemExit):
+        inside(*words)
+    message = [line for line in capsys.readouterr().err.splitlines() if line.strip()][-1]
+    advice = re.search(r"(--recipe quick --model \S+ )?--pretrained false --tune full", message)
+    assert advice, message
+    assert "--pretrained true" not in message
+    assert ("focus-faces[weights]" in message) == ("tf_efficientnet_lite0" in words)
+    inside(*words, *advice[0].split())
 
 
 @pytest.mark.usefixtures("plain_cpu")

@@ -17,11 +17,18 @@ from focus.training.tuning import checkpoint_gradients, freeze, merged
 
 from .trainers import few_faces, trainer
 
+LAST_STAGE = {
+    "test_resnet": ("backbone.layer4.",),
+    "test_efficientnet": ("backbone.blocks.4.", "backbone.conv_head.", "backbone.bn2."),
+}
+"""How the names of the weights of the last stage begin."""
+
 
 @pytest.mark.parametrize(
     ("model", "tune"),
     [
-        *(("test_resnet", tune) for tune in ("full", "norm")),
+        *(("test_resnet", tune) for tune in ("full", "norm", "last-stage")),
+        ("test_efficientnet", "last-stage"),
         *(("test_vit", tune) for tune in ("head", "lora")),
     ],
 )
@@ -42,6 +49,9 @@ def test_only_what_is_tuned_changes(tmp_path: Path, model: str, tune: Tune) -> N
     head = {"head.fc.weight", "head.fc.bias"}
     if tune == "full":
         assert changed > norms | head
+    elif tune == "last-stage":
+        last = LAST_STAGE[model]
+        assert changed == head | {name for name in before if name.startswith(last)}
     else:
         adapters = {name for name in before if "lora" in name}
         assert len(adapters) == (48 if tune == "lora" else 0)
@@ -126,6 +136,8 @@ def test_what_a_network_lacks_is_said_in_a_sentence(monkeypatch: pytest.MonkeyPa
         freeze(Detector("test_resnet", image_size=64), "lora")
     with pytest.raises(InputError, match=r"--grad-checkpointing: focus_small has none"):
         checkpoint_gradients(Detector())
+    with pytest.raises(InputError, match=r"not say which the stages of focus_small are .*: give"):
+        freeze(Detector(), "last-stage")
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(InputError, match=r"needs peft: pip install 'focus-faces\[lora\]'"):
         freeze(Detector("test_vit", image_size=64), "lora")
