@@ -36,8 +36,8 @@ SPARE_SPLITS = (100, 101)
 """Splits on which the doses were chosen: other divisions of the same persons."""
 WEIGHTS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Weights of the focus term that are tried on the spare splits."""
-DOSES = {"faint": 0.01, "mild": 0.1, "strong": 1.0, "aggressive": 10.0}
-WIDE = 0.8
+DOSES = {"faint": 0.0018, "mild": 0.017, "strong": 0.68, "aggressive": 3.0}
+WIDE = 0.53
 """Weights, and the validation entropy of ``ce``, as ``--photographs --search`` found them."""
 
 SETTINGS: Mapping[str, Any] = {
