@@ -16,6 +16,11 @@ class ExperimentConfig(DataConfig):
         "from no control of focus to aggressive: the second protocol; with --search its doses",
         False,
     )
+    place: bool = in_training(
+        "do maps help where the shortcut is on the face: the third protocol; with --search how "
+        "strong that shortcut is",
+        False,
+    )
     recipes: str | None = in_training(
         "others' detectors beside the small network, or with --data as they are, each without and "
         "with human maps: recipes of focus train, separated by commas (docs/baselines.md)",

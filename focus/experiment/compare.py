@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from focus.experiment.collect import GRADES, Outcome
-from focus.experiment.frozen import BASELINE, BETWEEN, MARGIN, Contrast, Protocol, minus
+from focus.experiment.frozen import BASELINE, MARGIN, Contrast, Protocol, minus, worlds_between
 from focus.experiment.statistics import (
     MeanInterval,
     equivalence_p,
@@ -80,13 +80,14 @@ def analyse(table: ArmTable, protocol: Protocol) -> list[Effect]:
             *(minus(arm, BASELINE) for arm in arms if arm != BASELINE),
         )
     }
+    interactions = dict.fromkeys(world for _, world in tests if len(worlds_between(world)) == 2)
     found = []
     for name, contrast in contrasts.items():
-        for world in [*worlds, BETWEEN]:
+        for world in [*worlds, *interactions]:
             test = tests.get((name, world))
-            if world == BETWEEN and test is None:
+            if world in interactions and test is None:
                 continue
-            for figure in COMPARED if world != BETWEEN else COMPARED[:1]:
+            for figure in COMPARED if world not in interactions else COMPARED[:1]:
                 values = contrasted(table, contrast, world, figure)
                 if not np.isnan(values).all():
                     role = test.role if test and figure == "open" else ""
@@ -104,8 +105,8 @@ def analyse(table: ArmTable, protocol: Protocol) -> list[Effect]:
 
 def contrasted(table: ArmTable, contrast: Contrast, world: str, figure: str) -> Floats:
     """Return a contrast in a figure [n], over all units; NaN where an arm lacks one."""
-    if world == BETWEEN:
-        first, second = (contrasted(table, contrast, w, figure) for w in BETWEEN.split(" - "))
+    if len(sides := worlds_between(world)) == 2:
+        first, second = (contrasted(table, contrast, side, figure) for side in sides)
         return first - second
     units = sorted({unit for each in table.values() for unit in each})
     values = np.zeros(len(units))

@@ -13,7 +13,7 @@ from focus.data.demo import ORACLE, demo_manifest
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
-from focus.experiment.frozen import Arm
+from focus.experiment.frozen import IMAGES_OF_WORLD, Arm
 from focus.experiment.grid import Run, Setup
 from focus.experiment.records import identity
 from focus.runtime.files import atomic_write
@@ -38,7 +38,7 @@ def write_data(run: Run, images: Images) -> None:
         manifest = shuffled_maps(manifest, run.unit)
     elif run.images in ("masks", "oracle"):
         if run.images == "oracle":
-            manifest += demo_manifest(draw=run.unit, agreement=int(run.world) / 100, splits=ORACLE)
+            manifest += demo_manifest(draw=run.unit, splits=ORACLE, **IMAGES_OF_WORLD[run.world])
         manifest = exact_maps(manifest, run.data.parent / "face.png")
     before = run.data.read_bytes() if run.data.exists() else None
     with atomic_write(run.data) as aside:

@@ -11,9 +11,29 @@ Settings = Mapping[str, Any]
 """Fields of :class:`focus.config.train.TrainConfig`."""
 
 WORLDS = ("90", "50")
-"""Agreement of the shortcut with the label in training, in per cent."""
-BETWEEN = " - ".join(WORLDS)
-"""The world of an interaction: a contrast in the first world minus that in the second."""
+"""Agreement of the shortcut with the label in training, in per cent; it is the background."""
+ON_FACE = "90-cast"
+"""The world whose shortcut is all over the picture, the face included."""
+IMAGES_OF_WORLD: Mapping[str, Settings] = {
+    "90": {"agreement": 0.9},
+    "50": {"agreement": 0.5},
+    ON_FACE: {"agreement": 0.9, "shortcut": "cast"},
+}
+"""What :func:`focus.data.demo.demo_manifest` is told of each world."""
+_MINUS = " - "
+
+
+def between(world: str, other: str) -> str:
+    """Return the world of an interaction: a contrast in one world minus that in the other."""
+    return f"{world}{_MINUS}{other}"
+
+
+def worlds_between(world: str) -> list[str]:
+    """Return the two worlds of an interaction, or the one that it is."""
+    return world.split(_MINUS)
+
+
+BETWEEN = between(*WORLDS)
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def arms_table(table: ArmTable, comparisons: Sequence[Effect], world: str) -> li
     against = {
         c.contrast.name: c.found for c in comparisons if (c.world, c.figure) == (world, "open")
     }
-    title = [f"Shortcut agrees with the label in {world} % of the training images.", ""]
+    title = [f"{world_in_words(world)}.", ""]
     heads = ("arm", "draws", "closed", "open", f"open - {BASELINE}", *_COLUMNS)
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for arm, where in table:
@@ -160,6 +160,13 @@ def arms_table(table: ArmTable, comparisons: Sequence[Effect], world: str) -> li
         cells = f"`{arm}`", str(len(table[arm, world])), *aucs, difference, *others
         lines.append(f"| {' | '.join(cells)} |")
     return [*(title if world else []), *lines, ""]
+
+
+def world_in_words(world: str) -> str:
+    """Return how often the shortcut agrees with the label, and what it is if not the background."""
+    agreement, _, shortcut = world.partition("-")
+    words = f"Shortcut agrees with the label in {agreement} % of the training images"
+    return f"{words}; it is a {shortcut} of the whole picture" if shortcut else words
 
 
 def comparison_lines(comparisons: Sequence[Effect]) -> list[str]:

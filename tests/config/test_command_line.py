@@ -49,8 +49,8 @@ FLAGS = {
     ManipulateConfig: f"{DATA} image-size output resume seed",
     MapsConfig: f"{DATA} from granularity output resume",
     ExperimentConfig: f"""{DATA}
-        headroom jobs losses output quick range recipe recipes report search seeds test-data
-        test-real train weights""",
+        headroom jobs losses output place quick range recipe recipes report search seeds
+        test-data test-real train weights""",
 }
 FLAGS[CheckConfig] = f"{FLAGS[TrainConfig]} drop-leaks strict"
 

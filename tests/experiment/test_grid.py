@@ -101,6 +101,27 @@ def test_the_range_is_frozen(tmp_path: Path) -> None:
                 setup_in(tmp_path, **own, **more)
 
 
+def test_place_has_three_arms_in_two_worlds_on_draws_of_its_own(tmp_path: Path) -> None:
+    setup = setup_in(tmp_path, place=True)
+    runs = grid(setup, setup.protocol.arms, setup.protocol.units)
+    # The world of the primary first: each is reported when it is whole.
+    assert [run.world for run in runs] == ["90-cast"] * 36 + ["90"] * 36
+    used = {*frozen.GRID.units, *RANGE.units, *range(40, 46), *frozen.SPARE}
+    assert not used & {run.unit for run in runs}
+    assert {(r.config.epochs, r.config.mixed_precision) for r in runs} == {(6, "bf16")}
+    names = {run.folder.name for run in runs if run.unit == 50}
+    assert names >= {"ce-90-50", "ce-90-cast-50", "shuffled-90-cast-50"}
+    primary, *others = setup.protocol.tests
+    assert (primary.contrast.name, primary.world) == ("`saliency` - `ce`", "90-cast")
+    assert {test.world for test in others} == {"90-cast", "90 - 90-cast"}
+    # How strong the shortcut is was seen by cross-entropy alone, on spare draws.
+    spare = setup_in(tmp_path, place=True, search=True)
+    runs = grid(spare, spare.protocol.arms, spare.protocol.units)
+    assert {(run.arm, run.unit in frozen.SPARE) for run in runs} == {("ce", True)}
+    with pytest.raises(InputError, match="--place is of the embedded benchmark"):
+        setup_in(tmp_path, place=True, data=("x.csv",))
+
+
 def test_recipes_are_trained_alike_from_scratch_with_and_without_maps(tmp_path: Path) -> None:
     setup = setup_in(tmp_path, recipes="npr,cnndetection,xception")
     runs = grid(setup, setup.protocol.arms, setup.protocol.units)

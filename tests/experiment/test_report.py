@@ -20,6 +20,7 @@ from focus.experiment.compare import ArmTable, Effect, analyse, table_of
 from focus.experiment.doses import RANGE
 from focus.experiment.frozen import GRID, Protocol
 from focus.experiment.grid import grid
+from focus.experiment.place import PLACE
 from focus.experiment.plots import gain_by_grade, open_auc_by_entropy
 from focus.experiment.report import write_report, write_tables
 from focus.experiment.statistics import t_interval
@@ -164,6 +165,24 @@ def test_the_interaction_is_the_difference_of_paired_differences(tmp_path: Path)
     assert (mine.found.low, mine.found.high) == pytest.approx(
         (t_interval(each).low, t_interval(each).high)
     )
+
+
+def test_an_interaction_of_other_worlds_is_that_of_its_protocol(tmp_path: Path) -> None:
+    """Maps gain .06 with the background, half of it with the cast: .03 more."""
+    outcomes = invented(tmp_path, {"saliency": 0.06}, draws=12, sd=0.002, place=True)
+    text, comparisons, _ = reported(tmp_path, outcomes, PLACE)
+    tested = {c.name: c.found.mean for c in comparisons if c.role}
+    assert tested == pytest.approx(
+        {
+            "`saliency` - `ce`, 90-cast": 0.03,
+            "`saliency` - `shuffled`, 90-cast": 0.03,
+            "`saliency` - `ce`, 90 - 90-cast": 0.03,
+        },
+        abs=0.004,
+    )
+    assert "**`saliency` - `ce` is above 0:** `saliency` - `ce`, 90-cast: +.0" in text
+    assert "in 90 % of the training images; it is a cast of the whole picture." in text
+    assert "`shuffled`, 90 |  | +.0" in text
 
 
 def test_the_trend_of_the_range_is_that_of_a_line(tmp_path: Path) -> None:
