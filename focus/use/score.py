@@ -20,6 +20,7 @@ from focus.data.splits import RENAME_GROUPS
 from focus.errors import InputError
 from focus.evaluation import faithfulness, robustness
 from focus.evaluation.inference import score_images
+from focus.evaluation.measured import Measured, check_measured, measured
 from focus.evaluation.people import beside, by_image, read_answers
 from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import people_lines
@@ -56,9 +57,10 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
     if config.people and not by_image(answers).keys() & {digest_of(own) for own in manifest}:
         text = f"None of these images is answered in --people {config.people}: nothing of people."
         findings.append(Finding("warning", text))
-    names = [*ROBUSTNESS] * config.robustness + ["equalise"] * config.equalise
+    names = perturbations_of(config)
     if names:
         robustness.check_labels(manifest)
+    run_on_all(accelerator, lambda: check_measured(output, manifest))
     settings: dict[str, Any] = {
         "batch_size": detector.at_once(config.batch_size),
         "workers": default_workers() if config.workers is None else config.workers,
@@ -67,6 +69,7 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
         scores = score_images(
             detector, manifest, accelerator=accelerator, images=decoded, **settings
         )
+    before = run_on_all(accelerator, lambda: measured(output, scores))
     evaluation: Evaluation | None = None
     trained = _training(model.parent)
     if main:
@@ -82,14 +85,17 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
         name = model.parent.name if model.name == "model" else model.name
         findings += source_findings(manifest)
         evaluation = Evaluation.of(name, output, detector, manifest, scores, about, findings)
-        written = [*evaluation.save(), *_listed(bad, output)]
-        lines = people_lines(evaluation.results or {})
+        if evaluation.results is not None:
+            faithfulness.add(before.faithfulness, evaluation.results)
+        evaluation.perturbed = before.perturbed
+        written = [*evaluation.save(keep_measured=True), *_listed(bad, output)]
+        lines = [*_kept_lines(before, config), *people_lines(evaluation.results or {})]
     if names:
         perturbed = robustness.measure(accelerator, detector, manifest, scores, names, **settings)
         if evaluation:
-            evaluation.perturbed = perturbed
-            written.append(robustness.write(perturbed, output))
-            written.append(write_robustness(perturbed, output))
+            evaluation.perturbed = robustness.replaced(before.perturbed, perturbed)
+            written.append(robustness.write(evaluation.perturbed, output))
+            written.append(write_robustness(evaluation.perturbed, output))
             lines += robustness.lines(perturbed)
     if config.faithfulness:
         falls = faithfulness.measure(accelerator, detector, manifest, **settings)
@@ -108,6 +114,24 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
             lines.append(evaluation.save_report(model.parent / SUMMARY, metric))
         evaluation.lines = lines
     return evaluation
+
+
+def _kept_lines(before: Measured, config: EvaluateConfig) -> list[str]:
+    """Say what an earlier evaluation of the same scores has measured, and this one does not."""
+    now = perturbations_of(config)
+    kept = list(dict.fromkeys(row.perturbation for row in before.perturbed))
+    kept = [name for name in kept if name not in now]
+    if before.faithfulness and not config.faithfulness:
+        kept.append("faithfulness")
+    return [f"kept, as measured before on the same scores: {', '.join(kept)}"] if kept else []
+
+
+def perturbations_of(config: EvaluateConfig) -> list[str]:
+    """Return the names of the perturbations that are to be measured."""
+    names = list(ROBUSTNESS) if config.robustness else []
+    if config.equalise:
+        names.append("equalise")
+    return names
 
 
 def _listed(bad: list[BadFile], output: Path) -> list[Path]:
