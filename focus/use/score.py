@@ -1,6 +1,7 @@
 """Score images with a trained detector: data, model, scores, results, report."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from focus.data.cache.images import ImageCache
 from focus.data.demo import demo_manifest
 from focus.data.images import BAD_FILES
 from focus.data.known_images import KnownImages, digest_of, is_run, known_to, record_of
-from focus.data.manifest import Manifest, absolute
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, absolute
 from focus.data.maps import source_findings
 from focus.data.perturbations import ROBUSTNESS
 from focus.data.readers import read_given
@@ -163,17 +164,24 @@ def _images(
 ) -> tuple[Manifest, list[BadFile], list[Finding]]:
     """Return what to score, the files that cannot be decoded, and what is left out.
 
-    Without ``--data`` and the like, the images that the run was tested on.
+    Without ``--data`` and the like, the images that the run was tested on; with fakes alone, its
+    real ones beside them.
     """
-    record = record_of(model.parent)
     own, tests = read_given(config, allow_unlabelled=True, output=output)
     given = own + tests
-    if not given and config.run is not None:
-        given = record.split("test")
-        if not load_config(TrainConfig, Path(config.run) / "config.yaml").data:
-            demo = demo_manifest(progress=progress)
-            # Test images beside the demo set are recorded behind it.
-            given = demo.split("test") + Manifest(record[len(demo) :])
+    real_images: list[Finding] = []
+    labels = {sample.label for sample in given}
+    if config.run is not None and not given:
+        given = _tested_on(Path(config.run), progress=progress)
+    elif config.run is not None and SYNTHETIC in labels and REAL not in labels:
+        reals = _real_images_of(_tested_on(Path(config.run), progress=progress))
+        given += reals
+        if reals:
+            text = (
+                f"No real image is given: the {len(reals)} that {config.run} was tested on are "
+                "taken; --test-real NAME=PATH gives others."
+            )
+            real_images.append(Finding("note", text))
     if not given:
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
     # Of all, as in training: what passes there passes here.
@@ -183,7 +191,24 @@ def _images(
     unseen, found = _unseen(model, readable)
     training = {p for s in given.split("train") for p in (s.path, s.human_map, s.mask_path)}
     bad = [file for file in bad if file.path not in training]  # which is not scored
-    return unseen, bad, [*noticed, *found]
+    return unseen, bad, [*real_images, *noticed, *found]
+
+
+def _tested_on(run: Path, *, progress: bool) -> Manifest:
+    """Return the images that a run was tested on."""
+    record = record_of(run)
+    if load_config(TrainConfig, run / "config.yaml").data:
+        return record.split("test")
+    demo = demo_manifest(progress=progress)
+    # Test images beside the demo set are recorded behind it.
+    return demo.split("test") + Manifest(record[len(demo) :])
+
+
+def _real_images_of(manifest: Manifest) -> Manifest:
+    """Return the real images, each file once, as those of all generators and test sets."""
+    by_path = {sample.path: sample for sample in manifest if sample.label == REAL}
+    reals = (replace(sample, generator="", test_set="") for sample in by_path.values())
+    return Manifest(reals, manifest.source)
 
 
 def _unseen(model: Path, given: Manifest) -> tuple[Manifest, list[Finding]]:

@@ -315,6 +315,24 @@ def test_images_without_labels_have_scores_only(
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"overlays.png", "scores.csv"}
 
 
+def test_fakes_alone_are_compared_with_the_real_images_of_the_run(
+    own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the line at the end of training advises: --run RUN --test-data NAME=PATH."""
+    fakes = noise(tmp_path / "fakes", 8)
+    flags: dict[str, Any] = {"run": str(own_run), "test_data": {"new": str(fakes)}}
+    evaluate(**flags, output=str(tmp_path / "out"))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    new = results["open"]["generators"]["new"]
+    assert (new["n_real"], new["n_synthetic"]) == (2, 8)  # 4.png and 6.png
+    said = f"note: No real image is given: the 2 that {own_run} was tested on are taken; --test-re"
+    assert said in capsys.readouterr().out
+    reals = {"mine": str(noise(tmp_path / "reals", 3))}
+    evaluate(**flags, test_real=reals, output=str(tmp_path / "out"))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["open"]["generators"]["new"]["n_real"] == 3
+
+
 def test_fakes_alone_have_no_auc(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
