@@ -164,13 +164,18 @@ def test_a_dose_is_the_weight_at_which_the_entropy_falls_to_its_share(tmp_path: 
     outcomes = []
     for run in grid(setup, setup.protocol.arms, [100, 101]):
         weight = resolve(run.config).loss.focus_weight
-        figures = {"validation": 0.98 if weight < 1 else 0.97 - 0.02 * weight}
+        # The shortcut, which speaks on validation, hides what a weight of 1 costs.
+        figures = {"validation": 0.99}
+        figures["closed_balanced"] = 0.98 if weight < 1 else 0.97 - 0.02 * weight
         figures["validation_entropy"] = 0.6 - 0.1 * weight + 0.02 * (run.unit - 100.5)
         outcomes.append(Outcome(run, figures))
     text = choose_doses(outcomes, tmp_path)
     assert "| focus-0.3 | 0.3 | 0.570 | 0.980 |" in text
+    assert "| arm | weight | validation entropy | closed-balanced AUC |" in text
     # At 1 the AUC is .95, .03 below that of ce; at .3 it is not below.
     assert text.endswith("aggressive: 0.3\nwide: 0.6")
+    own_data = [replace(o, figures={**o.figures, "closed_balanced": math.nan}) for o in outcomes]
+    assert choose_doses(own_data, tmp_path).endswith("aggressive: 3\nwide: 0.6")
 
 
 def test_settings_of_another_recipe_and_of_another_loss(tmp_path: Path) -> None:
