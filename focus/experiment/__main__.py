@@ -234,7 +234,15 @@ def _report(setup: Setup, outcomes: Sequence["Outcome"], missing: Sequence[str])
     spare = table
     with suppress(InputError):  # a gate of other settings says nothing of these
         spare = table_of([found for run in runs if (found := records.find(run))]) or table
-    text = write_report(table, comparisons, output, missing=missing, spare=spare, plots=plots)
+    text = write_report(
+        table,
+        comparisons,
+        output,
+        missing=missing,
+        spare=spare,
+        note=protocol.note if setup.worlds != ("",) else "",
+        plots=plots,
+    )
     print(f"\n{text}\nwritten: {output}")
 
 
