@@ -15,6 +15,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
+from focus import __version__
 from focus.config.layouts import HUB_PREFIX
 from focus.config.losses import LOSS_SETTINGS, SET_BY_LOSS
 from focus.config.options import GROUPS, flag, flags, flat
@@ -182,6 +183,9 @@ def run_command(prog: str, commands: Commands, argv: Sequence[str]) -> None:
             argv=argv[1:],
             prog=f"{prog} {name}",
         )
+    elif name == "--version":
+        print(f"{prog.split()[0]} {__version__}")
+        raise SystemExit(0)
     elif name in ("", "-h", "--help"):
         print(f"usage: {prog} COMMAND [flags]\n")
         for each, command in commands.items():
@@ -210,6 +214,9 @@ class _Parser(argparse.ArgumentParser):
         hints = {n: str if is_dataclass(f.type) else f.type for n, f in declared.items()}
         self.types = {n: get_args(h)[0] if NoneType in get_args(h) else h for n, h in hints.items()}
         self.positional = {n for n, f in declared.items() if f.metadata["positional"]}
+        other_class = getattr(config_class, "reads_files_of", None)
+        # The settings of another program, whose files this one reads, that are none of its own.
+        self.passed_over = flags(other_class).keys() - declared.keys() if other_class else set()
         super().__init__(
             prog=prog,
             usage="%(prog)s" + " PATH ..." * bool(self.positional) + " [flags]",
@@ -248,6 +255,8 @@ class _Parser(argparse.ArgumentParser):
             meant = self.meant(word.lstrip("-"))
             if word[2:].replace("-", "_") in self.positional:
                 meant = ", what it names stands without one"
+            elif word[2:].removeprefix("no-").replace("-", "_") in self.passed_over:
+                meant = ", as it changes nothing here: leave it out"
             raise InputError(f"There is no flag {word}{meant}; --help lists them all.")
         return {n: tuple(v) if isinstance(v, list) else v for n, v in vars(namespace).items()}
 
@@ -339,6 +348,10 @@ def _read_yaml(path: str, parser: _Parser) -> dict[str, Any]:
         if name in values:
             raise InputError(f"--config {path} has {name} twice, with - and with _: remove one.")
         values[name] = value
+    if parser.passed_over & values.keys():
+        # A file of another program, whose output is somewhere else.
+        read = parser.types.keys() - {"output"}
+        values = {name: value for name, value in values.items() if name in read}
     words: list[str] = []
     for name, value in values.items():
         if name not in parser.types:

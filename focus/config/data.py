@@ -1,7 +1,7 @@
 """The configurations of ``focus data`` and its sub-commands, and of ``focus cache``."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal
 
 from focus.config.options import (
     MARGIN,
@@ -13,17 +13,26 @@ from focus.config.options import (
     in_machine,
     in_output,
 )
-from focus.config.shared import DataConfig
+from focus.config.shared import DataConfig, ImagesConfig
 from focus.config.train import TrainConfig
 from focus.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(TrainConfig):
-    """Settings of ``focus data check``: the flags that training will get, and its own."""
+class CheckConfig(ImagesConfig):
+    """Settings of ``focus data check``: the images that training will get, and what is written.
 
+    Its ``--config`` takes a file of ``focus train`` too, of which it reads what decides on images.
+    """
+
+    reads_files_of: ClassVar[type] = TrainConfig
     data: tuple[str, ...] = in_data("as --data of focus train", (), metavar="PATH", positional=True)
-    output: str | None = in_output(  # type: ignore[assignment]
+    seed: int = in_data("by which splits are drawn, if the data name none", 0, within=SEED)
+    initial_checkpoint: str | None = in_data(
+        "the weights that training will start from, whose own images it may not test on",
+        metavar="FILE",
+    )
+    output: str | None = in_output(
         "folder of the report, made if need be (default: nothing is written)", metavar="DIR"
     )
     strict: bool = in_output("a finding that is an error ends with exit code 1", True)
@@ -39,6 +48,11 @@ class CheckConfig(TrainConfig):
             raise InputError("There is nothing to check: give the PATH of a table or a folder.")
         if self.drop_leaks and self.output is None:
             raise InputError("--drop-leaks writes without_leaks.csv: give --output DIR, too.")
+
+    def for_training(self) -> TrainConfig:
+        """Return the configuration of a run on these images, by default in all else."""
+        shared = {f.name for f in fields(self)} & {f.name for f in fields(TrainConfig)}
+        return TrainConfig(**{name: getattr(self, name) for name in shared - {"output"}})
 
 
 @dataclass(frozen=True, kw_only=True)

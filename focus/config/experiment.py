@@ -16,6 +16,11 @@ class ExperimentConfig(DataConfig):
         "from no control of focus to aggressive: the second protocol; with --search its doses",
         False,
     )
+    place: bool = in_training(
+        "do maps help where the shortcut is on the face: the third protocol; with --search how "
+        "strong that shortcut is",
+        False,
+    )
     photographs: bool = in_training(
         "photographs and a pretrained network in place of drawn faces: the head on features of the "
         "frozen network; with --search its doses",

@@ -73,8 +73,8 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedConfig(DataConfig):
-    """Settings of both focus train and focus evaluate: data, arithmetic, processes."""
+class ImagesConfig(DataConfig):
+    """Where images are, also those to test on alone, and how many may be broken."""
 
     test_data: dict[str, str] = in_data("images of a generator to test on; may be repeated", dict)
     test_real: dict[str, str] = in_data(
@@ -85,6 +85,21 @@ class SharedConfig(DataConfig):
         0.01,
         within=SHARE,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_images and not (self.data or self.test_data or self.test_real):
+            raise InputError("--max-images takes a part of --data or --test-data: give one.")
+        for name in ("test_data", "test_real"):
+            for key, path in getattr(self, name).items():
+                if "/" in key:
+                    raise InputError(f"{flag(name)} got {key}={path}: give a name without slash.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedConfig(ImagesConfig):
+    """Settings of both focus train and focus evaluate: images, arithmetic, processes."""
+
     image_cache: str = in_data(
         "keep decoded images, for later epochs and runs: auto (in $FOCUS_CACHE, unless they take "
         "more than a tenth of the free disk), no, or a folder",
@@ -97,12 +112,3 @@ class SharedConfig(DataConfig):
         "processes that load images (default: 0 for the demo set, else a core each, up to 8)",
         within=NON_NEGATIVE,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.max_images and not (self.data or self.test_data or self.test_real):
-            raise InputError("--max-images takes a part of --data or --test-data: give one.")
-        for name in ("test_data", "test_real"):
-            for key, path in getattr(self, name).items():
-                if "/" in key:
-                    raise InputError(f"{flag(name)} got {key}={path}: give a name without slash.")

@@ -67,10 +67,10 @@ class TrainConfig(SharedConfig):
     """Settings of focus train. None leaves the choice to the recipe, or to the loss."""
 
     recipe: str | None = in_training(
-        "paper (CYBORG's training), quick (a small network from scratch, in minutes on a CPU; for "
-        "the demo set called demo), foundation (the head of a frozen transformer), or others' "
-        "detectors (docs/baselines.md): cnndetection, univfd, gend, npr, xception; the defaults of "
-        "the flags marked recipe (default: demo without --data, else paper)"
+        f"{', '.join(RECIPES)}: the defaults of the flags marked recipe. paper is CYBORG's "
+        "training; quick, for the demo set called demo, a small network from scratch, minutes on "
+        "a CPU; foundation the head of a frozen transformer; the others are others' detectors "
+        "(docs/baselines.md) (default: demo without --data, else paper)"
     )
     model: str | None = in_model(f"{SMALL_MODEL} or a network of timm")
     image_size: int | None = in_model("pixels a side", within=PIXELS)

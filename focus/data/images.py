@@ -222,6 +222,8 @@ def turn_upright(image: Image.Image) -> bool:
 
 def reason(path: str | Path, error: BaseException) -> str:
     """Return what the decoder says of a file, on one line and without the file's name."""
+    if isinstance(error, UnidentifiedImageError):  # Pillow names the object in memory, if any
+        return "cannot identify image file"
     said = getattr(error, "strerror", None) or str(error) or repr(error)
     return " ".join(said.replace(repr(os.fspath(path)), "").split())
 
@@ -240,8 +242,6 @@ def _decode(path: str | Path, content: bytes | None) -> Image.Image:
             return image
     except Image.DecompressionBombError as error:
         raise ValueError(f"more than --max-pixels {_most_pixels}") from error
-    except UnidentifiedImageError as error:  # which names the object in memory, if there is one
-        raise ValueError("cannot identify image file") from error
 
 
 def _patiently(read: Callable[[], T]) -> T:

@@ -51,6 +51,8 @@ RESAMPLES = 2000
 
 _SHARE = "share_peak_larger"
 
+Summary = dict[str, dict[str, Any]]
+"""Means by test set and, within it, by generator; "" is all of them."""
 Rows = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -204,9 +206,7 @@ def _falls(
     return falls
 
 
-def summarise(
-    falls: Falls, scores: Scores, training_generators: Iterable[str]
-) -> dict[str, dict[str, Any]]:
+def summarise(falls: Falls, scores: Scores, training_generators: Iterable[str]) -> Summary:
     """Return means by test set and, within it, by generator; "" is all of them, each image once.
 
     Each holds :func:`means` of its images and, as "real" and "synthetic", of each class alone. If
@@ -221,7 +221,7 @@ def summarise(
     def by_class(real: Rows, fake: Rows) -> dict[str, Any]:
         return of(np.concatenate([real, fake])) | {"real": of(real), "synthetic": of(fake)}
 
-    found: dict[str, dict[str, Any]] = {}
+    found: Summary = {}
     for test_set in dict.fromkeys(c.test_set for c in comparisons):
         own = [c for c in comparisons if c.test_set == test_set]
         real = union((c.real for c in own), scores.images)
@@ -261,12 +261,25 @@ def means(falls: Falls, scores: Scores, rows: Rows, apart: Rows) -> dict[str, An
     return {"n": len(rows), **found, "intervals": intervals}
 
 
-def add(summary: dict[str, dict[str, Any]], results: Results) -> None:
+def add(summary: Summary, results: Results) -> None:
     """Put the means of each test set and generator into ``results``, as "faithfulness"."""
     for test_set, entries in summary.items():
         for name, entry in entries.items():
             place = results[test_set]["generators"][name] if name else results[test_set]["pooled"]
             place["faithfulness"] = entry
+
+
+def means_in(results: Results) -> Summary:
+    """Return the means that :func:`add` has put into ``results``, empty if it has not."""
+    summary: Summary = {}
+    for test_set, part in results.items():
+        if not isinstance(part, dict) or "faithfulness" not in part.get("pooled", {}):
+            continue
+        summary[test_set] = {"": part["pooled"]["faithfulness"]}
+        for name, generator in part["generators"].items():
+            if "faithfulness" in generator:
+                summary[test_set][name] = generator["faithfulness"]
+    return summary
 
 
 def write(falls: Falls, scores: Scores, folder: Path) -> Path:
@@ -283,7 +296,7 @@ def write(falls: Falls, scores: Scores, folder: Path) -> Path:
     return write_csv(folder / FAITHFULNESS, header, rows)
 
 
-def lines(summary: dict[str, dict[str, Any]]) -> list[str]:
+def lines(summary: Summary) -> list[str]:
     """Return a line for each test set."""
     found = []
     for name, entries in summary.items():

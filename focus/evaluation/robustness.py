@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
-from focus.data.perturbations import UNITS, perturbations
+from focus.data.perturbations import STRENGTHS, UNITS, perturbations
 from focus.errors import InputError
 from focus.evaluation.protocol import UNNAMED, Comparison, match, union
 from focus.evaluation.scores import Scores
@@ -152,6 +152,17 @@ def _aucs(
         "change_high": change and change.high,
         "auc_kept": (auc - 0.5) / (auc_clean - 0.5) if auc_clean > 0.5 else None,
     }
+
+
+def replaced(before: Sequence[PerturbedAUC], now: Sequence[PerturbedAUC]) -> list[PerturbedAUC]:
+    """Return all rows, in the order of the perturbations; those measured now replace earlier ones.
+
+    Both are of the same scores.
+    """
+    names = {result.perturbation for result in now}
+    kept = [result for result in before if result.perturbation not in names]
+    order = list(STRENGTHS)
+    return sorted([*kept, *now], key=lambda result: order.index(result.perturbation))
 
 
 def write(results: Sequence[PerturbedAUC], folder: Path) -> Path:

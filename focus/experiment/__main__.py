@@ -45,7 +45,7 @@ def experiment(config: ExperimentConfig) -> None:
     """
     arms = config.losses.split(",") if config.losses else []
     setup = make_setup(config)
-    searched = config.search and not config.range and not config.photographs
+    searched = config.search and not (config.range or config.place or config.photographs)
     check_arms(arms, frozen.SEARCH if searched else (*setup.protocol.arms, *LOSSES))
     # For this process and those it starts, before any of them imports torch: a core for each run.
     os.environ.update(OMP_NUM_THREADS=str(setup.base.threads), OMP_WAIT_POLICY="PASSIVE")
@@ -89,6 +89,10 @@ def make_setup(config: ExperimentConfig) -> Setup:
         from focus.experiment.doses import RANGE, SPARE_DOSES
 
         protocol = SPARE_DOSES if config.search else RANGE
+    if config.place:
+        from focus.experiment.place import PLACE, STRENGTH
+
+        protocol = STRENGTH if config.search else PLACE
     if config.photographs:
         protocol = _photographs_protocol(config)
     if config.recipes:
@@ -96,8 +100,9 @@ def make_setup(config: ExperimentConfig) -> Setup:
 
         protocol = protocol_of(config.recipes.split(","), recipe if config.data else None)
     if config.data:
-        if config.headroom:
-            raise InputError("--headroom is of the embedded benchmark: leave --data out.")
+        for name in ("headroom", "place"):
+            if getattr(config, name):
+                raise InputError(f"--{name} is of the embedded benchmark: leave --data out.")
         units = protocol.units if config.search else frozen.SEEDS
         protocol = replace(protocol, units=units, settings={})
     elif protocol is not frozen.GRID and not config.photographs and (config.seeds or config.quick):
@@ -144,7 +149,7 @@ def images(setup: Setup, config: ExperimentConfig) -> "Images":
 
     @lru_cache(maxsize=2)
     def drawn(unit: int, world: str) -> "Manifest":
-        return demo_manifest(draw=unit, agreement=int(world) / 100)
+        return demo_manifest(draw=unit, **frozen.IMAGES_OF_WORLD[world])
 
     return drawn
 
@@ -268,7 +273,15 @@ def _report(setup: Setup, outcomes: Sequence["Outcome"], missing: Sequence[str])
     spare = table
     with suppress(InputError):  # a gate of other settings says nothing of these
         spare = table_of([found for run in runs if (found := records.find(run))]) or table
-    text = write_report(table, comparisons, output, missing=missing, spare=spare, plots=plots)
+    text = write_report(
+        table,
+        comparisons,
+        output,
+        missing=missing,
+        spare=spare,
+        note=protocol.note if setup.worlds != ("",) else "",
+        plots=plots,
+    )
     print(f"\n{text}\nwritten: {output}")
 
 

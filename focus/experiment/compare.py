@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from focus.experiment.collect import GRADES, Outcome
-from focus.experiment.frozen import BASELINE, BETWEEN, MARGIN, Contrast, Protocol, minus
+from focus.experiment.frozen import BASELINE, MARGIN, Contrast, Protocol, minus, worlds_between
 from focus.experiment.statistics import (
     MeanInterval,
+    at_equal_closed,
     equivalence_p,
     holm,
     simultaneous,
@@ -26,7 +27,8 @@ class Effect:
     """A contrast of arms in a figure, over the draws that have all of them.
 
     role: As of a test of the protocol; "" for what is described.
-    found, narrow: Student's intervals of 95 and 90 %.
+    estimate, narrow: Student's intervals of 95 and 90 %.
+    at_equal_closed: Of open AUC, the difference where there is none in closed AUC; None of others.
     joint: The interval that covers all doses at once; None of other contrasts.
     p, p_holm, p_same: Student's, Holm's of the family, and that of equivalence within the margin;
         NaN where there is no test.
@@ -36,8 +38,9 @@ class Effect:
     world: str
     figure: str
     role: str
-    found: MeanInterval
+    estimate: MeanInterval
     narrow: MeanInterval
+    at_equal_closed: MeanInterval | None = None
     joint: MeanInterval | None = None
     p: float = math.nan
     p_same: float = math.nan
@@ -55,11 +58,11 @@ ArmTable = Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]
 
 def table_of(outcomes: Sequence[Outcome]) -> ArmTable:
     """Return the figures of the runs by arm and world, then draw."""
-    found: dict[tuple[str, str], dict[int, Mapping[str, float]]] = {}
-    for each in outcomes:
-        key = each.run.arm, each.run.world
-        found.setdefault(key, {})[each.run.unit] = each.figures
-    return found
+    table: dict[tuple[str, str], dict[int, Mapping[str, float]]] = {}
+    for outcome in outcomes:
+        arm_in_world = outcome.run.arm, outcome.run.world
+        table.setdefault(arm_in_world, {})[outcome.run.unit] = outcome.figures
+    return table
 
 
 def analyse(table: ArmTable, protocol: Protocol) -> list[Effect]:
@@ -80,17 +83,23 @@ def analyse(table: ArmTable, protocol: Protocol) -> list[Effect]:
             *(minus(arm, BASELINE) for arm in arms if arm != BASELINE),
         )
     }
+    interactions = dict.fromkeys(world for _, world in tests if len(worlds_between(world)) == 2)
     found = []
     for name, contrast in contrasts.items():
-        for world in [*worlds, BETWEEN]:
+        for world in [*worlds, *interactions]:
             test = tests.get((name, world))
-            if world == BETWEEN and test is None:
+            if world in interactions and test is None:
                 continue
-            for figure in COMPARED if world != BETWEEN else COMPARED[:1]:
+            for figure in COMPARED if world not in interactions else COMPARED[:1]:
                 values = contrasted(table, contrast, world, figure)
-                if not np.isnan(values).all():
-                    role = test.role if test and figure == "open" else ""
-                    found.append(_compared(contrast, world, figure, role, values))
+                if np.isnan(values).all():
+                    continue
+                role = test.role if test and figure == "open" else ""
+                effect = _compared(contrast, world, figure, role, values)
+                if figure == "open":
+                    closed = contrasted(table, contrast, world, "closed")
+                    effect = replace(effect, at_equal_closed=at_equal_closed(values, closed))
+                found.append(effect)
     for doses in [*protocol.series.values()][:1]:
         for world in worlds:
             found = _joint(table, doses, world, found)
@@ -104,8 +113,8 @@ def analyse(table: ArmTable, protocol: Protocol) -> list[Effect]:
 
 def contrasted(table: ArmTable, contrast: Contrast, world: str, figure: str) -> Floats:
     """Return a contrast in a figure [n], over all units; NaN where an arm lacks one."""
-    if world == BETWEEN:
-        first, second = (contrasted(table, contrast, w, figure) for w in BETWEEN.split(" - "))
+    if len(sides := worlds_between(world)) == 2:
+        first, second = (contrasted(table, contrast, side, figure) for side in sides)
         return first - second
     units = sorted({unit for each in table.values() for unit in each})
     values = np.zeros(len(units))
@@ -116,13 +125,12 @@ def contrasted(table: ArmTable, contrast: Contrast, world: str, figure: str) -> 
 
 
 def _compared(contrast: Contrast, world: str, figure: str, role: str, values: Floats) -> Effect:
-    found = t_interval(values)
-    made = Effect(contrast, world, figure, role, found, t_interval(values, 0.9))
+    estimate = t_interval(values)
+    effect = Effect(contrast, world, figure, role, estimate, t_interval(values, 0.9))
     if figure != "open":
-        return made
-    return replace(
-        made, p=student_p(found) if role else math.nan, p_same=equivalence_p(found, MARGIN)
-    )
+        return effect
+    p = student_p(estimate) if role else math.nan
+    return replace(effect, p=p, p_same=equivalence_p(estimate, MARGIN))
 
 
 def _joint(

@@ -13,13 +13,16 @@ from focus.data.demo import ORACLE, demo_manifest
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
-from focus.experiment.frozen import Arm
+from focus.experiment.frozen import IMAGES_OF_WORLD, Arm
 from focus.experiment.grid import Run, Setup
 from focus.experiment.records import identity
 from focus.runtime.files import atomic_write
 
 Images = Callable[[int, str], Manifest]
 """The images of a unit in a world."""
+
+_TESTS_SEEN = {"untested": ("closed",), "known": ("closed", "closed_balanced")}
+"""The test sets that runs see which choose a weight, by the images of their arm."""
 
 
 def write_data(run: Run, images: Images) -> None:
@@ -30,15 +33,15 @@ def write_data(run: Run, images: Images) -> None:
     run.data.parent.mkdir(parents=True, exist_ok=True)
     manifest = images(run.unit, run.world)
     manifest = Manifest(map(without_digests, manifest), manifest.source)
-    if run.images == "untested":
-        manifest = _without_later_tests(manifest)
+    if run.images in _TESTS_SEEN:
+        manifest = _without_other_tests(manifest, run.images)
     elif run.images.startswith("left"):
         manifest = leave_out(manifest, int(run.images.removeprefix("left")))
     elif run.images == "shuffled":
         manifest = shuffled_maps(manifest, run.unit)
     elif run.images in ("masks", "oracle"):
         if run.images == "oracle":
-            manifest += demo_manifest(draw=run.unit, agreement=int(run.world) / 100, splits=ORACLE)
+            manifest += demo_manifest(draw=run.unit, splits=ORACLE, **IMAGES_OF_WORLD[run.world])
         manifest = exact_maps(manifest, run.data.parent / "face.png")
     before = run.data.read_bytes() if run.data.exists() else None
     with atomic_write(run.data) as aside:
@@ -59,7 +62,7 @@ def check_trained_on(run: Run, manifest: Manifest) -> None:
     Raises:
         InputError: naming the first image that is another one, was removed or is new.
     """
-    now = _without_later_tests(manifest) if run.images == "untested" else manifest
+    now = _without_other_tests(manifest, run.images) if run.images in _TESTS_SEEN else manifest
     then = Manifest.from_csv(run.folder / MANIFEST)
 
     def identities(images: Manifest) -> Counter[tuple[object, ...]]:
@@ -83,9 +86,10 @@ def _as_compared(sample: Sample, run: Run) -> Sample:
     return replace(sample, extra={**sample.extra, DIGESTS["map"]: ""})
 
 
-def _without_later_tests(manifest: Manifest) -> Manifest:
-    """Return the images without open and closed-balanced test images."""
-    return manifest.where(lambda s: s.split != "test" or s.test_set == "closed")
+def _without_other_tests(manifest: Manifest, images: str) -> Manifest:
+    """Return the images without the tests that an arm with such ``images`` may not see."""
+    seen = _TESTS_SEEN[images]
+    return manifest.where(lambda s: s.split != "test" or s.test_set in seen)
 
 
 def with_maps(manifest: Manifest, maps: Sequence[str | None]) -> Manifest:

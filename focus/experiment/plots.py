@@ -29,15 +29,15 @@ _STYLE: Any = {
 def gain_by_grade(comparisons: Sequence[Effect], path: Path) -> bool:
     """Draw open AUC above cross-entropy's by grade, in the first world; False without grades."""
     world = comparisons[0].world if comparisons else ""
-    found = {(c.contrast.name, c.figure): c.found for c in comparisons if c.world == world}
-    arms = [a for a in _ARMS if all((minus(a, BASELINE).name, g) in found for g in GRADES)]
+    estimates = {(c.contrast.name, c.figure): c.estimate for c in comparisons if c.world == world}
+    arms = [a for a in _ARMS if all((minus(a, BASELINE).name, g) in estimates for g in GRADES)]
     if not arms:
         return False
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes: Axes = figure.subplots()
     axes.axhline(0, color=INK, linewidth=0.8)
     for number, arm in enumerate(arms):
-        gains = [found[minus(arm, BASELINE).name, grade] for grade in GRADES]
+        gains = [estimates[minus(arm, BASELINE).name, grade] for grade in GRADES]
         offset, colour = 0.12 * (number - (len(arms) - 1) / 2), COLOURS[number]
         axes.errorbar(
             [at + offset for at in range(len(GRADES))],
@@ -93,7 +93,9 @@ def open_auc_by_entropy(table: ArmTable, series: Mapping[str, Sequence[str]], pa
             )
         axes.set_xlabel(label)
     panels[0].set_ylabel("open AUC")
-    panels[0].set_title("Unknown generators, by the focus that training reached")
+    title = "Unknown generators, by the focus that training reached"
+    simulated = any(world for _, world in lines)
+    panels[0].set_title(f"{title}; maps are simulated" if simulated else title)
     legend_below(figure, panels[0], columns=4)
     figure.savefig(path)
     return True

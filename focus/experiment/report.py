@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from focus.experiment.collect import FIGURES
@@ -20,6 +20,10 @@ from focus.experiment.frozen import (
 from focus.experiment.statistics import MeanInterval, detectable, t_interval
 from focus.runtime.files import atomic_write, write_csv
 
+SIMULATED = (
+    "Human maps are simulated: they are drawn from the masks of the artefacts, and no person has "
+    "marked these faces."
+)
 REPORT, TABLE, COMPARISONS = "report.md", "table.csv", "comparisons.csv"
 CONTROLS = (PERFECT, "exact-5")
 """Arms with the exact place of each artefact, of which the first that is there is the control."""
@@ -46,6 +50,31 @@ _SCOPES = {
 """Of what the intervals do not speak, by the world."""
 
 
+def _end(interval: MeanInterval | None, name: str) -> float:
+    return math.nan if interval is None else float(getattr(interval, name))
+
+
+_COMPARISON_NUMBERS: Mapping[str, Callable[[Effect], float]] = {
+    "mean": lambda effect: effect.estimate.mean,
+    "sd": lambda effect: effect.estimate.sd,
+    "low": lambda effect: effect.estimate.low,
+    "high": lambda effect: effect.estimate.high,
+    "n": lambda effect: effect.estimate.n,
+    "low_90": lambda effect: effect.narrow.low,
+    "high_90": lambda effect: effect.narrow.high,
+    "low_joint": lambda effect: _end(effect.joint, "low"),
+    "high_joint": lambda effect: _end(effect.joint, "high"),
+    "p": lambda effect: effect.p,
+    "p_holm": lambda effect: effect.p_holm,
+    "p_same": lambda effect: effect.p_same,
+    "detectable": lambda effect: detectable(effect.estimate),
+    "at_equal_closed": lambda effect: _end(effect.at_equal_closed, "mean"),
+    "low_at_equal_closed": lambda effect: _end(effect.at_equal_closed, "low"),
+    "high_at_equal_closed": lambda effect: _end(effect.at_equal_closed, "high"),
+}
+"""Columns of ``comparisons.csv`` after those that say what is compared."""
+
+
 def over_draws(table: ArmTable, arm: str, world: str, figure: str) -> MeanInterval:
     """Return the mean of a figure over the draws of an arm."""
     units = table.get((arm, world), {}).values()
@@ -60,16 +89,14 @@ def write_tables(table: ArmTable, comparisons: Sequence[Effect], folder: Path) -
         for arm, world in table
         for name in FIGURES
     ]
-    compared = []
-    for c in comparisons:
-        joint = (math.nan, math.nan) if c.joint is None else (c.joint.low, c.joint.high)
-        tests = c.narrow.low, c.narrow.high, *joint, c.p, c.p_holm, c.p_same, detectable(c.found)
-        about = c.contrast.name, c.world, c.figure, c.role
-        compared.append((*about, *_numbers(c.found), *map(_plain, tests)))
     write_csv(folder / TABLE, ("arm", "world", "figure", *numbers), means)
-    header = ("contrast", "world", "figure", "role", *numbers, "low_90", "high_90")
-    tests_of = ("low_joint", "high_joint", "p", "p_holm", "p_same", "detectable")
-    write_csv(folder / COMPARISONS, (*header, *tests_of), compared)
+    compared = []
+    for effect in comparisons:
+        names = (effect.contrast.name, effect.world, effect.figure, effect.role)
+        values = [value(effect) for value in _COMPARISON_NUMBERS.values()]
+        compared.append((*names, *map(_plain, values)))
+    header = ("contrast", "world", "figure", "role", *_COMPARISON_NUMBERS)
+    write_csv(folder / COMPARISONS, header, compared)
 
 
 def write_report(
@@ -79,21 +106,30 @@ def write_report(
     *,
     missing: Sequence[str],
     spare: ArmTable,
+    note: str = "",
     plots: Sequence[str] = (),
 ) -> str:
     """Write ``report.md``; return it.
 
-    spare: The figures of the gate.
     missing: Lines on runs that failed or were not made.
+    spare: The figures of the gate.
+    note: What was changed in the protocol after results had been seen.
     plots: File names of pictures beside.
     """
     lines = ["# Experiment", "", *(f"- {line}" for line in missing), ""]
-    if any(c.role for c in comparisons):
+    if any(effect.role for effect in comparisons):
         lines += [verdict(comparisons[0]), ""]
-    for world in dict.fromkeys(world for _, world in table):
+    if note:
+        lines += [f"**Changed after results had been seen.** {note}", ""]
+    worlds = list(dict.fromkeys(world for _, world in table))
+    if worlds != [""]:
+        lines += [SIMULATED, ""]
+    for world in worlds:
         lines += arms_table(table, comparisons, world)
-        lines += [*informative(comparisons, world), *room(spare, world)]
-    chance = t_interval([f["chance"] for each in table.values() for f in each.values()])
+        lines += [*control_lines(comparisons, world), *room(spare, world)]
+    chance = t_interval(
+        [figures["chance"] for units in table.values() for figures in units.values()]
+    )
     lines += [
         "Mean ± SD over draws or seeds; in brackets Student's 95 % interval of the paired "
         "differences. Source: AUC with which scores tell the two sources of real test images "
@@ -112,8 +148,9 @@ def write_report(
 def verdict(first: Effect) -> str:
     """Return the first result in words, whichever way it came out."""
     units = _UNITS.get(first.world, "draws")
-    text = f"{first.name}: {span(first.found)} in mean open AUC ({first.found.n} {units})"
-    if first.found.n < DRAWS_AT_LEAST:
+    estimate = first.estimate
+    text = f"{first.name}: {span(estimate)} in mean open AUC ({estimate.n} {units})"
+    if estimate.n < DRAWS_AT_LEAST:
         return (
             f"**No verdict.** {text}. So few {units} show that everything runs and how "
             "large the AUCs are; they cannot tell losses apart."
@@ -124,90 +161,143 @@ def verdict(first: Effect) -> str:
     )
     return (
         f"**{said(first)}:** {text}. With this spread over {units}, "
-        f"{number(detectable(first.found))} would be found in 80 % of such experiments. {scope}"
+        f"{number(detectable(estimate))} would be found in 80 % of such experiments. {scope}"
     )
 
 
-def said(c: Effect) -> str:
+def said(effect: Effect) -> str:
     """Return whether a contrast is above or below 0, or is not told from it, in words."""
-    if c.found.low > 0 or c.found.high < 0:
-        words = f"{c.contrast.name} is {'above 0' if c.found.low > 0 else 'BELOW 0'}"
+    if effect.estimate.low > 0:
+        words = f"{effect.contrast.name} is above 0"
+    elif effect.estimate.high < 0:
+        words = f"{effect.contrast.name} is BELOW 0"
     else:
-        words = f"{c.contrast.name} is not told from 0"
-    return f"{words}, and within {number(MARGIN)} of it" if c.p_same < 0.05 else words
+        words = f"{effect.contrast.name} is not told from 0"
+    if effect.p_same < 0.05:
+        words += f", and within {number(MARGIN)} of it"
+    return words
 
 
-def informative(comparisons: Sequence[Effect], world: str) -> list[str]:
+def control_lines(comparisons: Sequence[Effect], world: str) -> list[str]:
     """Return whether the exact places of the artefacts help in a world: its positive control."""
-    names = [f"`{arm}` - `{BASELINE}`" for arm in CONTROLS]
-    for c in comparisons:
-        if c.contrast.name in names and (c.world, c.figure) == (world, "open"):
-            text = f"{c.contrast.name} is {span(c.found)}"
-            if c.found.low > 0:
-                return [f"Positive control: {text}.", ""]
-            return [f"**Uninformative about maps:** {text}, with the exact places.", ""]
-    return ["No positive control: nothing says whether a gain by maps could show at all.", ""]
+    maps = "simulated maps" if world else "maps"
+    effects = {
+        (effect.contrast.name, effect.figure): effect
+        for effect in comparisons
+        if effect.world == world
+    }
+    for arm in CONTROLS:
+        name = minus(arm, BASELINE).name
+        if (name, "open") not in effects:
+            continue
+        estimate = effects[name, "open"].estimate
+        if estimate.low > 0:
+            return [f"Positive control: {name} is {span(estimate)}.", ""]
+        text = (
+            f"**Whether {maps} can help here is not known:** with the exact places of the "
+            f"artefacts {name} is {span(estimate)}."
+        )
+        closed_balanced = effects.get((name, "closed_balanced"))
+        if closed_balanced and closed_balanced.estimate.high < 0:
+            text += (
+                f" The control underfits: on closed-balanced images it is "
+                f"{span(closed_balanced.estimate)}. So it does not say that {maps} cannot help."
+            )
+        return [text, ""]
+    return [f"No positive control: nothing says whether a gain by {maps} could show at all.", ""]
 
 
 def room(spare: ArmTable, world: str) -> list[str]:
     """Return how far an oracle is above cross-entropy in a world, on the spare draws."""
     contrast = minus(ORACLE, BASELINE)
     gain = t_interval(contrasted(spare, contrast, world, "open"))
+    if not gain.n:
+        return []
     text = f"{contrast.name} is {signed(gain.mean)} on {gain.n} spare draws"
-    room = f"Room: {text}." if gain.mean >= ROOM else f"**No room for a difference:** {text}."
-    return [room, ""] if gain.n else []
+    return [f"Room: {text}." if gain.mean >= ROOM else f"**No room for a difference:** {text}.", ""]
 
 
 def arms_table(table: ArmTable, comparisons: Sequence[Effect], world: str) -> list[str]:
     """Return the table of one world, a row an arm."""
-    against = {
-        c.contrast.name: c.found for c in comparisons if (c.world, c.figure) == (world, "open")
+    open_effects = {
+        effect.contrast.name: effect.estimate
+        for effect in comparisons
+        if (effect.world, effect.figure) == (world, "open")
     }
-    title = [f"Shortcut agrees with the label in {world} % of the training images.", ""]
-    if world == PHOTOGRAPHS:
-        title = [
-            "Photographs, and fakes made of them by six methods, of which three are known.",
-            "",
-        ]
     heads = ("arm", _UNITS.get(world, "draws"), "closed", "open", f"open - {BASELINE}", *_COLUMNS)
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for arm, where in table:
-        if where != world:
+    for arm, arm_world in table:
+        if arm_world != world:
             continue
-        mean = {name: over_draws(table, arm, world, name) for name in FIGURES}
-        name = f"`{arm}` - `{BASELINE}`"
-        difference = span(against[name]) if name in against else ""
-        aucs = (spread(mean[each]) for each in ("closed", "open"))
-        others = (number(mean[each].mean) for each in _COLUMNS.values())
-        cells = f"`{arm}`", str(len(table[arm, world])), *aucs, difference, *others
+        effect = open_effects.get(minus(arm, BASELINE).name)
+        cells = [
+            f"`{arm}`",
+            str(len(table[arm, world])),
+            spread(over_draws(table, arm, world, "closed")),
+            spread(over_draws(table, arm, world, "open")),
+            span(effect) if effect else "",
+        ]
+        for figure in _COLUMNS.values():
+            cells.append(number(over_draws(table, arm, world, figure).mean))
         lines.append(f"| {' | '.join(cells)} |")
-    return [*(title if world else []), *lines, ""]
+    if not world:
+        return [*lines, ""]
+    return [f"{world_in_words(world)}.", "", *lines, ""]
+
+
+def world_in_words(world: str) -> str:
+    """Return what a world is: how often the shortcut agrees with the label, or photographs."""
+    if world == PHOTOGRAPHS:
+        return "Photographs, and fakes made of them by six methods, of which three are known"
+    agreement, _, shortcut = world.partition("-")
+    what = f"a {shortcut} of the whole picture" if shortcut else "the background"
+    return f"Shortcut agrees with the label in {agreement} % of the training images; it is {what}"
 
 
 def comparison_lines(comparisons: Sequence[Effect]) -> list[str]:
     """Return the table of what is tested or described, and of simultaneous intervals."""
-    plain = f" - `{BASELINE}`"
-    of_open = [c for c in comparisons if c.figure == "open"]
-    tested = [c for c in of_open if c.role or c.joint or not c.contrast.name.endswith(plain)]
+    tested = [
+        effect
+        for effect in comparisons
+        if effect.figure == "open"
+        and (effect.role or effect.joint or not effect.contrast.name.endswith(f" - `{BASELINE}`"))
+    ]
     if not tested:
         return []
-    lines = [
-        f"| contrast | role | open AUC [95 %] | 90 % | all doses at once | same within "
-        f"{number(MARGIN)} | p | p (Holm) | detectable |",
-        "|---" * 9 + "|",
-    ]
-    for c in tested:
+    heads = (
+        "contrast",
+        "role",
+        "open AUC [95 %]",
+        "90 %",
+        "all doses at once",
+        f"same within {number(MARGIN)}",
+        "at equal closed AUC",
+        "p",
+        "p (Holm)",
+        "detectable",
+    )
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for effect in tested:
+        at_equal = effect.at_equal_closed
         cells = (
-            *(c.name, c.role, span(c.found), ends(c.narrow), ends(c.joint) if c.joint else ""),
-            *("yes" if c.p_same < 0.05 else "not shown", _p(c.p), _p(c.p_holm)),
-            number(detectable(c.found)),
+            effect.name,
+            effect.role,
+            span(effect.estimate),
+            ends(effect.narrow),
+            ends(effect.joint) if effect.joint else "",
+            "yes" if effect.p_same < 0.05 else "not shown",
+            span(at_equal) if at_equal and not math.isnan(at_equal.mean) else "",
+            _p(effect.p),
+            _p(effect.p_holm),
+            number(detectable(effect.estimate)),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def _numbers(each: MeanInterval) -> tuple[object, ...]:
-    return (*map(_plain, (each.mean, each.sd, each.low, each.high)), each.n)
+def _numbers(interval: MeanInterval) -> list[str]:
+    values = (interval.mean, interval.sd, interval.low, interval.high, interval.n)
+    return [_plain(value) for value in values]
 
 
 def _plain(value: float) -> str:
@@ -215,19 +305,21 @@ def _plain(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def spread(each: MeanInterval) -> str:
+def spread(interval: MeanInterval) -> str:
     """Return ``.953 ± .004``: mean and SD, the mean of a single one; "-" without any."""
-    return number(each.mean) if each.n < 2 else f"{number(each.mean)} ± {number(each.sd)}"
+    if interval.n < 2:
+        return number(interval.mean)
+    return f"{number(interval.mean)} ± {number(interval.sd)}"
 
 
-def span(found: MeanInterval) -> str:
+def span(interval: MeanInterval) -> str:
     """Return ``+.012 [+.003, +.021]``: a difference and its interval."""
-    return f"{signed(found.mean)} {ends(found)}"
+    return f"{signed(interval.mean)} {ends(interval)}"
 
 
-def ends(found: MeanInterval) -> str:
+def ends(interval: MeanInterval) -> str:
     """Return ``[+.003, +.021]``."""
-    return f"[{signed(found.low)}, {signed(found.high)}]"
+    return f"[{signed(interval.low)}, {signed(interval.high)}]"
 
 
 def number(value: float) -> str:
@@ -236,9 +328,9 @@ def number(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """Return ``+.012``: a difference."""
-    # Adding 0 makes 0 of what was rounded to -0.
-    return "-" if math.isnan(value) else _short(f"{round(value, 3) + 0.0:+.3f}")
+    """Return ``+.012``: a difference; ``-.000`` is one just below 0."""
+    # Adding 0 makes 0 of -0.
+    return "-" if math.isnan(value) else _short(f"{value + 0.0:+.3f}")
 
 
 def _short(text: str) -> str:

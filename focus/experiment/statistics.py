@@ -102,3 +102,21 @@ def simultaneous(values: Floats, level: float = 0.95) -> list[MeanInterval]:
         MeanInterval(one.mean, one.sd, one.mean - half, one.mean + half, n)
         for one, half in zip(each, halves, strict=True)
     ]
+
+
+def at_equal_closed(open_differences: Floats, closed_differences: Floats) -> MeanInterval:
+    """Return the difference in open AUC where there is none in closed AUC, with its interval.
+
+    It is the intercept of the line of least squares through the paired differences of two arms [n],
+    one for each draw (analysis of covariance). NaN where there is no line: fewer than three draws
+    with both, or closed differences that are all the same. ``sd`` is NaN.
+    """
+    has_both = ~np.isnan(open_differences) & ~np.isnan(closed_differences)
+    closed, opened = closed_differences[has_both], open_differences[has_both]
+    n = len(closed)
+    if n < 3 or np.ptp(closed) < 1e-12:
+        return MeanInterval(math.nan, math.nan, math.nan, math.nan, n)
+    line = stats.linregress(closed, opened)
+    half = float(stats.t.ppf(0.975, n - 2) * line.intercept_stderr)
+    intercept = float(line.intercept)
+    return MeanInterval(intercept, math.nan, intercept - half, intercept + half, n)

@@ -83,12 +83,13 @@ def mean_auc_interval(comparisons: Sequence[Compared]) -> Interval | None:
     It is computed on the scale of logits, so that it stays in (0, 1), with Student's quantile for
     the smallest class. The contributions of the images of a unit are added up (Obuchowski, 1997).
     Where fewer than ``SUPPORT`` units of a class are on the wrong side of any image of the other,
-    the variance is not known well; the interval then contains that of as many pairs as the smaller
-    class has units, by :func:`rate_interval`. None where a class of a comparison has fewer than
-    two units.
+    the variance is not known well. The interval then contains that of as many pairs as the smaller
+    class has units, by :func:`rate_interval`, or that which follows from the intervals of the
+    comparisons (Zou and Donner, 2008), whichever is shorter. None where a class of a comparison has
+    fewer than two units.
     """
     placed = _placed(comparisons)
-    return None if placed is None else _interval(placed)
+    return None if placed is None else _interval(comparisons, placed)
 
 
 def few_inverted(comparisons: Sequence[Compared]) -> bool:
@@ -106,14 +107,16 @@ class _Placed(NamedTuple):
     ``moved`` is by how much each unit moves the mean; the sum of its squares is the variance.
     ``smallest`` counts the units in the smallest class of a comparison, ``pairs`` the units of the
     smaller class, and ``inverted`` the units of a class with an image of the other on the wrong (or
-    on the right) side, the fewest of these.
+    on the right) side, the fewest of these. In ``inverted`` a unit counts by the square of its
+    weight in the mean, relative to the heaviest unit of its class, as it does in the variance: the
+    errors of a generator with a thousand images do not tell the variance of one with three.
     """
 
     auc: float
     moved: Floats
     smallest: int
     pairs: int
-    inverted: int
+    inverted: float
 
     @property
     def quantile(self) -> float:
@@ -126,7 +129,8 @@ def _placed(comparisons: Sequence[Compared]) -> _Placed | None:
     every = [np.zeros(0, dtype=np.int64), *(own for *_, r, f in comparisons for own in (r, f))]
     everyone = np.unique(np.concatenate(every))
     aucs, sizes, moved = [], [], np.zeros(len(everyone))
-    present, wrong, right = np.zeros((3, 2, len(everyone)), dtype=bool)
+    weights = np.zeros((2, len(everyone)))
+    wrong, right = np.zeros((2, 2, len(everyone)), dtype=bool)
     for real, fake, *names in comparisons:
         placements = _placements(real, fake)
         aucs.append(float(np.mean(placements[1])) if len(fake) else math.nan)
@@ -138,13 +142,15 @@ def _placed(comparisons: Sequence[Compared]) -> _Placed | None:
                 return None
             scale = math.sqrt(size / (size - 1)) / (count * len(own))
             moved += scale * np.bincount(unit, own - aucs[-1], len(everyone))
-            present[side, unit] = True
+            weights[side] += np.bincount(unit, minlength=len(everyone)) / (count * len(own))
             wrong[side, unit[own < 1]] = right[side, unit[own > 0]] = True
     if not count:
         return None
     smallest = min(sizes)
-    pairs = min(count * smallest, *present.sum(axis=1).tolist())
-    inverted = min(*wrong.sum(axis=1).tolist(), *right.sum(axis=1).tolist())
+    pairs = min(count * smallest, *np.count_nonzero(weights, axis=1).tolist())
+    relative = (weights / weights.max(axis=1, keepdims=True)) ** 2
+    # Rounded, as the sum of five ones may come out a little less than five.
+    inverted = min(round(float((relative * side).sum(axis=1).min()), 6) for side in (wrong, right))
     return _Placed(float(np.mean(aucs)), moved, smallest, pairs, inverted)
 
 
@@ -158,18 +164,64 @@ def _placements(real: Array, fake: Array) -> tuple[Floats, Floats]:
     return 1 - shares[0], shares[1]
 
 
-def _interval(placed: _Placed) -> Interval:
-    auc, pairs, error = placed.auc, placed.pairs, math.sqrt((placed.moved**2).sum())
+def _interval(comparisons: Sequence[Compared], placed: _Placed) -> Interval:
+    auc, error = placed.auc, math.sqrt((placed.moved**2).sum())
+    low = high = auc
+    if error > 0 and 0 < auc < 1:
+        half = placed.quantile * error / (auc * (1 - auc))
+        low, high = map(float, special.expit(special.logit(auc) + np.array([-half, half])))
+        if placed.inverted >= SUPPORT:
+            return low, high
+    least, most = _by_pairs(placed)
+    if len(comparisons) > 1:
+        from_parts = _from_parts(comparisons)
+        least, most = max(least, from_parts[0]), min(most, from_parts[1])
+    return min(low, least), max(high, most)
+
+
+def _by_pairs(placed: _Placed) -> Interval:
+    """Return the interval of an AUC as if it were the share of independent pairs in order."""
     # A fraction of a pair stays, as a whole number would favour one class; only float noise goes.
-    by_pairs = rate_interval(round(auc * pairs, 6), pairs)
-    assert by_pairs is not None
-    if error == 0 or auc in (0.0, 1.0):
-        return by_pairs
-    half = placed.quantile * error / (auc * (1 - auc))
-    low, high = special.expit(special.logit(auc) + np.array([-half, half]))
-    if placed.inverted < SUPPORT:
-        low, high = min(low, by_pairs[0]), max(high, by_pairs[1])
-    return float(low), float(high)
+    interval = rate_interval(round(placed.auc * placed.pairs, 6), placed.pairs)
+    assert interval is not None, "a class has at least two units"
+    return interval
+
+
+def _from_parts(comparisons: Sequence[Compared]) -> Interval:
+    """Return the interval of the mean AUC that follows from those of its comparisons.
+
+    The squares of the distances to the ends are added up, and twice their products for comparisons
+    that share images (Zou and Donner, 2008).
+    """
+    aucs, below, above = [], [], []
+    for comparison in comparisons:
+        placed = _placed([comparison])
+        assert placed is not None, "it is a part of what was placed"
+        low, high = _interval([comparison], placed)
+        aucs.append(placed.auc)
+        below.append(placed.auc - low)
+        above.append(high - placed.auc)
+    mean, count, alike = float(np.mean(aucs)), len(aucs), _correlations(comparisons)
+    down, up = (math.sqrt(side @ alike @ side) for side in (np.array(below), np.array(above)))
+    return mean - down / count, mean + up / count
+
+
+def _correlations(comparisons: Sequence[Compared]) -> Floats:
+    """Return [K, K], how much the errors of K comparisons go together by the images they share.
+
+    It is the cosine of the weights of their units: 1 for the same images, 0 for none in common,
+    n / (m + n) for two generators with n fakes each and the same m real images.
+    """
+    everyone = np.unique(np.concatenate([unit for *_, r, f in comparisons for unit in (r, f)]))
+    directions = []
+    for *_, real_unit, fake_unit in comparisons:
+        weights = []
+        for unit in (real_unit, fake_unit):
+            images = np.bincount(np.searchsorted(everyone, unit), minlength=len(everyone))
+            weights.append(images / len(unit))
+        direction = np.concatenate(weights)
+        directions.append(direction / np.linalg.norm(direction))
+    return np.stack(directions) @ np.stack(directions).T
 
 
 def mean_auc_difference(first: Sequence[Compared], second: Sequence[Compared]) -> Difference | None:
@@ -178,21 +230,43 @@ def mean_auc_difference(first: Sequence[Compared], second: Sequence[Compared]) -
     The models scored the same images. The variance is that of the difference between what a unit
     moves the first mean by and what it moves the second by. Where that is not known well, as in
     :func:`mean_auc_interval`, the interval is at least that of independent models (Zou and Donner,
-    2008). The p-value is below 0.05 where the interval does not contain 0. Scores in the same order
-    do not differ, unless the AUC is 0 or 1. None with fewer than two units in a class of a
-    comparison.
+    2008).
+
+    Scores in the same order do not differ, unless the AUC is 0 or 1. A comparison whose scores do
+    not differ draws the mean towards 0 and adds no uncertainty. The p-value is below 0.05 where the
+    interval does not contain 0. None with fewer than two units in a class of a comparison.
     """
-    one, other = _placed(first), _placed(second)
-    if one is None or other is None:
+    differing = []
+    for pair in zip(first, second, strict=True):
+        placed, other_placed = (_placed([comparison]) for comparison in pair)
+        if placed is None or other_placed is None:
+            return None
+        if not _same_order(placed, other_placed):
+            differing.append(pair)
+    if not first:
         return None
+    if not differing:
+        return Difference(0.0, 0.0, 0.0, 1.0)
+
+    comparisons, other_comparisons = zip(*differing, strict=True)
+    one, other = _placed(comparisons), _placed(other_comparisons)
+    assert one is not None
+    assert other is not None
     value, apart = one.auc - other.auc, one.moved - other.moved
     below = above = one.quantile * math.sqrt((apart**2).sum())
-    same_order = value == 0 and not apart.any() and one.auc not in (0.0, 1.0)
-    if min(one.inverted, other.inverted) < SUPPORT and not same_order:
-        (low, high), (other_low, other_high) = _interval(one), _interval(other)
+    if min(one.inverted, other.inverted) < SUPPORT:
+        low, high = _interval(comparisons, one)
+        other_low, other_high = _interval(other_comparisons, other)
         below = max(below, math.hypot(one.auc - low, other_high - other.auc))
         above = max(above, math.hypot(high - one.auc, other.auc - other_low))
     towards_0 = below if value > 0 else above
     distance = one.quantile * abs(value) / towards_0 if value else 0.0
     p_value = float(2 * stats.t.sf(distance, one.smallest - 1))
-    return Difference(value, max(-1.0, value - below), min(1.0, value + above), p_value)
+    share = len(differing) / len(first)
+    low, high = max(-1.0, share * (value - below)), min(1.0, share * (value + above))
+    return Difference(share * value, low, high, p_value)
+
+
+def _same_order(one: _Placed, other: _Placed) -> bool:
+    """Return whether two models rank the images of a comparison alike, with errors on both."""
+    return one.auc == other.auc not in (0.0, 1.0) and not (one.moved - other.moved).any()

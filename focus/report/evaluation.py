@@ -14,7 +14,7 @@ from focus.evaluation.robustness import PerturbedAUC
 from focus.evaluation.scores import Scores
 from focus.findings import Finding
 from focus.report.contact_sheet import write_sheet
-from focus.report.files import remove
+from focus.report.files import remove_measured, remove_report
 from focus.runtime.cpu_time import phase
 
 if TYPE_CHECKING:
@@ -81,14 +81,19 @@ class Evaluation:
         """Return the figures as text; most: of the generators' rows, None for all."""
         return "" if self.results is None else format_table({self.name: self.results}, most=most)
 
-    def save(self, folder: str | Path | None = None) -> list[Path]:
+    def save(self, folder: str | Path | None = None, *, keep_measured: bool = False) -> list[Path]:
         """Write ``results.json``, ``scores.csv`` and a sheet of CAMs; return their paths.
 
-        What was made of other scores is removed. folder: by default that of the evaluation.
+        The report of earlier scores is removed, and what was measured beside them.
+
+        folder: By default that of the evaluation. keep_measured: Leave robustness and
+        faithfulness, which are of these scores.
         """
         folder = Path(folder or self.folder)
         written = write_results(folder, self.scores, self.results)
-        remove(folder)
+        remove_report(folder)
+        if not keep_measured:
+            remove_measured(folder)
         (folder / OVERLAYS).unlink(missing_ok=True)
         if self.detector is not None and self.manifest:
             written.append(folder / OVERLAYS)

@@ -12,11 +12,10 @@ PREFIXES = ("roc", "det", "scores", "entropy", "range", "reliability", "training
 _FILE_OF_FIGURE = re.compile(rf"({'|'.join(PREFIXES)})(-[A-Za-z0-9-]+)?\.(svg|png)")
 
 
-def remove(folder: Path) -> None:
-    """Remove the report of earlier scores: page, figures, robustness, faithfulness."""
+def remove_measured(folder: Path) -> None:
+    """Remove what was measured of earlier scores: robustness, faithfulness."""
     for name in (robustness.FILE, ROBUSTNESS, FAITHFULNESS):
         (folder / name).unlink(missing_ok=True)
-    remove_report(folder)
 
 
 def remove_report(folder: Path) -> None:

@@ -51,7 +51,7 @@ from focus.runtime.launch import (
     run_on_main_first,
     start,
 )
-from focus.training.run_folder import CHECKPOINTS, SUMMARY, SavedRun, check_folder
+from focus.training.run_folder import CHECKPOINTS, SUMMARY, SavedRun, check_begun, check_folder
 from focus.training.trainer import Trainer
 from focus.training.tuning import checkpoint_gradients, describe_tuning, freeze
 
@@ -117,6 +117,7 @@ def train(config: TrainConfig) -> Trained | None:
         given = run_on_main_first(accelerator, lambda: read_given(config, output=place))
     runs = _runs(config, maps=given is None or any(sample.human_map for sample in given[0]))
     run = runs[0]
+    run_on_all(accelerator, lambda: check_begun(run))
     saved = run_on_all(accelerator, lambda: [check_folder(each, processes) for each in runs])
     # First what takes seconds, then weights, which may have to be fetched, then every image.
     recorded = next((checkpoint.manifest for checkpoint in saved if checkpoint), None)

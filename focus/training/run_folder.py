@@ -18,7 +18,7 @@ from focus.config.options import flag, flat, nested
 from focus.config.train import ResolvedTrainConfig, TrainConfig, write_config
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import Manifest
-from focus.errors import InputError
+from focus.errors import InputError, did_you_mean, listed
 from focus.model.config import CONFIG_FILE, WEIGHTS_FILE, DetectorConfig
 from focus.model.operating_points import OperatingPoints
 from focus.runtime.files import atomic_write, check_writable
@@ -27,6 +27,7 @@ from focus.runtime.peers import as_it_was_given
 from focus.training.checkpoint import last_checkpoint
 
 CHECKPOINTS = "checkpoints"
+CONFIG = "config.yaml"
 SUMMARY = "summary.csv"
 _SHARED_WITHIN = 15.0  # seconds, in which a network's file system shows a folder that was made
 
@@ -114,6 +115,25 @@ class SavedRun:
     values: dict[str, Any]
     state: TrainState
     manifest: Manifest
+
+
+def check_begun(config: ResolvedTrainConfig) -> None:
+    """Check that a run without data, which is to be resumed, has begun.
+
+    Otherwise a name that is mistyped would train the demo set. With data ``--resume`` begins a run
+    that is not there, so that a cluster's job may be sent again as it is.
+
+    Raises:
+        InputError: there is no such run; the message names those that there are.
+    """
+    if not config.resume or config.data or (config.run_folder / CONFIG).is_file():
+        return
+    runs = sorted(path.parent.name for path in Path(config.output).glob(f"*/{CONFIG}"))
+    there = f"{config.output} holds {listed(runs)}" if runs else f"{config.output} holds none"
+    raise InputError(
+        f"There is no run {config.run_folder} to go on with{did_you_mean(config.name, runs)}: give "
+        f"the --name of one ({there}), or begin one without --resume."
+    )
 
 
 def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | None:
@@ -215,7 +235,7 @@ def _places(value: Any) -> Any:
 def write_record(config: ResolvedTrainConfig, manifest: Manifest, *, resumed: bool) -> None:
     """Write down what is trained, and on what."""
     # Without --resume: given as --config, it must not go on with this folder unasked.
-    with atomic_write(config.run_folder / "config.yaml") as aside:
+    with atomic_write(config.run_folder / CONFIG) as aside:
         write_config(replace(config, resume=False), aside)
     if not resumed:
         manifest.to_csv(config.run_folder / MANIFEST)

@@ -5,6 +5,7 @@ A step depends on the seed, its number and the process alone: the images of its 
 seeded for each step. So a run that is resumed at any step goes on with the same bits.
 """
 
+import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
@@ -230,6 +231,7 @@ class Trainer:
                     with phase("validation"):
                         self.note_epoch(self.validation_scores(), speed)
                     self._leave_if_signalled()
+        self._leave_if_signalled()  # for a signal that came while the last checkpoint was written
         self.log.end(self.state)
         self.accelerator.wait_for_everyone()
 
@@ -241,10 +243,13 @@ class Trainer:
             UnreadableError, LostWorkerError, FullMemoryError: in this process.
             LostProcessError: another process was lost.
             SystemExit: likewise, and another one says so.
+            Stopped: the user pressed Ctrl-C during the test, which a resumed run makes again.
         """
         try:
             with name_lost_workers():
                 yield
+        except KeyboardInterrupt as error:
+            raise Stopped(signal.SIGINT, self._farewell(self._named("interrupted"))) from error
         except (UnreadableError, LostWorkerError) as error:
             say_alone()
             # Without the file, or with another one, the run is refused.

@@ -1,6 +1,7 @@
 """Score images with a trained detector: data, model, scores, results, report."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from focus.data.cache.images import ImageCache
 from focus.data.demo import demo_manifest
 from focus.data.images import BAD_FILES
 from focus.data.known_images import KnownImages, digest_of, is_run, known_to, record_of
-from focus.data.manifest import Manifest, absolute
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, absolute
 from focus.data.maps import source_findings
 from focus.data.perturbations import ROBUSTNESS
 from focus.data.readers import read_given
@@ -20,6 +21,7 @@ from focus.data.splits import RENAME_GROUPS
 from focus.errors import InputError
 from focus.evaluation import faithfulness, robustness
 from focus.evaluation.inference import score_images
+from focus.evaluation.measured import Measured, check_measured, measured
 from focus.evaluation.people import beside, by_image, read_answers
 from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import people_lines
@@ -56,9 +58,10 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
     if config.people and not by_image(answers).keys() & {digest_of(own) for own in manifest}:
         text = f"None of these images is answered in --people {config.people}: nothing of people."
         findings.append(Finding("warning", text))
-    names = [*ROBUSTNESS] * config.robustness + ["equalise"] * config.equalise
+    names = perturbations_of(config)
     if names:
         robustness.check_labels(manifest)
+    run_on_all(accelerator, lambda: check_measured(output, manifest))
     settings: dict[str, Any] = {
         "batch_size": detector.at_once(config.batch_size),
         "workers": default_workers() if config.workers is None else config.workers,
@@ -67,6 +70,7 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
         scores = score_images(
             detector, manifest, accelerator=accelerator, images=decoded, **settings
         )
+    before = run_on_all(accelerator, lambda: measured(output, scores))
     evaluation: Evaluation | None = None
     trained = _training(model.parent)
     if main:
@@ -82,14 +86,17 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
         name = model.parent.name if model.name == "model" else model.name
         findings += source_findings(manifest)
         evaluation = Evaluation.of(name, output, detector, manifest, scores, about, findings)
-        written = [*evaluation.save(), *_listed(bad, output)]
-        lines = people_lines(evaluation.results or {})
+        if evaluation.results is not None:
+            faithfulness.add(before.faithfulness, evaluation.results)
+        evaluation.perturbed = before.perturbed
+        written = [*evaluation.save(keep_measured=True), *_listed(bad, output)]
+        lines = [*_kept_lines(before, config), *people_lines(evaluation.results or {})]
     if names:
         perturbed = robustness.measure(accelerator, detector, manifest, scores, names, **settings)
         if evaluation:
-            evaluation.perturbed = perturbed
-            written.append(robustness.write(perturbed, output))
-            written.append(write_robustness(perturbed, output))
+            evaluation.perturbed = robustness.replaced(before.perturbed, perturbed)
+            written.append(robustness.write(evaluation.perturbed, output))
+            written.append(write_robustness(evaluation.perturbed, output))
             lines += robustness.lines(perturbed)
     if config.faithfulness:
         falls = faithfulness.measure(accelerator, detector, manifest, **settings)
@@ -108,6 +115,24 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
             lines.append(evaluation.save_report(model.parent / SUMMARY, metric))
         evaluation.lines = lines
     return evaluation
+
+
+def _kept_lines(before: Measured, config: EvaluateConfig) -> list[str]:
+    """Say what an earlier evaluation of the same scores has measured, and this one does not."""
+    now = perturbations_of(config)
+    kept = list(dict.fromkeys(row.perturbation for row in before.perturbed))
+    kept = [name for name in kept if name not in now]
+    if before.faithfulness and not config.faithfulness:
+        kept.append("faithfulness")
+    return [f"kept, as measured before on the same scores: {', '.join(kept)}"] if kept else []
+
+
+def perturbations_of(config: EvaluateConfig) -> list[str]:
+    """Return the names of the perturbations that are to be measured."""
+    names = list(ROBUSTNESS) if config.robustness else []
+    if config.equalise:
+        names.append("equalise")
+    return names
 
 
 def _listed(bad: list[BadFile], output: Path) -> list[Path]:
@@ -139,17 +164,24 @@ def _images(
 ) -> tuple[Manifest, list[BadFile], list[Finding]]:
     """Return what to score, the files that cannot be decoded, and what is left out.
 
-    Without ``--data`` and the like, the images that the run was tested on.
+    Without ``--data`` and the like, the images that the run was tested on; with fakes alone, its
+    real ones beside them.
     """
-    record = record_of(model.parent)
     own, tests = read_given(config, allow_unlabelled=True, output=output)
     given = own + tests
-    if not given and config.run is not None:
-        given = record.split("test")
-        if not load_config(TrainConfig, Path(config.run) / "config.yaml").data:
-            demo = demo_manifest(progress=progress)
-            # Test images beside the demo set are recorded behind it.
-            given = demo.split("test") + Manifest(record[len(demo) :])
+    real_images: list[Finding] = []
+    labels = {sample.label for sample in given}
+    if config.run is not None and not given:
+        given = _tested_on(Path(config.run), progress=progress)
+    elif config.run is not None and SYNTHETIC in labels and REAL not in labels:
+        reals = _real_images_of(_tested_on(Path(config.run), progress=progress))
+        given += reals
+        if reals:
+            text = (
+                f"No real image is given: the {len(reals)} that {config.run} was tested on are "
+                "taken; --test-real NAME=PATH gives others."
+            )
+            real_images.append(Finding("note", text))
     if not given:
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
     # Of all, as in training: what passes there passes here.
@@ -159,7 +191,24 @@ def _images(
     unseen, found = _unseen(model, readable)
     training = {p for s in given.split("train") for p in (s.path, s.human_map, s.mask_path)}
     bad = [file for file in bad if file.path not in training]  # which is not scored
-    return unseen, bad, [*noticed, *found]
+    return unseen, bad, [*real_images, *noticed, *found]
+
+
+def _tested_on(run: Path, *, progress: bool) -> Manifest:
+    """Return the images that a run was tested on."""
+    record = record_of(run)
+    if load_config(TrainConfig, run / "config.yaml").data:
+        return record.split("test")
+    demo = demo_manifest(progress=progress)
+    # Test images beside the demo set are recorded behind it.
+    return demo.split("test") + Manifest(record[len(demo) :])
+
+
+def _real_images_of(manifest: Manifest) -> Manifest:
+    """Return the real images, each file once, as those of all generators and test sets."""
+    by_path = {sample.path: sample for sample in manifest if sample.label == REAL}
+    reals = (replace(sample, generator="", test_set="") for sample in by_path.values())
+    return Manifest(reals, manifest.source)
 
 
 def _unseen(model: Path, given: Manifest) -> tuple[Manifest, list[Finding]]:

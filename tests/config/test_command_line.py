@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
+from focus import __version__
 from focus.__main__ import main as focus
 from focus.config.annotate import AnnotateConfig
 from focus.config.command_line import load_config, parse
@@ -14,6 +15,7 @@ from focus.config.data import CheckConfig, CropConfig, DemoConfig, ManipulateCon
 from focus.config.evaluate import EvaluateConfig
 from focus.config.experiment import ExperimentConfig
 from focus.config.options import flag, flags
+from focus.config.recipes import RECIPES
 from focus.config.train import TrainConfig, resolve, write_config
 from focus.config.use import ExplainConfig, ExportConfig
 from focus.errors import InputError
@@ -22,7 +24,8 @@ from ..launching import CHECKOUT, run
 
 DATA = """allow-outside-root columns data data-root debug generator human-maps labels layout
     max-images max-pixels threads"""
-SHARED = f"{DATA} device image-cache max-bad mixed-precision report test-data test-real workers"
+IMAGES = f"{DATA} max-bad test-data test-real"
+SHARED = f"{IMAGES} device image-cache mixed-precision report workers"
 USE = "debug model-dir threads"
 # Scripts and documents of others rest on these names; a change belongs in the CHANGELOG.
 FLAGS = {
@@ -49,10 +52,10 @@ FLAGS = {
     ManipulateConfig: f"{DATA} image-size output resume seed",
     MapsConfig: f"{DATA} from granularity output resume",
     ExperimentConfig: f"""{DATA}
-        archive headroom jobs last-stage losses output photographs quick range recipe recipes report
-        search seeds test-data test-real train weights""",
+        archive headroom jobs last-stage losses output photographs place quick range recipe recipes
+        report search seeds test-data test-real train weights""",
+    CheckConfig: f"{IMAGES} drop-leaks initial-checkpoint output seed strict",
 }
-FLAGS[CheckConfig] = f"{FLAGS[TrainConfig]} drop-leaks strict"
 
 
 def train(*words: str) -> TrainConfig:
@@ -73,6 +76,12 @@ def test_the_flags_are_these_and_in_the_help(
     positional = {name for name, f in declared.items() if f.metadata["positional"]}
     for name in {*names, "config"} - positional:
         assert re.search(rf"--{name}\b", shown)
+
+
+def test_the_help_of_train_lists_the_table_of_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(TrainConfig, ["--help"])
+    assert f"--recipe NAME {', '.join(RECIPES)}: " in " ".join(capsys.readouterr().out.split())
 
 
 def test_values() -> None:
@@ -184,6 +193,24 @@ def test_the_command_line_wins_over_files_and_later_files_over_earlier(tmp_path:
     assert parse(CheckConfig, ["-c", str(first)]).data == ("a.csv",)
 
 
+def test_the_check_takes_a_file_of_train_and_tells_its_flags_from_others(tmp_path: Path) -> None:
+    """Its own are about images: a stranger reads twenty flags, not eighty."""
+    file = tmp_path / "config.yaml"
+    write_config(resolve(train("--data", "faces.csv", "--seed", "7", "--max-bad", "0.2")), file)
+    config = parse(CheckConfig, ["-c", str(file)])
+    assert (config.data, config.seed, config.max_bad) == (("faces.csv",), 7, 0.2)
+    assert config.output is None  # that of the file is where runs are
+    assert config.for_training() == train("--data", "faces.csv", "--seed", "7", "--max-bad", "0.2")
+    for flag_of_train in ("--lr=1e-3", "--no-compile"):
+        with pytest.raises(InputError, match="as it changes nothing here: leave it out"):
+            parse(CheckConfig, ["faces.csv", flag_of_train])
+    with pytest.raises(InputError, match=r"no flag --sed \(did you mean --seed\?\)"):
+        parse(CheckConfig, ["faces.csv", "--sed", "1"])
+    file.write_text("data: faces.csv\nlearning: 1\n")
+    with pytest.raises(InputError, match="unknown key 'learning'"):
+        parse(CheckConfig, ["-c", str(file)])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -275,6 +302,7 @@ def test_sub_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["--help"], 0, "check, crop, manipulate, maps, demo"),
         (["data", "--help"], 0, "focus data COMMAND"),
         (["data", "crop", "--help"], 0, "--margin FLOAT"),
+        (["--version"], 0, f"focus {__version__}\n"),
         (["exprot"], 2, "There is no command 'exprot' (did you mean export?)"),
         (["data", "chek"], 2, "There is no command 'chek' (did you mean check?)"),
         (["train", "--epoch", "3"], 2, "focus train: error: There is no flag --epoch"),

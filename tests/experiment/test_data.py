@@ -94,7 +94,7 @@ def test_the_search_sees_no_unknown_and_no_left_out_image_in_training() -> None:
 
 def test_the_manifest_of_a_run_has_its_maps_and_stays_as_it_is(tmp_path: Path) -> None:
     setup = make_setup(ExperimentConfig(output=str(tmp_path), quick=True))
-    arms = {**GRID.arms, "weight": Arm("focus", "untested")}
+    arms = {**GRID.arms, "weight": Arm("focus", "untested"), "dose": Arm("focus", "known")}
     runs = {run.arm: run for run in grid(setup, arms, [0])}
     for run in runs.values():
         write_data(run, lambda unit, world: drawn())
@@ -104,6 +104,8 @@ def test_the_manifest_of_a_run_has_its_maps_and_stays_as_it_is(tmp_path: Path) -
     assert maps_of(perfect, SYNTHETIC) == [s.mask_path for s in drawn() if s.split == "train"][20:]
     # A weight is chosen without an image of an unknown generator.
     assert {s.test_set for s in Manifest.from_csv(runs["weight"].data)} == {"", "closed"}
+    known = {s.test_set for s in Manifest.from_csv(runs["dose"].data)}
+    assert known == {"", "closed", "closed_balanced"}
     # Nor is a test image of one's own, which names no test set: it is the same manifest.
     unnamed = [replace(s, test_set="" if s.test_set == "open" else s.test_set) for s in drawn()]
     write_data(runs["weight"], lambda unit, world: Manifest(unnamed))

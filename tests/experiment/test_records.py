@@ -35,7 +35,6 @@ TABLES: dict[str, dict[str, Any]] = {
     "experiment-runs.csv": {},
     "experiment-headroom.csv": {"headroom": True},
     "experiment-range.csv": {"range": True},
-    "experiment-doses.csv": {"range": True, "search": True},
     "experiment-ce-24-epochs.csv": {"train": {"epochs": "24"}},
 }
 

@@ -20,8 +20,9 @@ from focus.experiment.compare import ArmTable, Effect, analyse, table_of
 from focus.experiment.doses import RANGE
 from focus.experiment.frozen import GRID, Protocol
 from focus.experiment.grid import grid
+from focus.experiment.place import PLACE
 from focus.experiment.plots import gain_by_grade, open_auc_by_entropy
-from focus.experiment.report import write_report, write_tables
+from focus.experiment.report import signed, write_report, write_tables
 from focus.experiment.statistics import t_interval
 
 from ..evaluation.few_scores import summarise, table
@@ -58,7 +59,9 @@ def reported(
     own = table_of(outcomes)
     comparisons = analyse(own, protocol)
     write_tables(own, comparisons, folder)
-    text = write_report(own, comparisons, folder, missing=["1 run failed"], spare=spare or {})
+    text = write_report(
+        own, comparisons, folder, missing=["1 run failed"], spare=spare or {}, note=protocol.note
+    )
     return text, comparisons, own
 
 
@@ -77,11 +80,13 @@ def test_the_report_says_it_whichever_way_it_came_out(
     assert text == (tmp_path / "report.md").read_text()
     assert verdict in text
     assert "- 1 run failed\n" in text
+    assert "**Changed after results had been seen.** `ce` was frozen at 24 epochs on 30 Nov" in text
+    assert "Human maps are simulated: they are drawn from the masks of the artefacts" in text
     # Each difference is paired within a draw, so how hard a draw is does not matter.
     primary = comparisons[0]
     assert (primary.name, primary.role) == ("`blend` - `ce`, 90", "primary")
-    assert primary.found.mean == pytest.approx(gains.get("blend", 0), abs=0.02)
-    assert primary.found.sd < 0.05
+    assert primary.estimate.mean == pytest.approx(gains.get("blend", 0), abs=0.02)
+    assert primary.estimate.sd < 0.05
     tested = [c for c in comparisons if c.role]
     assert [c.name for c in tested[1:]] == [
         "`focus` - `ce`, 90",
@@ -94,7 +99,9 @@ def test_the_report_says_it_whichever_way_it_came_out(
 
 def test_control_and_room_are_judged_in_each_world(tmp_path: Path) -> None:
     outcomes = [
-        replace(o, figures={**o.figures, "open": 0.7})
+        replace(
+            o, figures={**o.figures, "open": 0.7, "closed_balanced": 0.36 + 0.0002 * o.run.unit}
+        )
         if (o.run.arm, o.run.world) == ("perfect-focus", "50")
         else o
         for o in invented(tmp_path, GAINS)
@@ -105,7 +112,9 @@ def test_control_and_room_are_judged_in_each_world(tmp_path: Path) -> None:
     first, second = text.split("Shortcut agrees with the label in ")[1:]
     assert "Positive control: `perfect-focus` - `ce` is +.1" in first
     assert "Room: `oracle` - `ce` is +.080 on 3 spare draws." in first
-    assert "**Uninformative about maps:** `perfect-focus` - `ce` is -.0" in second
+    assert "**Whether simulated maps can help here is not known:** with the exact places" in second
+    assert "The control underfits: on closed-balanced images it is -.038 [-.0" in second
+    assert "So it does not say that simulated maps cannot help." in second
     assert "**No room for a difference:** `oracle` - `ce` is +.040 on 3 spare draws." in second
     # Of a gate that is not whole, the draws that have both: the third is easier than their mean.
     for arm in (key for key in spare if key[0] == "oracle"):
@@ -121,6 +130,10 @@ def test_holm_counts_the_interaction_before_it_is_run(tmp_path: Path) -> None:
     first, second = sorted((c for c in found if c.role == "secondary"), key=lambda c: c.p)
     assert first.p_holm == pytest.approx(min(3 * first.p, 1))
     assert second.p_holm == pytest.approx(min(max(2 * second.p, 3 * first.p), 1))
+
+
+def test_an_interval_that_ends_just_below_0_does_not_look_as_if_it_had_0() -> None:
+    assert [signed(value) for value in (-0.0002, -0.0, 0.0002)] == ["-.000", "+.000", "+.000"]
 
 
 def test_few_draws_give_no_verdict(tmp_path: Path) -> None:
@@ -146,9 +159,10 @@ def test_the_tables_hold_what_the_report_says(tmp_path: Path) -> None:
     assert float(row["sd"]) == pytest.approx(np.std(mine, ddof=1), abs=1e-5)
     compared = rows(tmp_path / "comparisons.csv")
     (row,) = (r for r in compared if r["role"] == "primary")
-    assert float(row["low"]) == pytest.approx(comparisons[0].found.low, abs=1e-5)
+    assert float(row["low"]) == pytest.approx(comparisons[0].estimate.low, abs=1e-5)
     # Gains by grade, and in what else is looked at, are there, untested.
     assert sum(r["figure"] == "far" and not r["role"] for r in compared) > 10
+    assert row["low_at_equal_closed"] == ""  # closed AUC is the same in all of these runs
     (row,) = (r for r in compared if list(r.values())[:3] == ["`blend` - `ce`", "90", "entropy"])
     assert float(row["mean"]) == pytest.approx(-GAINS["blend"])
 
@@ -161,9 +175,45 @@ def test_the_interaction_is_the_difference_of_paired_differences(tmp_path: Path)
         for n in range(20)
     ]
     (mine,) = (c for c in analyse(found, GRID) if c.world == "90 - 50")
-    assert (mine.found.low, mine.found.high) == pytest.approx(
+    assert (mine.estimate.low, mine.estimate.high) == pytest.approx(
         (t_interval(each).low, t_interval(each).high)
     )
+
+
+def test_an_interaction_of_other_worlds_is_that_of_its_protocol(tmp_path: Path) -> None:
+    """Maps gain .06 with the background, half of it with the cast: .03 more."""
+    outcomes = invented(tmp_path, {"saliency": 0.06}, draws=12, sd=0.002, place=True)
+    text, comparisons, _ = reported(tmp_path, outcomes, PLACE)
+    tested = {c.name: c.estimate.mean for c in comparisons if c.role}
+    assert tested == pytest.approx(
+        {
+            "`saliency` - `ce`, 90-cast": 0.03,
+            "`saliency` - `shuffled`, 90-cast": 0.03,
+            "`saliency` - `ce`, 90 - 90-cast": 0.03,
+        },
+        abs=0.004,
+    )
+    assert "**`saliency` - `ce` is above 0:** `saliency` - `ce`, 90-cast: +.0" in text
+    assert "in 90 % of the training images; it is a cast of the whole picture." in text
+    assert "`shuffled`, 90 |  | +.0" in text
+
+
+def test_a_gain_in_closed_auc_is_no_gain_at_equal_closed_auc(tmp_path: Path) -> None:
+    """A loss that gains twice in open AUC what it gains in closed, and nothing else."""
+    draw = np.random.default_rng(1)
+    outcomes = []
+    for o in invented(tmp_path, {}, sd=0):
+        gain = draw.normal(0.03, 0.01) if o.run.arm == "blend" else 0
+        opened = o.figures["open"] + 2 * gain + draw.normal(0, 0.002)
+        outcomes.append(replace(o, figures={**o.figures, "closed": 0.9 + gain, "open": opened}))
+    text, comparisons, _ = reported(tmp_path, outcomes)
+    primary = comparisons[0]
+    assert primary.estimate.low > 0.04
+    assert primary.at_equal_closed is not None
+    assert primary.at_equal_closed.low < 0 < primary.at_equal_closed.high
+    (row,) = (r for r in rows(tmp_path / "comparisons.csv") if r["role"] == "primary")
+    assert float(row["at_equal_closed"]) == pytest.approx(primary.at_equal_closed.mean, abs=1e-5)
+    assert "| at equal closed AUC |" in text
 
 
 def test_the_trend_of_the_range_is_that_of_a_line(tmp_path: Path) -> None:
@@ -177,23 +227,25 @@ def test_the_trend_of_the_range_is_that_of_a_line(tmp_path: Path) -> None:
         found["linear, none ... aggressive, 90"],
         found["quadratic, none ... aggressive, 90"],
     )
-    assert linear.found.mean == pytest.approx(0.04, abs=0.002)
-    assert bend.found.mean == pytest.approx(0, abs=0.003)
+    assert linear.estimate.mean == pytest.approx(0.04, abs=0.002)
+    assert bend.estimate.mean == pytest.approx(0, abs=0.003)
     slopes = [
         np.polyfit(np.arange(5) / 4, [own[a, "90"][n]["open"] for a in ("ce", *doses)], 1)[0]
         for n in RANGE.units
     ]
-    assert linear.found.low == pytest.approx(t_interval(slopes).low)
+    assert linear.estimate.low == pytest.approx(t_interval(slopes).low)
     assert [c.role for c in comparisons[:4]] == ["tested"] * 3 + [""]
     assert "**linear, none ... aggressive is above 0:**" in text
     for dose in doses:
         mine = found[f"`{dose}` - `ce`, 90"]
         assert mine.joint is not None
-        assert mine.joint.low < mine.found.low < mine.found.high < mine.joint.high
+        assert mine.joint.low < mine.estimate.low < mine.estimate.high < mine.joint.high
     assert found["`saliency` - `ce`, 90"].joint is None
     assert "Positive control: `exact-5` - `ce` is +.1" in text
     # What is described, without a test, is in the report, too.
     assert "| quadratic, none ... aggressive, 50 |  | " in text
+    # From none to strong, three quarters of the way.
+    assert found["linear, none ... strong, 90"].estimate.mean == pytest.approx(0.03, abs=0.002)
     assert "| `saliency-strong` - `shuffled-strong`, 90 |  | " in text
 
 

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from focus.experiment.statistics import (
+    at_equal_closed,
     detectable,
     equivalence_p,
     holm,
@@ -63,15 +64,32 @@ def test_the_detectable_difference_is_found_in_80_of_100_experiments() -> None:
 
 def test_intervals_cover_the_truth_where_generators_and_draws_vary() -> None:
     """Of two arms on the draws, each with twelve generators of its own, the difference is .03."""
-    draw, covered, shown = np.random.default_rng(4), 0, 0
+    draw, covered, covered_at_equal_closed, shown = np.random.default_rng(4), 0, 0, 0
     for _ in range(1000):
+        closed = draw.normal(0.02, 0.02, 20)
         generators = draw.normal(0, 0.08, (20, 12))
-        opened = 0.03 + draw.normal(0, 0.02, 20) + generators.mean(1)
-        plain = t_interval(opened)
+        opened = 0.03 + 0.5 * (closed - 0.02) + draw.normal(0, 0.02, 20) + generators.mean(1)
+        plain, at_equal = t_interval(opened), at_equal_closed(opened, closed)
         covered += plain.low < 0.03 < plain.high
+        # .5 · .02 of the .03 is what closed AUC explains.
+        covered_at_equal_closed += at_equal.low < 0.02 < at_equal.high
         shown += student_p(t_interval(opened - 0.03)) < 0.05
     assert covered / 1000 == pytest.approx(0.95, abs=0.02)
+    assert covered_at_equal_closed / 1000 == pytest.approx(0.95, abs=0.02)
     assert shown / 1000 == pytest.approx(0.05, abs=0.02)
+
+
+def test_what_closed_auc_explains_is_taken_out() -> None:
+    closed = np.array([0.0, 0.01, 0.02, math.nan])
+    exact = at_equal_closed(0.05 + 0.8 * closed, closed)
+    assert (exact.mean, exact.low, exact.high, exact.n) == pytest.approx((0.05, 0.05, 0.05, 3))
+    # By hand: the line through (-1, 0), (0, 3), (1, 0) is y = 1, with a residual variance of 6 / 1,
+    # of the mean of three 2; t(1; .975) = 12.7062.
+    noisy = at_equal_closed(np.array([0.0, 3.0, 0.0]), np.array([-1.0, 0.0, 1.0]))
+    assert (noisy.mean, noisy.high) == pytest.approx((1, 1 + 12.7062 * math.sqrt(2)), abs=1e-3)
+    too_few, no_line = at_equal_closed(closed[:2], closed[:2]), at_equal_closed(closed, 0 * closed)
+    assert math.isnan(too_few.low)
+    assert math.isnan(no_line.low)
 
 
 def test_one_simultaneous_interval_is_students_and_four_are_wider() -> None:

@@ -138,6 +138,93 @@ def test_an_auc_of_1_is_not_certain() -> None:
     assert high > 0.9999
 
 
+def test_a_generator_of_few_images_makes_the_mean_uncertain_by_hand() -> None:
+    """Its AUC of 1 adds nothing to the variance, and the other's errors say nothing of it."""
+    random = np.random.default_rng(0)
+    many = alone(random.normal(size=1000), random.normal(1.8, 1, 1000))
+    few = np.zeros(3), np.ones(9), 5000 + np.arange(3), 6000 + np.arange(9)
+    low, _ = mean_auc_interval([many]) or (1, 1)
+    assert mean_auc_interval([few]) == (pytest.approx(0.025 ** (1 / 3)), 1)
+    auc = (many[1][:, None] > many[0]).mean()
+    expected = (auc + 1) / 2 - np.hypot(auc - low, 1 - 0.025 ** (1 / 3)) / 2
+    mean_low, mean_high = mean_auc_interval([many, few]) or (1, 1)
+    assert mean_low == pytest.approx(expected)
+    assert (auc + 1) / 2 < mean_high < 1
+
+
+def test_the_interval_of_a_mean_of_differences_follows_from_its_parts_by_hand() -> None:
+    """Perfect models: Clopper and Pearson's of the smaller class each way, squares added up."""
+    reals, other_reals = (np.zeros(60), np.arange(60)), (np.zeros(60), 60 + np.arange(60))
+    many, few = (np.ones(60), 200 + np.arange(60)), (np.ones(3), 300 + np.arange(3))
+    of_many, of_few = 1 - 0.025 ** (1 / 60), 1 - 0.025 ** (1 / 3)
+
+    def half(*comparisons: Compared) -> float:
+        difference = mean_auc_difference(comparisons, comparisons)
+        assert difference is not None
+        assert -difference.low == difference.high
+        assert (difference.value, difference.p_value) == (0, 1)
+        return difference.high
+
+    large = reals[0], many[0], reals[1], many[1]
+    small = other_reals[0], few[0], other_reals[1], few[1]
+    assert half(large) == pytest.approx(of_many)
+    assert half(small) == pytest.approx(of_few)
+    assert half(large, small) == pytest.approx(np.hypot(of_many, of_few) / 2)
+    # With the 60 real images in common: (1/60) / sqrt((1/60 + 1/60) (1/60 + 1/3)).
+    sharing = reals[0], few[0], reals[1], few[1]
+    r = (1 / 60) / np.sqrt((2 / 60) * (1 / 60 + 1 / 3))
+    squares = of_many**2 + of_few**2 + 2 * r * of_many * of_few
+    assert half(large, sharing) == pytest.approx(np.sqrt(squares) / 2)
+    # A comparison that does not differ halves the rest: three real images, one on the wrong side.
+    real, fake = np.array([0, 0.1, 0.2]), np.array([0.15, 1, 1, 1, 1, 1, 1, 1, 1])
+    unchanged = real, fake, 400 + np.arange(3), 500 + np.arange(9)
+    assert half(unchanged) == 0
+    assert half(large, unchanged) == pytest.approx(of_many / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("real", "fakes", "first", "second"),
+    [
+        (60, [60, 6], [0.95, 0.95], [0.9, 0.9]),
+        (60, [60, 6], [0.99, 0.8], [0.99, 0.9]),
+        (12, [9, 200], [0.98, 0.98], [0.97, 0.8]),
+        (200, [10] * 8, [0.97] * 8, [0.95] * 8),
+        (30, [30, 25, 35], [0.99] * 3, [0.995] * 3),
+    ],
+)
+def test_means_of_differences_cover_the_true_one(
+    random: np.random.Generator,
+    real: int,
+    fakes: list[int],
+    first: list[float],
+    second: list[float],
+) -> None:
+    """Generators of unlike sizes, or of few images each, that share the real images."""
+    aucs = [auc for both in zip(first, second, strict=True) for auc in both]
+    true, held = np.mean(first) - np.mean(second), 0
+    for _ in range(500):
+        difference = mean_auc_difference(*drawn(random, real, fakes, aucs, models=2))
+        assert difference is not None
+        held += difference.low <= true <= difference.high
+        assert (difference.p_value < 0.05) == (not difference.low <= 0 <= difference.high)
+    assert held / 500 >= 0.95 - 0.02  # two standard errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("few", [5, 9, 40])
+def test_coverage_of_a_mean_of_many_images_and_few(random: np.random.Generator, few: int) -> None:
+    """Generators with real images of their own, 300 of each class and a few: once 64 and 79 %."""
+    held = 0
+    for _ in range(500):
+        ((many,),) = drawn(random, 300, [300], [0.9])
+        (((real, fake, real_unit, fake_unit),),) = drawn(random, few, [few], [0.95])
+        others = real, fake, 1000 + real_unit, 1000 + fake_unit
+        low, high = mean_auc_interval([many, others]) or (1, 0)
+        held += low <= 0.925 <= high
+    assert held / 500 >= 0.95 - 0.02
+
+
 def test_an_interval_of_ties_favours_no_class() -> None:
     for size in (5, 10, 15):  # half of 5 is no whole number
         low, high = auc_interval(np.full(size, 0.5), np.full(size, 0.5)) or (0, 0)

@@ -20,7 +20,7 @@ from focus.evaluation.scores import Scores
 from focus.findings import Finding
 from focus.model.detector import Detector
 from focus.report import page as report
-from focus.report.files import REPORT, remove
+from focus.report.files import REPORT, remove_measured, remove_report
 
 from .reports import Page, made, perturbed
 
@@ -195,7 +195,7 @@ def test_an_error_costs_the_report_alone(
 
 def test_an_earlier_report_goes_and_what_is_not_of_it_stays(tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
-    remove(tmp_path)
+    remove_report(tmp_path)
     assert not (tmp_path / "figures").exists(), "an empty folder goes"
     (tmp_path / "figures").mkdir()
     mine = ["holiday.png", "rocket.svg", "roc-open.txt", "ROC-open.png"]
@@ -203,7 +203,8 @@ def test_an_earlier_report_goes_and_what_is_not_of_it_stays(tmp_path: Path) -> N
         (tmp_path / "figures" / name).write_text("x")
     for name in ("report.html", "robustness.csv", "robustness.png", "faithfulness.csv"):
         (tmp_path / name).write_text("x")
-    remove(tmp_path)
+    remove_report(tmp_path)
+    remove_measured(tmp_path)
     assert sorted(p.name for p in tmp_path.rglob("*")) == sorted(["figures", *mine])
 
 

@@ -45,6 +45,22 @@ SMALL = [
 INTERVAL = 5  # steps between checkpoints
 
 
+# As train.py, but the system sends it Ctrl-C's signal when the training is done.
+INTERRUPTED = """
+import os, signal, sys
+from focus.config.command_line import run
+from focus.config.train import TrainConfig
+from focus.training import run as training
+
+def interrupt(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+
+if "--resume" not in sys.argv:
+    training.evaluate_best = interrupt
+run(training.train, TrainConfig, prog="train.py")
+"""
+
+
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faces(tmp_path_factory.mktemp("faces"), 60)
@@ -364,6 +380,24 @@ def test_two_machines_without_a_shared_folder_are_refused_at_once(
     assert "Process 1 does not see the run folder runs/run" in errors[0]
     assert "give an --output that all machines share." in errors[0]
     assert not checkpoints(tmp_path / "0" / "runs")
+
+
+def test_ctrl_c_after_the_last_epoch_says_how_to_go_on(faces: Path, tmp_path: Path) -> None:
+    """The test is not made yet; as printed, the command makes it, of the same model."""
+    words = [*SMALL, "--data", faces, "--epochs", "2", "--report-to", "none"]
+    words += ["--model-ema-decay", "0.9", "--output"]
+    python(CHECKOUT / "train.py", *words, tmp_path / "whole")
+    (tmp_path / "train.py").write_text(INTERRUPTED)
+    interrupted = run("train.py", *words, "stopped", cwd=tmp_path)
+    assert interrupted.returncode == 128 + signal.SIGINT
+    (said,) = re.findall(r"^train.py: (.*)$", interrupted.stderr, re.MULTILINE)
+    last = checkpoints(tmp_path / "stopped")[-1].relative_to(tmp_path)
+    step = int(last.name.removeprefix("step-"))
+    cause, _, command = said.partition("; to go on: ")
+    assert cause == f"interrupted; step {step} is saved in {last}"
+    assert not (tmp_path / "stopped/run/results.json").exists()
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, capture_output=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_a_folder_that_is_moved_away_is_named(faces: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
 from focus.data.manifest import Manifest
 from focus.errors import InputError
-from focus.training.run_folder import CHECKPOINTS, check_folder, other_setting
+from focus.training.run_folder import CHECKPOINTS, check_begun, check_folder, other_setting
 from focus.training.step import SUMS
 
 from .trainers import few_faces, trainer
@@ -62,6 +62,27 @@ def test_a_resumed_run_needs_its_manifest_its_model_and_its_checkpoints(
     weights.write_bytes(content)
     with pytest.raises(InputError, match=r"model\.safetensors has changed since config\.json"):
         check_folder(config)
+
+
+def test_a_run_that_is_not_there_is_resumed_only_where_it_can_begin(tmp_path: Path) -> None:
+    """Else a mistyped name would train the demo set for minutes."""
+    for name in ("faces-ce-seed0", "faces-blend-seed0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("version: 2\n")
+
+    def check(output: Path, **settings: Any) -> None:
+        check_begun(resolve(TrainConfig(output=str(output), resume=True, **settings)))
+
+    with pytest.raises(
+        InputError,
+        match=rf"no run {tmp_path}/faces-ce-sed0 to go on with .did you mean faces-ce-seed0..: "
+        rf"give the --name of one .{tmp_path} holds faces-blend-seed0, faces-ce-seed0.",
+    ):
+        check(tmp_path, name="faces-ce-sed0")
+    with pytest.raises(InputError, match=r"demo-blend-seed0 to go on with: .* holds none\)"):
+        check(tmp_path / "empty")
+    check(tmp_path, name="faces-ce-seed0")
+    check(tmp_path, name="new", data=("faces.csv",))  # a cluster sends the same job again
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,45 @@ def test_evaluate_writes_what_it_prints(
         assert (out / name).is_file()
     # The report is of these scores: without one there is none.
     assert f"{results['open']['mean']['auc']:.3f}" in (out / "report.html").read_text()
-    evaluate(**given)
-    assert sorted(path.name for path in out.iterdir()) == sorted(files[:3])
+
+
+def test_what_was_measured_before_stays_or_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It took 25 times the time of the scores. Of other scores it would be wrong."""
+    noise(tmp_path / "data" / "known" / "0_real", 5)
+    noise(tmp_path / "data" / "known" / "1_fake", 4)
+    out = tmp_path / "out"
+    given: dict[str, Any] = {"output": str(out), "data": (str(tmp_path / "data"),)}
+    evaluate(model_dir=str(model), **given, robustness=True)
+    perturbed = (out / "robustness.csv").read_text()
+    drawn = (out / "robustness.png").read_bytes()
+    evaluate(model_dir=str(model), **given, faithfulness=True)
+    assert (out / "robustness.csv").read_text() == perturbed
+    assert (out / "robustness.png").read_bytes() == drawn
+    falls = json.loads((out / "results.json").read_text())["closed"]["pooled"]["faithfulness"]
+    capsys.readouterr()
+    evaluate(model_dir=str(model), **given, equalise=True, report=True)
+    after = (out / "robustness.csv").read_text()
+    assert after.startswith(perturbed)
+    assert "equalise" in after.removeprefix(perturbed)
+    results = json.loads((out / "results.json").read_text())
+    assert results["closed"]["pooled"]["faithfulness"] == falls
+    assert "kept, as measured before on the same scores: jpeg, blur, resize, noise, shared, " in (
+        capsys.readouterr().out
+    )
+    assert "robustness-jpeg" in (out / "report.html").read_text()
+
+    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    torch.manual_seed(1)
+    trained_on = tmp_path / "trained on"
+    Detector(image_size=32, training_generators=("known",)).save_pretrained(trained_on)
+    with pytest.raises(InputError, match=r"holds robustness.csv and faithfulness.csv of other sc"):
+        evaluate(model_dir=str(trained_on), **given)
+    noise(tmp_path / "more", 2)
+    with pytest.raises(InputError, match=r"of other images: give another --output, or remove the"):
+        evaluate(model_dir=str(model), **given, test_real={"more": str(tmp_path / "more")})
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
 
 
 @pytest.mark.parametrize("flag", [None, "0.9"])
@@ -276,6 +313,24 @@ def test_images_without_labels_have_scores_only(
     evaluate(model_dir=str(model), data=(str(images),), output=str(tmp_path / "out"))
     assert "No image has a label: scores only, no results." in capsys.readouterr().out
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"overlays.png", "scores.csv"}
+
+
+def test_fakes_alone_are_compared_with_the_real_images_of_the_run(
+    own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the line at the end of training advises: --run RUN --test-data NAME=PATH."""
+    fakes = noise(tmp_path / "fakes", 8)
+    flags: dict[str, Any] = {"run": str(own_run), "test_data": {"new": str(fakes)}}
+    evaluate(**flags, output=str(tmp_path / "out"))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    new = results["open"]["generators"]["new"]
+    assert (new["n_real"], new["n_synthetic"]) == (2, 8)  # 4.png and 6.png
+    said = f"note: No real image is given: the 2 that {own_run} was tested on are taken; --test-re"
+    assert said in capsys.readouterr().out
+    reals = {"mine": str(noise(tmp_path / "reals", 3))}
+    evaluate(**flags, test_real=reals, output=str(tmp_path / "out"))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["open"]["generators"]["new"]["n_real"] == 3
 
 
 def test_fakes_alone_have_no_auc(

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from focus.config.data import CheckConfig
-from focus.config.train import TrainConfig, resolve
+from focus.config.train import resolve
 from focus.data.bad_files import BadFile, Verdict, decode, with_rows
 from focus.data.check.leaks import Leak, find_leaks, find_pairs
 from focus.data.check.pixels import pixel_statistics
@@ -133,14 +133,14 @@ def _each(function: Callable[[str], R], paths: Iterable[str | None], title: str)
     return dict(zip(distinct, parallel_map(function, distinct, title), strict=True))
 
 
-def _training(config: TrainConfig, progress: bool) -> Training:
+def _training(config: CheckConfig, progress: bool) -> Training:
     """Return whether training would start."""
     logger = logging.getLogger("focus")
     level = logger.level
     logger.setLevel(logging.ERROR)  # what it warns of is in the report
     try:
         with redirect_stdout(StringIO()):  # the layouts have been printed
-            training_manifest(resolve(config), progress=progress)
+            training_manifest(resolve(config.for_training()), progress=progress)
     except InputError as error:
         return Training(str(error))
     finally:

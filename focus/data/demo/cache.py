@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from focus.data.demo.camera import Shortcut
 from focus.data.demo.grammar import NAMES
 from focus.data.demo.render import (
     DEMO,
@@ -43,14 +44,15 @@ def demo_manifest(
     *,
     draw: int = 0,
     agreement: float = 0.9,
+    shortcut: Shortcut = "background",
     progress: bool = True,
     splits: Splits = SPLITS,
 ) -> Manifest:
     """Return a benchmark draw's manifest; render it on first use (ten seconds on two cores).
 
     The files lie in a folder of ``cache`` (default: :func:`focus.runtime.machine.cache_dir`) that
-    is named by the draw, the agreement and the content. A set whose checksum does not match is
-    rendered again.
+    is named by the draw, the agreement, the shortcut and the content. A set whose checksum does not
+    match is rendered again.
 
     Images are 64×64 RGB. Training and validation images have simulated human maps; fakes have exact
     artefact masks, except those of the generator "global": its fingerprint is everywhere, so that
@@ -62,12 +64,14 @@ def demo_manifest(
         draw: The number of the draw of generators and images; the demo set is draw 0.
         agreement: How often the acquisition source agrees with the label in the splits train,
             validation and closed; in the others it is half and half.
+        shortcut: What tells the sources apart, "background" or "cast" (a colour cast of all of the
+            picture, the face included).
         progress: Whether to show a bar while rendering.
         splits: The number of images by split and generator.
 
     Raises InputError if the cache folder cannot be written.
     """
-    world = World(draw, agreement)
+    world = World(draw, agreement, shortcut)
     folder = Path(cache or cache_dir()).absolute() / folder_name(world, splits)
     artefacts = _verified(folder, splits)
     if artefacts is None:
@@ -86,7 +90,9 @@ def folder_name(world: World = DEMO, splits: Splits = SPLITS) -> str:
     content = hashlib.sha256(json.dumps(splits).encode())
     for path in sorted(set(_PACKAGE.glob("*.py")) - {_PACKAGE / "files.py"}):
         content.update(path.read_bytes())
-    return f"demo-v{VERSION}-{world.draw}-{world.agreement:g}-{content.hexdigest()[:10]}"
+    shortcut = "" if world.shortcut == DEMO.shortcut else f"-{world.shortcut}"
+    name = f"demo-v{VERSION}-{world.draw}-{world.agreement:g}{shortcut}"
+    return f"{name}-{content.hexdigest()[:10]}"
 
 
 def _files(item: ImageName) -> dict[str, str]:

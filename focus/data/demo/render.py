@@ -2,7 +2,8 @@
 
 Each image has its own random streams, so that any image can be rendered again by itself, with or
 without its artefacts, and does not depend on how many processes render the set. Two worlds of a
-draw have the same faces and artefacts; where their source differs, the background does.
+draw have the same faces and artefacts; where their sources or shortcuts differ, the background or
+the colours do.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from focus.data.demo.camera import sample_camera, take_picture
+from focus.data.demo.camera import Shortcut, sample_camera, take_picture
 from focus.data.demo.canvas import Canvas
 from focus.data.demo.grammar import NAMES, generators, sample_artefacts
 from focus.data.demo.maps import human_map
@@ -55,10 +56,14 @@ WITHOUT_MASK = frozenset({REAL_FACES, "global"})
 
 
 class World(NamedTuple):
-    """A draw of generators and images, and how often the source agrees with the label."""
+    """A draw of generators and images.
+
+    agreement: How often the source agrees with the label. shortcut: What tells sources apart.
+    """
 
     draw: int
     agreement: float
+    shortcut: Shortcut = "background"
 
 
 DEMO = World(0, 0.9)
@@ -112,7 +117,8 @@ def render_face(
     face_rng, texture_rng, artefact_rng, camera_rng, map_rng = (
         np.random.Generator(np.random.PCG64(seed)) for seed in np.random.SeedSequence(key).spawn(5)
     )
-    camera = sample_camera(camera_rng, ImageName(split, generator, number).source(world.agreement))
+    source = ImageName(split, generator, number).source(world.agreement)
+    camera = sample_camera(camera_rng, source, world.shortcut)
     face = sample_face(face_rng, camera.plainness)
     # Artefacts change the face, which takes a tenth of the rendering to copy.
     painted = face if artefacts else deepcopy(face)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from focus.config.shared import DataConfig, SharedConfig
+from focus.config.shared import DataConfig, ImagesConfig
 from focus.data.images import limit_pixels
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
 from focus.data.near_far import SEVERAL, family_of, served_by
@@ -46,7 +46,7 @@ def read_given(
     """
     limit_pixels(config.max_pixels)
     test_data, test_real = dict[str, str](), dict[str, str]()
-    if isinstance(config, SharedConfig):
+    if isinstance(config, ImagesConfig):
         test_data, test_real = config.test_data, config.test_real
     given = [*config.data, *test_data.values(), *test_real.values()]
     if config.layout and not any(takes(config.layout, path) for path in given):

@@ -167,6 +167,8 @@ def test_bad_files_are_listed_and_left_out_of_the_manifest(faces: Path, tmp_path
             *((path, "image") for path in (real, text, folder)),
             (bad_map, "map"),
         }
+        (why,) = (f["reason"] for f in found["bad_files"] if f["path"] == str(text))
+        assert why == "cannot identify image file"  # without Pillow's object in memory
         assert found["kinds"][0]["unreadable"] == found["maps"]["unreadable"] == 1
         assert found["trainable"] == (code == 0)
         # One of its maps is bad still.

@@ -62,10 +62,11 @@ def test_a_sample_has_its_files_and_what_is_known_of_it(tmp_path: Path) -> None:
 
 def test_each_draw_and_world_has_a_folder_of_its_own(tmp_path: Path) -> None:
     splits = {"open": {"real": 2}}
-    for draw, agreement in ((0, 0.9), (1, 0.9), (1, 0.5)):
-        demo_manifest(tmp_path, draw=draw, agreement=agreement, progress=False, splits=splits)
+    worlds = ({}, {"draw": 1}, {"draw": 1, "agreement": 0.5}, {"draw": 1, "shortcut": "cast"})
+    for world in worlds:
+        demo_manifest(tmp_path, **world, progress=False, splits=splits)
     names = sorted(path.name.rsplit("-", 1)[0] for path in tmp_path.iterdir())
-    assert names == ["demo-v2-0-0.9", "demo-v2-1-0.5", "demo-v2-1-0.9"]
+    assert names == ["demo-v2-0-0.9", "demo-v2-1-0.5", "demo-v2-1-0.9", "demo-v2-1-0.9-cast"]
 
 
 def test_damage_is_found_and_mended_and_a_whole_set_is_kept(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The drawn pictures: they stay the same, and masks and maps lie where the artefacts are."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from focus.data.check.shortcuts import audit
 from focus.data.check.survey import look
 from focus.data.demo import render, render_face
 from focus.data.demo.artefacts import Artefact
+from focus.data.demo.camera import Shortcut
 from focus.data.demo.grammar import NAMES, PAIRS, Generator
 from focus.data.demo.render import ORACLE, SPLITS, ImageName, World, items
+from focus.metrics.ranking import auc
 
 ARTEFACTS = [artefact for pair in PAIRS for artefact in pair]
 
@@ -76,6 +79,41 @@ def test_worlds_share_faces_and_artefacts() -> None:
         assert np.array_equal(one.image, other.image) == (number not in both)
     fresh = render_face("train", "known-1", 0, World(4, 0.9)).image
     assert not np.array_equal(fresh, render_face("train", "known-1", 0, World(3, 0.9)).image)
+
+
+@pytest.mark.parametrize(
+    ("shortcut", "colours_tell", "border_tells"),
+    [("background", False, True), ("cast", True, False)],
+)
+def test_the_cast_is_on_the_face_and_the_background_behind_it(
+    shortcut: Shortcut, colours_tell: bool, border_tells: bool
+) -> None:
+    """By the AUC of the source: of the middle's red to blue, and of the border's contrast."""
+    world, sources, red_to_blue, contrast = World(3, 0.9, shortcut), [], [], []
+    for number in range(160):
+        image = render_face("closed_balanced", "real", number, world).image.astype(np.float64)
+        red, _, blue = image[16:48, 16:48].mean((0, 1))
+        red_to_blue.append(red / blue)
+        contrast.append(image[:, [0, 1, -2, -1]].std((0, 1)).mean())
+        sources.append(ImageName("closed_balanced", "real", number).source(world.agreement))
+    second = np.array(sources) == 1
+    for values, tells in ((red_to_blue, colours_tell), (contrast, border_tells)):
+        found = auc(np.array(values)[~second], np.array(values)[second])
+        assert found is not None
+        assert (abs(found - 0.5) > 0.2) == tells, found
+        assert tells or abs(found - 0.5) < 0.1, found
+
+
+def test_both_shortcuts_have_the_same_faces() -> None:
+    for number in range(4):
+        one, other = (
+            render_face("train", "known-1", number, World(3, 0.9, shortcut))
+            for shortcut in get_args(Shortcut)
+        )
+        assert one.artefacts == other.artefacts
+        np.testing.assert_array_equal(one.mask, other.mask)
+        np.testing.assert_array_equal(one.human_map, other.human_map)
+        assert not np.array_equal(one.image, other.image)
 
 
 @pytest.mark.parametrize("artefact", ARTEFACTS, ids=lambda artefact: artefact.__name__)
