@@ -82,6 +82,9 @@ def mean_auc_interval(comparisons: Sequence[Compared]) -> Interval | None:
 
     It is computed on the scale of logits, so that it stays in (0, 1), with Student's quantile for
     the smallest class. The contributions of the images of a unit are added up (Obuchowski, 1997).
+    Units of unequal sizes, such as one long video among photographs, count for their effective
+    number (Kish, 1965) in the quantile, and each variance is raised by what the unit itself pulls
+    the mean towards it (Bell and McCaffrey, 2002).
     Where fewer than ``SUPPORT`` units of a class are on the wrong side of any image of the other,
     the variance is not known well. The interval then contains that of as many pairs as the smaller
     class has units, by :func:`rate_interval`, or that which follows from the intervals of the
@@ -105,16 +108,17 @@ class _Placed(NamedTuple):
     """A mean AUC and the parts of DeLong's variance of it.
 
     ``moved`` is by how much each unit moves the mean; the sum of its squares is the variance.
-    ``smallest`` counts the units in the smallest class of a comparison, ``pairs`` the units of the
-    smaller class, and ``inverted`` the units of a class with an image of the other on the wrong (or
-    on the right) side, the fewest of these. In ``inverted`` a unit counts by the square of its
-    weight in the mean, relative to the heaviest unit of its class, as it does in the variance: the
-    errors of a generator with a thousand images do not tell the variance of one with three.
+    ``smallest`` is the effective number of units in the smallest class of a comparison: as many of
+    equal sizes would tell as much. ``pairs`` counts the units of the smaller class, and
+    ``inverted`` the units of a class with an image of the other on the wrong (or on the right)
+    side, the fewest of these. In ``inverted`` a unit counts by the square of the weight in the mean
+    of the units of its comparison, relative to the heaviest of its class: the errors of a generator
+    with a thousand images do not tell the variance of one with three.
     """
 
     auc: float
     moved: Floats
-    smallest: int
+    smallest: float
     pairs: int
     inverted: float
 
@@ -128,7 +132,7 @@ def _placed(comparisons: Sequence[Compared]) -> _Placed | None:
     count = len(comparisons)
     every = [np.zeros(0, dtype=np.int64), *(own for *_, r, f in comparisons for own in (r, f))]
     everyone = np.unique(np.concatenate(every))
-    aucs, sizes, moved = [], [], np.zeros(len(everyone))
+    aucs, sizes, effective_sizes, moved = [], [], [], np.zeros(len(everyone))
     weights = np.zeros((2, len(everyone)))
     wrong, right = np.zeros((2, 2, len(everyone)), dtype=bool)
     for real, fake, *names in comparisons:
@@ -136,22 +140,36 @@ def _placed(comparisons: Sequence[Compared]) -> _Placed | None:
         aucs.append(float(np.mean(placements[1])) if len(fake) else math.nan)
         for side, (own, own_names) in enumerate(zip(placements, names, strict=True)):
             unit = np.searchsorted(everyone, own_names)
-            size = int(np.count_nonzero(np.bincount(unit)))
+            images_of_unit = np.bincount(unit, minlength=len(everyone))
+            size = int(np.count_nonzero(images_of_unit))
             sizes.append(size)
             if size < 2:
                 return None
-            scale = math.sqrt(size / (size - 1)) / (count * len(own))
-            moved += scale * np.bincount(unit, own - aucs[-1], len(everyone))
-            weights[side] += np.bincount(unit, minlength=len(everyone)) / (count * len(own))
+            share = images_of_unit / len(own)
+            effective_sizes.append(effective_number(images_of_unit))
+            # For n images by themselves the square of this is Bessel's n / (n - 1).
+            correction = 1 / np.sqrt(1 - share)
+            summed = np.bincount(unit, own - aucs[-1], len(everyone))
+            moved += correction * summed / (count * len(own))
+            weights[side] += (images_of_unit > 0) / (count * size)
             wrong[side, unit[own < 1]] = right[side, unit[own > 0]] = True
     if not count:
         return None
-    smallest = min(sizes)
-    pairs = min(count * smallest, *np.count_nonzero(weights, axis=1).tolist())
+    pairs = min(count * min(sizes), *np.count_nonzero(weights, axis=1).tolist())
     relative = (weights / weights.max(axis=1, keepdims=True)) ** 2
     # Rounded, as the sum of five ones may come out a little less than five.
     inverted = min(round(float((relative * side).sum(axis=1).min()), 6) for side in (wrong, right))
-    return _Placed(float(np.mean(aucs)), moved, smallest, pairs, inverted)
+    return _Placed(float(np.mean(aucs)), moved, min(effective_sizes), pairs, inverted)
+
+
+def effective_number(sizes: Array) -> float:
+    """Return how many units of equal sizes tell as much about a mean as units of these (Kish).
+
+    n for n units of one size, and 4 for one with half of the images and many small ones.
+    """
+    share = np.asarray(sizes) / np.sum(sizes)
+    # Rounded, as the sum over 200 equal units may come out a little less than 200.
+    return round(1 / float(np.sum(share**2)), 9)
 
 
 def _placements(real: Array, fake: Array) -> tuple[Floats, Floats]:

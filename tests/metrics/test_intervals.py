@@ -7,6 +7,7 @@ from scipy import special, stats
 from focus.metrics.intervals import (
     Compared,
     Interval,
+    effective_number,
     mean_auc_difference,
     mean_auc_interval,
     mean_of_rates,
@@ -293,3 +294,47 @@ def test_intervals_of_few_people_cover_the_true_auc(
         low, high = mean_auc_interval([given]) or (1, 0)
         held += low <= stats.norm.cdf(apart / np.sqrt(2)) <= high
     assert held / 500 >= 0.92
+
+
+def test_one_long_video_counts_for_what_it_tells() -> None:
+    # 1 / (.5² + 5 · .1²) = 1 / .3.
+    assert effective_number([50, 10, 10, 10, 10, 10]) == pytest.approx(10 / 3)
+    assert effective_number([7] * 200) == 200
+    # A group that is half of the fakes: the interval is that of few units, not of 21.
+    real, fake = np.linspace(-2, 2, 60), np.linspace(-1, 3, 40)
+    group_of = {"even": np.repeat(np.arange(20), 2), "long": np.r_[np.zeros(20, int), 1:21]}
+    width = {}
+    for name, group in group_of.items():
+        low, high = mean_auc_interval([(real, fake, np.arange(60), 60 + group)]) or (0, 0)
+        width[name] = high - low
+    assert width["long"] > 1.5 * width["even"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("both_classes", [False, True])
+@pytest.mark.parametrize("share", [0.3, 0.5])
+@pytest.mark.parametrize(("others", "images"), [(10, 5), (40, 3), (100, 1)])
+def test_intervals_with_one_large_group_cover_the_true_auc(
+    random: np.random.Generator, both_classes: bool, share: float, others: int, images: int
+) -> None:
+    """One group has a share of a class, other groups some images each (correlation .4).
+
+    Without the effective number of groups a share of .5 covers .71 to .87.
+    """
+    auc, covered = 0.8, 0
+    group = np.repeat(np.arange(1, others + 1), images)
+    long_group = np.zeros(round(share / (1 - share) * len(group)), dtype=int)
+    group = np.concatenate([long_group, group])
+
+    def grouped_scores() -> np.ndarray:
+        of_group = random.normal(size=others + 1)[group]
+        return np.sqrt(0.4) * of_group + np.sqrt(0.6) * random.normal(size=len(group))
+
+    for _ in range(400):
+        fake = np.sqrt(2) * stats.norm.ppf(auc) + grouped_scores()
+        real, real_unit = random.normal(size=200), np.arange(200)
+        if both_classes:
+            real, real_unit = grouped_scores(), group
+        low, high = mean_auc_interval([(real, fake, real_unit, 1000 + group)]) or (1, 0)
+        covered += low <= auc <= high
+    assert covered / 400 >= 0.95 - 0.02  # two standard errors
