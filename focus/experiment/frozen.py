@@ -15,6 +15,8 @@ WORLDS = ("90", "50")
 """Agreement of the shortcut with the label in training, in per cent; it is the background."""
 PHOTOGRAPHS = "photographs"
 """The world of photographs, which is none of the benchmark's."""
+TESTED_BY_TRAINED = 0.5
+"""Persons that a split of the photographs tests on, divided by those that it trains on."""
 ON_FACE = "90-cast"
 """The world whose shortcut is all over the picture, the face included."""
 IMAGES_OF_WORLD: Mapping[str, Settings] = {

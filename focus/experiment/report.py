@@ -15,9 +15,10 @@ from focus.experiment.frozen import (
     PERFECT,
     PHOTOGRAPHS,
     ROOM,
+    TESTED_BY_TRAINED,
     minus,
 )
-from focus.experiment.statistics import MeanInterval, detectable, t_interval
+from focus.experiment.statistics import MeanInterval, detectable, of_shared_splits, t_interval
 from focus.runtime.files import atomic_write, write_csv
 
 SIMULATED = (
@@ -159,6 +160,9 @@ def verdict(first: Effect) -> str:
         first.world,
         "These generators are drawn from one grammar; they do not speak for those of real data.",
     )
+    if first.world == PHOTOGRAPHS:
+        corrected = of_shared_splits(estimate, TESTED_BY_TRAINED)
+        text += f"; corrected for the persons that splits share, {ends(corrected)}"
     return (
         f"**{said(first)}:** {text}. With this spread over {units}, "
         f"{number(detectable(estimate))} would be found in 80 % of such experiments. {scope}"

@@ -1,7 +1,7 @@
 """Statistics of the experiment: Student's t over draws, Holm, equivalence, max-t intervals."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,22 @@ def t_interval(values: Any, level: float = 0.95) -> MeanInterval:
     sd = float(found.std(ddof=1))
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
     return MeanInterval(mean, sd, mean - half, mean + half, n)
+
+
+def of_shared_splits(interval: MeanInterval, tested_by_trained: float) -> MeanInterval:
+    """Return Student's interval over splits of the same units, corrected for what they share.
+
+    Nadeau and Bengio (2003): the variance of the mean is ``sd² (1/n + tested/trained)``, as the
+    training sets of random splits overlap.
+
+    tested_by_trained: The units that a split tests on, divided by those that it trains on.
+    """
+    factor = math.sqrt(1 + interval.n * tested_by_trained)
+    return replace(
+        interval,
+        low=interval.mean - factor * (interval.mean - interval.low),
+        high=interval.mean + factor * (interval.high - interval.mean),
+    )
 
 
 def student_p(found: MeanInterval) -> float:

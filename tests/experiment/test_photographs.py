@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from focus.config.experiment import ExperimentConfig
 from focus.config.train import resolve
@@ -21,6 +22,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
 from focus.experiment.__main__ import make_setup
 from focus.experiment.controls import control_outcome, control_runs
+from focus.experiment.frozen import TESTED_BY_TRAINED
 from focus.experiment.grid import Setup, grid
 from focus.experiment.photographs import (
     BLOCKS,
@@ -29,6 +31,7 @@ from focus.experiment.photographs import (
     Pictures,
     split_of,
 )
+from focus.experiment.statistics import of_shared_splits, t_interval
 from focus.model.packaged_weights import PACKAGED
 
 
@@ -169,3 +172,15 @@ def test_a_split_in_one_command(tmp_path: Path) -> None:
     assert "So few splits show that everything runs" in report
     card = tmp_path / "e" / "photographs" / "runs" / "ce-photographs-00" / "model" / "README.md"
     assert PACKAGED.package in card.read_text(encoding="utf-8").replace("\\", "")
+
+
+def test_the_interval_of_splits_that_share_persons() -> None:
+    """By the formula, from the values themselves; a split tests half as many as it trains on."""
+    values = np.random.default_rng(1).normal(0.1, 1, 12)
+    plain = t_interval(values)
+    corrected = of_shared_splits(plain, TESTED_BY_TRAINED)
+    half = stats.t.ppf(0.975, 11) * values.std(ddof=1) * math.sqrt(1 / 12 + 0.5)
+    assert corrected.low == pytest.approx(values.mean() - half)
+    assert corrected.high == pytest.approx(values.mean() + half)
+    split = split_of(0)
+    assert len(split.test) / len(split.train) == TESTED_BY_TRAINED
