@@ -58,7 +58,7 @@ COMMANDS: Commands = {
         "focus.config.use:ExplainConfig",
         "focus.use.explain:explain",
         "Score pictures and videos with a trained detector, and show where it looks.\n\n"
-        "    focus explain PATH ... --model-dir runs/NAME/model --output explained/",
+        "    focus explain PATH --model-dir runs/NAME/model --output explained/",
     ),
     "export": Command(
         "focus.config.use:ExportConfig",

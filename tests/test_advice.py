@@ -29,6 +29,12 @@ CASES = {
         "--name run.",
         ["train --data faces --name new", "train --resume --name run"],
     ),
+    "a run that is not there": (
+        "",
+        "train --resume --name rum",
+        "(did you mean run?): give the --name of one (runs holds run), or begin one without",
+        ["train --resume --name run", "train --data faces --name new"],
+    ),
     "all checkpoints are damaged": (
         "echo x | tee -a runs/run/checkpoints/*/state.json",
         RESUME,
@@ -184,7 +190,7 @@ CASES = {
     "a run that has not ended": (
         "cp -r runs/run runs/whole; rm runs/run/results.json",
         "evaluate --compare runs/whole runs/run",
-        "--resume, or evaluate the best model so far and give runs/run/evaluation.",
+        "--resume --name run, or evaluate the best model so far and give runs/run/evaluation.",
         [
             f"{RESUME}; evaluate --compare runs/whole runs/run",
             "evaluate --run runs/run; evaluate --compare runs/whole runs/run/evaluation",

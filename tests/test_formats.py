@@ -27,7 +27,7 @@ from focus.evaluation.results import VERSION as RESULTS_VERSION
 from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
 from focus.metrics.calibration import Calibration
-from focus.metrics.figures import FIGURE
+from focus.metrics.figures import CONFUSION, FIGURE
 from focus.model.config import CONFIG_VERSION as MODEL_VERSION
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
@@ -162,9 +162,10 @@ def test_keys_of_results(tmp_path: Path) -> None:
     _, theirs = other_detectors.evaluate_scores(other_detectors.read(tmp_path / "theirs.csv", {}))
     added |= {*theirs["provenance"], *theirs["provenance"]["scores"]}
     assert added <= outline
-    documented = (outline - added) | figures | set(POINTS)
+    documented = (outline - added) | figures | set(POINTS) | set(CONFUSION)
+    assert all(f"`{name}`" in text for name in CONFUSION)
     assert keys(results, {"kA", "uB"}) == documented
-    assert set(listed("results.json", "field")) == {*FIGURE, "apcer_max_generator"}
+    assert set(listed("results.json", "field")) == {*FIGURE, "apcer_max_generator", "confusion"}
 
 
 def test_keys_of_thresholds(tmp_path: Path) -> None:

@@ -305,7 +305,9 @@ class _Named(argparse.Action):
 def _settings(field: "Field[Any]", hint: Any) -> dict[str, Any]:
     """Return what argparse needs to know of a field."""
     about = field.metadata["help"]
-    if decided_by := [by for by in _DEFAULTS if field.name in _DEFAULTS[by]]:
+    decided_by = [by for by in _DEFAULTS if field.name in _DEFAULTS[by]]
+    # Another program's setting may have the name of one of a recipe, and a default of its own.
+    if decided_by and (decided_by != ["recipe"] or field.default is None):
         about += f" (default: {decided_by[0]})" * ("(default" not in about)
     elif isinstance(field.default, str | int | float) and field.default is not False:
         about += f" (default: {field.default})"

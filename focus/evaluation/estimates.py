@@ -17,7 +17,17 @@ from focus.evaluation.scores import HITS, LATER, Scores
 from focus.metrics.arrays import Floats, divided
 from focus.metrics.bootstrap import Resampler, percentiles
 from focus.metrics.calibration import llr_costs, min_cllr
-from focus.metrics.figures import FIGURE, FIGURES, POINTS, Figure, Method, Place, Unit, of_ranking
+from focus.metrics.figures import (
+    CONFUSION,
+    FIGURE,
+    FIGURES,
+    POINTS,
+    Figure,
+    Method,
+    Place,
+    Unit,
+    of_ranking,
+)
 from focus.metrics.intervals import (
     Compared,
     Interval,
@@ -183,6 +193,11 @@ class Group:
         real, fake = self.real.side.scores, self.fake.side.scores
         flagged, missed = int((real > threshold).sum()), int((fake <= threshold).sum())
         return [(flagged, len(real)), (missed, len(fake))]
+
+    def confusion(self, threshold: float) -> dict[str, int]:
+        """Count the images by label and by what the threshold calls them."""
+        (flagged, real), (missed, fake) = self.errors(threshold)
+        return dict(zip(CONFUSION, (real - flagged, flagged, missed, fake - missed), strict=True))
 
     def exact_intervals(self, values: Mapping[Place, float], resampler: Resampler) -> Intervals:
         """Return DeLong's of the AUC, and those of rates whose images are independent."""

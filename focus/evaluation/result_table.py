@@ -1,6 +1,7 @@
 """Put results into words: the table of a program, error rates, differences of models."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores, in_common
 from focus.metrics.annotators import MEASURES
 from focus.metrics.bootstrap import units
-from focus.metrics.figures import CHANCE, FIGURE, FIGURES, POINTS, Place
+from focus.metrics.figures import CHANCE, CONFUSION, FIGURE, FIGURES, POINTS, WIDE, Place
 from focus.metrics.intervals import mean_auc_difference
 from focus.plotting import shortened
 
@@ -21,15 +22,21 @@ UNRELATED = "?"
 """Marks a generator of which it is not known how far it is from training."""
 SHOWN_ROWS = 14
 """On a console, where the rest is in the report."""
+_PARTS = ("groups", "people")
+"""Keys of results.json below which test sets lie, beside those of all images."""
 _WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
+_NARROWEST = 7  # column of a model
 _AUC = {
     "closed": "closed-set AUC",
     "closed_balanced": "closed-balanced AUC",
     "open": "open-set AUC",
 }
 _ON_PEOPLES = {"people": "  people, on those they saw", "model": "  detector, on the same"}
+_IMAGES = "images"
+"""The heading of the numbers of images that a figure is of."""
 _NOTES = {
     "at *": "* the threshold that decides",
+    _IMAGES: "images: how many real + how many synthetic ones the figure is of",
     "-": "- not defined: needs synthetic images, for the AUC real ones, for peaks masks",
     f"({UNRELATED}": f"{UNRELATED} near or far cannot be told: no family is known of it, or of one "
     "in training",
@@ -106,50 +113,68 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
 
 
 def _generator_rows(everything: Sequence[Results]) -> list[Row]:
-    """Return a row for each unknown generator; models may differ in how far it is from training."""
+    """Return a row for each unknown generator, the hardest first.
+
+    Models may differ in how far it is from training.
+    """
     relations: dict[str, set[str]] = {}
     for results in everything:
         for name, entry in results["open"]["generators"].items():
             relations.setdefault(name, set()).add(entry["relation"] or UNRELATED)
     return [
         Row(
-            f"open-set AUC, {name} ({'/'.join(sorted(found))})",
+            f"open-set AUC, {name} ({'/'.join(sorted(relations[name]))})",
             ("open", "generators", name, "auc"),
             name,
             kept=False,
         )
-        for name, found in sorted(relations.items())
+        for name in hardest_first(everything, "open")
     ]
 
 
-def _fewer(rows: list[Row], first: Results, most: int) -> list[Row]:
+def hardest_first(everything: Sequence[Results], test_set: str, part: Place = ()) -> list[str]:
+    """Return the generators of a test set by the lowest AUC that a model has on them.
+
+    Those without an AUC are the last. part: Where the test sets lie, as ``("groups",)``.
+    """
+    lowest: dict[str, float] = {}
+    for results in everything:
+        for name, entry in (at(results, (*part, test_set, "generators")) or {}).items():
+            auc = math.inf if entry["auc"] is None else entry["auc"]
+            lowest[name] = min(auc, lowest.get(name, math.inf))
+    return sorted(lowest, key=lambda name: (lowest[name], name))
+
+
+def _fewer(rows: list[Row], most: int) -> list[Row]:
     """Return at most ``most`` rows, of the test sets and of the hardest unknown generators."""
-    if len(rows) <= most:
-        return rows
     kept = [row for row in rows if row.kept]
     generators = [row for row in rows if row.generator]
-    generators.sort(key=lambda row: at(first, row.keys) or 0.0)
     kept += generators[: max(0, most - len(kept))]
     return [row for row in rows if row in kept]
 
 
 def format_table(results_by_name: Mapping[str, Results], *, most: int | None = None) -> str:
-    """Return the table in plain text: one row a figure, one column a model.
+    """Return the table in plain text: a row a figure, its numbers of images, a column a model.
 
-    The figures of one or two models have their 95 % intervals; for more models there is no room.
-    A table of more than ``most`` rows leaves some out, and says so.
+    The figures of one or two models have their 95 % intervals, and below them are the counts of
+    right and wrong decisions; for more models there is no room. A table of more than ``most`` rows
+    leaves some out, and says so.
     """
     everything = list(results_by_name.values())
-    names = list(shortened(results_by_name, 20).values())
+    few_models = len(everything) <= 2
+    names = list(shortened(results_by_name, 20 if len(everything) == 1 else 16).values())
     every = table_rows(everything)
-    rows = _fewer(every, everything[0], most or len(every))
+    rows = every if most is None or len(every) <= most else _fewer(every, most)
     cells = [
-        [text_of(results, row.keys, len(names) <= 2) for results in everything] for row in rows
+        [counts_text(everything, row.keys)]
+        + [text_of(results, row.keys, few_models) for results in everything]
+        for row in rows
     ]
-    columns = zip(*cells, strict=True)
     if any("[" in cell for line in cells for cell in line):
         names = [f"{name} [95 % interval]" for name in names]
-    widths = [max(7, *map(len, (n, *column))) for n, column in zip(names, columns, strict=True)]
+    heads = [_IMAGES, *names]
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    widths[1:] = [max(_NARROWEST, width) for width in widths[1:]]
     others = max((len(r.title) - len(r.generator) for r in rows if r.generator), default=0)
     room = max(_SHORTEST, _WIDTH - sum(2 + width for width in widths) - others)
     short = shortened((row.generator for row in rows if row.generator), room)
@@ -157,54 +182,135 @@ def format_table(results_by_name: Mapping[str, Results], *, most: int | None = N
     first = max(map(len, labels))
     lines = [
         "  ".join([label.ljust(first), *(c.rjust(w) for c, w in zip(line, widths, strict=True))])
-        for label, line in [("", names), *zip(labels, cells, strict=True)]
+        for label, line in [("", heads), *zip(labels, cells, strict=True)]
     ]
     lines.insert(1, "-" * len(lines[0]))
     undefined = any(cell == "-" for line in cells for cell in line)
-    named, unknown = (sum(bool(row.generator) for row in each) for each in (rows, every))
+    named, unknown = (sum(bool(row.generator) for row in part) for part in (rows, every))
     if named < unknown:
         lines.append(f"the {named} hardest of {unknown} unknown generators; results.json has all")
+    if few_models:
+        lines += confusion_lines(results_by_name)
+        lines += wide_intervals(everything, [row.keys for row in rows])
     return "\n".join([*lines, *footnotes(rows, undefined=undefined)])
 
 
 def footnotes(rows: Iterable[Row], *, undefined: bool) -> list[str]:
     """Return what the marks in these rows mean; ``undefined`` says whether a cell has a dash."""
-    text = " ".join(row.title for row in rows)
+    text = " ".join([_IMAGES, *(row.title for row in rows)])
     return [note for mark, note in _NOTES.items() if (undefined if mark == "-" else mark in text)]
 
 
+def counts_text(everything: Sequence[Results], keys: Place) -> str:
+    """Return how many real images + how many fakes the figure at ``keys`` is of, as ``40+6``.
+
+    A number is a range where models scored other images, and 0 of a class that the figure is not
+    of. It is "" where no results have the numbers.
+    """
+    start = 2 if keys[0] in _PARTS else 1
+    of_generator = keys[start] == "generators"
+    place = keys[: start + 2] if of_generator else (*keys[:start], "pooled")
+    texts = []
+    for key in FIGURE[keys[-1]].counts:
+        counts = [at(results, (*place, key)) if key else 0 for results in everything]
+        defined = sorted({count for count in counts if count is not None})
+        if not defined:
+            return ""
+        texts.append("-".join(map(str, dict.fromkeys((defined[0], defined[-1])))))
+    return "+".join(texts)
+
+
+def wide_intervals(everything: Sequence[Results], places: Iterable[Place]) -> list[str]:
+    """Return a sentence on the intervals at these places that are wide, if any is."""
+    intervals = [figure(results, keys)[1] for keys in places for results in everything]
+    defined = [interval for interval in intervals if interval is not None]
+    wide = sum(high - low > WIDE for low, high in defined)
+    if not wide:
+        return []
+    which = f"{wide} of {len(defined)} intervals" if len(defined) > 1 else "the interval"
+    verb = "are" if wide > 1 else "is"
+    return [f"Few images are the reason why {which} {verb} wider than {WIDE:g}."]
+
+
+def confusion_lines(results_by_name: Mapping[str, Results]) -> list[str]:
+    """Return, by test set and model, how many images the deciding threshold is wrong about."""
+    names, lines = shortened(results_by_name), []
+    for test_set, title in SET_TITLES.items():
+        for name, results in results_by_name.items():
+            wrong = wrong_decisions(results, (test_set, POINTS, DECISION))
+            if wrong:
+                whose = f"{names[name]}, " if len(results_by_name) > 1 else ""
+                lines.append(f"{whose}{title}, at *: {wrong}")
+    return lines
+
+
+def wrong_decisions(results: Results, point: Place) -> str:
+    """Return how many real images are called synthetic and how many fakes real, "" if unknown."""
+    alarms, real = error_count(results, (*point, "bpcer"))
+    missed, fakes = error_count(results, (*point, "apcer"))
+    if not fakes:
+        return ""
+    return f"wrong about {alarms} of {real} real, {missed} of {fakes} synthetic"
+
+
+def error_count(results: Results, rate: Place) -> tuple[int, int]:
+    """Return how many images the error rate at this place is wrong about, and of how many.
+
+    It is (0, 0) in results that an earlier version wrote, which had no counts.
+    """
+    confusion = at(results, (*rate[:-1], "confusion"))
+    if confusion is None:
+        return 0, 0
+    real_right, real_wrong, fake_wrong, fake_right = (confusion[name] for name in CONFUSION)
+    if rate[-1] == "bpcer":
+        return real_wrong, real_wrong + real_right
+    return fake_wrong, fake_wrong + fake_right
+
+
 class ErrorRate(NamedTuple):
-    """How many of 100 faces the deciding threshold is wrong about, as words around a count."""
+    """How many of 100 faces the deciding threshold is wrong about, as words around a count.
+
+    ``interval`` is that of the number in words, ``images`` how many were wrong of how many.
+    """
 
     faces: str
     number: str
     what: str
     interval: str
+    images: str
     rate: float
 
     def __str__(self) -> str:
         """Return the sentence."""
-        return f"{self.faces} {self.number} {self.what}{self.interval and f' ({self.interval})'}."
+        details = ", ".join(text for text in (self.interval, self.images) if text)
+        return f"{self.faces} {self.number} {self.what}{details and f' ({details})'}."
 
 
 def errors_in_words(results: Results, most: int = 4) -> list[ErrorRate]:
     """Return the false alarms of each test set, then the ``most`` generators missed most often."""
-    alarms, missed = list[ErrorRate](), list[ErrorRate]()
-
-    def add(found: list[ErrorRate], faces: str, what: str, where: Place) -> None:
-        value, interval = figure(results, where)
-        if value is not None:
-            ends = "" if interval is None else " to ".join(map(_of_100, interval))
-            found.append(ErrorRate(f"Of 100 {faces}", _of_100(value), what, ends, value))
-
-    rates = (POINTS, DECISION)
+    alarms, missed = [], []
     for test_set, title in SET_TITLES.items():
-        words = f"real faces of the {title}"
-        add(alarms, words, "are called synthetic", (test_set, *rates, "bpcer"))
+        place: Place = (test_set, POINTS, DECISION, "bpcer")
+        alarm = _error_rate(results, f"real faces of the {title}", "are called synthetic", place)
+        if alarm is not None:
+            alarms.append(alarm)
         for name in at(results, (test_set, "generators")) or ():
-            words = f"synthetic faces of {name}"
-            add(missed, words, "are missed", (test_set, "generators", name, *rates, "apcer"))
-    return alarms + sorted(missed, key=lambda found: -found.rate)[:most] + _of_people(results, most)
+            place = (test_set, "generators", name, POINTS, DECISION, "apcer")
+            miss = _error_rate(results, f"synthetic faces of {name}", "are missed", place)
+            if miss is not None:
+                missed.append(miss)
+    missed.sort(key=lambda error: -error.rate)
+    return alarms + missed[:most] + _of_people(results, most)
+
+
+def _error_rate(results: Results, faces: str, what: str, place: Place) -> ErrorRate | None:
+    value, interval = figure(results, place)
+    if value is None:
+        return None
+    ends = "" if interval is None else " to ".join(map(_of_100, interval))
+    wrong, total = error_count(results, place)
+    count = f"{wrong} of {total}" if total else ""
+    return ErrorRate(f"Of 100 {faces}", _of_100(value), what, ends, count, value)
 
 
 def _of_people(results: Results, most: int) -> list[ErrorRate]:
@@ -216,7 +322,8 @@ def _of_people(results: Results, most: int) -> list[ErrorRate]:
             ends = " to ".join(map(_of_100, people["intervals"]["apcer"]))
             what = f"are missed by people, {_of_100(model['apcer'])} by the detector"
             faces = f"Of 100 synthetic faces of {name} that people saw"
-            found.append(ErrorRate(faces, _of_100(people["apcer"]), what, ends, people["apcer"]))
+            rate, count = people["apcer"], f"{entry['n_synthetic']} faces"
+            found.append(ErrorRate(faces, _of_100(rate), what, ends, count, rate))
     return sorted(found, key=lambda each: -each.rate)[:most]
 
 

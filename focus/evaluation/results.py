@@ -178,7 +178,10 @@ class SetFigures:
             if place in of_mean.values and len(having) < len(self.comparisons)
         }
         errors = of_errors.entry(self._error_intervals(resampler), fewest)
-        for point, _ in self._table.thresholds:
+        for point, threshold in self._table.thresholds:
+            for entry, group in zip(generators, self._groups, strict=True):
+                entry[POINTS][point]["confusion"] = group.confusion(threshold)
+            errors[point]["confusion"] = self._pooled.confusion(threshold)
             missed = [own.values[POINTS, point, "apcer"] for own in estimates[:-1]]
             worst = names[int(np.nanargmax(missed))] if np.nansum(missed) else None
             errors[point]["apcer_max_generator"] = worst

@@ -20,6 +20,10 @@ Place = tuple[str, ...]
 Unit = Literal["real", "fake", "both", "smaller"]
 """The class whose images, or groups of them, a figure is of; of two classes the smaller one."""
 POINTS = "operating_points"
+CONFUSION = ("real_as_real", "real_as_synthetic", "synthetic_as_real", "synthetic_as_synthetic")
+"""The counts of images by label and by what an operating point calls them."""
+WIDE = 0.2
+"""An interval that is wider says little; few images are the reason."""
 CHANCE = "chance level of that peak"
 """Stands below the share of CAMs that peak in the artefact: that of uniformly random cells."""
 
@@ -58,6 +62,7 @@ class Figure:
         source: The column of ``scores.csv`` whose mean it is.
         excess: Returns what chance adds to an ERROR, None where there are no values.
         reals: The number of real images that it needs.
+        fakes: The key of the number of fakes that it is of, where it is of fakes.
         probability: Whether it takes the scores for probabilities.
     """
 
@@ -73,7 +78,13 @@ class Figure:
     source: str = ""
     excess: Callable[[Ranking], float | None] | None = None
     reals: int = 0
+    fakes: str = "n_synthetic"
     probability: bool = False
+
+    @property
+    def counts(self) -> tuple[str, str]:
+        """The keys of the numbers of real images and of fakes, "" for a class that it is not of."""
+        return "" if self.unit == "fake" else "n_real", "" if self.unit == "real" else self.fakes
 
 
 class Errors(NamedTuple):
@@ -109,6 +120,11 @@ def _mean(name: str, unit: Unit, source: str, interval: Method, *shown: Any) -> 
 
     own = Figure(name, interval, compute, *shown)
     return replace(own, unit=unit, where="group", source=source)
+
+
+def _of_artefacts(name: str, source: str, interval: Method, *shown: Any) -> Figure:
+    """Return the mean of a column over the fakes with an artefact mask."""
+    return replace(_mean(name, "fake", source, interval, *shown), fakes="n_pointing")
 
 
 def _by_class(name: str, source: str, interval: Method, *shown: Any) -> list[Figure]:
@@ -160,13 +176,13 @@ FIGURES = (
     *_by_class("map_chance", "map_chance", Method.MEAN, "chance level where people looked", 21),
     *_by_class("map_mass", "map_mass", Method.MEAN),
     *_by_class("peak_outlier", "peak_outlier", Method.RATE, "peaks on outlying tokens", 17),
-    _mean(
-        *("pointing_hit", "fake", "pointing_hit", Method.RATE_OF_FAKES),
+    _of_artefacts(
+        *("pointing_hit", "pointing_hit", Method.RATE_OF_FAKES),
         *("peaks in artefact", 18, "peaks in artefact, synthetic"),
     ),
-    _mean("pointing_hit_synthetic", "fake", "pointing_hit_synthetic", Method.RATE_OF_FAKES),
-    _mean("pointing_chance", "fake", "pointing_chance", Method.MEAN, CHANCE, 19, CHANCE),
-    _mean("mask_mass", "fake", "mask_mass", Method.MEAN),
+    _of_artefacts("pointing_hit_synthetic", "pointing_hit_synthetic", Method.RATE_OF_FAKES),
+    _of_artefacts("pointing_chance", "pointing_chance", Method.MEAN, CHANCE, 19, CHANCE),
+    _of_artefacts("mask_mass", "mask_mass", Method.MEAN),
     *_by_class("peak_share", "", Method.LARGEST, "peaks in the commonest cell", 16),
     _of_set("apcer_pooled", Method.SHARE, lambda e: e.pooled, "APCER, all synthetic", unit="fake"),
     _of_set("apcer_mean", Method.SHARE, lambda e: e.mean, "APCER, mean", unit="fake"),

@@ -239,7 +239,7 @@ def _correlations(comparisons: Sequence[Compared]) -> Floats:
             weights.append(images / len(unit))
         direction = np.concatenate(weights)
         directions.append(direction / np.linalg.norm(direction))
-    return np.stack(directions) @ np.stack(directions).T
+    return np.asarray(np.stack(directions) @ np.stack(directions).T)
 
 
 def mean_auc_difference(first: Sequence[Compared], second: Sequence[Compared]) -> Difference | None:

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from focus.config.train import TrainConfig
 from focus.data.known_images import is_run
 from focus.data.manifest import Manifest, Sample
 from focus.data.overlay import strip
@@ -133,9 +135,13 @@ def _read(name: str, folder: Path) -> RunData:
     path = folder / "results.json"
     if not path.is_file():
         if is_run(folder):
+            words = ["focus", "train", "--resume", "--name", folder.name]
+            if folder.parent != Path(TrainConfig.output):
+                words += ["--output", str(folder.parent)]
             raise InputError(
                 f"--compare {folder} is a run that has not ended: wait for it, go on with it by "
-                f"--resume, or evaluate the best model so far and give {folder / 'evaluation'}."
+                f"{shlex.join(words)}, or evaluate the best model so far and give "
+                f"{folder / 'evaluation'}."
             )
         raise InputError(
             f"--compare {folder} has no results.json: give folders of focus train or evaluate."

@@ -1,5 +1,6 @@
 """Train: data, detector, trainer, fit and evaluate."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from accelerate.tracking import get_available_trackers
 
+from focus.config.data import check_command
 from focus.config.losses import WITHOUT_MAPS
 from focus.config.recipes import FROM_SCRATCH
 from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
@@ -86,8 +88,10 @@ class Trained:
             folder = run.folder
             if (folder / REPORT).is_file():
                 lines.append(f"all results:  {folder / REPORT}")
-            lines.append(f"your faces:   focus explain PATH --model-dir {folder / 'model'}")
-            lines.append(f"other tests:  focus evaluate --run {folder} --test-data NAME=PATH")
+            model = shlex.quote(str(folder / "model"))
+            lines.append(f"your faces:   focus explain PATH --model-dir {model}")
+            run_folder = shlex.quote(str(folder))
+            lines.append(f"other tests:  focus evaluate --run {run_folder} --test-data NAME=PATH")
         # Last, where they are seen.
         for run in self.runs:
             whose = f"{run.name}: " * (len(self.runs) > 1)
@@ -322,7 +326,7 @@ def data_findings(manifest: Manifest, run: ResolvedTrainConfig) -> list[Finding]
     left_out = copies(manifest)
     found = left_out_findings(manifest, left_out)
     chosen_on = [s for s in without(manifest, left_out) if s.split in ("train", "validation")]
-    then = "the network may learn that, see `focus data check`"
+    then = f"the network may learn that, see `{check_command(run)}`"
     if stored := stored_apart(chosen_on, "images to train with", then):
         found.append(stored)
     found += source_findings(manifest)

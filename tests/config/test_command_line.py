@@ -84,6 +84,16 @@ def test_the_help_of_train_lists_the_table_of_recipes(capsys: pytest.CaptureFixt
     assert f"--recipe NAME {', '.join(RECIPES)}: " in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("config_class", [ExplainConfig, EvaluateConfig])
+def test_the_help_says_the_own_default_of_a_setting_that_recipes_have(
+    config_class: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(config_class, ["--help"])
+    (said,) = re.findall(r"--batch-size INT (.*?\))", " ".join(capsys.readouterr().out.split()))
+    assert said.endswith("(default: 64)")
+
+
 def test_values() -> None:
     for words in (["--image-size", "96"], ["--image_size=96"], ["--image-size=96"]):
         assert train(*words).image_size == 96

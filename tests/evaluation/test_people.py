@@ -92,7 +92,7 @@ def test_people_stand_beside_the_detector_in_words_and_in_the_table() -> None:
     assert second.startswith("Of 100 real faces people called synthetic 38 (")
     assert "the detector 25 (1 to 81)" in second
     shown = [str(each) for each in errors_in_words(results) if "people" in each.faces]
-    words = "near that people saw 33 are missed by people, 33 by the detector (1 to 91)."
+    words = "near that people saw 33 are missed by people, 33 by the detector (1 to 91, 3 faces)."
     assert shown == [f"Of 100 synthetic faces of {words}"]
     table = format_table({"run": results})
     (people,) = [line for line in table.splitlines() if "people" in line]

@@ -1,6 +1,7 @@
 """The table at the end of a program, and differences of models."""
 
 import math
+import re
 
 import numpy as np
 
@@ -29,28 +30,32 @@ def test_table() -> None:
         table([*reals, (1, "far-1", "", 0.1)], pointing_chance=[math.nan] * 3), ["known"]
     )
     assert format_table({"blend": blend, "ce": ce}).splitlines() == [
-        "                                        blend       ce",
-        "------------------------------------------------------",
-        "closed-set AUC, mean                    0.500        -",
-        "open-set AUC, far-1 (?)                 1.000    0.000",
-        "open-set AUC, far-2 (?)                 0.500        -",
-        "open-set AUC, mean                      0.750    0.000",
-        "open-set EER, mean                      0.250    1.000",
-        "BPCER, closed, at *                     0.500        -",
-        "APCER, mean, closed, at *               1.000        -",
-        "BPCER, open, at *                       0.500    0.500",
-        "APCER, mean, open, at *                 0.500    1.000",
-        "CAM entropy, all images, closed         0.250        -",
-        "CAM entropy, all images, open           0.250    0.000",
-        "peaks in artefact, synthetic, closed    0.000        -",
-        "peaks in artefact, synthetic, open      1.000        -",
-        "chance level of that peak, closed       0.062        -",
-        "chance level of that peak, open         0.188        -",
+        "                                       images    blend       ce",
+        "---------------------------------------------------------------",
+        "closed-set AUC, mean                  0-2+0-1    0.500        -",
+        "open-set AUC, far-1 (?)                   2+1    1.000    0.000",
+        "open-set AUC, far-2 (?)                   2+1    0.500        -",
+        "open-set AUC, mean                      2+1-2    0.750    0.000",
+        "open-set EER, mean                      2+1-2    0.250    1.000",
+        "BPCER, closed, at *                     0-2+0    0.500        -",
+        "APCER, mean, closed, at *               0+0-1    1.000        -",
+        "BPCER, open, at *                         2+0    0.500    0.500",
+        "APCER, mean, open, at *                 0+1-2    0.500    1.000",
+        "CAM entropy, all images, closed       0-2+0-1    0.250        -",
+        "CAM entropy, all images, open           2+1-2    0.250    0.000",
+        "peaks in artefact, synthetic, closed    0+0-1    0.000        -",
+        "peaks in artefact, synthetic, open      0+0-2    1.000        -",
+        "chance level of that peak, closed       0+0-1    0.062        -",
+        "chance level of that peak, open         0+0-2    0.188        -",
+        "blend, closed set, at *: wrong about 1 of 2 real, 1 of 1 synthetic",
+        "blend, open set, at *: wrong about 1 of 2 real, 1 of 2 synthetic",
+        "ce, open set, at *: wrong about 1 of 2 real, 1 of 1 synthetic",
         "* the threshold that decides",
+        "images: how many real + how many synthetic ones the figure is of",
         "- not defined: needs synthetic images, for the AUC real ones, for peaks masks",
         "? near or far cannot be told: no family is known of it, or of one in training",
     ]
-    assert "open-set AUC, mean of 2                 0.750" in format_table({"blend": blend})
+    assert "open-set AUC, mean of 2                  2+2    0.750" in format_table({"blend": blend})
     assert "not defined" not in format_table({"blend": blend})
     # A set that none of them has is in no row.
     assert "closed" not in format_table({"ce": ce})
@@ -63,11 +68,11 @@ def test_a_set_is_summed_up_by_the_mean_over_its_generators() -> None:
     reals = [(0, "", test_set, 0.5) for test_set in ("closed", "closed_balanced", "open")]
     results = summarise(table([*reals, *fakes]), ["many", "few"])
     assert results["closed"]["pooled"]["auc"] == 0.9
-    cells = dict(line.rsplit("  ", 1) for line in format_table({"ce": results}).splitlines()[2:4])
-    assert {name.strip(): cell.strip() for name, cell in cells.items()} == {
-        "closed-set AUC, mean of 2": "0.500",
-        "closed-balanced AUC, mean of 2": "0.500",
-    }
+    lines = [re.split("  +", line) for line in format_table({"ce": results}).splitlines()[2:4]]
+    assert lines == [
+        ["closed-set AUC, mean of 2", "1+10", "0.500"],
+        ["closed-balanced AUC, mean of 2", "1+10", "0.500"],
+    ]
 
 
 def test_table_fits_a_terminal_with_long_names() -> None:
@@ -102,6 +107,36 @@ def test_a_console_shows_the_hardest_of_many_generators() -> None:
     ]
     assert shown[15] == "the 6 hardest of 13 unknown generators; results.json has all"
     assert len(format_table({"one": results}).splitlines()) > len(shown)
+
+
+def test_the_hardest_generators_are_first_whatever_their_names() -> None:
+    """By the lowest AUC of a model; one without real images of its own, and so no AUC, is last."""
+    rows = [(0, "", "", 0.2), (0, "", "", 0.4), (0, "", "", 0.6)]
+    rows += [(1, "a", "", 0.7), (1, "b", "", 0.5), (1, "c", "", 0.1), (1, "d", "", 0.3)]
+    one = summarise(table(rows), [])
+    rows[3] = (1, "a", "", 0.0)
+    other = summarise(table(rows), [])
+    lines = format_table({"one": one}).splitlines()[2:6]
+    assert [line.split()[2] for line in lines] == ["c", "d", "b", "a"]
+    lines = format_table({"one": one, "other": other}).splitlines()[2:6]
+    assert [line.split()[2] for line in lines] == ["a", "c", "d", "b"]
+    assert {line.split()[4] for line in lines} == {"3+1"}
+
+
+def test_few_images_are_named_as_the_reason_of_wide_intervals() -> None:
+    """Three real images and nine fakes: an AUC of 1 has [.292, 1]; many images say nothing."""
+    rows = [(0, "", "", 0.1)] * 3 + [(1, "new", "", 0.9)] * 9
+    text = format_table({"one": summarise_with_intervals(table(rows), [], resamples=9)})
+    assert "1.000 [.292, 1.000]" in text
+    (sentence,) = (line for line in text.splitlines() if "Few images" in line)
+    wide, total = map(int, re.findall(r"\d+", sentence)[:2])
+    ends = [[*map(float, pair)] for pair in re.findall(r"\[(\.\d+), (1?\.\d+)\]", text)]
+    assert wide == sum(high - low > 0.2 for low, high in ends) > 0
+    assert total == len(ends)
+    many = table(rows * 100)
+    text = format_table({"one": summarise_with_intervals(many, [], resamples=9)})
+    assert "Few images" not in text
+    assert "open set, at *: wrong about 0 of 300 real, 0 of 900 synthetic" in text
 
 
 def test_the_difference_of_two_models_by_hand() -> None:

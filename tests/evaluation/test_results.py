@@ -179,7 +179,13 @@ def test_groups_are_judged_by_their_mean_scores() -> None:
     # Means: 0.375 and 0.625 of the real ones, 0.625 of A's fake, 0.4375 of B's.
     assert (a["auc"], b["auc"]) == (0.75, 0.5)
     assert (a["n_real"], a["n_synthetic"]) == (2, 1)
-    assert a["operating_points"]["eer"] == {"bpcer": 0.5, "apcer": 0.0}
+    confusion = {
+        "real_as_real": 1,
+        "real_as_synthetic": 1,
+        "synthetic_as_real": 0,
+        "synthetic_as_synthetic": 1,
+    }
+    assert a["operating_points"]["eer"] == {"bpcer": 0.5, "apcer": 0.0, "confusion": confusion}
     assert found["open"]["operating_points"]["eer"]["apcer_mean"] == 0.0
     pooled = found["open"]["pooled"]
     assert (pooled["n_real"], pooled["n_synthetic"], pooled["auc"]) == (2, 2, 0.625)

@@ -125,6 +125,23 @@ def test_the_table_of_the_range() -> None:
         ]
 
 
+def test_the_table_of_readme() -> None:
+    arms = (
+        "ce",
+        "strong",
+        "aggressive",
+        "saliency",
+        "saliency-strong",
+        "shuffled-strong",
+        "wide",
+    )
+    rows = rows_below("README.md", "training | open | minus cross-entropy [95 %]")
+    for arm, (_, opened, minus_baseline) in zip(arms, rows, strict=True):
+        assert opened == number(over_draws(RANGE_TABLE, arm, "90", "open").mean)
+        effect = RANGE_EFFECTS.get((minus(arm, "ce").name, "90", "open"))
+        assert minus_baseline == (span(effect.estimate) if effect else "")
+
+
 def test_what_is_said_of_the_range() -> None:
     def estimate(contrast: str) -> str:
         return span(RANGE_EFFECTS[contrast, "90", "open"].estimate)

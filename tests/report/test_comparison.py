@@ -170,7 +170,7 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
         (tmp_path / "UNENDED" / name).touch()
     for name, message in (
         ("nowhere", "nowhere has no results.json: give folders of"),
-        ("UNENDED", "UNENDED is a run that has not ended: .* --resume, or"),
+        ("UNENDED", "UNENDED is a run that has not ended: .* --resume --name UNENDED --output"),
         ("OLD", "OLD cannot be read .*version 1, this program reads 4"),
         ("BROKEN", "BROKEN cannot be read .JSONDecodeError.*evaluate the run again"),
         ("HALF", "HALF cannot be read .FileNotFoundError"),

@@ -1,6 +1,7 @@
 """The findings as check.json, as leaks.csv and as a text for the console."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -121,10 +122,11 @@ def text(found: Findings, content: Mapping[str, Any]) -> str:
     if without := found.without_leaks:
         if obstacle := found.training.obstacle:
             lines.append(f"training would not start: {obstacle}")
+        table = shlex.quote(without.path)
         verdict = (
             f"not start: {without.obstacle}"
             if without.obstacle
-            else f"start: give focus train --data {without.path} instead of the data and test flags"
+            else f"start: give focus train --data {table} instead of the data and test flags"
         )
         lines.append(f"without leaks, {without.n_images} images, it would {verdict}")
     # Names may hold bytes that no console shows.

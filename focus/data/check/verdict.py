@@ -89,5 +89,6 @@ def _shortcut(audit: Audit | None, what: str, remedy: str, error_from: float) ->
     yield Finding(
         "error" if audit.interval[0] >= error_from else "warning",
         f"{what} the class with AUC {audit.auc:.3f}{cause}, and a detector can learn that instead "
-        f"of the face: {remedy}, and see by focus evaluate --equalise what its AUC owes to it.",
+        f"of the face: {remedy}, and once it is trained see what its AUC owes to it: "
+        "focus evaluate --run runs/NAME --equalise.",
     )

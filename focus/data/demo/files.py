@@ -6,6 +6,7 @@ set's name and the artefact masks have no place in CYBORG's form. The open set i
 CYBORG has its test data, in a CSV for each source: ``reals.csv``, ``near-1.csv`` and so on.
 """
 
+import shlex
 import shutil
 from collections.abc import Iterable
 from dataclasses import replace
@@ -26,9 +27,11 @@ def write_demo(config: DemoConfig) -> None:
     """Write the demo set, and print how the files are used."""
     folder = Path(str(config.folder))
     write_files(demo_manifest(), folder)
-    tests = " ".join(f"--test-data {name}={folder / name}.csv" for name in TEST_SETS)
+    words = ["--data", str(folder / TRAIN)]
+    for name in TEST_SETS:
+        words += ["--test-data", f"{name}={folder / name}.csv"]
     print(f"written: {folder}\n\nTrained on it, the results are those of the embedded set:\n")
-    print(f"  focus train --recipe demo --data {folder / TRAIN} {tests}")
+    print(f"  focus train --recipe demo {shlex.join(words)}")
 
 
 def write_files(demo: Manifest, folder: str | Path, *, progress: bool = True) -> None:

@@ -6,6 +6,7 @@ real and synthetic, go through the same resizing, colours, noise and JPEG, so th
 nothing. ``OUT/manifest.csv`` is for ``focus train --data``; masks say where a picture was changed.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -105,7 +106,7 @@ def manipulate(config: ManipulateConfig) -> None:
         own = ", ".join(f"{n} {name}" for (place, name), n in counts.items() if place == split)
         print(f"{split}: {own}")
     print(f"written: {folder / MANIFEST}\n\nA first trial, in minutes on a CPU:\n")
-    print(f"  focus train --recipe quick --data {folder / MANIFEST}")
+    print(f"  focus train --recipe quick --data {shlex.quote(str(folder / MANIFEST))}")
 
 
 def _grouped(reals: Manifest) -> Manifest:

@@ -10,6 +10,7 @@ this project's own. Of grey faces x [64 * 64] in 0..1:
 Both are blurred. Coarser maps are those of Crum et al., *Grains of Saliency*, arXiv 2405.00650.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -110,7 +111,7 @@ def make_maps(config: MapsConfig) -> None:
         )
         Manifest(samples, given.source).to_csv(output / MANIFEST)
     print(f"{len(paths)} maps ({source}): {output}\n\nTrain with them:\n")
-    print(f"  focus train --loss focus --data {output / MANIFEST}")
+    print(f"  focus train --loss focus --data {shlex.quote(str(output / MANIFEST))}")
 
 
 def saliency(way: str, faces: Floats, labels: NDArray[np.int64]) -> Callable[[Floats], Floats]:
