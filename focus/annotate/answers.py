@@ -41,8 +41,9 @@ class AnswerFolder:
     faces: The faces, each once, in an order that says nothing of their labels.
     practice: The rows of the practice round: those of an earlier start, else ``chosen``.
 
-    An answer is a row that is appended to the table of its annotator. No row is written again, so
-    that not even a second process, which a lock keeps away, can undo the answers of the first.
+    An answer is a row that is appended to the table of its annotator, and a mended answer is one
+    more. No row is written again, so that not even a second process, which a lock keeps away, can
+    undo the answers of the first.
 
     Raises InputError for a folder of other faces, or of something else.
     """
@@ -79,10 +80,19 @@ class AnswerFolder:
         answers = self.of(annotator)
         return answers[0].annotator if answers else annotator
 
-    def mark_of(self, annotator: str, image: str, part: str) -> str:
-        """Return the file of a mark, below the folder."""
+    def mark_of(self, annotator: str, image: str, part: str, mended: int = 0) -> str:
+        """Return the file of a mark, below the folder; that of a mended answer is another one."""
         ending = "" if part == "main" else f"-{part}"
+        if mended:
+            ending += f"-mended-{mended}"
         return f"{MARKS}/{_file_name(annotator)}/{image}{ending}.png"
+
+    def answer_to(self, annotator: str, image: str, part: str) -> Answer | None:
+        """Return what an annotator says of an image in a round, None if it is not answered."""
+        for answer in self.of(annotator):
+            if (answer.image, answer.round) == (image, part):
+                return answer
+        return None
 
     def read_again(self) -> None:
         """Read the answers that are on the disk now."""
@@ -96,20 +106,24 @@ class AnswerFolder:
     def add(self, answer: Answer, mark: Image.Image | None) -> bool:
         """Write the mark, then the row: an answer is there, with its mark, or it is not.
 
-        Return whether the answer counts: the first one to a question does, and is kept alone. Its
-        number among the annotator's answers is set here.
+        Return whether the answer counts, else it is not kept: the first one to a question does, and
+        one that mends the answer which counts now. ``shown`` is set here: the number among the
+        annotator's answers, or that of the answer which is mended.
 
         Raises OSError where the disk is full; earlier answers stay.
         """
-        table = self.folder / ANSWERS / f"{_file_name(answer.annotator)}.csv"
         with waiting_for(self.folder / ANSWERS / ".lock"):
-            if _state(table) != self._states.get(table):  # another process, or an editor, wrote
+            if self._is_changed(answer.annotator):  # by another process, or an editor
                 self.read_again()
             earlier = self.of(answer.annotator)
-            if any((a.image, a.round) == (answer.image, answer.round) for a in earlier):
+            replaced = self.answer_to(answer.annotator, answer.image, answer.round)
+            if answer.mended != (0 if replaced is None else replaced.mended + 1):
                 return False
+            numbers = (earlier_answer.shown for earlier_answer in earlier)
             answer = replace(
-                answer, annotator=self.name_of(answer.annotator), shown=len(earlier) + 1
+                answer,
+                annotator=self.name_of(answer.annotator),
+                shown=max(numbers, default=0) + 1 if replaced is None else replaced.shown,
             )
             if mark is not None:
                 path = self.folder / answer.mark
@@ -118,10 +132,39 @@ class AnswerFolder:
                     flush(path.parent.parent)
                 with atomic_write(path) as aside:
                     mark.save(aside, format="PNG", compress_level=1)
+            table = self._table_to_append(answer.annotator)
             _append(table, answer)
-            self._answers[annotator_id(answer.annotator)] = [*earlier, answer]
             self._states[table] = _state(table)
+            if replaced is None:
+                answers = [*earlier, answer]
+            else:
+                answers = [answer if other is replaced else other for other in earlier]
+            self._answers[annotator_id(answer.annotator)] = answers
         return True
+
+    def _is_changed(self, annotator: str) -> bool:
+        """Tell whether a table of an annotator is not as this process has read or written it."""
+        return any(_state(table) != self._states.get(table) for table in self._tables(annotator))
+
+    def _table_to_append(self, annotator: str) -> Path:
+        """Return the annotator's first table that has all columns, or a new one.
+
+        A table of an earlier version lacks a column, and no row of it is written again.
+        """
+        for table in self._tables(annotator):
+            columns = _columns_of(table)
+            if not columns or {*_COLUMNS} <= {*columns}:
+                return table
+        raise AssertionError("the last table is a new one")
+
+    def _tables(self, annotator: str) -> list[Path]:
+        """Return the tables of an annotator that are there, and the one that would be next."""
+        name = _file_name(annotator)
+        tables = [self.folder / ANSWERS / f"{name}.csv"]
+        while tables[-1].exists():
+            # No other annotator's: where a name has a dash, its file name ends in a digest.
+            tables.append(self.folder / ANSWERS / f"{name}-{len(tables) + 1}.csv")
+        return tables
 
 
 def _prepare(folder: Path, practice: Sequence[str]) -> None:
@@ -153,17 +196,11 @@ def _append(table: Path, answer: Answer) -> None:
 
     An error leaves the table as it was.
     """
-    if table.exists():
-        _end_last_row(table)
-    is_new = not table.exists() or not table.stat().st_size
-    if is_new:
-        columns = _COLUMNS
-    else:
-        with table.open(newline="", encoding="utf-8") as file:
-            columns = next(csv.reader(file))  # perhaps of a spreadsheet that has moved them
+    columns = _columns_of(table)  # perhaps of a spreadsheet that has moved them
     values = asdict(answer)
-    content = csv_row(columns) if is_new else b""
-    content += csv_row(values.get(column, "") for column in columns)
+    content = csv_row(values.get(column, "") for column in columns or _COLUMNS)
+    if not columns:
+        content = csv_row(_COLUMNS) + content
     with table.open("ab", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         try:
@@ -174,8 +211,17 @@ def _append(table: Path, answer: Answer) -> None:
             with suppress(OSError):  # else the next row finds it
                 file.truncate(size)
             raise
-    if is_new:
+    if not columns:
         flush(table.parent)
+
+
+def _columns_of(table: Path) -> list[str]:
+    """Return the columns of a table, whose last row is ended before; none if there is no table."""
+    if not table.exists():
+        return []
+    _end_last_row(table)
+    with table.open(newline="", encoding="utf-8") as file:
+        return next(csv.reader(file), [])
 
 
 def _end_last_row(table: Path) -> None:

@@ -3,7 +3,7 @@
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -21,7 +21,8 @@ from focus.evaluation.people import Answer, annotator_id, by_image
 
 _RECENT = 20  # answers over which the pace is computed
 _HOLD = 600.0  # seconds, longer than nearly everybody looks at a face
-_MAX_HOLDS = 256
+_MAX_TABS = 16  # of an annotator, that hold faces
+_MAX_HOLDS = 1024  # of all, so that made-up names do not fill the memory
 _Question = tuple[int, str]
 """The number of a face, and the round that it is asked in."""
 
@@ -30,11 +31,9 @@ _Question = tuple[int, str]
 class _Hold:
     """What a tab shows and has loaded: two questions at most.
 
-    annotator: Whose tab it is, by :func:`annotator_id`.
     until: When it lapses, in seconds of the monotonic clock.
     """
 
-    annotator: str
     questions: list[_Question]
     until: float
 
@@ -47,7 +46,10 @@ class Desk:
         the faces.
 
     A tab of a browser holds the face that it shows and the next one: another tab of the annotator
-    gets them once there are no others. It holds them until it closes, or for ten minutes.
+    gets them once there are no others. It holds them until it closes, or for ten minutes. Under
+    another name nobody holds or releases them. A name holds faces in ``_MAX_TABS`` tabs, all names
+    in ``_MAX_HOLDS``: further tabs are asked for faces, but hold none, so that no number of
+    requests takes away what a page holds.
     """
 
     def __init__(
@@ -56,26 +58,31 @@ class Desk:
         self.faces, self.numbers, self.gone = folder.faces, folder.numbers, set[int]()
         self._folder, self._every, self._seed, self._margins = folder, every, seed, margins
         self._keys = lru_cache(maxsize=64)(partial(balanced, folder.faces, seed))
-        self._holds: dict[str, _Hold] = {}
+        self._holds: dict[tuple[str, str], _Hold] = {}  # by the annotator_id and the tab
         self._lock = threading.Lock()
 
-    def leave(self, tab: str) -> None:
-        """Release the faces of a tab that is closed."""
+    def leave(self, annotator: str, tab: str) -> None:
+        """Release the faces of an annotator's tab that is closed."""
         with self._lock:
-            self._holds.pop(tab, None)
+            self._holds.pop((annotator_id(annotator), tab), None)
 
     def ask(self, annotator: str, tab: str) -> dict[str, Any]:
-        """Return the next question for a tab, the face after it, and the annotator's progress."""
+        """Return the next question for a tab, the face after it, and the annotator's progress.
+
+        ``last`` is the question of the annotator's latest answer, which may be mended; None before
+        the first one, and after a practice round, whose answers have been told.
+        """
         with self._lock:
             annotator = self._folder.name_of(annotator)
             answers = self._folder.of(annotator)
             remaining = self._remaining(annotator)
             questions = self._for_tab(annotator, tab, remaining)
             self._hold(annotator, tab, questions)
+            last = self._last(answers)
         seconds = [answer.seconds for answer in answers if answer.round == "main"]
         practised = sum(answer.round == "practice" for answer in answers)
         asked = [
-            {"number": number, "id": digest_of(self.faces[number]), "round": part}
+            {"number": number, "id": digest_of(self.faces[number]), "round": part, "mended": 0}
             for number, part in questions
         ]
         return {
@@ -86,6 +93,22 @@ class Desk:
             "practice": [practised, len(self._folder.practice)],
             "question": asked[0] if asked else None,
             "after": asked[1] if asked[1:] else None,
+            "last": last,
+        }
+
+    def _last(self, answers: Sequence[Answer]) -> dict[str, Any] | None:
+        """Return the question that the latest answer is to, as it is asked to mend it."""
+        if not answers:
+            return None
+        last = answers[-1]
+        number = self.numbers.get(last.image, -1)
+        if last.round == "practice" or number in {-1, *self.gone}:
+            return None
+        return {
+            "number": number,
+            "id": last.image,
+            "round": last.round,
+            "mended": last.mended + 1,
         }
 
     def _for_tab(self, annotator: str, tab: str, remaining: NDArray[np.int64]) -> list[_Question]:
@@ -97,8 +120,8 @@ class Desk:
         now, identity = time.monotonic(), annotator_id(annotator)
         held_elsewhere = {
             question
-            for other, hold in self._holds.items()
-            if other != tab and hold.annotator == identity and hold.until > now
+            for (holder, other), hold in self._holds.items()
+            if holder == identity and other != tab and hold.until > now
             for question in hold.questions
         }
         questions: list[_Question] = []
@@ -110,38 +133,41 @@ class Desk:
         return [*questions, *last][:2]
 
     def _hold(self, annotator: str, tab: str, questions: list[_Question]) -> None:
-        """Note what a tab holds, as the latest of all; a request without a tab holds nothing."""
+        """Note what a tab holds, nothing for a request without a tab and for one tab too many."""
         if not tab:
             return
-        self._holds.pop(tab, None)
-        self._holds[tab] = _Hold(annotator_id(annotator), questions, time.monotonic() + _HOLD)
-        if len(self._holds) > _MAX_HOLDS:
-            del self._holds[next(iter(self._holds))]
+        identity, now = annotator_id(annotator), time.monotonic()
+        lapsed = [key for key, hold in self._holds.items() if hold.until <= now]
+        for key in [(identity, tab), *lapsed]:
+            self._holds.pop(key, None)
+        tabs = sum(holder == identity for holder, _ in self._holds)
+        if tabs < _MAX_TABS and len(self._holds) < _MAX_HOLDS:
+            self._holds[identity, tab] = _Hold(questions, now + _HOLD)
 
     def take(self, number: int, mark: Image.Image | None, **said: Any) -> dict[str, Any]:
         """Write an answer to the disk; return whether it counts, and the label after practice.
 
-        The first answer to a question counts.
+        The first answer to a question counts, or one that mends the answer which counts now.
 
-        said: annotator, round, answer, confidence and seconds, as fields of an :class:`Answer`.
+        said: annotator, round, answer, confidence, seconds and mended, as fields of an
+            :class:`Answer`.
 
         Raises ValueError for a face that is not asked for so, OSError where the disk is full.
         """
         face, part = self.faces[number], said["round"]
         digest, is_practice = digest_of(face), number in self._folder.practice
         with self._lock:
-            is_answered = any(
-                (answer.image, answer.round) == (digest, "main")
-                for answer in self._folder.of(said["annotator"])
-            )
+            is_answered = self._folder.answer_to(said["annotator"], digest, "main") is not None
             too_early = part == "repeat" and not is_answered
-            if is_practice != (part == "practice") or too_early:
+            too_late = part == "practice" and said["mended"] > 0
+            if is_practice != (part == "practice") or too_early or too_late:
                 raise ValueError("this face is not asked for")
+            mark_path = self._folder.mark_of(said["annotator"], digest, part, said["mended"])
             answer = Answer(
                 image=digest,
                 path=face.path,
                 shown=0,  # set when it is added
-                mark=self._folder.mark_of(said["annotator"], digest, part) if mark else "",
+                mark=mark_path if mark else "",
                 time=datetime.now(UTC).isoformat(timespec="seconds"),
                 **said,
             )

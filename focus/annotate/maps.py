@@ -18,7 +18,7 @@ from focus.data.manifest import LABEL_NAMES, Manifest, Sample, absolute
 from focus.data.maps import Map, resized
 from focus.data.overlay import NO_CAM, SheetRow, contact_sheet, strip
 from focus.data.readers.human_maps import MADE_MAPS
-from focus.evaluation.people import Answer, alone, by_annotator, by_image
+from focus.evaluation.people import Answer, alone, by_annotator, by_image, cannot_judge
 from focus.evaluation.result_table import annotation_lines
 from focus.metrics.annotators import MEASURES, between_annotators, overall
 from focus.plotting import INK, shortened
@@ -33,6 +33,7 @@ _MOST, _SIDE = 40, 160  # faces in the sheet, pixels of a side
 def write_maps(folder: AnswerFolder, data: Manifest, config: AnnotateConfig) -> list[str]:
     """Write all that is made of the answers about the rows of ``data``; return it in words."""
     root, said, answers = absolute(folder.folder), by_image(folder.all()), folder.all()
+    undecided = cannot_judge(answers)
     names = _names(folder.faces, config)
     labels = {digest_of(face): face.label for face in folder.faces}
     made, marks, owners = dict[str, str](), list[Map](), list[Answer]()
@@ -56,6 +57,7 @@ def write_maps(folder: AnswerFolder, data: Manifest, config: AnnotateConfig) -> 
         "min_annotators": config.min_annotators,
         "n_faces": len(labels),
         "n_answered": len(said.keys() & names),
+        "n_cannot_judge": sum(undecided[image] for image in names),
         "n_maps": len(made),
         "annotators": by_annotator(answers, labels),
         "agreement": overall(agreement, labels),
@@ -63,7 +65,10 @@ def write_maps(folder: AnswerFolder, data: Manifest, config: AnnotateConfig) -> 
     }
     with atomic_write(root / PEOPLE) as aside:
         aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    mapped = sorted((_with_figures(face, made, said, agreement) for face in data), key=_agreed)
+    with_figures = (
+        _with_figures(face, made, said, agreement, undecided[digest_of(face)]) for face in data
+    )
+    mapped = sorted(with_figures, key=_agreed)
     Manifest(mapped).to_csv(root / MANIFEST)
     (root / SHEET).unlink(missing_ok=True)
     faces = list({face.human_map: face for face in mapped if face.human_map}.values())[:_MOST]
@@ -93,13 +98,20 @@ def _names(faces: Sequence[Sample], config: AnnotateConfig) -> dict[str, str]:
     return names
 
 
-def _with_figures(face: Sample, made: Mapping[str, str], said: Any, agreement: Any) -> Sample:
+def _with_figures(
+    face: Sample, made: Mapping[str, str], said: Any, agreement: Any, n_cannot_judge: int
+) -> Sample:
     """Return a face with its map, and what people said of it in more columns."""
-    digest, given = digest_of(face), said.get(digest_of(face), [])
-    extra = {"answers": str(len(given)), "marks": str(sum(bool(a.mark) for a in given))}
-    if given:
-        extra["people_score"] = f"{np.mean([answer.score for answer in given]):.4f}"
-        extra["said_synthetic"] = f"{np.mean([answer.label for answer in given]):.4f}"
+    digest = digest_of(face)
+    answers = said.get(digest, [])
+    extra = {
+        "answers": str(len(answers)),
+        "cannot_judge": str(n_cannot_judge),
+        "marks": str(sum(bool(answer.mark) for answer in answers)),
+    }
+    if answers:
+        extra["people_score"] = f"{np.mean([answer.score for answer in answers]):.4f}"
+        extra["said_synthetic"] = f"{np.mean([answer.label for answer in answers]):.4f}"
     if digest in agreement:
         alike = zip(MEASURES, agreement[digest][0], strict=True)
         extra |= {name: f"{value:.4f}" for name, value in alike if value == value}

@@ -3,16 +3,19 @@
 // undone, and taken up again after the page, the browser or the server was closed.
 const find = (selector) => document.querySelector(selector);
 const all = (selector) => [...document.querySelectorAll(selector)];
+const WORDS = JSON.parse(find("#words").textContent); // in the language of the browser
 let face = find("#face");
 const marks = find("#marks"), stage = find("#stage"), ring = find("#ring");
 // Kept by the processor, from where it is sent.
 const PEN = marks.getContext("2d", { willReadFrequently: true });
 const COLOUR = "#19e3ff"; // neither faces nor the colour map of the maps have it
+const CANNOT_JUDGE = "cannot judge";
 const RETRY = 2000; // milliseconds
 const VIEW = { x: 0, y: 0, scale: 1 };
 const pointers = new Map();
 const loaded = new Map(); // id of a face -> promise of its picture
-let annotator = null, question = null, work = null, tool = "brush", stroke = null, pinch = null;
+// state: What the server said last. question: What is on the screen: the next face, or the last one to mend.
+let annotator = null, state = null, question = null, work = null, tool = "brush", stroke = null, pinch = null;
 let busy = false, shownAt = 0, penSeen = false, feedback = null;
 
 // A reload keeps the name of the tab, another tab has its own.
@@ -25,10 +28,14 @@ addEventListener("pageshow", (event) => { if (event.persisted) location.reload()
 
 const wait = (milliseconds) => new Promise((done) => { setTimeout(done, milliseconds); });
 
+function word(key, values = {}) {
+  return WORDS[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
 function say(text, isWrong = false) {
-  for (const place of all("[role=status]")) {
-    place.textContent = text;
-    place.classList.toggle("wrong", isWrong);
+  for (const status of all("[role=status]")) {
+    status.textContent = text;
+    status.classList.toggle("wrong", isWrong);
   }
 }
 
@@ -40,7 +47,7 @@ function hold(isBusy) {
 // Goes on until the server has answered: it may be started again.
 async function post(path, body) {
   for (;;) {
-    let reason = "the server does not answer.";
+    let reason = word("no_server");
     try {
       const response = await fetch(path, { method: "POST", body: JSON.stringify({ annotator, tab, ...body }) });
       if (response.ok) return await response.json();
@@ -49,23 +56,36 @@ async function post(path, body) {
     } catch (error) {
       if (!(error instanceof TypeError)) throw error;
     }
-    say(`Not saved yet: ${reason} What you did is kept on this page, which tries again.`, true);
+    say(`${word("not_saved")} ${reason}`, true);
     await wait(RETRY);
   }
 }
 
 // Drafts, so that a started face can be taken up again.
-const draftName = () => `focus ${annotator} ${question.id} ${question.round}`;
+const draftName = () => ["focus", annotator, question.id, question.round, question.mended || ""].join(" ").trim();
+const lastName = () => `focus ${annotator} last`;
 
-function keep() {
+function store(name, content) {
   try {
-    localStorage.setItem(draftName(), JSON.stringify({ ...work, undone: [], seconds: seconds() }));
+    localStorage.setItem(name, JSON.stringify(content));
   } catch { /* its room is full: the page itself still has it */ }
 }
 
+function keep() {
+  store(draftName(), { ...work, undone: [], seconds: seconds() });
+}
+
 function draft() {
-  const empty = { strokes: [], undone: [], answer: null, confidence: null, seconds: 0 };
-  return { ...empty, ...JSON.parse(localStorage.getItem(draftName())) };
+  const empty = { strokes: [], undone: [], answer: null, confidence: null, seconds: 0, askedForMark: false };
+  const answered = question.mended ? lastAnswer().work : {};
+  return { ...empty, ...answered, ...JSON.parse(localStorage.getItem(draftName())) };
+}
+
+// What this browser has of the annotator's last answer, with its strokes; null if that was given in another one.
+function lastAnswer() {
+  const kept = JSON.parse(localStorage.getItem(lastName()));
+  const { id, round, mended } = state?.last ?? {};
+  return kept && kept.id === id && kept.round === round && kept.mended + 1 === mended ? kept : null;
 }
 
 // Only while the page is in sight.
@@ -95,41 +115,50 @@ function load({ number, id }) {
   return loaded.get(id);
 }
 
-async function show(state) {
+async function show(next) {
   hold(true);
   work = null; // it belongs to the question before
+  state = next;
   annotator = state.annotator;
   question = state.question;
   find("#start").hidden = Boolean(annotator);
-  find("#work").hidden = !question;
   find("#progress").hidden = !annotator;
-  find("#end").hidden = !annotator || Boolean(question);
-  if (!annotator) return find("#start [name]").focus();
-  tell(state);
-  if (!question) return end(state);
+  if (!annotator) {
+    find("#work").hidden = find("#end").hidden = true;
+    return find("#start [name]").focus();
+  }
+  tell();
+  return question ? ask() : end();
+}
+
+// Shows the face of the question, and what was done with it before.
+async function ask() {
+  hold(true);
+  work = null;
+  find("#end").hidden = true;
+  find("#work").hidden = false;
   let picture;
   try {
     picture = await load(question);
   } catch (error) {
-    say(error instanceof TypeError ? "The server does not answer." : `${error.message} The next one follows.`, true);
+    say(error instanceof TypeError ? word("no_server") : `${error.message} ${word("next_follows")}`, true);
     await wait(RETRY);
     return show(await post("ask", {}));
   }
   work = draft();
+  const wanted = [question, state.question, state.after, state.last].map((asked) => asked?.id);
   for (const id of loaded.keys()) {
-    if (id !== question.id && id !== state.after?.id) loaded.delete(id);
+    if (!wanted.includes(id)) loaded.delete(id);
   }
   marks.width = picture.width;
   marks.height = picture.height;
   face.replaceWith(picture);
   face = picture;
   face.id = "face";
-  face.setAttribute("aria-label", `Face ${state.done + 1}`);
+  face.setAttribute("aria-label", word("face", { number: question.mended ? state.done : state.done + 1 }));
   feedback = null;
   find("#told").hidden = true;
-  find("#practice").hidden = question.round !== "practice";
-  find("#practice").textContent =
-    `Practice ${state.practice[0] + 1} of ${state.practice[1]}: afterwards you are told whether you were right.`;
+  notice();
   fit();
   redraw();
   update();
@@ -139,19 +168,48 @@ async function show(state) {
   hold(false);
 }
 
-function tell(state) {
-  const total = state.done + state.left, left = state.pace * state.left;
-  const time = left < 90 ? `${Math.round(left)} s` : `${Math.round(left / 60)} min`;
-  find("#counts").textContent = `${state.done} of ${total} faces, ${state.left} left` +
-    (state.pace ? ` · ${Math.round(state.pace)} s a face, about ${time} to go` : "");
-  find("progress").value = total ? state.done / total : 1;
+function notice() {
+  const [done, count] = state.practice;
+  let text = "";
+  if (question.mended) text = word("mending");
+  else if (question.round === "practice") text = word("practice", { number: done + 1, count });
+  find("#notice").hidden = !text;
+  find("#notice").textContent = text;
+}
+
+// To the last answer, and back from it to the next face, with nothing changed.
+async function back() {
+  if (busy || feedback) return;
+  if (question?.mended) {
+    localStorage.removeItem(draftName());
+    say("");
+    return show(state);
+  }
+  if (!lastAnswer()) return;
+  if (work) keep();
+  say("");
+  question = state.last;
+  return ask();
+}
+
+function tell() {
+  const { done, left, pace } = state, total = done + left, seconds = pace * left;
+  const time = seconds < 90 ? word("in_seconds", { count: Math.round(seconds) }) :
+    word("in_minutes", { count: Math.round(seconds / 60) });
+  const counts = word("counts", { done, total, left });
+  find("#counts").textContent = pace ? `${counts} · ${word("pace", { seconds: Math.round(pace), time })}` : counts;
+  find("progress").value = total ? done / total : 1;
   find("#who").textContent = annotator;
   find("#leave").hidden = state.fixed;
 }
 
-function end(state) {
-  find("#end p").textContent = `You have answered all ${state.done} faces. You can close the page.`;
+function end() {
+  find("#work").hidden = true;
+  find("#end").hidden = false;
+  find("#end p").textContent = word("all_done", { count: state.done });
+  find("#back-at-end").hidden = !lastAnswer();
   find("#end h2").focus();
+  hold(false);
 }
 
 function update() {
@@ -160,13 +218,24 @@ function update() {
   }
   find("[data-do=undo]").disabled = !work.strokes.length;
   find("[data-do=redo]").disabled = !work.undone.length;
+  for (const button of all("[data-confidence]")) button.disabled = work.answer === CANNOT_JUDGE;
+  find("#back").hidden = Boolean(feedback) || !lastAnswer();
+  find("#back").textContent = word(question.mended ? "leave" : "back");
+  find("#next span").textContent = word(question.mended ? "save" : "next");
   find("#next").disabled = !complete();
 }
 
-const complete = () => feedback || (work && work.answer && work.confidence);
+const complete = () => feedback || (work && work.answer && (work.confidence || work.answer === CANNOT_JUDGE));
+
+// Strokes that were erased again mark nothing, though their edges leave a trace.
+function isMarked() {
+  if (!work.strokes.length) return false;
+  const { data } = PEN.getImageData(0, 0, marks.width, marks.height);
+  return data.some((value, index) => index % 4 === 3 && value > 127);
+}
 
 function set(name, value) {
-  if (!work || busy || feedback) return;
+  if (!work || busy || feedback || (name === "confidence" && work.answer === CANNOT_JUDGE)) return;
   work[name] = value;
   say("");
   update();
@@ -176,26 +245,37 @@ function set(name, value) {
 async function submit() {
   if (busy) return;
   if (!complete()) {
-    return say(work.answer ? "Say how sure you are: 1, 2 or 3." : "Say first whether it is real (R) or synthetic (S).");
+    return say(word(work.answer ? "say_sure" : "say_answer"));
+  }
+  if (!feedback && work.answer === "synthetic" && !work.askedForMark && !isMarked()) {
+    work.askedForMark = true;
+    keep();
+    return say(word("say_mark"));
   }
   hold(true);
   try {
     if (feedback) return await show(feedback);
-    const { id, round } = question, { answer, confidence } = work, name = draftName();
-    const mark = work.strokes.length ? marks.toDataURL("image/png") : "";
+    const { id, round, mended } = question, { answer } = work, name = draftName();
+    const confidence = answer === CANNOT_JUDGE ? 0 : work.confidence;
+    const mark = isMarked() ? marks.toDataURL("image/png") : "";
     keep();
-    const state = await post("answer", { id, round, answer, confidence, seconds: seconds(), mark });
+    const answered = { id, round, mended, work: { ...work, undone: [], seconds: seconds() } };
+    const next = await post("answer", { id, round, mended, answer, confidence, seconds: answered.work.seconds, mark });
+    if (next.counts) store(lastName(), answered);
     localStorage.removeItem(name);
-    say(state.counts ? "" : "This face was answered before; the first answer counts.");
-    if (!state.label) return await show(state);
-    const right = state.label === answer;
-    feedback = state;
-    find("#told").textContent = `${right ? "Right" : "Wrong"}: this face is ${state.label}.`;
-    find("#told").classList.toggle("wrong", !right);
+    say(next.counts ? "" : word("answered_before"));
+    if (!next.label) return await show(next);
+    feedback = next;
+    update();
+    const isRight = next.label === answer;
+    let verdict = isRight ? "right" : "wrong";
+    if (answer === CANNOT_JUDGE) verdict = "label";
+    find("#told").textContent = word(`${verdict}_${next.label}`);
+    find("#told").classList.toggle("wrong", verdict === "wrong");
     find("#told").hidden = false;
     find("#next").focus();
   } catch (error) {
-    say(`Not taken: ${error.message}`, true);
+    say(word("not_taken", { reason: error.message }), true);
   } finally {
     hold(false);
   }
@@ -333,11 +413,11 @@ const ACTIONS = {
 const choose = (name) => { tool = name; if (work) update(); };
 const resize = (step) => { find("#size").value = Number(find("#size").value) + step; };
 const KEYS = {
-  r: () => set("answer", "real"), s: () => set("answer", "synthetic"),
+  r: () => set("answer", "real"), s: () => set("answer", "synthetic"), c: () => set("answer", CANNOT_JUDGE),
   1: () => set("confidence", 1), 2: () => set("confidence", 2), 3: () => set("confidence", 3),
   b: () => choose("brush"), e: () => choose("eraser"), "[": () => resize(-1), "]": () => resize(1),
   z: (event) => ACTIONS[event.shiftKey ? "redo" : "undo"](), y: ACTIONS.redo,
-  "+": ACTIONS.in, "=": ACTIONS.in, "-": ACTIONS.out, 0: fit,
+  "+": ACTIONS.in, "=": ACTIONS.in, "-": ACTIONS.out, 0: fit, Backspace: back,
 };
 const ARROWS = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
@@ -346,6 +426,7 @@ for (const button of all("[data-confidence]")) button.onclick = () => set("confi
 for (const button of all("[data-tool]")) button.onclick = () => choose(button.dataset.tool);
 for (const button of all("[data-do]")) button.onclick = ACTIONS[button.dataset.do];
 find("#next").onclick = submit;
+find("#back").onclick = find("#back-at-end").onclick = back;
 
 document.addEventListener("keydown", (event) => {
   const target = event.target, key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
@@ -368,10 +449,10 @@ find("#start").addEventListener("submit", async (event) => {
   event.preventDefault();
   annotator = event.target.elements.annotator.value;
   try {
-    const state = await post("ask", {});
-    localStorage.setItem("annotator", state.annotator);
+    const next = await post("ask", {});
+    localStorage.setItem("annotator", next.annotator);
     say("");
-    await show(state);
+    await show(next);
   } catch (error) {
     say(error.message, true);
   }

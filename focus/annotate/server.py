@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import uvicorn
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -31,10 +32,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from focus.annotate.desk import Desk
+from focus.annotate.words import language_of, words_in
 from focus.data.images import load_image, read_unchanged
 from focus.data.known_images import digest_of
 from focus.errors import ImageError, InputError
-from focus.evaluation.people import Confidence, Round, checked_name
+from focus.evaluation.people import Choice, Round, check_confidence, checked_name
+from focus.runtime.json_files import Natural
 from focus.runtime.signals import StopSignals
 
 SIDE = 2048
@@ -59,6 +62,10 @@ _log = logging.getLogger(__name__)
 Sent = TypeVar("Sent", bound="Asked")
 
 
+class _NoNameError(ValueError):
+    """What was sent as the annotator's name is none."""
+
+
 class Asked(msgspec.Struct, kw_only=True):
     """What the page sends with each request.
 
@@ -74,14 +81,20 @@ class Said(Asked):
 
     id: The digest of the face: its number is another one after a start with more faces. mark: What
     was drawn, the data URL of a PNG; "" for nothing. Other fields are those of an answer.
+
+    Raises ValueError for a confidence that does not fit the answer.
     """
 
     id: str
     round: Round
-    answer: Literal["real", "synthetic"]
-    confidence: Confidence
+    answer: Choice
+    confidence: Literal[0, 1, 2, 3]
     seconds: Annotated[float, msgspec.Meta(ge=0, le=_DAY)]
     mark: str = ""
+    mended: Natural = 0
+
+    def __post_init__(self) -> None:
+        check_confidence(self.answer, self.confidence)
 
 
 def guarded(app: ASGIApp, token: str, is_closing: Callable[[], bool]) -> ASGIApp:
@@ -116,8 +129,9 @@ def guarded(app: ASGIApp, token: str, is_closing: Callable[[], bool]) -> ASGIApp
                     raise ClientDisconnect
             raise HTTPException(408, headers=_CLOSE)
 
-        refusal = PlainTextResponse("Open the page at the address that was printed.", 403)
-        await (app if allows(Request(scope)) else refusal)(scope, receive_in_time, send_closed)
+        request = Request(scope)
+        refusal = PlainTextResponse(_words(request)["other_address"], 403)
+        await (app if allows(request) else refusal)(scope, receive_in_time, send_closed)
 
     return answer
 
@@ -169,6 +183,7 @@ class Server(uvicorn.Server):
         app = Starlette(
             routes=[Mount(f"/{token}", routes=routes)],
             exception_handlers={
+                _NoNameError: _unnamed,
                 ValueError: _refused,
                 InputError: _unreadable,
                 OSError: _unwritable,
@@ -200,14 +215,16 @@ class Server(uvicorn.Server):
 
     def _file(self, request: Request) -> Response:
         name = request.url.path.rpartition("/")[2]
-        content = resources.files("focus.annotate").joinpath(name or "page.html").read_bytes()
+        if not name:
+            return _page(request)
+        content = resources.files("focus.annotate").joinpath(name).read_bytes()
         if name == "page.css":  # it looks as the report does, whose style comes first
             content = resources.files("focus.report").joinpath(name).read_bytes() + content
         return Response(content, media_type=_FILES[name])
 
     def _face(self, request: Request) -> Response:
         if (number := request.path_params["number"]) >= len(self.desk.faces):
-            return PlainTextResponse("There is no such face.", 404)
+            return PlainTextResponse(_words(request)["no_face"], 404)
         face = self.desk.faces[number]
         try:
             # The answer is about the picture of this digest, not about one that took its place.
@@ -216,7 +233,7 @@ class Server(uvicorn.Server):
         except ImageError as error:
             _log.warning("left out: %s", error)
             self.desk.gone.add(number)
-            return PlainTextResponse("This face cannot be shown any more.", 410)
+            return PlainTextResponse(_words(request)["face_gone"], 410)
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         image.info.clear()
         image.save(file := io.BytesIO(), format="PNG", compress_level=1)
@@ -233,11 +250,11 @@ class Server(uvicorn.Server):
         return Route(path, answered, methods=["POST"])
 
     def _name(self, sent: Asked) -> str:
-        """Return whose request it is; raise ValueError for what is no name."""
+        """Return whose request it is; raise _NoNameError for what is no name."""
         try:
             return checked_name(self.annotator or sent.annotator)
         except InputError as error:
-            raise ValueError(str(error)) from error
+            raise _NoNameError from error
 
     def _state(self, sent: Asked) -> dict[str, Any]:
         if not (self.annotator or sent.annotator):
@@ -246,7 +263,8 @@ class Server(uvicorn.Server):
         return state | {"fixed": self.annotator is not None}
 
     def _leave(self, sent: Asked) -> dict[str, Any]:
-        self.desk.leave(sent.tab)
+        if self.annotator or sent.annotator:
+            self.desk.leave(self._name(sent), sent.tab)
         return {}
 
     def _taken(self, sent: Said) -> dict[str, Any]:
@@ -262,6 +280,7 @@ class Server(uvicorn.Server):
             answer=sent.answer,
             confidence=sent.confidence,
             seconds=round(sent.seconds, 2),
+            mended=sent.mended,
         )
         return taken | self._state(sent)
 
@@ -285,21 +304,40 @@ def _mark(text: str) -> Image.Image | None:
     return grey if grey.getbbox() else None
 
 
+def _words(request: Request) -> dict[str, str]:
+    """Return the words of the page in the language of the browser that asks."""
+    return words_in(language_of(request.headers.get("accept-language", "")))
+
+
+def _page(request: Request) -> Response:
+    """Return the page in the language of the browser that asks."""
+    language = language_of(request.headers.get("accept-language", ""))
+    page = Environment(
+        loader=PackageLoader("focus.annotate", ""), autoescape=True, undefined=StrictUndefined
+    ).get_template("page.html")
+    text = page.render(language=language, words=words_in(language))
+    return Response(text, media_type="text/html")
+
+
 def _refused(_: Request, error: Exception) -> Response:
     return PlainTextResponse(f"{error}", 400)
 
 
-def _unreadable(_: Request, error: Exception) -> Response:
+def _unnamed(request: Request, error: Exception) -> Response:
+    return PlainTextResponse(_words(request)["name_rules"], 400)
+
+
+def _unreadable(request: Request, error: Exception) -> Response:
     _log.error("an answer cannot be taken (%s): the page keeps it and tries again", error)
-    return PlainTextResponse("the answers on the disk cannot be read.", 507)
+    return PlainTextResponse(_words(request)["unreadable"], 507)
 
 
-def _unwritable(_: Request, error: Exception) -> Response:
+def _unwritable(request: Request, error: Exception) -> Response:
     reason = error.strerror if isinstance(error, OSError) else None
     reason = reason or type(error).__name__
     _log.error("an answer cannot be written (%s): the page keeps it and tries again", reason)
-    return PlainTextResponse(f"it cannot be written ({reason}).", 507)
+    return PlainTextResponse(_words(request)["unwritable"].format(reason=reason), 507)
 
 
-def _unheard(_: Request, error: Exception) -> Response:
-    return PlainTextResponse("The request has ended early.", 400, _CLOSE)
+def _unheard(request: Request, error: Exception) -> Response:
+    return PlainTextResponse(_words(request)["unheard"], 400, _CLOSE)

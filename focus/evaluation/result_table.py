@@ -373,6 +373,10 @@ def annotation_lines(told: Mapping[str, Any]) -> list[str]:
         f"{told['n_answered']} of {told['n_faces']} faces answered, {told['n_maps']} have a map "
         f"(--who {told['who']}, --min-annotators {told['min_annotators']})"
     ]
+    if told["n_cannot_judge"]:
+        lines.append(
+            f"{told['n_cannot_judge']} answers say that the face cannot be judged: left out"
+        )
     for name, own in told["annotators"].items():
         words = f"{name}: {own['n_answers']} faces"
         words += f", {own['seconds']:.1f} s each" if own["n_answers"] else ""

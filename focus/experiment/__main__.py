@@ -45,7 +45,8 @@ def experiment(config: ExperimentConfig) -> None:
     """
     arms = config.losses.split(",") if config.losses else []
     setup = make_setup(config)
-    searched = config.search and not (config.range or config.place or config.photographs)
+    doses_or_aims = config.range or config.place or config.scale or config.photographs
+    searched = config.search and not doses_or_aims
     check_arms(arms, frozen.SEARCH if searched else (*setup.protocol.arms, *LOSSES))
     # For this process and those it starts, before any of them imports torch: a core for each run.
     os.environ.update(OMP_NUM_THREADS=str(setup.base.threads), OMP_WAIT_POLICY="PASSIVE")
@@ -95,12 +96,16 @@ def make_setup(config: ExperimentConfig) -> Setup:
         protocol = STRENGTH if config.search else PLACE
     if config.photographs:
         protocol = _photographs_protocol(config)
+    if config.scale:
+        from focus.experiment.scale import AIMS, SCALE
+
+        protocol = AIMS if config.search else SCALE
     if config.recipes:
         from focus.experiment.baselines import protocol_of
 
         protocol = protocol_of(config.recipes.split(","), recipe if config.data else None)
     if config.data:
-        for name in ("headroom", "place"):
+        for name in ("headroom", "place", "scale"):
             if getattr(config, name):
                 raise InputError(f"--{name} is of the embedded benchmark: leave --data out.")
         units = protocol.units if config.search else frozen.SEEDS
@@ -260,6 +265,11 @@ def _report(setup: Setup, outcomes: Sequence["Outcome"], missing: Sequence[str])
             chosen_for = (SPARE, FROZEN_NETWORK)
         print("", *missing, choose_doses(outcomes, output, *chosen_for), sep="\n")
         print(f"\nwritten: {output / 'doses.yaml'}, for --weights")
+        return
+    if protocol.folder == "aims":
+        from focus.experiment.scale import table_of_aims
+
+        print("", *missing, table_of_aims(outcomes, output), f"\nwritten: {output}", sep="\n")
         return
     table = table_of(outcomes)
     comparisons = analyse(table, protocol)

@@ -6,7 +6,7 @@ baseline was changed after its results had been seen: see the ``note`` of :data:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 Settings = Mapping[str, Any]
 """Fields of :class:`focus.config.train.TrainConfig`."""
@@ -41,6 +41,16 @@ def worlds_between(world: str) -> list[str]:
 BETWEEN = between(*WORLDS)
 
 
+class Hold(NamedTuple):
+    """What the loss of an arm holds on top of its settings; see :mod:`focus.experiment.held`.
+
+    figure: "range" or "entropy_z" of the CAM. aim: The value at which it is held.
+    """
+
+    figure: str
+    aim: float
+
+
 @dataclass(frozen=True)
 class Arm:
     """A loss, its images, and settings of its own.
@@ -53,12 +63,14 @@ class Arm:
         generators.
     settings: What differs from the settings that were chosen for the loss.
     worlds: The worlds in which the arm is run.
+    hold: What its loss holds, None for one of ``focus train``.
     """
 
     loss: str
     images: str = "own"
     settings: Settings = field(default_factory=dict)
     worlds: tuple[str, ...] = WORLDS
+    hold: Hold | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,16 @@ from focus.config.command_line import train_settings
 from focus.config.losses import LOSSES
 from focus.config.train import TrainConfig
 from focus.errors import InputError, did_you_mean
-from focus.experiment.frozen import CHOSEN, FOLDS, GRID, SEARCH, Arm, Protocol, Settings
+from focus.experiment.frozen import (
+    CHOSEN,
+    FOLDS,
+    GRID,
+    SEARCH,
+    Arm,
+    Hold,
+    Protocol,
+    Settings,
+)
 from focus.runtime.yaml_files import load_yaml
 
 
@@ -39,6 +48,7 @@ class Run:
     unit: The number of the draw, or the seed on one's own data; draw and seed are the same number.
     images: As of its arm.
     settings: What tells the run from others of its unit, in words.
+    hold: As of its arm.
     """
 
     arm: str
@@ -47,6 +57,7 @@ class Run:
     images: str
     settings: str
     config: TrainConfig
+    hold: Hold | None = None
 
     @property
     def folder(self) -> Path:
@@ -114,7 +125,9 @@ def _run(setup: Setup, name: str, arm: Arm, world: str, unit: int) -> Run:
     )
     words = [str(config.recipe), arm.loss, f"{arm.images} images"]
     words += [f"{key} {value}" for key, value in settings.items()]
-    return Run(name, world, unit, arm.images, ", ".join(words), config)
+    if arm.hold:
+        words.append(f"{arm.hold.figure} held at {arm.hold.aim:g}")
+    return Run(name, world, unit, arm.images, ", ".join(words), config, arm.hold)
 
 
 def check_arms(arms: Iterable[str], known: Iterable[str] = (*GRID.arms, *LOSSES)) -> None:

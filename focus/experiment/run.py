@@ -98,8 +98,11 @@ def _start(run: Run, log: Path) -> "subprocess.Popen[bytes]":
     """Start a run, whose configuration is beside its log."""
     config = log.with_suffix(".yaml")
     write_config(run.config, config)
+    program = ["focus", "train"]
+    if run.hold:
+        program = ["focus.experiment.held", run.hold.figure, str(run.hold.aim)]
     # -P: not a focus.py of the current folder.
-    command = [sys.executable, "-P", "-m", "focus", "train", "--config", str(config)]
+    command = [sys.executable, "-P", "-m", *program, "--config", str(config)]
     with log.open("ab") as file:
         file.write(f"{' '.join(command)}\n".encode())
         file.flush()

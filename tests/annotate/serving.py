@@ -70,7 +70,7 @@ class Served:
 
     def answer(self, state: dict[str, Any], said: str = "real", **other: Any) -> tuple[int, Any]:
         """Answer the question of a state; return the status, and the next state or the error."""
-        asked = {name: state["question"][name] for name in ("id", "round")}
+        asked = {name: state["question"][name] for name in ("id", "round", "mended")}
         about = {"annotator": state["annotator"], "tab": "", "mark": ""}
         reply = {**asked, **about, "answer": said, "confidence": 2, "seconds": 1.5, **other}
         status, text = self.ask("answer", reply)

@@ -4,7 +4,7 @@ import resource
 import threading
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image
@@ -23,29 +23,41 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faces(tmp_path_factory.mktemp("data") / "faces")
 
 
-def question_of(row: dict[str, str]) -> tuple[str, str]:
-    return row["annotator"], row["image"]
+class Row(NamedTuple):
+    """What tells the rows of answers apart."""
+
+    annotator: str
+    image: str
+    mended: int
+
+
+def row_of(row: dict[str, str]) -> Row:
+    return Row(row["annotator"], row["image"], int(row["mended"]))
 
 
 class People(threading.Thread):
-    """An annotator who answers as fast as the server does, until that is gone."""
+    """An annotator who answers, and mends, as fast as the server does, until that is gone."""
 
     def __init__(self, served: Served, name: str) -> None:
         super().__init__()
         self.served, self.name_typed = served, name
-        self.acknowledged: list[tuple[str, str]] = []
+        self.acknowledged: list[Row] = []
         self.start()
 
     def run(self) -> None:
         try:
             state = self.served.state(self.name_typed)
             while state["question"]:
-                asked = state["question"]["id"]
-                status, state = self.served.answer(state, mark=mark())
-                if status != 200:
-                    return
-                if state["counts"]:
-                    self.acknowledged.append((self.name_typed, asked))
+                for _ in range(2):  # the face, then the same one to mend what was said
+                    question = state["question"]
+                    status, state = self.served.answer(state, mark=mark())
+                    if status != 200:
+                        return
+                    if state["counts"]:
+                        row = Row(self.name_typed, question["id"], question["mended"])
+                        self.acknowledged.append(row)
+                    state = state | {"question": state["last"]}
+                state = self.served.state(self.name_typed)
         except (OSError, HTTPException):  # the server was killed
             pass
 
@@ -53,7 +65,7 @@ class People(threading.Thread):
 @pytest.mark.slow
 @pytest.mark.parametrize("locks", [True, False])
 def test_kills_lose_no_answer(data: Path, tmp_path: Path, locks: bool) -> None:
-    out, acknowledged = tmp_path / "out", list[tuple[str, str]]()
+    out, acknowledged = tmp_path / "out", list[Row]()
     environment = {} if locks else disk_without_locks(tmp_path / "site")
     for number in range(6):
         words = (data, "--output", out, "--practice", 0, "--repeat-every", 0)
@@ -66,11 +78,15 @@ def test_kills_lose_no_answer(data: Path, tmp_path: Path, locks: bool) -> None:
             for person in people:
                 person.join()
                 acknowledged += person.acknowledged
-        written = [question_of(row) for row in rows(out)]
+        written = [row_of(row) for row in rows(out)]
         assert {*acknowledged} <= {*written}
         assert len({*written}) == len(written)
     assert len(acknowledged) > 10, len(acknowledged)
-    for answer in read_answers(out):
+    assert sum(row.mended for row in acknowledged) > 3
+    answers = read_answers(out)
+    counted = {(answer.annotator, answer.image): answer.mended for answer in answers}
+    assert all(counted[row.annotator, row.image] >= row.mended for row in acknowledged)
+    for answer in answers:
         with Image.open(out / answer.mark) as image:
             assert image.getbbox() == (8, 8, 24, 40)
 
@@ -94,9 +110,17 @@ def test_two_servers_lose_no_answer(data: Path, tmp_path: Path) -> None:
                 if states[turn]["counts"]:
                     counted.append(asked["id"])
             assert len({*counted}) == len(counted) == 18, "the first answer counts, wherever"
-            assert "18 of 18 faces answered, 6 have a map" in one.stop()
-            assert "18 of 18 faces answered, 6 have a map" in two.stop()
-    written = rows(out)
+            # Both pages show the last answer; who mends it later has not seen what it is now.
+            to_mend = [state | {"question": state["last"]} for state in (one.state(), two.state())]
+            assert [
+                server.answer(state, "synthetic", mark=mark())[1]["counts"]
+                for server, state in zip(servers, to_mend, strict=True)
+            ] == [True, False]
+            # Of six real faces that were called so, and the synthetic one that was mended.
+            assert "18 of 18 faces answered, 7 have a map" in one.stop()
+            assert "18 of 18 faces answered, 7 have a map" in two.stop()
+    *written, mended = rows(out)
+    assert (mended["image"], mended["answer"], mended["mended"]) == (counted[-1], "synthetic", "1")
     assert [row["image"] for row in written] == counted
     assert [int(row["shown"]) for row in written] == [*range(1, 19)]
 
@@ -143,8 +167,8 @@ def test_a_full_disk_loses_no_answer(data: Path, tmp_path: Path) -> None:
             status, text = served.answer(state)
             assert status == 507, text
             assert text in (
-                "it cannot be written (File too large).",
-                "it cannot be written (No space left on device).",
+                "It cannot be written (File too large).",
+                "It cannot be written (No space left on device).",
             )
             assert table.read_bytes() == before
             assert served.state() == {name: state[name] for name in served.state()}
@@ -212,6 +236,41 @@ def test_a_table_from_an_editor(folder: AnswerFolder) -> None:
     assert folder.add(said(1), None)
     assert images(folder) == [0, 1]
     assert table.read_text().endswith(f",/1.png,{1:032x}\n")
+
+
+def test_an_old_table_is_not_written_again(folder: AnswerFolder) -> None:
+    """It has no column for mended answers: they go to a second table, and count."""
+    table = folder.folder / "answers" / "anna.csv"
+    folder.add(said(0), None)
+    columns, cells = (line.rpartition(",")[0] for line in table.read_text().splitlines())
+    assert columns.endswith(",version")
+    old = f"{columns}\n{cells.removesuffix('2')}1\n"
+    table.write_text(old)
+    assert folder.add(said(0, answer="synthetic", mended=1, mark="m.png"), None)
+    assert not folder.add(said(0, mended=1), None)
+    assert folder.add(said(1), None)
+    assert table.read_text() == old
+    for reader in (folder, AnswerFolder(folder.folder, FACES, [])):
+        answers = reader.of("Anna")
+        assert [(a.answer, a.mark, a.shown) for a in answers] == [
+            ("synthetic", "m.png", 1),
+            ("real", "", 2),
+        ]
+    assert folder.add(said(0, mended=2), None)
+    assert len([*table.parent.glob("*.csv")]) == 2
+
+
+def test_a_mended_answer_has_a_mark_of_its_own(folder: AnswerFolder) -> None:
+    """Else a kill before the row would leave the old answer with the new mark."""
+    for mended in (0, 1):
+        path = folder.mark_of("anna", f"{0:032x}", "main", mended)
+        drawn = Image.new("L", (8, 8), 1 + mended)
+        assert folder.add(said(0, mark=path, mended=mended), drawn)
+    first, second = sorted((folder.folder / "marks").rglob("*.png"), key=lambda path: path.name)
+    (answer,) = read_answers(folder.folder)
+    with Image.open(folder.folder / answer.mark) as image:
+        assert image.getpixel((0, 0)) == 2
+    assert first != second
 
 
 @pytest.mark.parametrize(

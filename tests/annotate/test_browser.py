@@ -72,6 +72,8 @@ class Annotator:
         self.page.keyboard.press(key)
         self.page.keyboard.press(str(sure))
         self.page.keyboard.press("Enter")
+        if self.page.inner_text("#said").startswith("Nothing is marked"):
+            self.page.keyboard.press("Enter")
         if practice:
             self.page.wait_for_selector("#told:not([hidden])")
             self.page.keyboard.press("Enter")
@@ -293,10 +295,12 @@ def test_by_keyboard_alone(browser: Any, shared: Served) -> None:
     assert {"Real", "Brush", "Eraser", "Guessing", "Next", "Keys", "+"} <= reached
     page.focus("#stage")
     page.keyboard.press("Enter")
+    assert page.inner_text("#said").startswith("Nothing is marked")
+    page.keyboard.press("Enter")
     page.wait_for_selector("#told:not([hidden])")
     assert re.match(r"(Right|Wrong): this face is (real|synthetic)\.", page.inner_text("#told"))
     page.keyboard.press("Enter")
-    page.wait_for_selector("#practice:has-text('Practice 2 of 2')")
+    page.wait_for_selector("#notice:has-text('Practice 2 of 2')")
     context.close()
 
 
@@ -340,12 +344,23 @@ def test_fingers_and_a_pen(browser: Any, shared: Served) -> None:
     anna.context.close()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+@pytest.mark.parametrize(
+    ("width", "height", "scheme", "locale"),
+    [
+        (375, 812, "dark", "en-GB"),
+        (375, 812, "light", "de-DE"),
+        (768, 1024, "dark", "de-DE"),
+        (1280, 844, "light", "en-GB"),
+        (1920, 1080, "light", "de-AT"),
+    ],
+)
 def test_nothing_is_cut_off_and_everybody_can_use_it(
-    browser: Any, shared: Served, width: int, scheme: str
+    browser: Any, shared: Served, width: int, height: int, scheme: str, locale: str
 ) -> None:
     """At each width, on each of its screens: no overflow, what axe-core asks for, large buttons."""
-    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, locale=locale
+    )
     page = context.new_page()
 
     def check() -> None:
@@ -358,22 +373,178 @@ def test_nothing_is_cut_off_and_everybody_can_use_it(
         cut = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.outerHTML)"
         assert page.eval_on_selector_all("button", cut) == []
 
+    def everything_is_on_the_first_screen() -> None:
+        assert page.evaluate("scrollY") == 0
+        (sure,) = page.eval_on_selector_all(
+            "[data-confidence='3']", "all => all.map(e => e.getBoundingClientRect().bottom)"
+        )
+        ending, next_face = (
+            page.locator(selector).bounding_box() for selector in (".ending", "#next")
+        )
+        assert sure <= ending["y"], "the bar at the bottom covers nothing"
+        assert next_face["y"] + next_face["height"] <= height
+
     page.goto(shared.address)
     page.wait_for_selector("#start:not([hidden])")
+    assert page.get_attribute("html", "lang") == locale[:2]
     check()
-    page.fill("[name=annotator]", f"look {width}")
-    page.click("button:text('Begin')")
+    page.fill("[name=annotator]", f"look {width} {locale}")
+    page.keyboard.press("Enter")
     page.wait_for_selector("#work[aria-busy=false]")
+    everything_is_on_the_first_screen()
     page.click("summary")
     check()
+    page.click("summary")
+    page.evaluate("scrollTo(0, 0)")
     page.keyboard.press("s")
     page.keyboard.press("1")
-    check()
     page.focus("#stage")
     page.keyboard.press("Enter")
+    wanted = {"en": "Nothing is marked", "de": "Nichts ist markiert"}[locale[:2]]
+    assert page.inner_text("#said").startswith(wanted)
+    everything_is_on_the_first_screen()
+    check()
+    page.keyboard.press("Enter")
     page.wait_for_selector("#told:not([hidden])")
+    assert page.inner_text("#told").endswith(("synthetic.", "real.", "synthetisch.", "real."))
+    everything_is_on_the_first_screen()
+    check()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#told[hidden]", state="attached")
+    page.wait_for_selector("#work[aria-busy=false]")
+    for key in ("c", "Enter", "Enter"):
+        page.keyboard.press(key)
+        if key == "Enter":
+            page.wait_for_timeout(100)
+    page.wait_for_selector("#work[aria-busy=false]")
+    page.keyboard.press("c")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => state.done === 1 && !busy")
+    page.keyboard.press("Backspace")
+    page.wait_for_selector("#notice:not([hidden])")
+    page.wait_for_selector("#work[aria-busy=false]")
+    everything_is_on_the_first_screen()
     check()
     context.close()
+
+
+def test_the_last_answer_is_mended(browser: Any, faces: Path, tmp_path: Path) -> None:
+    """Over a reload, a kill of the server and the end of all faces; what is left counts."""
+    output = tmp_path / "human_maps"
+    words = (faces, "--output", output, "--practice", 0, "--repeat-every", 0, "--port")
+    with serving(*words, 0) as served:
+        port = served.port
+        anna = Annotator(browser, served.address, "anna")
+        page = anna.page
+        assert page.locator("#back").is_hidden(), "there is no answer yet"
+        first = anna.question()
+        assert first is not None
+        anna.stroke((200, 200), (300, 300))
+        anna.answer("s", 1)
+        anna.stroke((700, 700), (710, 710))  # on the next face, of which nothing is lost
+        second = anna.question()
+        page.click("#back")
+        anna.ready()
+        mended = anna.question()
+        assert mended == first | {"mended": 1}
+        assert marked(anna, 250, 250)
+        assert not marked(anna, 705, 705)
+        assert page.evaluate("[work.answer, work.confidence]") == ["synthetic", 1]
+        # Left as it was.
+        page.keyboard.press("r")
+        page.keyboard.press("Backspace")
+        anna.ready()
+        assert anna.question() == second
+        assert marked(anna, 705, 705)
+        page.keyboard.press("Backspace")
+        anna.ready()
+        assert page.evaluate("work.answer") == "synthetic"
+        assert len(rows(output)) == 1
+        page.keyboard.press("z")
+        anna.stroke((500, 500), (600, 500))
+        page.keyboard.press("3")
+        page.reload()
+        anna.ready()
+        assert anna.question() == second
+        page.keyboard.press("Backspace")
+        anna.ready()
+        assert marked(anna, 550, 500), "what was begun is taken up again"
+        assert not marked(anna, 250, 250)
+        served.process.kill()
+        served.process.wait()
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#said:has-text('Not saved yet')")
+    with serving(*words, port) as served:
+        page.wait_for_selector("#said:has-text('address that was printed')")
+        page.goto(served.address)
+        anna.ready()
+        assert anna.question() == second
+        assert marked(anna, 705, 705)
+        page.keyboard.press("Backspace")
+        anna.ready()
+        page.keyboard.press("Enter")
+        anna.ready()
+        assert anna.question() == second
+        before, after = rows(output)
+        assert before["image"] == after["image"]
+        assert [row["mended"] for row in (before, after)] == ["0", "1"]
+        assert [row["confidence"] for row in (before, after)] == ["1", "3"]
+        assert float(after["seconds"]) >= float(before["seconds"])
+        while anna.question():
+            anna.answer("r")
+        last = rows(output)[-1]
+        page.click("#back-at-end")
+        anna.ready()
+        assert anna.question()["id"] == last["image"]  # type: ignore[index]
+        page.keyboard.press("c")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#end:not([hidden])")
+        printed = served.stop()
+    assert anna.complaints == []
+    assert "17 of 18 faces answered" in printed
+    assert "1 answers say that the face cannot be judged" in printed
+    with Image.open(output / after["mark"]) as image:
+        area = np.asarray(image) > 127
+    assert area[500, 550]
+    assert not area[250, 250]
+    anna.context.close()
+
+
+def test_a_face_that_cannot_be_judged_and_a_mark_that_was_erased(
+    browser: Any, faces: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    with serving(faces, "--output", output, "--practice", 0) as served:
+        anna = Annotator(browser, served.address, "anna")
+        page = anna.page
+        page.keyboard.press("2")
+        page.keyboard.press("c")
+        assert page.locator("[data-confidence='2']").is_disabled()
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => state.done === 1 && !busy")
+        anna.stroke((300, 300), (400, 300))
+        page.keyboard.press("e")
+        for _ in range(3):
+            anna.stroke((250, 300), (450, 300))
+        page.keyboard.press("s")
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        assert page.inner_text("#said").startswith("Nothing is marked"), "it was erased again"
+        anna.stroke((250, 600), (450, 600))
+        page.keyboard.press("b")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => state.done === 2 && !busy")
+        anna.stroke((300, 300), (400, 300))
+        page.keyboard.press("s")
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => state.done === 3 && !busy")
+    unsure, erased, marks = rows(output)
+    assert (unsure["answer"], unsure["confidence"]) == ("cannot judge", "0")
+    assert (erased["answer"], erased["mark"]) == ("synthetic", "")
+    assert marks["mark"] != ""
+    assert anna.complaints == []
+    anna.context.close()
 
 
 def test_a_tab_that_is_closed_leaves_its_faces(browser: Any, shared: Served) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from focus.data.manifest import LABEL_NAMES, Manifest, Sample
 from focus.data.readers import read_given
 from focus.errors import InputError
 from focus.evaluation.people import Answer, read_answers
+from focus.evaluation.result_table import annotation_lines
 
 from .serving import write_faces
 
@@ -121,6 +123,31 @@ def test_what_is_told_of_people(answered: Answered) -> None:
     assert all(row["answers"] == "0" for row in rows[5:])
     with Image.open(answered.output / "contact_sheet.png") as sheet:
         assert sheet.width > 3 * 2 * 160
+
+
+def test_who_cannot_judge_is_left_out_and_counted(answered: Answered) -> None:
+    """Also who changed her mind: the last answer makes the map."""
+    before = answered.maps("--who", "all")
+    face = answered.face("A/1_fake/0.png")
+    for who in ("anna", "dora"):
+        mended = int(who == "anna")
+        place = answered.folder.mark_of(who, digest_of(face), "main", mended)
+        about = (digest_of(face), face.path, who, "main", "cannot judge", 0, 4.0, 9, place, "")
+        answer = replace(Answer(*about), mended=mended)  # type: ignore[arg-type]
+        assert answered.folder.add(answer, Image.new("L", (SIDE, SIDE), 255))
+    told = answered.maps("--who", "all")
+    assert (told["n_answered"], told["n_cannot_judge"]) == (before["n_answered"], 2)
+    with Image.open(answered.output / "maps" / "A/1_fake/0.png") as image:
+        # Of Ben B. and cleo alone.
+        assert np.asarray(image)[10, [0, 20, 60]].tolist() == [128, 255, 128]
+    assert told["annotators"]["dora"]["accuracy"] is None
+    assert told["annotators"]["anna"]["n_answers"] == before["annotators"]["anna"]["n_answers"]
+    lines = annotation_lines(told)
+    assert "2 answers say that the face cannot be judged: left out" in lines
+    assert "dora: 1 faces, 4.0 s each" in lines
+    with (answered.output / "manifest.csv").open(newline="") as file:
+        (row,) = [row for row in csv.DictReader(file) if row["path"] == face.path]
+    assert (row["answers"], row["cannot_judge"], row["said_synthetic"]) == ("2", "2", "0.5000")
 
 
 def test_a_face_that_is_there_twice_counts_once(answered: Answered, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from focus.annotate.desk import Desk
 from focus.annotate.order import Keys, balanced, hard_first, practice
 from focus.data.known_images import CONTENT
 from focus.data.manifest import Sample
+from focus.evaluation.people import read_answers
 
 KINDS = [("", 0)] * 300 + [("A", 1)] * 200 + [("B", 1)] * 60 + [("C", 1)] * 60
 
@@ -74,6 +75,7 @@ def answered(own: Desk, annotator: str = "anna", said: str = "real") -> dict[str
     """Answer what is asked; return the question."""
     question: dict[str, Any] = own.ask(annotator, "")["question"]
     about = {"annotator": annotator, "round": question["round"], "answer": said}
+    about["mended"] = question["mended"]
     own.take(question["number"], None, **about, confidence=1, seconds=1.0)
     return question
 
@@ -107,7 +109,9 @@ def test_two_tabs_of_one_annotator_get_different_faces(tmp_path: Path) -> None:
     assert len({*numbers(first), *numbers(second)}) == 4
     # Another annotator's faces are nobody's business.
     assert numbers(served.ask("ben", "three")) == numbers(desk(tmp_path / "new", 6).ask("ben", ""))
-    served.leave("one")
+    served.leave("ben", "one")
+    assert not {*numbers(served.ask("anna", "five"))} & {*numbers(first), *numbers(second)}
+    served.leave("Anna", "one")
     assert numbers(served.ask("anna", "four")) == numbers(first), "of the tab that was closed"
 
 
@@ -117,8 +121,13 @@ def test_no_tab_keeps_the_last_faces_and_none_for_long(
     """Whoever is there gets a face, though 300 other tabs have asked for her."""
     served = desk(tmp_path / "out", 6)
     plain = numbers(served.ask("anna", ""))
+    mine = served.ask("anna", "mine")
     others = [served.ask("anna", f"other {number}") for number in range(300)]
+    for number in range(2000):
+        served.ask(f"stranger {number}", "mine")
+    assert numbers(served.ask("anna", "mine")) == numbers(mine), "no request takes them away"
     assert all(len(numbers(state)) == 2 for state in others)
+    served.leave("anna", "mine")
     answered_faces = set()
     while question := served.ask("anna", "here")["question"]:
         answered_faces.add(answered(served)["number"])
@@ -127,6 +136,42 @@ def test_no_tab_keeps_the_last_faces_and_none_for_long(
     monkeypatch.setattr("time.monotonic", lambda: later)
     assert numbers(served.ask("ben", "here")) == numbers(desk(tmp_path / "new", 6).ask("ben", ""))
     assert plain == numbers(desk(tmp_path / "newer", 6).ask("anna", "here"))
+
+
+def test_a_mended_answer_asks_no_face_again_and_changes_no_repeat(tmp_path: Path) -> None:
+    """Whoever mends every answer is asked the same as who mends none."""
+    asked: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for mends, questions in asked.items():
+        served = desk(tmp_path / f"{mends}", 12, every=6)
+        while question := served.ask("anna", "")["question"]:
+            questions.append(answered(served))
+            last = served.ask("anna", "")["last"]
+            assert last == question | {"mended": 1}
+            if mends:
+                said = {"annotator": "Anna", "round": last["round"], "answer": "synthetic"}
+                said |= {"confidence": 2, "seconds": 2.0}
+                for mended, counts in ((2, False), (0, False), (1, True), (1, False), (2, True)):
+                    taken = served.take(last["number"], None, **said, mended=mended)
+                    assert taken["counts"] == counts, "each answer is mended once"
+                assert served.ask("anna", "")["done"] == sum(
+                    question["round"] == "main" for question in questions
+                )
+    assert asked[True] == asked[False]
+    assert sum(question["round"] == "repeat" for question in asked[True]) == 2
+    answers = read_answers(tmp_path / "True")
+    assert {(answer.answer, answer.mended) for answer in answers} == {("synthetic", 2)}
+    assert [answer.shown for answer in answers] == [*range(1, 15)]
+
+
+def test_what_was_told_in_practice_is_not_mended(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    made = faces([("", 0), ("A", 1)] * 2)
+    served = Desk(AnswerFolder(tmp_path / "out", made, [0, 1]), 0, 0)
+    answered(served)
+    assert served.ask("anna", "")["last"] is None
+    about = {"annotator": "anna", "round": "practice", "answer": "real", "confidence": 1}
+    with pytest.raises(ValueError, match="not asked for"):
+        served.take(0, None, **about, seconds=1.0, mended=1)
 
 
 def test_faces_on_which_annotators_disagree_come_before_easy_ones(tmp_path: Path) -> None:

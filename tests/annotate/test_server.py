@@ -43,7 +43,7 @@ def test_an_answer_is_on_the_disk_when_the_next_question_comes(
     assert status == 200
     (row,) = rows(out)
     assert (row["annotator"], row["answer"], row["confidence"]) == ("anna", "real", "2")
-    assert (row["round"], row["seconds"], row["shown"], row["version"]) == ("main", "1.5", "1", "1")
+    assert (row["round"], row["seconds"], row["shown"], row["version"]) == ("main", "1.5", "1", "2")
     assert row["path"].endswith(".png")
     with Image.open(out / row["mark"]) as image:
         assert (image.mode, image.size, image.getbbox()) == ("L", (64, 64), (8, 8, 24, 40))
@@ -131,6 +131,9 @@ def test_practice_tells_the_label_and_nothing_else_does(data: Path, tmp_path: Pa
         ({"id": "../../etc/passwd"}, 400),
         ({"confidence": 4}, 400),
         ({"answer": "maybe"}, 400),
+        ({"answer": "cannot judge"}, 400),  # with a confidence
+        ({"confidence": 0}, 400),
+        ({"mended": -1}, 400),
         ({"seconds": -1}, 400),
         ({"seconds": 1e999}, 400),
         ({"round": "practice"}, 400),

@@ -53,7 +53,7 @@ FLAGS = {
     MapsConfig: f"{DATA} from granularity output resume",
     ExperimentConfig: f"""{DATA}
         archive headroom jobs last-stage losses output photographs place quick range recipe recipes
-        report search seeds test-data test-real train weights""",
+        report scale search seeds test-data test-real train weights""",
     CheckConfig: f"{IMAGES} drop-leaks initial-checkpoint output seed strict",
 }
 

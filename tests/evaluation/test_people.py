@@ -1,5 +1,7 @@
 """People's figures, and a detector's on the same images: worked out by hand."""
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +112,7 @@ def test_annotators() -> None:
     found = by_annotator(answers, labels)
     assert found["anna"] == {
         "n_answers": 3,
+        "n_cannot_judge": 0,
         "n_marked": 0,
         "seconds": 2.0,
         "accuracy": 0.5,
@@ -118,6 +121,25 @@ def test_annotators() -> None:
     }
     assert found["ben"]["accuracy"] == 0
     assert found["ben"]["repeat_same_answer"] is None
+
+
+def cannot_judge(image: str, part: str = "main") -> Answer:
+    return replace(said(image, 0, part=part), answer="cannot judge", confidence=0)
+
+
+def test_who_cannot_judge_is_counted_and_changes_no_figure() -> None:
+    plain = beside(scores(), DIGESTS, ANSWERS, [], 0.5)
+    more = [cannot_judge("8"), cannot_judge("4", "repeat"), cannot_judge("98")]
+    counted = beside(scores(), DIGESTS, [*ANSWERS, *more], [], 0.5)
+    assert counted == plain | {"n_cannot_judge": 1}, "98 is another image"
+    labels = {digest: int(digest) // 4 for digest in DIGESTS}
+    anna = by_annotator([said("0", 0), said("4", 0), said("0", 0, part="repeat")], labels)["anna"]
+    unsure = [cannot_judge("1"), cannot_judge("4", "repeat"), said("1", 0, part="repeat")]
+    answers = [said("0", 0), said("4", 0), said("0", 0, part="repeat"), *unsure]
+    assert by_annotator(answers, labels)["anna"] == anna | {"n_answers": 3, "n_cannot_judge": 1}
+    for answer, confidence in (("cannot judge", 2), ("real", 0)):
+        with pytest.raises(ValueError, match=f"'{answer}' has the confidence {confidence}"):
+            replace(said("0", 0), answer=answer, confidence=confidence)  # type: ignore[arg-type]
 
 
 HEAD = "image,path,annotator,round,answer,confidence,seconds,shown,mark,time,version\n"
@@ -161,6 +183,23 @@ def test_spellings_of_a_name_are_one_annotator(tmp_path: Path) -> None:
     assert checked_name(" Zoe\u0308  X ") == "Zo\u00eb X"
 
 
+def test_a_mended_answer_counts_in_any_order_of_the_table(tmp_path: Path) -> None:
+    """All within a second; it stays in the place of the first, so that repeats are the same."""
+    rows = [
+        "0,/0,anna,main,real,2,1.5,1,,2026-01-01T00:01,2,0\n",
+        "0,/0,anna,main,cannot judge,0,2.5,1,,2026-01-01T00:01,2,1\n",
+        "0,/0,Anna,main,synthetic,3,3.5,1,m.png,2026-01-01T00:01,2,2\n",
+        "1,/1,anna,main,real,1,1.5,2,,2026-01-01T00:01,2,0\n",
+    ]
+    (tmp_path / "answers").mkdir()
+    table = tmp_path / "answers" / "anna.csv"
+    for order in itertools.permutations(rows):
+        table.write_text(HEAD.replace("version", "version,mended") + "".join(order))
+        first, second = read_answers(tmp_path)
+        assert (first.answer, first.seconds, first.mark) == ("synthetic", 3.5, "m.png")
+        assert (second.image, second.answer) == ("1", "real")
+
+
 @pytest.mark.parametrize(
     ("tail", "count"),
     [
@@ -192,7 +231,13 @@ def test_answers_that_cannot_be_read(tmp_path: Path) -> None:
     (answer,) = read_answers(tmp_path)
     assert answer.score == pytest.approx(0.5 - 2 / 6)
     assert np.isclose(said("0", 1, 1).score, 2 / 3)
-    for wrong in ("maybe,2,1.5,1,,2026,1", "real,4,1.5,1,,2026,1", "real,2,1.5,1,,2026,2", "real"):
+    for wrong in (
+        "cannot judge,1,1.5,1,,2026,1",
+        "maybe,2,1.5,1,,2026,1",
+        "real,4,1.5,1,,2026,1",
+        "real,2,1.5,1,,2026,3",
+        "real",
+    ):
         file.write_text(f"{HEAD}0,/0,anna,main,{wrong}\n")
         with pytest.raises(InputError, match=r"anna.csv, row 1: no answer"):
             read_answers(tmp_path)

@@ -191,6 +191,21 @@ def test_what_is_said_of_the_range() -> None:
     assert f"h_sum does not settle it ({sums})" in page
 
 
+def test_the_share_of_scale_in_the_fall_of_the_entropy() -> None:
+    with (RESULTS / "cam-scale.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+
+    def mean(column: str) -> float:
+        return float(np.mean([float(row[column]) for row in rows]))
+
+    share = t_interval([float(row["by_scale"]) for row in rows])
+    page = text_of("docs/experiment.md")
+    assert f"{mean('range_wide'):.0f} to {mean('range_narrow'):.0f}: h falls from" in page
+    entropies = [number(mean(name)) for name in ("h_wide", "h_wide_rescaled", "h_narrow")]
+    assert "h falls from {} to {}, that of `saliency` is {}.".format(*entropies) in page
+    assert f"brings {number(share.mean)} {ends(share).replace('+', '')} of the fall" in page
+
+
 def test_the_doses_and_what_was_tried() -> None:
     tried = table_in("experiment-doses.csv")
     rows = rows_below("docs/experiment.md", "weight | validation entropy | validation AUC")
@@ -244,7 +259,7 @@ def test_what_is_said_of_the_first_grid() -> None:
 
     control = minus("perfect-focus", "ce")
     recombined = contrasted(GRID_TABLE, control, "50", "recombined")
-    assert (np.count_nonzero(recombined < 0), len(recombined)) == (14, 14)
+    assert (int(np.count_nonzero(recombined < 0)), len(recombined)) == (14, 14)
     lower = [
         -t_interval(recombined).mean,
         -t_interval(recombined).high,

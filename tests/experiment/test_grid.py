@@ -122,6 +122,29 @@ def test_place_has_three_arms_in_two_worlds_on_draws_of_its_own(tmp_path: Path) 
         setup_in(tmp_path, place=True, data=("x.csv",))
 
 
+def test_scale_holds_the_range_or_the_shape_at_that_of_wide(tmp_path: Path) -> None:
+    setup = setup_in(tmp_path, scale=True)
+    runs = grid(setup, setup.protocol.arms, setup.protocol.units)
+    assert [run.unit for run in runs] == sorted(4 * [*range(70, 82)])
+    assert {run.world for run in runs} == {"90"}
+    arms = {run.arm: run for run in runs if run.unit == 70}
+    losses = {arm: resolve(run.config).loss for arm, run in arms.items()}
+    # The held arms minimise the entropy as aggressive does, and differ from it by what they hold.
+    assert losses["range-held"] == losses["shape-held"] == losses["saliency-aggressive"]
+    assert (losses["wide"].focus_level, losses["wide"].saliency_weight) == ("match", 5)
+    assert {arm: run.hold for arm, run in arms.items() if run.hold} == {
+        "range-held": ("range", 12.7),
+        "shape-held": ("entropy_z", 0.74),
+    }
+    assert arms["range-held"].settings.endswith(", range held at 12.7")
+    assert arms["shape-held"].settings.endswith(", entropy_z held at 0.74")
+    assert {test.contrast.weights["wide"] for test in setup.protocol.tests} == {-1}
+    # The aims were seen on spare draws, without an image of an unknown generator.
+    spare = setup_in(tmp_path, scale=True, search=True)
+    runs = grid(spare, spare.protocol.arms, spare.protocol.units)
+    assert {(run.images, run.unit in frozen.SPARE) for run in runs} == {("untested", True)}
+
+
 def test_recipes_are_trained_alike_from_scratch_with_and_without_maps(tmp_path: Path) -> None:
     setup = setup_in(tmp_path, recipes="npr,cnndetection,xception")
     runs = grid(setup, setup.protocol.arms, setup.protocol.units)
