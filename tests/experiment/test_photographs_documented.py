@@ -39,6 +39,13 @@ def test_the_table_of_arms() -> None:
         assert row[1:] == in_page(arm_in(row[0]))
 
 
+def test_the_columns_of_readme() -> None:
+    arms = ("ce", "strong", "aggressive", "saliency", "", "saliency-shuffled", "wide")
+    rows = rows_below("README.md", "training | open | minus cross-entropy [95 %]")
+    for arm, row in zip(arms, rows, strict=True):
+        assert row[3:] == (in_page(arm)[:2] if arm else ["", ""])
+
+
 def test_what_was_tested() -> None:
     page = text_of("docs/experiment.md")
     for test in FROZEN_NETWORK.tests:
