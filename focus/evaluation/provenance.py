@@ -38,6 +38,9 @@ def provenance(
 
 def this_program() -> dict[str, Any]:
     """Return the versions, the commit and the command that made results."""
+    program = Path(sys.argv[0]).name
+    if program == "__main__.py":
+        program = "focus"  # of python -m focus, and of a launcher that starts it so
     return {
         "versions": {
             "focus": focus.__version__,
@@ -45,7 +48,7 @@ def this_program() -> dict[str, Any]:
             **{name: version(name) for name in _PACKAGES},
         },
         "commit": commit(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([program, *sys.argv[1:]]),
     }
 
 

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from focus.config.options import TEMPERATURES
 from focus.config.recipes import Fit, Input
+from focus.data.training_pictures import TrainingPictures
 from focus.errors import InputError
 from focus.runtime.json_files import read_json, write_json
 
@@ -50,7 +51,8 @@ class DetectorConfig:
     known. pool: What is classified, the "mean" of the cells or "both" it and the class token.
     initial_weights: Where the weights came from that the training began with, "" if it is not
     known. outlier_norm: The norm from which on a token counts as an outlier, measured on the
-    training images; None if it is not known, or there are no tokens. weights_sha256: The digest of
+    training images; None if it is not known, or there are no tokens. training_pictures: What the
+    last training saw; None if it is not known. weights_sha256: The digest of
     the weights' file, in hexadecimal; "" accepts any.
     """
 
@@ -68,6 +70,7 @@ class DetectorConfig:
     fit: Fit = "squash"
     initial_weights: str = ""
     outlier_norm: Annotated[float, Meta(ge=0)] | None = None
+    training_pictures: TrainingPictures | None = None
     weights_sha256: str = field(default="", compare=False)
 
     def after(

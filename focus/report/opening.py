@@ -7,15 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from focus.data.manifest import REAL, SYNTHETIC
-from focus.evaluation.result_table import SET_TITLES, UNRELATED, figure
+from focus.evaluation.estimates import DECISION
+from focus.evaluation.result_table import (
+    SET_TITLES,
+    UNRELATED,
+    counts_text,
+    figure,
+    wide_intervals,
+)
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.metrics.arrays import Integers, evenly
+from focus.metrics.figures import POINTS
 from focus.model.operating_points import Threshold
 from focus.report.gallery import OUTCOMES, outcomes
 from focus.report.tables import Cell, cell, threshold_text
 
 _MOST = 24  # generators in the plot
+_SHORT = 12  # lines of a plot that leaves room below it
 _GROUPS = {
     "mean": "Mean over the generators",
     "closed": "Closed: generators that training saw",
@@ -28,10 +37,14 @@ _GROUPS = {
 
 @dataclass(frozen=True)
 class Mark:
-    """The AUC of a run: its number, its text, and where point and interval lie, in percent."""
+    """The AUC of a run: its number, its text, and where point and interval lie, in percent.
+
+    errors: Shares of missed fakes and of false alarms at the threshold that decides.
+    """
 
     run: int
     cell: Cell
+    errors: list[Cell]
     point: float = -1  # not defined
     low: float = 0
     width: float = 0
@@ -39,17 +52,32 @@ class Mark:
 
 @dataclass(frozen=True)
 class Forest:
-    """AUCs with intervals: by group the rows of a name and marks; ticks by place; rows left out."""
+    """AUCs with intervals, by group; ticks by place; rows left out; what is said of few images."""
 
-    groups: dict[str, list[tuple[str, list[Mark]]]]
+    groups: dict[str, list["Line"]]
     ticks: list[tuple[float, str]]
     left_out: int
+    few: list[str]
+
+    @property
+    def short(self) -> bool:
+        """Whether there is room for another card below it."""
+        return sum(1 + len(lines) for lines in self.groups.values()) <= _SHORT
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the forest plot: its name, its numbers of images, and a mark a run."""
+
+    name: str
+    images: str
+    marks: list[Mark]
 
 
 def forest(everything: Sequence[Results]) -> Forest | None:
     """Return the plot of a row a generator and a mark a run; None where no AUC is defined.
 
-    Of many generators it has those with the lowest AUC.
+    The hardest generators of a group come first; of many it has those with the lowest AUC.
     """
     aucs = {
         place: [figure(results, place[2]) for results in everything]
@@ -73,19 +101,33 @@ def forest(everything: Sequence[Results]) -> Forest | None:
 
     def mark(run: int, place: _Place) -> Mark:
         (value, interval), text = aucs[place][run], cell(everything[run], place[2])
+        errors = [cell(everything[run], keys) for keys in _error_rates(place[2])]
         if value is None:
-            return Mark(run, text)
+            return Mark(run, text, errors)
         low, high = map(percent, interval or (value, value))
-        return Mark(run, text, percent(value), low, round(high - low, 2))
+        return Mark(run, text, errors, percent(value), low, round(high - low, 2))
 
     generators = sorted((p for p in lowest if p[0] != "mean"), key=lambda place: lowest[place])
-    groups: dict[str, list[tuple[str, list[Mark]]]] = {}
-    for place in aucs:
-        if place[0] == "mean" or place in generators[:_MOST]:
-            marks = [mark(run, place) for run in range(len(everything))]
-            groups.setdefault(_GROUPS[place[0]], []).append((place[1], marks))
+    means = [place for place in aucs if place[0] == "mean"]
+    shown = [*means, *generators[:_MOST]]
+    shown += [place for place in aucs if place not in lowest and len(generators) < _MOST]
+    order = list(_GROUPS)
+    shown.sort(key=lambda place: order.index(place[0]))
+    groups: dict[str, list[Line]] = {}
+    for place in shown:
+        marks = [mark(run, place) for run in range(len(everything))]
+        images = counts_text(everything, place[2]).replace("+", " + ")
+        groups.setdefault(_GROUPS[place[0]], []).append(Line(place[1], images, marks))
+    few = wide_intervals(everything, [place[2] for place in shown])
     ticks = [(percent(start + n * step), f"{start + n * step:.1f}") for n in range(steps + 1)]
-    return Forest(groups, ticks, max(0, len(generators) - _MOST))
+    return Forest(groups, ticks, max(0, len(generators) - _MOST), few)
+
+
+def _error_rates(auc: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return where the error rates lie that belong to the AUC at this place."""
+    if auc[1] == "mean":
+        return [(auc[0], POINTS, DECISION, rate) for rate in ("apcer_mean", "bpcer")]
+    return [(*auc[:-1], POINTS, DECISION, rate) for rate in ("apcer", "bpcer")]
 
 
 _Place = tuple[str, str, tuple[str, ...]]
@@ -93,7 +135,7 @@ _Place = tuple[str, str, tuple[str, ...]]
 
 
 def _places(everything: Sequence[Results]) -> list[_Place]:
-    """Return the rows by group: means, then generators, which models may know in other groups."""
+    """Return the means and the generators, which models may know in other groups."""
     found: dict[tuple[str, str], _Place] = {}
     for results in everything:
         for test_set in (name for name in SET_TITLES if name in results):
@@ -105,8 +147,7 @@ def _places(everything: Sequence[Results]) -> list[_Place]:
                 group = group if group in _GROUPS else UNRELATED
                 keys = (test_set, "generators", name, "auc")
                 found.setdefault((test_set, name), (group, name, keys))
-    order = list(_GROUPS)
-    return sorted(found.values(), key=lambda place: order.index(place[0]))
+    return list(found.values())
 
 
 def examples(scores: Scores, shown: Integers, count: int = 6) -> list[int]:

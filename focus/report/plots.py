@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
 from focus.data.perturbations import STRENGTHS, UNITS
 from focus.evaluation.protocol import UNNAMED, Comparison, match, union
@@ -52,6 +52,10 @@ _UNDER = {
     "equalise": "equal storage of both classes",
 }
 """Perturbations whose names do not say what they do."""
+_READ_OFF = (0.0001, 0.001, 0.01, 0.05, 0.2, 1.0)
+"""False positive rates with a label: those whose TPR is a figure, and some between them."""
+_READ_OFF_FEW = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""The same for fewer than a hundred real images."""
 _SIZE = (4.2, 3.4)  # inches, without a legend
 _REAL = "#7f7f7f"
 _LINES = ("-", "--", ":", "-.")
@@ -252,8 +256,8 @@ def roc_and_det(
             axes.plot(np.maximum(alarms, lowest / 2), height, **style)
         axes.set(xscale="log", xlim=(lowest, 1), xlabel="false positive rate")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        if lowest > 0.05:
-            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ticks = _READ_OFF if lowest < 0.01 else _READ_OFF_FEW
+        axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick >= lowest]))
 
     def draw_roc(axes: Axes) -> None:
         draw_steps(axes, [found for _, found in rates])

@@ -8,7 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from focus.evaluation.estimates import DECISION
-from focus.evaluation.result_table import SET_TITLES, UNRELATED, at, figure, footnotes, table_rows
+from focus.evaluation.result_table import (
+    SET_TITLES,
+    UNRELATED,
+    at,
+    counts_text,
+    error_count,
+    figure,
+    footnotes,
+    hardest_first,
+    table_rows,
+    wide_intervals,
+)
 from focus.evaluation.results import Results
 from focus.metrics.figures import FIGURES, POINTS, Figure, Place
 
@@ -69,9 +80,14 @@ def headline(results_by_name: Mapping[str, Results]) -> Table:
     """Return the table at the end of a run, with all intervals and a column a model."""
     everything = results_by_name.values()
     made = table_rows(list(everything))
-    rows = [(row.title, [cell(results, row.keys) for results in everything]) for row in made]
+    rows = []
+    for row in made:
+        images = Cell(counts_text(list(everything), row.keys))
+        rows.append((row.title, [images, *(cell(results, row.keys) for results in everything)]))
     undefined = any(c.text == "-" for _, cells in rows for c in cells)
-    return Table("Summary", list(results_by_name), rows, footnotes(made, undefined=undefined))
+    notes = wide_intervals(list(everything), [row.keys for row in made])
+    notes += footnotes(made, undefined=undefined)
+    return Table("Summary", ["images", *results_by_name], rows, notes)
 
 
 def of_test_sets(results: Results) -> list[Table]:
@@ -99,7 +115,8 @@ def _by_generator(results: Results, place: Place) -> Table:
         or any(entry.get(figure.name) is not None for entry in generators.values())
     ]
     entries: list[tuple[Place, str, Results]] = [
-        ((*place, "generators", name), name, entry) for name, entry in generators.items()
+        ((*place, "generators", name), name, generators[name])
+        for name in hardest_first([results], place[-1], place[:-1])
     ]
     entries.append(((*place, "mean"), "mean of generators", {}))
     entries.append(((*place, "pooled"), f"all {unit}", found["pooled"]))
@@ -135,8 +152,13 @@ def _operating_points(results: Results, place: Place) -> Table:
     for point in (point for point in _POINTS if point in found):
         plain = threshold_text(thresholds[point]), found[point]["apcer_max_generator"] or "-"
         rates = [cell(results, (*place, POINTS, point, rate.name)) for rate in _RATES]
-        rows.append((_POINTS[point], [*map(Cell, plain), *rates]))
-    heads = ["threshold", "most missed", *(rate.heading for rate in _RATES)]
+        counts = [
+            "{} of {}".format(*error_count(results, (*place, POINTS, point, rate)))
+            for rate in ("bpcer", "apcer")
+        ]
+        rows.append((_POINTS[point], [*map(Cell, (*plain, *counts)), *rates]))
+    heads = ["threshold", "most missed", "false alarms", "missed"]
+    heads += [rate.heading for rate in _RATES]
     return Table(
         f"{_title(place)}, at thresholds",
         heads,

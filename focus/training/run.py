@@ -24,6 +24,7 @@ from focus.data.known_images import BEFORE, known_before
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.maps import source_findings
 from focus.data.near_far import families_tested, relation_findings, training_families, with_families
+from focus.data.training_pictures import TrainingPictures
 from focus.data.training_set import listed_images, readable_images
 from focus.errors import InputError
 from focus.evaluation.inference import images_only, outlier_norm
@@ -274,6 +275,8 @@ def evaluate_best(trainer: Trainer, findings: Sequence[Finding] = ()) -> Evaluat
         shown = trainer.score(best, images_only(trainer.validation), progress=False)
     evaluation = None
     if accelerator.is_main_process:
+        pictures = TrainingPictures.of(trainer.train, best.preprocessing)
+        best.config = replace(best.config, training_pictures=pictures)
         best.config.write(folder / "model" / CONFIG_FILE)
         facts = {
             "model": {

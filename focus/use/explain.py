@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -36,6 +37,7 @@ from focus.data.overlay import lay, marked
 from focus.data.readers import refuse_inside
 from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.folders import images_without_maps
+from focus.data.training_pictures import sharpness
 from focus.errors import ImageError, InputError
 from focus.evaluation.inference import geometry_warning
 from focus.metrics.arrays import evenly
@@ -117,7 +119,19 @@ def _notes(config: ExplainConfig, detector: Detector, finder: FaceFinder | None)
         f"{how} {detector.image_size} x {detector.image_size} pixels; --faces largest, or all, "
         "cuts the faces out before."
     )
-    return [note] * (finder is None and config.faces is None)
+    notes = []
+    if finder is None:
+        if config.faces is None:
+            notes.append(note)
+        notes.append(
+            "Whether there is a face in a picture was not checked: whatever it shows gets a score."
+        )
+    if detector.config.training_pictures is None:
+        notes.append(
+            "Whether a picture is unlike those of training was not checked: the model was saved "
+            "without a summary of what training saw."
+        )
+    return notes
 
 
 def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Item]:
@@ -157,7 +171,8 @@ class _View(NamedTuple):
 
     frame: The number of a frame, from 0. at: Its place in the video, in seconds or as the file in a
     folder. picture: CAMs are laid over it; it is ``scale`` times as wide and high as the image.
-    pixels: uint8 [3,S,S] of each face. seen: The faces; the whole picture is of person 0.
+    pixels: uint8 [3,S,S] of each face. unlike: In what each face is unlike training,
+    "" for nothing. seen: The faces; the whole picture is of person 0.
     """
 
     item: Item
@@ -166,6 +181,7 @@ class _View(NamedTuple):
     picture: Image.Image
     scale: tuple[float, float]
     pixels: dict[Face, Tensor]
+    unlike: dict[Face, str]
     seen: list[Seen]
 
 
@@ -248,10 +264,21 @@ class _Explainer:
         whole, how = (0, 0, *picture.size), self.detector.preprocessing
         faces = self.finder(picture) if self.finder else [Face(whole, whole)]
         pixels = {face: as_seen(picture.crop(face.square), how) for face in faces}
+        unlike = {face: self._unlike(face, pixels[face]) for face in faces}
         small = picture.copy()
         small.thumbnail((self.config.overlay_size,) * 2, Image.Resampling.LANCZOS)
         scale = small.width / picture.width, small.height / picture.height
-        return _View(item, frame, at, small, scale, pixels, [Seen(0, face) for face in faces])
+        seen = [Seen(0, face) for face in faces]
+        return _View(item, frame, at, small, scale, pixels, unlike, seen)
+
+    def _unlike(self, face: Face, pixels: Tensor) -> str:
+        """Return in what a face, or a whole picture, is unlike those of training."""
+        trained = self.detector.config.training_pictures
+        if trained is None:
+            return ""
+        left, top, right, bottom = face.square
+        shorter_side = min(right - left, bottom - top)
+        return trained.unlike(shorter_side, sharpness(pixels.permute(1, 2, 0).numpy()))
 
     def _write(self, view: _View, predictions: list[tuple[Any, ...]]) -> list[CsvRow]:
         """Write the CAM of each face of a view and the overlay of all; return the faces' rows.
@@ -281,6 +308,7 @@ class _Explainer:
                     "entropy_predicted": entropy[0],
                     "entropy_synthetic": entropy[1],
                     **places,
+                    "unlike": view.unlike[seen.face],
                 }
             )
         laid = marked(view.picture, marks, view.scale) if self.finder else view.picture.copy()
@@ -313,6 +341,7 @@ def _about(config: ExplainConfig, detector: Detector, finder: FaceFinder | None)
     calibration = detector.points.calibration if detector.points else None
     return {
         "focus_version": focus.__version__,
+        "date": datetime.now(UTC).date().isoformat(),
         "model": {
             "folder": config.model_dir,
             "sha256": detector.config.weights_sha256,

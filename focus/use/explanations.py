@@ -32,6 +32,7 @@ MANIFEST, TABLE, FRAMES = "manifest.json", "explanations.csv", "frames.csv"
 PAGE = "index.html"
 OVERLAYS, CAMS = "overlays", "cams"
 
+UNLIKE = ", unlike what training saw: "
 _PRINTED = 20  # rows, each on a line
 
 CsvRow = dict[str, Any]
@@ -63,7 +64,9 @@ def item_row(
     if item.kind == "video":
         scores = [view["score"] for view in views]
         score, high, box = video_score(scores), np.quantile(scores, 0.9), None
-        found |= {"predicted": None, "overlay": None, "cam": None}
+        unlike = [view["unlike"] for view in views if view["unlike"]]
+        told = f"{len(unlike)} of {len(views)} frames: {unlike[0]}" if unlike else ""
+        found |= {"predicted": None, "overlay": None, "cam": None, "unlike": told}
         for name in ("entropy_predicted", "entropy_synthetic"):
             found[name] = np.float32(np.mean([view[name] for view in views]))
     return {
@@ -121,6 +124,7 @@ class Explanation:
         return (
             f"{shown(row['path'])}{face}: {row['decision']}, score {row['score']}{frames}, "
             f"entropy of the CAM {row['entropy_predicted']:.2f}"
+            f"{UNLIKE + row['unlike'] if row['unlike'] else ''}"
         )
 
 
@@ -227,6 +231,9 @@ class Explanations:
             .get_template(PAGE)
             .render(
                 rows=rows,
+                about=self.about,
+                threshold=str(self.threshold),
+                n_unlike=sum(bool(row["unlike"]) for row in rows),
                 summary=self.summary(),
                 findings=self.notes,
                 style=style,

@@ -23,6 +23,9 @@ def test_weights_seed_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "--name", "a b"])
     found = provenance("net", Manifest(), TrainConfig.of(loss="focus", focus_weight=0.3, seed=4))
     assert found["command"] == "train.py --name 'a b'"
+    monkeypatch.setattr(sys, "argv", ["/lib/focus/__main__.py", "train", "--lr", "1"])
+    started_as_module = provenance("net", Manifest(), None)
+    assert started_as_module["command"] == "focus train --lr 1"
     assert (found["loss"]["name"], found["loss"]["focus_weight"], found["seed"]) == (
         "focus",
         0.3,

@@ -31,7 +31,10 @@ def test_a_mark_stands_where_its_auc_is(evaluation: tuple[Scores, Results]) -> N
         ("Closed: generators that training saw", "kA", ("closed", "generators", "kA", "auc")),
         ("Mean over the generators", "open set", ("open", "mean", "auc")),
     ):
-        (mark,) = dict(found.groups[title])[name]
+        (line,) = (line for line in found.groups[title] if line.name == name)
+        (mark,) = line.marks
+        n_fakes = 60 if name == "open set" else 30
+        assert line.images == f"30 + {n_fakes}"
         value, interval = figure(results, keys)
         assert value is not None
         assert interval is not None
@@ -51,9 +54,12 @@ def test_of_many_generators_the_worst_are_shown_and_runs_side_by_side() -> None:
     other = {"open": {"mean": {"auc": 0.7}, "generators": {"g03": entry(0.2), "g04": entry(None)}}}
     found = opening.forest([results, other])
     assert found is not None
-    rows = dict(found.groups["Open, far: new generators of other families"])
-    assert list(rows) == [f"g{n:02}" for n in range(24)]
+    lines = found.groups["Open, far: new generators of other families"]
+    rows = {line.name: line.marks for line in lines}
+    hardest = ["g03", *(f"g{n:02}" for n in range(24) if n != 3)]
+    assert list(rows) == hardest, "the hardest first: g03 is at .2 for one of them"
     assert found.left_out == 8
+    assert not found.short
     assert [mark.cell.text for mark in rows["g03"]] == ["0.530", "0.200"]
     assert rows["g04"][1].point == rows["g05"][1].point == -1, "no mark where there is no AUC"
     assert found.ticks[0] == (0, "0.2")

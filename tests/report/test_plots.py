@@ -74,3 +74,18 @@ def test_robustness_draws_each_generator_from_its_clean_auc() -> None:
         assert ticks == ["clean", *(f"{s:g}" for s in STRENGTHS[name])]
         assert axes.get_ylim()[0] < 0.31
     assert plots.of_robustness([]) == []
+
+
+def test_a_roc_labels_the_rates_that_are_read_off() -> None:
+    """Those at which tables have the TPR, as far down as the number of real images goes."""
+    random = np.random.default_rng(0)
+    for count, expected in (
+        (40, ["5 %", "10 %", "20 %", "50 %", "100 %"]),
+        (300, ["1 %", "5 %", "20 %", "100 %"]),
+    ):
+        curve = plots.Curve("one", random.normal(size=count), random.normal(1, 1, count), 0.8, 0)
+        roc, _ = plots.roc_and_det("name", "title", [curve], {"one": "one"})
+        figure = plots.figure_of(roc)
+        figure.canvas.draw()
+        labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+        assert [label for label in labels if label] == expected

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from focus.config.options import POINTS
 from focus.config.use import ExplainConfig
 from focus.data.manifest import Manifest, Sample
 from focus.data.overlay import overlay
+from focus.data.training_pictures import TrainingPictures
 from focus.errors import InputError
 from focus.evaluation.inference import score_images
 from focus.metrics.calibration import Calibration
@@ -301,6 +303,33 @@ def test_an_interrupted_run_leaves_what_it_has_found(
     assert len(rows_of(out / "explanations.csv")) == 3
     assert bad_files(out)
     assert not (out / "manifest.json").exists(), "its absence says: not finished"
+
+
+def test_what_is_unlike_training_is_marked_and_what_was_not_checked_is_said(
+    detector: Detector, pictures: Path, tmp_path: Path
+) -> None:
+    plain = run(saved(detector, tmp_path / "plain", 0.5), tmp_path / "one", pictures)
+    assert {row["unlike"] for row in plain} == {""}
+    page = (tmp_path / "one" / "index.html").read_text()
+    assert "A score is no proof." in page
+    assert "without a summary of what training saw" in page
+    assert "Whether there is a face in a picture was not checked" in page
+    assert json.loads((tmp_path / "one" / "manifest.json").read_text())["date"] in page
+    # The pictures are 40 to 44 pixels high, and noise.
+    summary = TrainingPictures(9, (86.0, 400.0), (0.0, 1e9))
+    detector.config = replace(detector.config, training_pictures=summary)
+    rows = run(saved(detector, tmp_path / "model", 0.5), tmp_path / "two", pictures)
+    expected = {height: height < 43 for height in range(40, 45)}
+    for row in rows:
+        height = Image.open(row["path"]).height
+        text = f"shorter side {height} pixels, in training 86 to 400"
+        assert row["unlike"] == (text if expected[height] else "")
+    page = (tmp_path / "two" / "index.html").read_text()
+    assert page.count("unlike what training saw: shorter side") == 3
+    assert "3 of 5 are unlike what training saw" in page
+    assert "without a summary" not in page
+    frames = run(tmp_path / "model", tmp_path / "three", pictures / "a", as_video=True)
+    assert frames[0]["unlike"].startswith("2 of 2 frames: shorter side 4")
 
 
 def test_each_file_once_in_natural_order_without_maps(

@@ -1,0 +1,49 @@
+"""What training saw, and what is unlike it."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from focus.data.images import Preprocessing
+from focus.data.manifest import Manifest, Sample
+from focus.data.training_pictures import TrainingPictures, sharpness
+
+
+def test_sharpness_is_the_variance_of_the_laplacian() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    grey = pixels @ np.array([0.299, 0.587, 0.114])
+    expected = cv2.Laplacian(grey, cv2.CV_64F)[1:-1, 1:-1].var()
+    assert sharpness(pixels) == pytest.approx(expected)
+    assert sharpness(pixels[:2]) == 0
+
+
+def test_what_is_unlike_training_is_said_and_nothing_else_is(tmp_path: Path) -> None:
+    draw, samples = np.random.default_rng(0), []
+    for number in range(60):
+        side = int(draw.integers(64, 97))
+        pixels = draw.integers(0, 256, (8, 8, 3), np.uint8)
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(pixels).resize((side, side + 9), Image.Resampling.BICUBIC).save(path)
+        samples.append(Sample(str(path), label=0))
+    how = Preprocessing(64, (4, 4))
+    seen, others = Manifest(samples[:40]), samples[40:]
+    summary = TrainingPictures.of(seen, how)
+    assert summary is not None
+    assert summary.n_images == 40
+    assert 64 <= summary.shorter_side[0] < 70 < 90 < summary.shorter_side[1] <= 96
+
+    def unlike(image: Image.Image) -> str:
+        return summary.unlike(min(image.size), sharpness(how.fitted(image)))
+
+    flags = [unlike(Image.open(sample.path).convert("RGB")) for sample in others]
+    assert sum(map(bool, flags)) <= 4, "of twenty pictures made alike"
+    one = Image.open(samples[0].path).convert("RGB")
+    assert unlike(one.filter(ImageFilter.GaussianBlur(6))).startswith("less sharp (")
+    noise = Image.fromarray(draw.integers(0, 256, (80, 80, 3), np.uint8))
+    assert unlike(noise).startswith("sharper (")
+    assert unlike(one.resize((400, 300))).startswith("shorter side 300 pixels, in training 6")
+    assert unlike(one.resize((20, 20))).startswith("shorter side 20 pixels, in training 6")
+    assert TrainingPictures.of(Manifest([]), how) is None
