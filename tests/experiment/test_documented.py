@@ -136,7 +136,7 @@ def test_the_table_of_readme() -> None:
         "wide",
     )
     rows = rows_below("README.md", "training | open | minus cross-entropy [95 %]")
-    for arm, (_, opened, minus_baseline, *_) in zip(arms, rows, strict=True):
+    for arm, (_, opened, minus_baseline) in zip(arms, rows, strict=True):
         assert opened == number(over_draws(RANGE_TABLE, arm, "90", "open").mean)
         effect = RANGE_EFFECTS.get((minus(arm, "ce").name, "90", "open"))
         assert minus_baseline == (span(effect.estimate) if effect else "")
