@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.nn.modules import module as torch_module
 
 from focus.experiment.held import deviation, entropy_z, hold
@@ -25,7 +26,9 @@ def images(draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch
     return features.requires_grad_(), weight.requires_grad_(), torch.tensor([0, 1, 1, 0, 1])
 
 
-def by_hand(figure: str, features: np.ndarray, weight: np.ndarray, target: list[int]) -> float:
+def by_hand(
+    figure: str, features: NDArray[np.float64], weight: NDArray[np.float64], target: list[int]
+) -> float:
     """The mean share of the aim by which CAMs miss it, one image and one cell after the other."""
     shares = []
     for image, label in zip(features, target, strict=True):
@@ -43,7 +46,7 @@ def by_hand(figure: str, features: np.ndarray, weight: np.ndarray, target: list[
             p = [w / sum(weights) for w in weights]
             value = -sum(q * math.log(q) for q in p) / math.log(len(cells))
         shares.append(abs(value - AIMS[figure]) / AIMS[figure])
-    return sum(shares) / len(shares)
+    return float(np.mean(shares))
 
 
 @pytest.mark.parametrize("figure", AIMS)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,12 @@ def test_a_sample_has_its_files_and_what_is_known_of_it(tmp_path: Path) -> None:
 
 def test_each_draw_and_world_has_a_folder_of_its_own(tmp_path: Path) -> None:
     splits = {"open": {"real": 2}}
-    worlds = ({}, {"draw": 1}, {"draw": 1, "agreement": 0.5}, {"draw": 1, "shortcut": "cast"})
+    worlds: tuple[dict[str, Any], ...] = (
+        {},
+        {"draw": 1},
+        {"draw": 1, "agreement": 0.5},
+        {"draw": 1, "shortcut": "cast"},
+    )
     for world in worlds:
         demo_manifest(tmp_path, **world, progress=False, splits=splits)
     names = sorted(path.name.rsplit("-", 1)[0] for path in tmp_path.iterdir())
