@@ -14,10 +14,11 @@ from typing import Annotated, Any, Self
 import msgspec
 
 from focus.data.bad_files import DIGESTS
-from focus.data.manifest import Manifest, Sample, csv_rows, refuse_repeated
+from focus.data.manifest import Manifest, Sample, refuse_repeated
 from focus.errors import InputError
 from focus.experiment.collect import FIGURES, Outcome
 from focus.experiment.grid import Run
+from focus.runtime.csv_files import csv_rows
 from focus.runtime.files import digest, waiting_for, write_csv
 from focus.runtime.json_files import Natural
 
