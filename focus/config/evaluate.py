@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from focus.config.layouts import COLUMNS, SCORE
+from focus.config.layouts import COLUMNS, SCORE, choices_for, parse_columns
 from focus.config.options import (
     COUNT,
     POINTS,
@@ -17,6 +17,8 @@ from focus.config.options import (
 from focus.config.shared import SharedConfig
 from focus.errors import InputError
 from focus.runtime.machine import MixedPrecision
+
+ScoreScale = Literal["auto", "probability", "percent", "log-odds", "raw"]
 
 EVALUATION_BATCH = 64
 """Images at a time in both programs, as the last digits of a score may differ with the number."""
@@ -33,10 +35,10 @@ class EvaluateConfig(SharedConfig):
         "columns path or id, label, score, and any of the manifest's",
         metavar="FILE",
     )
-    score_scale: Literal["probability", "log-odds", "raw"] = in_data(
-        "of --scores: probability of synthetic; log-odds of it; or raw, any number, for ranks and "
-        "thresholds alone, without calibration",
-        "probability",
+    score_scale: ScoreScale = in_data(
+        "of --scores: probability of synthetic, from 0 to 1; percent; log-odds; raw, any number, "
+        "for ranks and thresholds alone, without calibration; auto tells the first three apart",
+        "auto",
     )
     higher_is: Literal["synthetic", "real"] = in_data("what a high score means", "synthetic")
     training_generators: tuple[str, ...] = in_data(
@@ -61,7 +63,9 @@ class EvaluateConfig(SharedConfig):
         (),
         metavar="RUN",
     )
-    common: bool = in_output("of --compare: take only the images that all have scored", False)
+    common: bool = in_output(
+        "of --compare and --scores: take only the images that all have scored", False
+    )
     robustness: bool = in_output(
         "also score the images under JPEG, blur, resizing, noise and sharing (25 times the time)",
         False,
@@ -79,7 +83,13 @@ class EvaluateConfig(SharedConfig):
         super().__post_init__()
         if len(self.compare) == 1:
             raise InputError(f"--compare needs two runs at least, got {self.compare[0]} alone.")
-        if self.common and not self.compare:
+        for path in self.tables:
+            if len(names := self.scores_of(path)) > 1:
+                raise InputError(
+                    f"--columns names {len(names)} scores of {path}, which is evaluated by one: "
+                    f"give score={names[0]} alone, or of each table TABLE:score=NAME."
+                )
+        if self.common and not self.tables:
             raise InputError("--common is for --compare: give runs or tables to compare.")
         sources = [flag(n) for n in ("run", "model_dir", "scores", "compare") if getattr(self, n)]
         if len(sources) != 1:
@@ -103,4 +113,19 @@ class EvaluateConfig(SharedConfig):
     @property
     def roles(self) -> tuple[str, ...]:
         """What ``columns`` may name."""
-        return (*COLUMNS, SCORE) if self.scores or self.compare else COLUMNS
+        return (*COLUMNS, SCORE) if self.tables else COLUMNS
+
+    @property
+    def tables(self) -> list[str]:
+        """What ``scores`` and ``compare`` name."""
+        return [*([self.scores] if self.scores else []), *self.compare]
+
+    @property
+    def paths_read(self) -> list[str]:
+        """All paths that ``columns`` may be said of."""
+        return [*super().paths_read, *self.tables]
+
+    def scores_of(self, path: str) -> list[str]:
+        """Return the columns of scores that ``columns`` names of a table."""
+        choices = choices_for(path, parse_columns(self.columns, self.roles), self.paths_read)
+        return [choice.name for choice in choices if choice.role == SCORE]

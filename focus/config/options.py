@@ -157,9 +157,12 @@ def check_options(config: "DataclassInstance") -> None:
     """Raise InputError for a number out of its range, or an empty text; None is neither.
 
     An empty text is usually a shell variable that is not set, and as a path the current folder.
+    One text in the place of several would be taken apart into its letters.
     """
     declared = flags(type(config))
     for name, value in flat(config).items():
+        if isinstance(declared[name].default, tuple) and isinstance(value, str):
+            raise InputError(f"{name} takes several texts, got {value!r}: give ({value!r},).")
         within = declared[name].metadata.get("within")
         if value is not None and within is not None and not within.holds(value):
             raise InputError(f"{flag(name)} must be {within.words}, got {value}.")

@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
-from focus.config.layouts import COLUMNS, DataLayout, parse_columns, parse_labels
+from focus.config.layouts import (
+    COLUMNS,
+    SCORE,
+    DataLayout,
+    choices_for,
+    label_table,
+    parse_columns,
+    parse_labels,
+)
 from focus.config.options import (
     COUNT,
     NON_NEGATIVE,
@@ -32,12 +40,16 @@ class DataConfig:
         "where the paths in a CSV begin (default: its folder)", metavar="DIR"
     )
     allow_outside_root: bool = in_data("take paths in a CSV that lead out of that folder", False)
-    columns: str | None = in_data(
-        "columns of a table, as in path=filename,label=typ (default: found by name)",
+    columns: tuple[str, ...] = in_data(
+        "columns of tables, as in path=filename,label=typ; of one table alone "
+        "TABLE:path=filename (default: found by name)",
+        (),
         metavar="NAMES",
     )
-    labels: str | None = in_data(
-        "words of a table's labels beside the usual ones, as in real=genuine,synthetic=morphed",
+    labels: tuple[str, ...] = in_data(
+        "words for the classes in tables and names of folders beside the usual ones, as in "
+        "real=genuine,synthetic=morphed; or a table with the label of each image of a folder",
+        (),
         metavar="WORDS",
     )
     generator: str | None = in_data(
@@ -61,15 +73,26 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.columns is not None:
-            parse_columns(self.columns, self.roles)
-        if self.labels is not None:
-            parse_labels(self.labels)
+        choices = parse_columns(self.columns, self.roles)
+        choices_for("", choices, self.paths_read)  # raises for a table that is not read
+        parse_labels(self.labels)
+        label_table(self.labels)
 
     @property
     def roles(self) -> tuple[str, ...]:
         """What ``columns`` may name."""
         return COLUMNS
+
+    @property
+    def paths_read(self) -> list[str]:
+        """All paths that ``columns`` may be said of."""
+        table = label_table(self.labels)
+        return [*self.data, *([table] if table else [])]
+
+    def columns_of(self, path: str) -> dict[str, str]:
+        """Return the names that ``columns`` gives to the columns of a table, without the scores."""
+        choices = choices_for(path, parse_columns(self.columns, self.roles), self.paths_read)
+        return {choice.role: choice.name for choice in choices if choice.role != SCORE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +108,11 @@ class ImagesConfig(DataConfig):
         0.01,
         within=SHARE,
     )
+
+    @property
+    def paths_read(self) -> list[str]:
+        """All paths that ``columns`` may be said of."""
+        return [*super().paths_read, *self.test_data.values(), *self.test_real.values()]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,8 +4,6 @@
 sets, training and evaluation take one.
 """
 
-import codecs
-import csv
 import math
 import os
 import sys
@@ -19,6 +17,7 @@ from typing import Any, Literal, Self, cast, get_args
 
 from focus.config.layouts import COLUMNS
 from focus.errors import InputError
+from focus.runtime.csv_files import column_count_error, csv_rows, legible
 from focus.runtime.files import write_csv
 
 REAL, SYNTHETIC = 0, 1
@@ -30,10 +29,6 @@ TestSet = Literal["", "closed", "closed_balanced", "open"]
 _SPLITS, _SETS = get_args(Split), get_args(TestSet)
 TEST_SETS: tuple[TestSet, ...] = _SETS[1:]
 """Those that a fake can be in, in the order in which they are reported."""
-
-# A row has what it has: the maps of an image's many annotators are one cell.
-csv.field_size_limit(2**31 - 1)
-_MOST_COLUMNS = 10_000
 
 STORED_IN = "stored_in"
 """Column of the images that a table holds: its file, the row, and the name of the image there."""
@@ -158,7 +153,7 @@ def numbered_samples(
 
     def sample(row: Sequence[str]) -> Sample:
         if len(row) != len(header):
-            raise ValueError(f"{len(row)} columns instead of {len(header)}")
+            raise column_count_error(row, header)
         extra = dict(zip(header, row, strict=True))
         cells = {name: extra.pop(name, "") for name in COLUMNS}
         return sample_of(cells, extra, place)
@@ -215,36 +210,6 @@ def refuse_repeated(header: Sequence[str]) -> None:
         seen.add(name)
 
 
-def csv_rows(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV that are not blank, each with the number of its first line.
-
-    The file is UTF-8 with or without BOM; undecodable bytes are kept as they are. A row of empty
-    cells counts as blank, as a spreadsheet leaves it behind. Raises InputError.
-    """
-    line = 1
-    try:
-        with Path(path).open("rb") as file:
-            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                raise InputError(f"{path} is UTF-16 text: save it as UTF-8.")
-        with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
-            reader = csv.reader(text, strict=True)
-            for row in reader:
-                if len(row) > _MOST_COLUMNS:
-                    raise InputError(
-                        f"{path}, line {line}: {len(row)} columns, more than {_MOST_COLUMNS}: give "
-                        "a table with a row for each image."
-                    )
-                if any(row) and (len(row) > 1 or row[0].strip()):
-                    yield line, row
-                line = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}, line {line}: not a row of a CSV ({error}); fix it.") from error
-    except OSError as error:
-        raise InputError(
-            f"Cannot read {path} ({error.strerror or error}): check the path."
-        ) from error
-
-
 def _to_row(sample: Sample, folder: str, extra: Sequence[str]) -> list[str]:
     return [
         _below(sample.path, folder),
@@ -281,10 +246,15 @@ def _box(cell: str) -> tuple[float, float, float, float]:
 def place_inside(path: str, root: str, *, outside: bool) -> str:
     """Return ``path``, which starts at the absolute folder ``root``, without ``.`` and ``..``.
 
-    Raises ValueError if it is not below the root, unless ``outside`` is allowed.
+    A name that is not UTF-8 is taken for cp1252 if there is a file of that name alone. Raises
+    ValueError if it is not below the root, unless ``outside`` is allowed.
     """
     # os.path, since a million Path objects take seconds.
     whole = os.path.normpath(os.path.join(root, path))  # noqa: PTH118
+    if not path.isascii() and (text := legible(path)) != path:
+        as_text = os.path.normpath(os.path.join(root, text))  # noqa: PTH118
+        if os.path.lexists(as_text) and not os.path.lexists(whole):
+            path, whole = text, as_text
     if not outside and not whole.startswith(root.rstrip(os.sep) + os.sep):
         raise ValueError(
             f"path {path!r} leaves the data root {root}; write it relative to that, without a "

@@ -1,24 +1,23 @@
 """Compute results from the scores that any detector left in a table."""
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from scipy import special
 
+from focus.config.evaluate import ScoreScale
 from focus.config.layouts import SCORE
 from focus.data.manifest import (
     LABEL_NAMES,
     SYNTHETIC,
     Sample,
     absolute,
-    csv_rows,
     parsed,
     place_inside,
 )
@@ -31,13 +30,14 @@ from focus.evaluation.findings import add_findings
 from focus.evaluation.provenance import this_program
 from focus.evaluation.result_table import SET_TITLES
 from focus.evaluation.results import Results, summarise
+from focus.evaluation.score_scales import ROUNDING, DetectorScores, detector_scores
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import operating_points
 from focus.findings import Finding
 from focus.metrics.figures import FIGURES
 from focus.model.operating_points import choose_threshold
+from focus.runtime.csv_files import CsvForm, csv_form, csv_rows, legible
 
-Scale = Literal["probability", "log-odds", "raw"]
 _SCORES = (
     *("score", "p_synthetic", "p_fake", "fake_prob", "fake_score"),
     *("probability", "prob", "y_score", "prediction", "pred", "y_pred"),
@@ -45,49 +45,77 @@ _SCORES = (
 """Usual names of the column of scores; the first that is there counts."""
 _OF_PROBABILITIES = {figure.name for figure in FIGURES if figure.probability}
 _NOT_TESTED = ("train", "validation")
-_ROUNDING = 1e-6  # a softmax in float32 may be a little above 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScoreTable:
-    """A table of scores.
+    """A table of scores, of one detector or of several on the same images.
 
-    ``scores`` has a row a line, whose ``split`` says what it is for, and ``columns`` the table's
-    name of each column that was found. ``root`` is the folder of the images, None if they are not
-    looked for, and ``raw`` the two raw scores that became 0 and 1, None for other scales.
+    images: A row a line, whose ``split`` says what it is for, without a score. detectors: The
+    scores [N] of each detector. columns: The table's name of each column that is used, the scores'
+    aside. root: The folder of the images, None if they are not looked for. form: How the table is
+    written, "" for the usual way. unused: The columns that mean nothing to the program. left_out:
+    How many rows were left out as a detector has no score for them.
     """
 
     path: Path
-    scores: Scores
+    images: Scores
+    detectors: tuple[DetectorScores, ...]
     columns: dict[str, str]
     root: str | None
-    raw: tuple[float, float] | None = None
+    form: str
+    unused: list[str]
+    left_out: int = 0
+
+    @property
+    def scores(self) -> Scores:
+        """The rows with the scores of the first detector."""
+        return self.scores_of(self.detectors[0])
+
+    def scores_of(self, detector: DetectorScores) -> Scores:
+        """Return the rows with the scores of one of the detectors."""
+        return Scores(**(self.images.columns() | {"score": detector.values}))
 
     def __str__(self) -> str:
-        splits = Counter(split or "test" for split in self.scores.split)
-        found = ", ".join(f"{own}={name}" for own, name in self.columns.items())
+        columns = [f"{role}={name}" for role, name in self.columns.items()]
+        for detector in self.detectors:
+            remark = f" ({detector.remark})" if detector.remark else ""
+            columns.append(f"{SCORE}={detector.name}{remark}")
+        splits = Counter(split or "test" for split in self.images.split)
         counts = ", ".join(f"{number} {split}" for split, number in splits.items())
-        return f"{shown(str(self.path))}: scores ({shown(found)}), {counts}"
+
+        text = f"{shown(str(self.path))}: scores ({shown(', '.join(columns))}), {counts}"
+        if self.left_out:
+            text += f"; {self.left_out} rows without a score left out"
+        if self.form:
+            text += f"; {self.form}"
+        if self.unused:
+            text += f"; not used: {shown(listed(self.unused))}"
+        return text
 
 
 def read(
     path: str | Path,
-    columns: dict[str, str],
+    columns: Mapping[str, str],
     data_root: str | None = None,
     *,
+    scores: Sequence[str] = (),
     words: Mapping[str, int] = NO_WORDS,
-    scale: Scale = "probability",
+    scale: ScoreScale = "auto",
     higher_is: Literal["synthetic", "real"] = "synthetic",
+    common: bool = False,
 ) -> ScoreTable:
     """Read a CSV or parquet file of scores; those that it returns are in [0, 1], 1 synthetic.
 
     Args:
         path: The table.
-        columns: Unusual names of its columns, by the manifest's names and ``score``.
+        columns: Unusual names of its columns, by the manifest's names.
         data_root: The folder of the images, whose files must then be there.
+        scores: The columns of scores, each of a detector; by default one of a usual name.
         words: The class of each word for a label, beside the usual words.
-        scale: The scale of the scores, as for ``--score-scale``; raw ones are stretched to [0, 1].
+        scale: The scale of the scores, as for ``--score-scale``.
         higher_is: The class that a high score means.
+        common: Whether rows that lack a score are left out.
 
     Raises InputError for a missing column, a row that cannot be read, and an image with two scores
     or two classes.
@@ -95,113 +123,129 @@ def read(
     path = Path(path)
     is_parquet = path.suffix.lower() in PARQUET
     unit = f"{path}, {'row' if is_parquet else 'line'}"
-    rows = text_rows(path) if is_parquet else csv_rows(path)
+    form = CsvForm() if is_parquet else csv_form(path)
+    rows = text_rows(path) if is_parquet else csv_rows(path, form)
     line, header = next(rows, (1, []))
     try:
-        found, at = _columns(header, columns, words)
+        table_columns, positions = _columns(header, columns, scores, words)
     except ValueError as error:
-        commas = ", or separate the columns by commas" * (len(header) == 1)
-        raise InputError(f"{unit} {line}: {error}{commas}.") from error
+        separators = ", or separate the columns by commas, semicolons or tabs"
+        raise InputError(
+            f"{unit} {line}: {error}{separators if len(header) == 1 else ''}."
+        ) from error
     root = None if data_root is None else str(absolute(data_root))
-    place = str if root is None else partial(place_inside, root=root, outside=True)
-    values: list[float] = []
+    place = legible if root is None else partial(place_inside, root=root, outside=True)
+    cells_by_row: list[list[str]] = []
 
     def parse(cells: Sequence[str]) -> Sample:
-        made = found.sample(cells, place)
-        values.append(_number(cells[at], scale))
-        return made
+        sample = table_columns.sample(cells, place)
+        cells_by_row.append([cells[position] for position in positions])
+        return sample
 
     numbered = list(reals_by_generator(parsed(rows, unit, parse)))
-    samples = [sample for _, sample in numbered]
+    if common:
+        has_all = [all(cell.strip() for cell in cells) for cells in cells_by_row]
+        cells_by_row = list(compress(cells_by_row, has_all))
+        kept = list(compress(numbered, has_all))
+    else:
+        kept = numbered
+    samples = [sample for _, sample in kept]
     if not any(sample.label is not None for sample in samples):
         raise InputError(f"No row of {path} has a label: name its column by --columns label=NAME.")
-    labelled: dict[str, tuple[int, int]] = {}
-    first: dict[tuple[str, int | None], float] = {}
-    for (number, sample), value in zip(numbered, values, strict=True):
-        if sample.label is not None:
-            line_before, label = labelled.setdefault(sample.path, (number, sample.label))
-            if label != sample.label:
-                raise InputError(
-                    f"{unit} {number}: {sample.path!r} is {LABEL_NAMES[sample.label]}, and "
-                    f"{LABEL_NAMES[label]} in {unit} {line_before}; remove one of them, or give "
-                    "each image a path or id of its own."
-                )
-        before = first.setdefault((sample.path, sample.label), value)
-        if abs(before - value) > _ROUNDING:
-            raise InputError(
-                f"{unit} {number}: {sample.path!r} is there before, with another score; give each "
-                "image a path or id of its own, and what images share, as a video, in a column "
-                "group."
-            )
+
+    names = [table_columns.header[position] for position in positions]
+    lines = [f"{unit} {number}" for number, _ in kept]
+    detectors = tuple(
+        detector_scores(name, cells, lines, scale, higher_is)
+        for name, cells in zip(names, zip(*cells_by_row, strict=True), strict=True)
+    )
+    _refuse_contradictions(samples, lines, detectors)
     if root is not None:
-        refuse_missing(numbered, f"{unit} ")
-    values, spread = _as_probabilities(values, scale, higher_is)
+        refuse_missing(kept, f"{unit} ")
+
     texts = ("path", "generator", "family", "split", "test_set", "group")
-    scores = Scores.without_cams(
+    images = Scores.without_cams(
         **{name: [getattr(sample, name) for sample in samples] for name in texts},
         label=[-1 if sample.label is None else sample.label for sample in samples],
-        score=values,
+        score=np.full(len(samples), np.nan),
     )
-    names = {own: header[n] for own, n in {**found.at, SCORE: at}.items()}
-    return ScoreTable(path, scores, names, root, spread)
+    return ScoreTable(
+        path,
+        images,
+        detectors,
+        {role: table_columns.header[i] for role, i in table_columns.positions.items()},
+        root,
+        str(form),
+        [name for name in table_columns.unused if name not in names],
+        len(numbered) - len(kept),
+    )
 
 
 def _columns(
-    header: Sequence[str], given: dict[str, str], words: Mapping[str, int]
-) -> tuple[Columns, int]:
-    """Return the columns, and the number of that of the scores; raises ValueError."""
-    plain = [plain_name(name) for name in header]
-    wanted = (plain_name(given[SCORE]),) if SCORE in given else _SCORES
-    score = next((plain.index(name) for name in wanted if name in plain), None)
-    if score is None:
-        raise ValueError(
-            f"no column holds the score among {listed(header)}; give --columns {SCORE}=NAME"
-        )
-    roles = {role: name for role, name in given.items() if role != SCORE}
+    header: Sequence[str],
+    names: Mapping[str, str],
+    scores: Sequence[str],
+    words: Mapping[str, int],
+) -> tuple[Columns, list[int]]:
+    """Return the columns, and the positions of those of the scores; raises ValueError."""
+    plain = [plain_name(legible(name)) for name in header]
+    roles = dict(names)
     if "path" not in roles and "id" in plain and not {*plain} & {*NAMES["path"]}:
         roles["path"] = "id"
-    return Columns.find(header, roles, words), score
-
-
-def _number(cell: str, scale: Scale) -> float:
-    if not cell:
-        raise ValueError("there is no score")
-    value = float(cell)
-    if not math.isfinite(value):
-        raise ValueError(f"the score {cell!r} is not finite")
-    if scale == "probability" and not -_ROUNDING <= value <= 1 + _ROUNDING:
-        raise ValueError(
-            f"the score {cell!r} is no probability, from 0 to 1: give --score-scale log-odds, or "
-            "raw for any other number"
-        )
-    return min(max(value, 0.0), 1.0) if scale == "probability" else value
-
-
-def _as_probabilities(
-    values: list[float], scale: Scale, higher_is: str
-) -> tuple[list[float], tuple[float, float] | None]:
-    """Return scores in [0, 1] with 1 synthetic, and of raw ones what became 0 and 1.
-
-    Raises InputError for log-odds of which several would be 1.0, from some 37 on.
-    """
-    numbers = np.array(values)
-    spread = None
-    if scale == "log-odds":
-        odds = -numbers if higher_is == "real" else numbers
-        numbers = special.expit(odds)
-        # Below 1.0 only close neighbours become the same, as in any table of many digits.
-        if len(np.unique(odds[numbers == 1])) > 1:
-            raise InputError(
-                f"Log-odds of up to {odds.max():g} become one probability and lose their ranks: "
-                "give --score-scale raw."
+    if not scores:
+        usual = next((name for name in _SCORES if name in plain), None)
+        if usual is None:
+            raise ValueError(
+                f"no column holds the score among {listed(header)}; give --columns {SCORE}=NAME"
             )
-        return numbers.tolist(), None
-    if scale == "raw":
-        spread = float(numbers.min()), float(numbers.max())
-        numbers = (numbers - spread[0]) / ((spread[1] - spread[0]) or 1.0)
-    if higher_is == "real":
-        numbers, spread = 1 - numbers, spread and spread[::-1]
-    return numbers.tolist(), spread
+        return Columns.find(header, roles, words), [plain.index(usual)]
+
+    positions = []
+    for name in scores:
+        if plain_name(name) not in plain:
+            raise ValueError(
+                f"no column {name!r} holds the score among {listed(header)}; give --columns "
+                f"{SCORE}=NAME"
+            )
+        position = plain.index(plain_name(name))
+        if position in positions:
+            raise ValueError(f"--columns names the score {name!r} twice; name each detector once")
+        positions.append(position)
+    return Columns.find(header, roles, words), positions
+
+
+def _refuse_contradictions(
+    samples: Sequence[Sample], lines: Sequence[str], detectors: Sequence[DetectorScores]
+) -> None:
+    """Raise InputError for an image of two classes, and for one with two scores."""
+    first_of_class: dict[str, int] = {}
+    first_of_image: dict[tuple[str, int | None], int] = {}
+    repeated: list[tuple[int, int]] = []
+    for row, sample in enumerate(samples):
+        if sample.label is not None:
+            earlier = first_of_class.setdefault(sample.path, row)
+            earlier_label = samples[earlier].label
+            if earlier_label is not None and earlier_label != sample.label:
+                raise InputError(
+                    f"{lines[row]}: {sample.path!r} is {LABEL_NAMES[sample.label]}, and "
+                    f"{LABEL_NAMES[earlier_label]} in {lines[earlier]}; remove one of them, or "
+                    "give each image a path or id of its own."
+                )
+        earlier = first_of_image.setdefault((sample.path, sample.label), row)
+        if earlier != row:
+            repeated.append((row, earlier))
+
+    later_rows, earlier_rows = np.array(repeated, dtype=np.int64).reshape(-1, 2).T
+    for detector in detectors:
+        difference = np.abs(detector.values[later_rows] - detector.values[earlier_rows])
+        different = np.flatnonzero(difference > ROUNDING)
+        if len(different):
+            row = int(later_rows[different[0]])
+            raise InputError(
+                f"{lines[row]}: {samples[row].path!r} is there before, with another score; give "
+                "each image a path or id of its own, and what images share, as a video, in a "
+                "column group."
+            )
 
 
 def without_calibration(results: Results) -> Results:
@@ -230,6 +274,8 @@ def evaluate_scores(
 
     Raises InputError if no row is to be tested on, or there is no ``threshold`` of that name.
     """
+    if len(table.detectors) > 1:
+        raise InputError(f"{table.path} has scores of several detectors: name one, score=NAME.")
     every = table.scores
     tested = every.select(~np.isin(every.split, _NOT_TESTED))
     if not (tested.label >= 0).any():
@@ -239,7 +285,8 @@ def evaluate_scores(
         )
     validation = every.select((every.split == "validation") & (every.label >= 0))
     points = operating_points(validation) if len(validation) else None
-    if points and table.raw:
+    raw_ends = table.detectors[0].raw_ends
+    if points and raw_ends:
         points = replace(points, calibration=None)
     decides = choose_threshold(points, threshold)
     fakes = every.select(every.label == SYNTHETIC)
@@ -250,19 +297,22 @@ def evaluate_scores(
         decided["llr"] = points.calibration.llr(tested.score)
     scores = Scores(**(tested.columns() | decided | {"index": np.arange(len(tested))}))
     results = summarise(scores, known, of_generators, points, threshold=decides, progress=progress)
-    if table.raw:
+    if raw_ends:
         results = without_calibration(results)
     with table.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    origin = {"file": table.path.name, "sha256": digest, "columns": table.columns}
+    columns = {**table.columns, SCORE: table.detectors[0].name}
+    origin = {"file": table.path.name, "sha256": digest, "columns": columns}
     results["provenance"] = {"scores": origin, **this_program()}
     text = (
         "No threshold was fixed, as that takes rows marked validation whose classes the scores "
         "tell apart: a score of 0.5 decides, of which the error rates are."
     )
     known_before = [Finding("note", text)] if decides.name == "default" else []
-    if table.raw:
-        low, high = table.raw
+    if table.detectors[0].assumption:
+        known_before.append(Finding("note", table.detectors[0].assumption))
+    if raw_ends:
+        low, high = raw_ends
         text = f"Raw scores are shown from 0 ({low:g} in the table) to 1 ({high:g}), uncalibrated."
         known_before.append(Finding("note", text))
     add_findings(results, scores, points, known_before, files=table.root is not None)

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Self
 import msgspec
 
 from focus.data.bad_files import DIGESTS
-from focus.data.manifest import Manifest, Sample, csv_rows, refuse_repeated
+from focus.data.manifest import Manifest, Sample, refuse_repeated
 from focus.errors import InputError
 from focus.experiment.collect import FIGURES, Outcome
 from focus.experiment.grid import Run
+from focus.runtime.csv_files import CsvForm, csv_rows
 from focus.runtime.files import digest, waiting_for, write_csv
 from focus.runtime.json_files import Natural
 
@@ -145,7 +146,7 @@ def _read(path: Path) -> dict[_Key, _Row]:
     """Return the rows of a table by their keys, none if there is no file; raises InputError."""
     if not path.exists():
         return {}
-    lines = csv_rows(path)
+    lines = csv_rows(path, CsvForm())  # as the program writes it
     _, header = next(lines, (1, []))
     # Tables of the benchmark, and of earlier versions, do not name their data.
     try:

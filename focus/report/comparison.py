@@ -50,7 +50,7 @@ class RunData:
 def compare(
     folders: Sequence[str],
     output: Path,
-    of_table: Callable[[Path], tuple[Scores, Results]] | None = None,
+    of_table: Callable[[str], tuple[Scores, Results]] | None = None,
     *,
     common: bool = False,
 ) -> None:
@@ -73,9 +73,10 @@ def compare(
             "folder."
         )
     runs = []
-    for name, folder in zip(_names(folders), map(Path, folders), strict=True):
+    for name, path_as_given in zip(_names(folders), folders, strict=True):
+        folder = Path(path_as_given)
         if of_table is not None and folder.is_file():
-            runs.append(RunData(name, folder, *of_table(folder), perturbed=[]))
+            runs.append(RunData(name, folder, *of_table(path_as_given), perturbed=[]))
         else:
             runs.append(_read(name, folder))
     parts: list[str] = []

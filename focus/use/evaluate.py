@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from focus.config.evaluate import EvaluateConfig
-from focus.config.layouts import parse_columns, parse_labels
+from focus.config.layouts import parse_labels
 from focus.data.images import BAD_FILES
 from focus.data.known_images import is_run
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.evaluation import other_detectors
 from focus.evaluation.findings import recorded
+from focus.evaluation.other_detectors import ScoreTable
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.model.config import CONFIG_FILE
@@ -40,20 +41,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation | None:
 
 def _of_tables(config: EvaluateConfig) -> Evaluation | None:
     """Write the results and the report of somebody else's scores, or a comparison."""
-    columns = parse_columns(config.columns, config.roles) if config.columns else {}
 
-    def evaluated(path: Path) -> tuple[Scores, Results]:
-        table = other_detectors.read(
-            path,
-            columns,
-            config.data_root,
-            words=parse_labels(config.labels) if config.labels else {},
-            scale=config.score_scale,
-            higher_is=config.higher_is,
+    def evaluated(path: str) -> tuple[Scores, Results]:
+        return other_detectors.evaluate_scores(
+            _read(config, path), config.training_generators, config.threshold, progress=True
         )
-        print(table, flush=True)
-        known = config.training_generators
-        return other_detectors.evaluate_scores(table, known, config.threshold, progress=True)
 
     if config.compare:
         from focus.report.comparison import compare  # with torch, to score images in common
@@ -64,7 +56,7 @@ def _of_tables(config: EvaluateConfig) -> Evaluation | None:
     output, path = _output(config), Path(str(config.scores))
     if path.resolve() == (output / "scores.csv").resolve():
         raise InputError(f"--scores {path} is a file that is written: give another --output.")
-    scores, results = evaluated(path)
+    scores, results = evaluated(str(config.scores))
     faces = Manifest(map(Sample, scores.path)) if config.data_root else None
     found = recorded(results)
     evaluation = Evaluation(path.name, output, scores, results, found, manifest=faces)
@@ -75,6 +67,22 @@ def _of_tables(config: EvaluateConfig) -> Evaluation | None:
     if config.report:
         evaluation.lines.append(evaluation.save_report())
     return evaluation
+
+
+def _read(config: EvaluateConfig, path: str) -> ScoreTable:
+    """Read a table of scores, and print what was found in it."""
+    table = other_detectors.read(
+        path,
+        config.columns_of(path),
+        config.data_root,
+        scores=config.scores_of(path),
+        words=parse_labels(config.labels),
+        scale=config.score_scale,
+        higher_is=config.higher_is,
+        common=config.common,
+    )
+    print(table, flush=True)
+    return table
 
 
 def _output(config: EvaluateConfig) -> Path:

@@ -252,7 +252,7 @@ def test_a_written_configuration_reads_back_the_same(tmp_path: Path) -> None:
         data=("a b.csv", "1", "null"),
         human_maps="maps: all",
         layout="0_real-1_fake",
-        columns="path=a b,label=",
+        columns=("path=a b,label=",),
         allow_outside_root=True,
         test_data={"stylegan": "x.csv", "007": "true"},
         loss="cyborg",

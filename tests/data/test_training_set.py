@@ -109,5 +109,5 @@ def test_that_splits_are_drawn_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     said = "no column or folder names a split: 15 % validation and 15 % test are drawn"
     assert f"{said} (--columns split=NAME names a column)\n" in capsys.readouterr().out
     (tmp_path / "t.csv").write_text(f"file,label,phase\n{rows.replace('train', '', 1)}")
-    listed_images(replace(config, columns="split=phase"))
+    listed_images(replace(config, columns=("split=phase",)))
     assert "warning: 1 of 8 images have no split, the first is" in capsys.readouterr().out

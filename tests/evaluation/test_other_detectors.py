@@ -159,7 +159,7 @@ def test_scores_on_any_scale_and_turned_around_rank_alike(tmp_path: Path) -> Non
     assert read(write(tmp_path / "near.csv", near), {}, scale="log-odds").scores.score[0] < 1
     with pytest.raises(InputError, match=r"label 'genuine' is none of .*--labels names others"):
         read(write(tmp_path / "w.csv", [("a", "genuine", 0.1, "", "")]), {})
-    assert read(tmp_path / "w.csv", {}, words=parse_labels('real="genuine"')).scores.label == [0]
+    assert read(tmp_path / "w.csv", {}, words=parse_labels(['real="genuine"'])).scores.label == [0]
 
 
 def test_the_results_say_whose_scores_they_are(written: Path, table: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_parquet_file_is_read_as_the_csv(table: Path, tmp_path: Path) -> None:
 def test_columns_are_found_or_named(tmp_path: Path) -> None:
     rows = [("a", "x", "real", 0.25, "7.0"), ("b", "y", "fake", 0.75, "8")]
     path = write(tmp_path / "t.csv", rows, ("id", "note", "Truth", "out", "clip"))
-    scores = read(path, {"label": "truth", "score": "OUT", "group": "clip"}).scores
+    scores = read(path, {"label": "truth", "group": "clip"}, scores=["OUT"]).scores
     assert scores.path.tolist() == ["a", "b"]
     assert scores.label.tolist() == [0, 1]
     assert scores.score.tolist() == [0.25, 0.75]
@@ -332,7 +332,7 @@ BAD: dict[str, tuple[str, str]] = {
     "a short row": ("path,label,score\na,0\n", "line 2: 2 columns instead of 3"),
     "two scores": ("path,label,score\na,0,.1\na,0,.2\n", "line 3: 'a' is there before, with ano"),
     "nothing to test": ("path,label,score,split\na,0,.1,train\n", "no row with a label to test on"),
-    "semicolons": ("path;label;score\na;0;0\n", "or separate the columns by commas"),
+    "spaces": ("path label score\na 0 0\n", "or separate the columns by commas, semicolons or"),
     "an empty file": ("", "no column holds the score among"),
     "no rows": ("path,label,score\n", "No row of t.csv has a label"),
     "no text": ("\0\0", "t.csv"),

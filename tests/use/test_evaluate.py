@@ -286,7 +286,7 @@ def test_groups_of_unrelated_data_can_be_left_unread(own_run: Path, tmp_path: Pa
     data = (str(tmp_path / "t.csv"),)
     with pytest.raises(InputError, match=r"chosen on: give others; if .* --columns group=\.$"):
         evaluate(run=str(own_run), data=data)
-    evaluate(run=str(own_run), data=data, columns="group=")
+    evaluate(run=str(own_run), data=data, columns=("group=",))
     assert names_of(own_run / "evaluation") == ["0.png", "1.png"]
 
 

@@ -8,8 +8,9 @@ this project's addition, names the generator. Human maps lie in a folder ``heatm
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, csv_rows, parsed
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, parsed
 from focus.data.readers.rows import from_rows
+from focus.runtime.csv_files import csv_rows
 
 SPLITS: dict[str, Split] = {"train": "train", "test": "validation"}
 _LABELS = {"Real": REAL, "Synthetic": SYNTHETIC}

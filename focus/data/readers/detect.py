@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from focus.config.layouts import COLUMNS, HUB_PREFIX, DataLayout, parse_columns, parse_labels
+from focus.config.layouts import COLUMNS, HUB_PREFIX, DataLayout, label_table, parse_labels
 from focus.config.shared import DataConfig
 from focus.data.manifest import (
     LABEL_NAMES,
@@ -14,17 +14,18 @@ from focus.data.manifest import (
     Manifest,
     Sample,
     absolute,
-    csv_rows,
     numbered_samples,
     place_inside,
 )
-from focus.data.readers import cyborg, folders, parquet, tables
+from focus.data.readers import cyborg, folders, label_tables, parquet, tables
 from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.human_maps import MapOwners, find_maps, maps_in, with_maps
 from focus.data.readers.label_conflicts import warn_of_label_conflicts
 from focus.data.readers.rows import Portion, from_rows
 from focus.errors import InputError, shown
+from focus.runtime.csv_files import csv_rows
 
+_TABLES = (".csv", ".tsv", ".tab", ".txt")
 DEFAULT_GENERATOR = "synthetic"
 """Stands for a generator that nobody named."""
 
@@ -74,8 +75,9 @@ def read_path(
         InputError: with the line number for a table, whatever is missing, empty, unknown,
             contradictory or outside its root.
     """
-    columns = parse_columns(config.columns) if config.columns else {}
-    words = parse_labels(config.labels) if config.labels else {}
+    columns = config.columns_of(path)
+    words = parse_labels(config.labels)
+    labels = label_table(config.labels)
     place = absolute(path)
     if path.startswith(HUB_PREFIX):
         place = Path(path.removeprefix(HUB_PREFIX).removeprefix("datasets/"))
@@ -95,7 +97,7 @@ def read_path(
         )
     elif layout == "csv":
         found, manifest = tables.read(place, columns, inside, words)
-        maps = maps or (None if "human_map" in found.at else find_maps(place.parent, root))
+        maps = maps or (None if "human_map" in found.positions else find_maps(place.parent, root))
     elif layout == "cyborg":
         maps = maps or find_maps(place.parent, root)
         manifest = cyborg.read(place, inside)
@@ -104,9 +106,15 @@ def read_path(
         if columns.get("group") == "":
             rows = ((line, replace(sample, group="")) for line, sample in rows)
         manifest = from_rows(rows, place)
+    elif place.is_dir() and labels is not None:
+        maps = maps or find_maps(place)
+        layout = "csv"
+        found, manifest = label_tables.read(
+            place, Path(labels), config.columns_of(labels), words, maps
+        )
     elif place.is_dir():
         maps = maps or find_maps(place)
-        layout, manifest = folders.read(place, layout, config.generator or "", maps)
+        layout, manifest = folders.read(place, layout, config.generator or "", maps, words)
     else:
         layout, manifest = "images", Manifest([Sample(str(place))], str(place))
     if found:
@@ -147,11 +155,13 @@ def _layout_of(path: str, columns: Mapping[str, str]) -> DataLayout | None:
         return "parquet"
     if extension in IMAGE_EXTENSIONS:
         return "images"
-    if extension != ".csv":
+    if extension not in _TABLES:
         raise InputError(
             f"{place} is no CSV, no parquet file and, by its name, no image: give --layout."
         )
     _, header = next(csv_rows(place), (1, [""]))
     if set(COLUMNS) <= set(header):
-        return "manifest"
+        # A manifest's columns are fixed, unless --columns says that another of its columns counts.
+        other = [name for role, name in columns.items() if name in header and name != role]
+        return "csv" if other else "manifest"
     return "cyborg" if header[0].strip() in cyborg.SPLITS and not columns else "csv"

@@ -21,17 +21,18 @@ from focus.data.near_far import family_of
 from focus.data.readers import deepfakebench
 from focus.data.readers.files import IMAGE_EXTENSIONS, images_below
 from focus.data.readers.human_maps import MAP_FOLDERS
-from focus.data.readers.tables import split_of
+from focus.data.readers.tables import NO_WORDS, split_of
 from focus.errors import InputError
 
 _log = logging.getLogger(__name__)
 
 NUMBERED: DataLayout = "0_real-1_fake"
+NAMED: DataLayout = "real-fake"
 DEEPFAKEBENCH: DataLayout = "deepfakebench"
 TREES: dict[DataLayout, Mapping[str, int]] = {
     NUMBERED: {"0_real": REAL, "1_fake": SYNTHETIC},
     "nature-ai": {"nature": REAL, "ai": SYNTHETIC},
-    "real-fake": {"real": REAL, "fake": SYNTHETIC, "synthetic": SYNTHETIC},
+    NAMED: {"real": REAL, "fake": SYNTHETIC, "synthetic": SYNTHETIC},
 }
 """The folders that name the label; the first tree that fits is taken."""
 _NOT_READ = (".heic", ".heif", ".jxl")  # images that Pillow does not read
@@ -41,13 +42,18 @@ _Folders = tuple[str, ...]
 
 
 def read(
-    root: Path, layout: DataLayout | None, generator: str, maps: Path | None
+    root: Path,
+    layout: DataLayout | None,
+    generator: str,
+    maps: Path | None,
+    words: Mapping[str, int] = NO_WORDS,
 ) -> tuple[DataLayout, Manifest]:
     """Read a folder and return its layout, detected if it is None; ``images`` has no labels.
 
     layout: One of ``TREES``, ``deepfakebench``, ``images``. generator: The generator whose classes
     the folders are, "" if folders are generators. maps: The folder of human maps, which holds no
-    images. Raises InputError for a folder without images, or without those of the layout.
+    images. words: The class of each further name of a folder, in small letters, for the layout
+    ``real-fake``. Raises InputError for a folder without images, or without those of the layout.
     """
     paths = [str(path) for path in images_without_maps(root, maps)]
     if not paths:
@@ -56,12 +62,13 @@ def read(
     known = deepfakebench.read_folders(root, folders) if layout in (None, DEEPFAKEBENCH) else {}
     if known or layout == DEEPFAKEBENCH:
         return DEEPFAKEBENCH, _known(paths, known, root, "of a set that is known")
+    trees = {**TREES, NAMED: {**TREES[NAMED], **words}}
     if layout is None:
-        layout = next((name for name in TREES if _fits(name, folders.values())), None)
+        layout = next((name for name in trees if _fits(name, trees[name], folders.values())), None)
     if layout is None or layout == "images":
         return "images", Manifest(map(Sample, paths), str(root))
-    known = _read_folders(layout, folders, root, generator)
-    return layout, _known(paths, known, root, " or ".join(TREES[layout]))
+    known = _read_folders(layout, trees[layout], folders, root, generator)
+    return layout, _known(paths, known, root, " or ".join(trees[layout]))
 
 
 def _known(paths: list[str], known: Mapping[str, Sample], root: Path, names: str) -> Manifest:
@@ -107,15 +114,17 @@ def _folder(path: str) -> str:
     return os.path.dirname(path)  # noqa: PTH120 - a million Path objects take seconds
 
 
-def _label_at(folders: _Folders, layout: DataLayout) -> int | None:
+def _label_at(folders: _Folders, tree: Mapping[str, int]) -> int | None:
     """Return the number of the first folder from the top that names the label."""
-    return next((i for i, name in enumerate(folders) if name.casefold() in TREES[layout]), None)
+    return next((i for i, name in enumerate(folders) if name.casefold() in tree), None)
 
 
-def _fits(layout: DataLayout, folders: Iterable[_Folders]) -> bool:
+def _fits(layout: DataLayout, tree: Mapping[str, int], folders: Iterable[_Folders]) -> bool:
     """Return whether a tree fits: ``real`` may mean anything without its counterpart ``fake``."""
-    found = [(names, _label_at(names, layout)) for names in folders]
-    labels = {None if at is None else TREES[layout][names[at].casefold()] for names, at in found}
+    labels: set[int | None] = set()
+    for names in folders:
+        depth = _label_at(names, tree)
+        labels.add(None if depth is None else tree[names[depth].casefold()])
     if {REAL, SYNTHETIC} <= labels:
         return True
     return labels != {None} and (layout == NUMBERED or None not in labels)
@@ -131,16 +140,20 @@ class _Place(NamedTuple):
 
 
 def _read_folders(
-    layout: DataLayout, folders: Mapping[str, _Folders], root: Path, named: str
+    layout: DataLayout,
+    tree: Mapping[str, int],
+    folders: Mapping[str, _Folders],
+    root: Path,
+    named: str,
 ) -> dict[str, Sample]:
     """Return what is known of the images in each folder, without their paths."""
-    labelled = {at: names for at, names in folders.items() if _label_at(names, layout) is not None}
+    labelled = {at: names for at, names in folders.items() if _label_at(names, tree) is not None}
     beside = defaultdict[_Folders, set[str]](set)
     for names in labelled.values():
         for i, name in enumerate(names):
-            if name.casefold() not in TREES[layout]:
+            if name.casefold() not in tree:
                 beside[names[:i]].add(name)
-    places = {at: _place(layout, names, beside, root) for at, names in labelled.items()}
+    places = {at: _place(layout, tree, names, beside, root) for at, names in labelled.items()}
     top = {place.above[0] for place in places.values() if place.above}
     # Folders below the label are generators if all fakes lie in some, of which one is known.
     fakes = [place.below for place in places.values() if place.label == SYNTHETIC]
@@ -158,10 +171,14 @@ def _read_folders(
 
 
 def _place(
-    layout: DataLayout, names: _Folders, beside: Mapping[_Folders, set[str]], root: Path
+    layout: DataLayout,
+    tree: Mapping[str, int],
+    names: _Folders,
+    beside: Mapping[_Folders, set[str]],
+    root: Path,
 ) -> _Place:
-    at = _label_at(names, layout) or 0
-    label = TREES[layout][names[at].casefold()]
+    at = _label_at(names, tree) or 0
+    label = tree[names[at].casefold()]
     split: Split = ""
     for i, name in enumerate(names):
         if i != at and _names_split(layout, names[:i], name, beside, root):

@@ -1,11 +1,12 @@
 """Read all paths that a configuration names: ``--data``, ``--test-data`` and ``--test-real``."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+from focus.config.layouts import label_table
 from focus.config.shared import DataConfig, ImagesConfig
 from focus.data.images import limit_pixels
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
@@ -51,10 +52,15 @@ def read_given(
     given = [*config.data, *test_data.values(), *test_real.values()]
     if config.layout and not any(takes(config.layout, path) for path in given):
         raise InputError(f"--layout {config.layout} suits none of the paths given: give another.")
+    labels = label_table(config.labels)
+    if labels is not None and not any(Path(path).is_dir() for path in given):
+        raise InputError(
+            f"--labels {labels} is a table for a folder of images, and no folder is given: give "
+            "the table itself, as --data, with --data-root FOLDER."
+        )
     for_tests = replace(config, human_maps=None, generator=None)
-    if config.columns and (test_data or test_real):
-        columns = [part for part in config.columns.split(",") if part.replace(" ", "") != "label="]
-        config = replace(config, columns=",".join(columns) or None)
+    if test_data or test_real:
+        config = replace(config, columns=_without_absent_label(config.columns))
     owners = {} if owners is None else owners
 
     def read(path: str, config: DataConfig, unnamed: str = DEFAULT_GENERATOR) -> Reading:
@@ -87,6 +93,16 @@ def read_given(
     report_unmatched(owners, config.human_maps)
     _refuse_two_labels(chain(own, tests))
     return own, _named_after_fakes(own, tests) if test_real else tests
+
+
+def _without_absent_label(settings: Sequence[str]) -> tuple[str, ...]:
+    """Return ``--columns`` without ``label=``, "there is none", where it is said of all tables."""
+    remaining = []
+    for setting in settings:
+        parts = [part for part in setting.split(",") if part.replace(" ", "") != "label="]
+        if parts:
+            remaining.append(",".join(parts))
+    return tuple(remaining)
 
 
 def refuse_inside(output: Path, paths: Iterable[str]) -> None:

@@ -83,12 +83,12 @@ def read(
             found.append((names, Columns.find(list(names), given, words)))
         columns = found[-1][1]
         cells = [_cell(value, names[name]) for name, value in values.items()]
-        for at in (columns.at[role] for role in PATHS if role in columns.at):
+        for at in (columns.positions[role] for role in PATHS if role in columns.positions):
             cells[at] = _file(values[columns.header[at]], inside) if stored else "not stored"
         told = columns.sample(cells, str)
         if licence:
             told = replace(told, extra={"license": licence, **told.extra})
-        image = values[columns.header[columns.at["path"]]]
+        image = values[columns.header[columns.positions["path"]]]
         if isinstance(image, Mapping) and image.get("bytes"):
             place, image = (
                 f"{place}, {image['path']}" if image.get("path") else place,

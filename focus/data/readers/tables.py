@@ -10,19 +10,21 @@ from pathlib import Path
 
 from focus.config.layouts import COLUMNS
 from focus.data.manifest import (
+    GEOMETRY,
     LABEL_NAMES,
     REAL,
+    STORED_IN,
     SYNTHETIC,
     Manifest,
     Sample,
     Split,
-    csv_rows,
     parsed,
     refuse_repeated,
     sample_of,
 )
 from focus.data.readers.rows import from_rows
 from focus.errors import InputError, listed
+from focus.runtime.csv_files import column_count_error, csv_form, csv_rows, legible
 
 NAMES: dict[str, tuple[str, ...]] = {
     "path": (
@@ -52,6 +54,9 @@ _PERHAPS = {
 }
 """Names that may mean such a column; the line that is printed for a table suggests them."""
 
+_READ_BACK = (STORED_IN, GEOMETRY, "map_source", "content_hash", "source", "license")
+"""Columns beside the manifest's that the program reads, as it wrote them itself."""
+
 LABELS = {
     **dict.fromkeys(("real", "nature", "0_real", "0"), REAL),
     **dict.fromkeys(("fake", "synthetic", "ai", "1_fake", "1"), SYNTHETIC),
@@ -76,19 +81,20 @@ def split_of(word: str) -> Split | None:
 
 def read(
     path: Path,
-    given: Mapping[str, str],
+    names: Mapping[str, str],
     inside: Callable[[str], str],
     words: Mapping[str, int] = NO_WORDS,
 ) -> tuple["Columns", Manifest]:
     """Read a CSV with a header; raises InputError with the line number.
 
-    given: The names of its columns, by the manifest's. inside: Makes the path of a cell absolute.
+    names: The names of its columns, by the manifest's. inside: Makes the path of a cell absolute.
     words: The class of each word for a label, beside the usual ones.
     """
-    rows = csv_rows(path)
+    form = csv_form(path)
+    rows = csv_rows(path, form)
     line, header = next(rows, (1, []))
     try:
-        columns = Columns.find(header, given, words)
+        columns = Columns.find(header, names, words, str(form))
     except ValueError as error:
         raise InputError(f"{path}, line {line}: {error}.") from error
     samples = parsed(rows, f"{path}, line", lambda row: columns.sample(row, inside))
@@ -99,89 +105,109 @@ def read(
 class Columns:
     """The columns of one table.
 
-    at: The number of each column of the manifest. rest: The numbers of the others. labels: The
-    class of each word for a label. no_label: Whether ``--columns`` says that none is the label.
-    words: The labels read so far.
+    positions: The position of each column of the manifest. rest: The positions of the others.
+    labels: The class of each word for a label. no_label: Whether ``--columns`` says that none is
+    the label. form: How the table is written, "" for the usual way. words: The labels read so far.
     """
 
     header: Sequence[str]
-    at: Mapping[str, int]
+    positions: Mapping[str, int]
     rest: Mapping[str, int]
     labels: Mapping[str, int]
     no_label: bool
+    form: str = ""
     words: set[str] = field(default_factory=set)
 
     @classmethod
     def find(
-        cls, header: Sequence[str], given: Mapping[str, str], words: Mapping[str, int] = NO_WORDS
+        cls,
+        header: Sequence[str],
+        names: Mapping[str, str],
+        words: Mapping[str, int] = NO_WORDS,
+        form: str = "",
     ) -> "Columns":
-        """Find columns by the names that are given, else by the usual ones.
+        """Find columns by the names that ``--columns`` gives, else by the usual ones.
 
         GRIP's column ``typ`` holds ``real`` or the generator: it is both, unless one is given.
         Raises ValueError for a column that is not there or there twice, and if none is the path.
         """
-        names = [plain_name(name) for name in header]
-        refuse_repeated(names)
-        at: dict[str, int] = {}
+        header = [legible(name) for name in header]
+        plain_header = [plain_name(name) for name in header]
+        refuse_repeated(plain_header)
+        positions: dict[str, int] = {}
         for role, usual in NAMES.items():
-            wanted = (given[role],) if role in given else usual
-            found = next(
-                (plain_name(name) for name in wanted if name and plain_name(name) in names), None
-            )
-            if found is not None:
-                at[role] = names.index(found)
-            elif given.get(role):
+            wanted = (names[role],) if role in names else usual
+            for name in filter(None, map(plain_name, wanted)):
+                if name in plain_header:
+                    positions[role] = plain_header.index(name)
+                    break
+            if role not in positions and names.get(role):
                 raise ValueError(
-                    f"there is no column {given[role]!r} among {listed(header)}; give another"
+                    f"there is no column {names[role]!r} among {listed(header)}; give another, or "
+                    f"say of which table it is, as in --columns TABLE:{role}={names[role]}"
                 )
-        if "path" not in at:
+        if "path" not in positions:
+            separators = ", or separate the columns by commas, semicolons or tabs"
             raise ValueError(
-                f"no column names the image among {listed(header)}; call it path or filename, "
-                "separate the columns by commas, or give --columns path=NAME"
+                f"no column names the image among {listed(header)}; call it path or filename, or "
+                f"give --columns path=NAME{separators if len(header) == 1 else ''}"
             )
-        is_typ = "label" in at and names[at["label"]] == "typ"
-        if is_typ and "generator" not in at and not {"label", "generator"} & given.keys():
-            at["generator"] = at["label"]
+        label = plain_header[positions["label"]] if "label" in positions else ""
+        is_named = bool({"label", "generator"} & names.keys())
+        if label == "typ" and "generator" not in positions and not is_named:
+            positions["generator"] = positions["label"]
         rest = {
             # A column of the manifest that was given another name is not mistaken for it.
             f"original_{name}" if name in COLUMNS else name: i
             for i, name in enumerate(header)
-            if name and i not in at.values()
+            if name and i not in positions.values()
         }
-        labels = {**_labels(names[at["label"]] if "label" in at else ""), **words}
-        return cls(header, at, rest, labels, given.get("label") == "")
+        labels = {**_labels(label), **words}
+        return cls(header, positions, rest, labels, names.get("label") == "", form)
 
     def __str__(self) -> str:
-        found = {role: f"{role}={self.header[i]}" for role, i in self.at.items()}
+        parts = {role: f"{role}={self.header[i]}" for role, i in self.positions.items()}
         if {"0", "1"} & self.words and self.words <= {"0", "1", ""}:
-            found["label"] += f" (1 is {LABEL_NAMES[self.labels['1']]})"
+            parts["label"] += f" (1 is {LABEL_NAMES[self.labels['1']]})"
+        text = ", ".join(parts.values())
+        if self.form:
+            text += f"; {self.form}"
+        if self.unused:
+            text += f"; not used: {listed(self.unused)}"
         perhaps = [
             f"{role}={name}"
             for role, names in _PERHAPS.items()
             for name in self.rest
-            if role not in self.at and plain_name(name) in names
+            if role not in self.positions and plain_name(name) in names
         ]
-        hint = f"; --columns {','.join(perhaps)} if it means that" if perhaps else ""
-        return ", ".join(found.values()) + hint
+        return f"{text}; --columns {','.join(perhaps)} if it means that" if perhaps else text
+
+    @property
+    def unused(self) -> list[str]:
+        """The columns that mean nothing to the program, by their names in the table."""
+        return [self.header[i] for name, i in self.rest.items() if name not in _READ_BACK]
 
     def sample(self, cells: Sequence[str], inside: Callable[[str], str]) -> Sample:
         """Return the sample of a row; raises ValueError."""
         if len(cells) != len(self.header):
-            raise ValueError(f"{len(cells)} columns instead of {len(self.header)}")
-        cell = dict.fromkeys(COLUMNS, "") | {r: cells[i].strip() for r, i in self.at.items()}
+            raise column_count_error(cells, self.header)
+        cell = dict.fromkeys(COLUMNS, "")
+        for role, i in self.positions.items():
+            # inside tells which file a path means that is not UTF-8.
+            cell[role] = cells[i].strip() if role in PATHS else legible(cells[i]).strip()
         cell["label"], cell["generator"] = self._label(cell["label"], cell["generator"])
         cell["split"] = split_of(cell["split"]) or cell["split"]
         cell["box"] = re.sub(r"[][(),;]", " ", cell["box"]).strip()
         # 12.0, as pandas writes 12 in a column with empty cells, is 12.
         cell["group"] = re.sub(r"^(\d+)\.0$", r"\1", cell["group"])
-        return sample_of(cell, {name: cells[i] for name, i in self.rest.items()}, inside)
+        return sample_of(cell, {name: legible(cells[i]) for name, i in self.rest.items()}, inside)
 
     def _label(self, word: str, generator: str) -> tuple[str, str]:
         """Return the name of the class, "" for none, and the generator."""
         plain = re.sub(r"^([01])\.0+$", r"\1", word.casefold())
         label = self.labels.get(plain)
         self.words.add(plain)
-        if self.at.get("label") == self.at.get("generator", -1):
+        if self.positions.get("label") == self.positions.get("generator", -1):
             generator = "" if label is not None else word
             label = SYNTHETIC if label is None and word else label
         elif label is None and word:

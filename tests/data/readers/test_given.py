@@ -106,7 +106,7 @@ def test_a_table_without_label_is_of_one_class_only_if_it_is_said(tmp_path: Path
     write({f"{name}.png": "face 1" for name in "abc"}, tmp_path)
     table = {"X": f"{tmp_path}/t.csv"}
 
-    def read(text: str, columns: str | None = None) -> list[int | None]:
+    def read(text: str, columns: tuple[str, ...] = ()) -> list[int | None]:
         (tmp_path / "t.csv").write_text(text)
         return [sample.label for sample in read_tests(table, columns=columns)]
 
@@ -114,16 +114,16 @@ def test_a_table_without_label_is_of_one_class_only_if_it_is_said(tmp_path: Path
     assert read("path\na.png\nb.png\n") == [1, 1]
     assert read(f"{','.join(COLUMNS)},geometry\na.png{',' * 10}box margin 0\n") == [1]
     authentic = "path,authentic\na.png,yes\nb.png,no\n"
-    assert read(authentic, "label=") == [1, 1]
+    assert read(authentic, ("label=",)) == [1, 1]
     with pytest.raises(InputError, match=r"t.csv has no column .* authentic may be: .* label= if"):
         read(authentic)
     # "There is none" is said of the tables of test sets, where there are any.
     (tmp_path / "own.csv").write_text("path,label\nc.png,real\n")
     data = (f"{tmp_path}/own.csv",)
-    own, tests = read_given(TrainConfig(data=data, test_data=table, columns="label="))
+    own, tests = read_given(TrainConfig(data=data, test_data=table, columns=("label=",)))
     assert [[s.label for s in part] for part in (own, tests)] == [[0], [1, 1]]
     with pytest.raises(InputError, match="have no label"):
-        read_given(TrainConfig(data=data, columns="label="))
+        read_given(TrainConfig(data=data, columns=("label=",)))
 
 
 def test_test_sets_without_their_class(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_numbers_that_the_words_beside_them_contradict(
     assert said in caplog.text
     if text == KAGGLE:
         caplog.clear()
-        found = read_data(tmp_path / "t.csv", columns="label=label_str")
+        found = read_data(tmp_path / "t.csv", columns=("label=label_str",))
         assert [s.label for s in found] == [0, 0, 0, 1]
         assert caplog.messages == []
 

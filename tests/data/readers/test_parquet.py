@@ -154,7 +154,7 @@ def test_names_of_classes_count_and_not_their_numbers(tmp_path: Path, cache: Pat
     saved = write_saved(tmp_path / "saved", table, HUB_FEATURES)
     parquet = write_parquet(tmp_path / "p" / "x.parquet", table)
     for path in (saved, parquet, parquet.parent):
-        assert [(s.label, s.split) for s in read_data(path, columns="path=picture")] == [
+        assert [(s.label, s.split) for s in read_data(path, columns=("path=picture",))] == [
             (1, ""),
             (0, ""),
         ]
@@ -198,7 +198,7 @@ def test_without_the_extra_a_sentence_says_what_to_install(
         read_data("hf://user/name")
     table = arrow_table({"picture": pictures(1), "label": [0]}, HUB_FEATURES)
     path = write_parquet(tmp_path / "x.parquet", table)
-    assert [s.label for s in read_data(path, columns="path=picture")] == [1], "by pyarrow alone"
+    assert [s.label for s in read_data(path, columns=("path=picture",))] == [1], "by pyarrow alone"
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match=r"package pyarrow: install .*focus-faces\[parquet\]'"):
         read_data(path)

@@ -1,0 +1,126 @@
+"""Tables and folders as people have them: what they would type first works, or says what does."""
+
+from pathlib import Path
+
+import pytest
+
+from focus.config.command_line import parse
+from focus.config.shared import DataConfig, SharedConfig
+from focus.config.train import TrainConfig
+from focus.data.manifest import Manifest
+from focus.data.readers import read_given
+from focus.data.readers.detect import Reading, read_path
+from focus.errors import InputError
+
+from ..reading import read_data
+from ..trees import write
+
+
+@pytest.fixture(autouse=True)
+def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write({"a.png": "face 1", "Zoë.png": "face 2"}, tmp_path)
+
+
+def read(path: str, **settings: object) -> Reading:
+    return read_path(path, DataConfig(data=(path,), **settings), {})  # type: ignore[arg-type]
+
+
+def facts(manifest: Manifest) -> list[tuple[str, int | None, str]]:
+    return [(Path(s.path).name, s.label, s.generator) for s in manifest]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize(("separator", "name"), [(";", "t.csv"), ("\t", "t.tsv"), ("\t", "t.txt")])
+def test_a_table_of_a_spreadsheet(encoding: str, separator: str, name: str) -> None:
+    text = "Datei;label;Modell;Größe\na.png;echt;;7\nZoë.png;gefälscht;Bär;\n"
+    Path(name).write_bytes(text.replace(";", separator).encode(encoding))
+    columns = ("path=Datei,generator=Modell",)
+    reading = read(name, columns=columns, labels=("real=echt,synthetic=gefälscht",))
+    assert facts(reading.manifest) == [("a.png", 0, ""), ("Zoë.png", 1, "Bär")]
+    assert "not used: Größe" in str(reading)
+    assert ("taken for cp1252" in str(reading)) == (encoding == "cp1252")
+    assert f"separated by {'tabs' if separator != ';' else 'semicolons'}" in str(reading)
+
+
+def test_a_file_s_own_bytes_come_before_cp1252(tmp_path: Path) -> None:
+    (tmp_path / "Zo\udceb.png").write_bytes((tmp_path / "a.png").read_bytes())
+    Path("t.csv").write_bytes("path,label\nZoë.png,real\n".encode("cp1252"))
+    (sample,) = read("t.csv").manifest
+    assert sample.path == f"{tmp_path}/Zo\udceb.png"
+
+
+def test_each_table_has_columns_of_its_own(tmp_path: Path) -> None:
+    Path("a.csv").write_text("file,what\na.png,real\n")
+    Path("b.csv").write_text("pic,label\nZoë.png,fake\n")
+    words = "--data a.csv b.csv --columns label=what b.csv:path=pic,label=label"
+    own, _ = read_given(parse(TrainConfig, words.split()))
+    assert facts(own) == [("a.png", 0, ""), ("Zoë.png", 1, "synthetic")]
+    # By the whole path, where two files have one name; in a test set, too.
+    for folder in ("x", "y"):
+        Path(folder).mkdir()
+        Path(folder, "t.csv").write_text(f"pic_{folder},label\n{tmp_path}/a.png,fake\n")
+    words = "--test-data X=x/t.csv --test-data Y=y/t.csv --columns x/t.csv:path=pic_x"
+    config = parse(SharedConfig, [*words.split(), "y/t.csv:path=pic_y"])
+    assert config.columns_of("x/t.csv") == {"path": "pic_x"}
+    assert config.columns_of("y/t.csv") == {"path": "pic_y"}
+    for table, message in (
+        ("t.csv", "t.csv: may be x/t.csv or y/t.csv; write the whole path"),
+        ("z/t.csv", r"z/t.csv: is for a table that is not read \(did you mean [xy]/t.csv"),
+    ):
+        with pytest.raises(InputError, match=message):
+            DataConfig(data=("x/t.csv", "y/t.csv"), columns=(f"{table}:path=pic",))
+    with pytest.raises(InputError, match="names the path twice, 'a' and 'b': give one name"):
+        DataConfig(data=("x",), columns=("path=a,label=c", "path=b"))
+
+
+def test_a_column_of_another_table_leads_to_the_setting_for_one() -> None:
+    Path("a.csv").write_text("what,label\na.png,real\n")
+    Path("b.csv").write_text("path,label\nZoë.png,fake\n")
+    with pytest.raises(InputError, match=r"no column 'what' .*, as in --columns TABLE:path=what"):
+        read_given(TrainConfig(data=("a.csv", "b.csv"), columns=("path=what",)))
+    own, _ = read_given(TrainConfig(data=("a.csv", "b.csv"), columns=("a.csv:path=what",)))
+    assert len(own) == 2
+
+
+def test_a_column_that_is_named_counts_in_a_manifest_too() -> None:
+    """It was passed over in silence."""
+    header = "path,label,generator,family,split,test_set,human_map,mask_path,box,group,second"
+    Path("m.csv").write_text(f"{header}\na.png,real{',' * 9}fake\n")
+    assert [s.label for s in read_data("m.csv")] == [0]
+    assert [s.label for s in read_data("m.csv", columns=("label=second",))] == [1]
+
+
+def test_words_name_the_classes_of_folders() -> None:
+    write({"set/genuine/1.png": "face 1", "set/Morphed/2.png": "face 2"}, Path())
+    assert read("set").layout == "images"
+    reading = read("set", labels=("real=genuine,synthetic=morphed",))
+    assert [s.label for s in reading.manifest] == [0, 1]
+    assert reading.layout == "real-fake"
+
+
+def test_a_table_labels_the_images_of_a_folder(caplog: pytest.LogCaptureFixture) -> None:
+    write({f"set/{n}.png": f"face {n[-1]}" for n in ("x/1", "x/2", "y/3", "y/4")}, Path())
+    table = "id;label;generator\n1;real;\nx/2.png;fake;A\n3.png;0;\n9;1;A\n"
+    Path("labels.csv").write_text(table)
+    reading = read("set", labels=("labels.csv",))
+    assert facts(reading.manifest) == [("1.png", 0, ""), ("2.png", 1, "A"), ("3.png", 0, "")]
+    assert "1 of 4 rows name no image of" in caplog.text
+    assert "left out 1 of 4 images that labels.csv has no label for" in caplog.text
+    Path("labels.csv").write_text("path,label\nz/1.png,real\n")
+    with pytest.raises(InputError, match=r"names no image of .*give the paths below the folder"):
+        read("set", labels=("labels.csv",))
+    write({"set/z/1.jpg": "face 7"}, Path())
+    Path("labels.csv").write_text("path,label\n1,real\n")
+    with pytest.raises(InputError, match=r"labels.csv, line 2: '1' may be .*1.png.* or .*1.jpg"):
+        read("set", labels=("labels.csv",))
+    with pytest.raises(InputError, match="is a table for a folder of images, and no folder is giv"):
+        read_given(TrainConfig(data=("labels.csv",), labels=("labels.csv",)))
+
+
+def test_a_decimal_comma_without_quotes_is_named() -> None:
+    Path("t.csv").write_text("path,label,age\na.png,real,21,5\n")
+    with pytest.raises(
+        InputError, match=r"4 columns instead of 3 .numbers with a decimal comma ne"
+    ):
+        read("t.csv")
