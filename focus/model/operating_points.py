@@ -102,8 +102,16 @@ class Threshold(NamedTuple):
         return whence.get(self.name, f"{self.name}, fixed on validation images")
 
     def __str__(self) -> str:
-        """Return it in words, with all digits."""
-        return f"{self.value} ({self.origin})"
+        """Return it in words, for a reader; ``value`` has all digits."""
+        return f"{score_text(self.value)} ({self.origin})"
+
+
+def score_text(value: float) -> str:
+    """Return a score or a threshold for a reader: four digits, or how far below 1 it lies.
+
+    Most scores lie near 1, so there four digits would not tell them apart. Files hold all digits.
+    """
+    return f"1 - {1 - value:.2g}" if 0.999 < value < 1 else f"{value:.4g}"
 
 
 def choose_threshold(points: OperatingPoints | None, given: str | float | None = None) -> Threshold:

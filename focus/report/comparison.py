@@ -26,10 +26,9 @@ from focus.evaluation.results import VERSION, Results, summarise
 from focus.evaluation.scores import Scores, in_common
 from focus.findings import Finding, worst_first
 from focus.model.detector import Detector
-from focus.model.operating_points import OperatingPoints, Threshold
+from focus.model.operating_points import OperatingPoints, Threshold, score_text
 from focus.plotting import shortened
 from focus.report import gallery, page, plots
-from focus.report.tables import threshold_text
 from focus.runtime.files import check_writable
 
 
@@ -232,7 +231,7 @@ def _about(run: RunData) -> str:
         origin.get("network"),
         None if origin.get("seed") is None else f"seed {origin['seed']}",
         f"{len(run.scores):,} images",
-        f"threshold {threshold_text(decision['threshold'])}",
+        f"threshold {score_text(decision['threshold'])}",
     ]
     try:
         detector = _detector(run)

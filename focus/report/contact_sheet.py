@@ -11,6 +11,7 @@ from focus.data.near_far import home_of
 from focus.data.overlay import SheetRow, contact_sheet, strip
 from focus.evaluation.protocol import UNNAMED
 from focus.evaluation.scores import Scores
+from focus.model.operating_points import score_text
 from focus.report.gallery import outcome_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def write_sheet(
     head += " | human map" * any(sample.human_map for sample in shown)
     head += "; artefact outlined" * any(sample.mask_path for sample in shown)
     about = [
-        f"score: above {detector.threshold.value:.3g} it says synthetic; "
+        f"score: above {score_text(detector.threshold.value)} it says synthetic; "
         "h: entropy of the CAM, 0 one cell, 1 even",
         "each CAM is stretched from its smallest to its largest value",
     ]

@@ -21,7 +21,7 @@ from focus.metrics.arrays import Integers, evenly
 from focus.metrics.figures import POINTS
 from focus.model.operating_points import Threshold
 from focus.report.gallery import OUTCOMES, outcomes
-from focus.report.tables import Cell, cell, threshold_text
+from focus.report.tables import Cell, cell
 
 _MOST = 24  # generators in the plot
 _SHORT = 12  # lines of a plot that leaves room below it
@@ -191,9 +191,8 @@ def looks(results: Mapping[str, Results]) -> str:
 
 def facts(results: Results | None, scores: Scores, threshold: Threshold) -> dict[str, str]:
     """Return what the head of a page says of a run, by name; "" for what is not known."""
-    words = f"{threshold_text(threshold.value)} ({threshold.origin})"
     if results is None:
-        return {"images": f"{len(scores):,} without labels", "threshold": words}
+        return {"images": f"{len(scores):,} without labels", "threshold": str(threshold)}
     origin = results.get("provenance") or {}
     model = dict(results.get("model", {}))
     images = f"{results['n_real']:,} real, {results['n_synthetic']:,} synthetic"
@@ -208,7 +207,7 @@ def facts(results: Results | None, scores: Scores, threshold: Threshold) -> dict
         "scores": (origin.get("scores") or {}).get("file", ""),
         "seed": str(origin.get("seed") if origin.get("seed") is not None else ""),
         "trained on": ", ".join(results["training_generators"]),
-        "threshold": words,
+        "threshold": str(threshold),
         "epoch": ", chosen by ".join([epoch, *chosen]) if epoch else "",
         "images": images,
         "command": origin.get("command", ""),

@@ -22,6 +22,7 @@ from focus.evaluation.result_table import (
 )
 from focus.evaluation.results import Results
 from focus.metrics.figures import FIGURES, POINTS, Figure, Place
+from focus.model.operating_points import score_text
 
 _COLUMNS = sorted((f for f in FIGURES if f.heading and f.where != "set"), key=lambda f: f.column)
 _MAIN = 5
@@ -150,7 +151,7 @@ def _operating_points(results: Results, place: Place) -> Table:
     thresholds = {DECISION: results["decision"]["threshold"], **(results["thresholds"] or {})}
     rows = []
     for point in (point for point in _POINTS if point in found):
-        plain = threshold_text(thresholds[point]), found[point]["apcer_max_generator"] or "-"
+        plain = score_text(thresholds[point]), found[point]["apcer_max_generator"] or "-"
         rates = [cell(results, (*place, POINTS, point, rate.name)) for rate in _RATES]
         counts = [
             "{} of {}".format(*error_count(results, (*place, POINTS, point, rate)))
@@ -170,8 +171,3 @@ def _operating_points(results: Results, place: Place) -> Table:
 def _needs(lacks: Mapping[str, str], words: Mapping[str, str]) -> list[str]:
     """Return a sentence for each row or column in ``words`` that is not defined."""
     return [f"{words[name]} {lacks[name]}." for name in words if name in lacks]
-
-
-def threshold_text(value: float) -> str:
-    """Return the digits that tell it from 1, near which most scores lie."""
-    return f"1 - {1 - value:.2g}" if 0.999 < value < 1 else f"{value:.4g}"

@@ -24,7 +24,7 @@ from focus.data.making.faces import NO_FACE, write_no_face
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
 from focus.errors import shown
 from focus.metrics.calibration import Calibration
-from focus.model.operating_points import Threshold
+from focus.model.operating_points import Threshold, score_text
 from focus.runtime.files import atomic_write, write_csv
 
 VERSION = 2
@@ -119,10 +119,10 @@ class Explanation:
     def __str__(self) -> str:
         row = self.row
         frames = f" over {row['frames']} frames" if row["frames"] else ""
-        # All digits: scores near 1 are what a threshold near 1 tells apart.
         face = f" face {row['face']}" if row["face"] else ""
         return (
-            f"{shown(row['path'])}{face}: {row['decision']}, score {row['score']}{frames}, "
+            f"{shown(row['path'])}{face}: {row['decision']}, "
+            f"score {score_text(row['score'])}{frames}, "
             f"entropy of the CAM {row['entropy_predicted']:.2f}"
             f"{UNLIKE + row['unlike'] if row['unlike'] else ''}"
         )
@@ -226,20 +226,18 @@ class Explanations:
         script = resources.files("focus.use").joinpath("index.js").read_text(encoding="utf-8")
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         style = resources.files("focus.report").joinpath("page.css").read_text(encoding="utf-8")
-        text = (
-            Environment(loader=PackageLoader("focus.use", ""), autoescape=True)
-            .get_template(PAGE)
-            .render(
-                rows=rows,
-                about=self.about,
-                threshold=str(self.threshold),
-                n_unlike=sum(bool(row["unlike"]) for row in rows),
-                summary=self.summary(),
-                findings=self.notes,
-                style=style,
-                script=script,
-                digest=digest,
-            )
+        environment = Environment(loader=PackageLoader("focus.use", ""), autoescape=True)
+        environment.filters["score_text"] = score_text
+        text = environment.get_template(PAGE).render(
+            rows=rows,
+            about=self.about,
+            threshold=str(self.threshold),
+            n_unlike=sum(bool(row["unlike"]) for row in rows),
+            summary=self.summary(),
+            findings=self.notes,
+            style=style,
+            script=script,
+            digest=digest,
         )
         with atomic_write(self.folder / PAGE) as aside:
             aside.write_bytes(text.encode("utf-8", "replace"))

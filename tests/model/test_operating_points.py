@@ -13,6 +13,7 @@ from focus.metrics.calibration import Calibration
 from focus.model.operating_points import (
     THRESHOLDS,
     OperatingPoints,
+    Threshold,
     choose_points,
     choose_threshold,
 )
@@ -81,6 +82,24 @@ def test_a_calibration_against_the_scores_is_warned_of() -> None:
     assert points.warning().startswith("The calibration has a slope of -")
     flat = replace(points, calibration=Calibration(0.0, 0.0, 1.0))
     assert "a slope of 0," in flat.warning()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.123456789012345, "0.1235"),
+        (0.5, "0.5"),
+        (4.217896517223e-5, "4.218e-05"),
+        (0.9998765432109, "1 - 0.00012"),  # .9999 would say the same of scores on both sides
+        (1 - 2**-40, "1 - 9.1e-13"),
+    ],
+)
+def test_a_threshold_is_printed_to_be_read_and_kept_with_all_digits(
+    value: float, text: str
+) -> None:
+    threshold = Threshold("eer", value)
+    assert str(threshold) == f"{text} (eer, fixed on validation images)"
+    assert threshold.value == value
 
 
 def test_one_threshold_is_chosen() -> None:

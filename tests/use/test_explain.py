@@ -124,8 +124,8 @@ def test_a_folder_gives_evaluations_scores_cams_and_overlays(
     for item, row in zip(manifest["items"], rows, strict=True):
         assert {key: "" if v is None else str(v) for key, v in item.items()} == row
     said = capsys.readouterr().out
-    assert f"threshold: {middle} (eer, fixed on validation images); a score above it says" in said
-    assert f"{files[0]}: {decisions[0]}, score {scores.score[0]}, entropy" in said
+    assert f"threshold: {middle:.4g} (eer, fixed on validation images); a score above it" in said
+    assert f"{files[0]}: {decisions[0]}, score {scores.score[0]:.4g}, entropy" in said
     assert "left out because they cannot be decoded: 1 (bad_files.csv)" in said
     assert "explained: 5 pictures, 0 videos, without a face: 0, not decoded: 1\n" in said
     assert (
@@ -134,8 +134,10 @@ def test_a_folder_gives_evaluations_scores_cams_and_overlays(
     for name in ("manifest.json", "explanations.csv", "overlays", "cams", "bad_files.csv"):
         assert f"written: {out / name}\n" in said
     page = (out / "index.html").read_text()
+    assert f"threshold {middle:.4g} (eer, fixed on validation images): a score above" in page
     for row in rows:
         assert f'data-decision="{row["decision"]}"><a class="card" href="{row["overlay"]}">' in page
+        assert f"<b>{row['decision']}</b> · score {float(row['score']):.4g} · h" in page
 
 
 def test_a_transformers_cam_lies_over_the_patch_that_it_is_of(tmp_path: Path) -> None:
