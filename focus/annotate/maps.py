@@ -72,8 +72,10 @@ def write_maps(folder: AnswerFolder, data: Manifest, config: AnnotateConfig) -> 
     Manifest(mapped).to_csv(root / MANIFEST)
     (root / SHEET).unlink(missing_ok=True)
     faces = list({face.human_map: face for face in mapped if face.human_map}.values())[:_MOST]
-    captions = shortened(map(_caption, faces), 40)
-    cells = [(strip(face, NO_CAM, _SIDE), captions[_caption(face)], INK) for face in faces]
+    cells = [
+        (strip(face, NO_CAM, _SIDE), caption, INK)
+        for face, caption in zip(faces, captions(faces), strict=True)
+    ]
     rows = [SheetRow("", "", cells[at : at + 4]) for at in range(0, len(cells), 4)]
     if rows:
         contact_sheet(root / SHEET, (), rows, _SIDE)
@@ -124,8 +126,17 @@ def _agreed(face: Sample) -> tuple[bool, float, float]:
     return face.extra["answers"] == "0", split, float(face.extra.get(MEASURES[0], 2))
 
 
-def _caption(face: Sample) -> str:
-    count = int(face.extra["answers"])
-    said = round(float(face.extra["said_synthetic"]) * count)
-    kind = "unlabelled" if face.label is None else LABEL_NAMES[face.label]
-    return f"{kind} {face.generator}: {said} of {count} say synthetic"
+def captions(faces: Sequence[Sample]) -> list[str]:
+    """Return what the contact sheet says below each face: its label, and how many call it fake.
+
+    faces: With the figures of people in ``extra``. Long names of generators are shortened.
+    """
+    names = shortened(face.generator for face in faces)
+    texts = []
+    for face in faces:
+        count = int(face.extra["answers"])
+        said = round(float(face.extra["said_synthetic"]) * count)
+        kind = "unlabelled" if face.label is None else LABEL_NAMES[face.label]
+        name = f"{kind} {names[face.generator]}" if face.generator else kind
+        texts.append(f"{name}: {said} of {count} say synthetic")
+    return texts

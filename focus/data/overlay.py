@@ -1,5 +1,6 @@
 """Draw where a network or a person looked over an image."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,6 +122,8 @@ class SheetRow(NamedTuple):
 def contact_sheet(path: Path, head: Sequence[str], rows: Sequence[SheetRow], side: int) -> None:
     """Write a PNG of pictures ``side`` pixels high: rows below each other, names at their left.
 
+    A cell is as wide as its picture, or as the longest of all captions if that is wider.
+
     head: The title and what is said below it, a line each.
     """
     gap = side // 12
@@ -128,10 +131,12 @@ def contact_sheet(path: Path, head: Sequence[str], rows: Sequence[SheetRow], sid
     names = shortened(row.name for row in rows)
     texts = [*((names[row.name], bold) for row in rows), *((row.about, plain) for row in rows)]
     indent = gap + max(round(font.getlength(text) + gap) * bool(text) for text, font in texts)
-    widths = [sum(cell.width + gap for cell, *_ in row.cells) for row in rows]
+    captions = [caption for row in rows for _, caption, _ in row.cells]
+    longest = max((math.ceil(plain.getlength(caption)) for caption in captions), default=0)
+    widths = [sum(max(cell.width, longest) + gap for cell, *_ in row.cells) for row in rows]
     lines = [(line, plain if at else bold) for at, line in enumerate(head)]
     widths += [round(font.getlength(line)) + gap for line, font in lines]
-    below = gap + (side // 8) * any(caption for row in rows for _, caption, _ in row.cells)
+    below = gap + (side // 8) * any(captions)
     top = gap + (side // 6) * len(lines)
     sheet = Image.new("RGB", (indent + max(widths), top + len(rows) * (side + below)), "white")
     pen = ImageDraw.Draw(sheet)
@@ -144,7 +149,7 @@ def contact_sheet(path: Path, head: Sequence[str], rows: Sequence[SheetRow], sid
         for picture, caption, colour in row.cells:
             sheet.paste(picture, (left, upper))
             pen.text((left, upper + side + 3), caption, colour, plain)
-            left += picture.width + gap
+            left += max(picture.width, longest) + gap
     with atomic_write(path) as aside:
         sheet.save(aside, format="PNG")
 

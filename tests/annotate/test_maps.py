@@ -13,6 +13,7 @@ from PIL import Image
 
 from focus.annotate.answers import AnswerFolder
 from focus.annotate.command import annotate, checked_data
+from focus.annotate.maps import captions
 from focus.config.annotate import AnnotateConfig
 from focus.config.command_line import parse
 from focus.config.data import CheckConfig
@@ -123,6 +124,19 @@ def test_what_is_told_of_people(answered: Answered) -> None:
     assert all(row["answers"] == "0" for row in rows[5:])
     with Image.open(answered.output / "contact_sheet.png") as sheet:
         assert sheet.width > 3 * 2 * 160
+
+
+def test_a_caption_says_how_many_answered_whatever_the_generator_is_called() -> None:
+    answers = {"answers": "12", "said_synthetic": "0.7500"}
+    long, alike = "stylegan3_t_ffhqu_1024", "stylegan3_t_ffhqu_x_1024"
+    faces = [Sample("a.png", 1, long, extra=answers), Sample("b.png", 0, "", extra=answers)]
+    faces += [Sample("c.png", None, "kA", extra=answers), Sample("d.png", 1, alike, extra=answers)]
+    told = [caption.rpartition(": ") for caption in captions(faces)]
+    assert {count for _, _, count in told} == {"9 of 12 say synthetic"}
+    first, real, unlabelled, last = (name for name, _, _ in told)
+    assert (real, unlabelled.split()[0]) == ("real", "unlabelled")
+    assert first.startswith("synthetic ")
+    assert first != last
 
 
 def test_who_cannot_judge_is_left_out_and_counted(answered: Answered) -> None:

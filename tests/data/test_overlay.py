@@ -4,12 +4,13 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pytest
 from PIL import Image
 
 from focus.config.recipes import Fit
 from focus.data.images import Preprocessing
 from focus.data.manifest import Sample
-from focus.data.overlay import COLOUR_MAP, OUTLINE, marked, overlay, strip
+from focus.data.overlay import COLOUR_MAP, OUTLINE, SheetRow, contact_sheet, marked, overlay, strip
 
 GREY = np.full((32, 64, 3), 100, np.uint8)
 
@@ -50,6 +51,25 @@ def test_a_strip_has_face_cam_and_map_side_by_side(tmp_path: Path) -> None:
     np.testing.assert_allclose(edges, side / 8 * np.array([2, 5, 3, 6]), atol=6)
     for other in (face, human):
         assert not (np.abs(other - OUTLINE).max(axis=2) < 20).any()
+
+
+def test_a_caption_wider_than_its_picture_is_whole_and_meets_no_other(tmp_path: Path) -> None:
+    """The first and the last of a row, in two colours, so that each can be found again."""
+    caption, side = "synthetic stylegan_xl...psi_0_7: 3 of 3 say synthetic", 96
+    red, blue = "#ff0000", "#0000ff"
+    picture = Image.new("RGB", (side, side), "black")
+    cells = [(picture, caption, red), (picture, "short", "black"), (picture, caption, blue)]
+    contact_sheet(tmp_path / "sheet.png", (), [SheetRow("", "", cells)], side)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    ink = 255 - pixels  # of red letters on white: green and blue are dark, red is not
+    first = np.nonzero((ink[..., 1] > 100) & (ink[..., 0] < 20))[1]
+    last = np.nonzero((ink[..., 1] > 100) & (ink[..., 2] < 20))[1]
+    assert first.max() - first.min() == pytest.approx(last.max() - last.min(), abs=1)
+    assert last.max() < pixels.shape[1] - 1
+    starts = np.flatnonzero(np.diff((pixels[side // 2] == 0).all(1).astype(int)) == 1) + 1
+    assert len(starts) == 3
+    assert first.max() < starts[1]
 
 
 def test_faces_are_marked_where_they_are() -> None:
