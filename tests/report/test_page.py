@@ -44,6 +44,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, detector: Detector, evalua
     folder = tmp_path_factory.mktemp("out")
     manifest, scores, results = evaluation
     findings = [Finding("error", "<b>E"), Finding("warning", "W"), Finding("note", "N")]
+    findings.insert(1, Finding("error", "See `focus data check 'a <i>b'`, or `c`."))
     results = {**results, "findings": [asdict(finding) for finding in findings]}
     (folder / "summary.csv").write_text(
         "epoch,train_loss,eval_auc,eval_entropy,lr\n1,0.7,0.9,0.9,1\n2,0.5,,0.8,1\n3,0.4,0.6,0.7,1\n"
@@ -154,6 +155,7 @@ def test_findings_stand_before_the_figures_in_colour_and_notes_are_folded(writte
         for text in (
             "</h1>",
             '<p class="error"><b>error</b> &lt;b&gt;E</p>',
+            "</b> See <code>focus data check &#39;a &lt;i&gt;b&#39;</code>, or <code>c</code>.</p>",
             '<p class="warning"><b>warning</b> W</p>',
             "<summary>1 note</summary>",
             '<p class="note">N</p>',
