@@ -13,6 +13,14 @@ class InputError(ValueError):
 
     The message is one sentence: what was got, where, and what to do. The programs print it as a
     single line and exit with code 2; a traceback is shown with ``--debug`` only.
+
+    Examples:
+        >>> from focus import InputError, TrainConfig
+        >>> try:
+        ...     TrainConfig.of(epochs=-1)
+        ... except InputError as error:
+        ...     print(error)
+        --epochs must be at least 1, got -1.
     """
 
 

@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import focus
 from focus.config.losses import LOSSES
 from focus.config.options import POINTS
 from focus.data.perturbations import ROBUSTNESS, STRENGTHS
@@ -113,6 +114,16 @@ def test_the_site_has_each_page_once() -> None:
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
     made_by_make = {"index.md", "contributing.md"}
     assert sorted(re.findall(r"[\w./-]+\.md", menu)) == sorted(pages | made_by_make)
+
+
+def test_the_reference_has_a_page_for_each_public_name() -> None:
+    names = [f"focus.{name}" for name in focus.__all__ if not name.startswith("__")]
+    assert "focus.train" in names
+    for name in names:
+        page = f"reference/{name}.md"
+        assert text(page).startswith(f"::: {name}\n"), name
+        assert f"- {name}: {page}\n" in text("../mkdocs.yml"), name
+        assert f"| [`{name}`]({page}) |" in text("reference.md"), name
 
 
 def test_the_glossary_is_that_of_the_reports() -> None:

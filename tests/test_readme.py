@@ -4,12 +4,16 @@ Bash itself takes the blocks of code apart, loops and variables included, with f
 place of the programs, which print what they were called with.
 """
 
+import ast
+import doctest
+import inspect
 import pkgutil
 import re
 import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ import pytest
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+import focus as package
 from focus.__main__ import COMMANDS
 from focus.__main__ import main as focus
 from focus.config.command_line import parse
@@ -301,3 +306,54 @@ def test_the_example_of_a_trained_detector_runs(place: Path) -> None:
     for name, shape in shapes:
         size = shape.replace("H", str(rows)).replace("W", str(columns)).split(",")
         assert list(getattr(found, name).shape) == [int(side) for side in size], name
+
+
+PUBLIC = [name for name in package.__all__ if not name.startswith("__")]
+NEED_A_RUN = ("train", "evaluate", "explain")
+
+
+def docstring(name: str) -> str:
+    """Return the docstring of a public name; that of a value is the string below it."""
+    source = inspect.getsource(pkgutil.resolve_name(package._HOME[name]))
+    statements = ast.parse(source).body
+    for statement, next_statement in pairwise([*statements, ast.Pass()]):
+        match statement:
+            case ast.FunctionDef(name=defined) | ast.ClassDef(name=defined) if defined == name:
+                return ast.get_docstring(statement) or ""
+            case ast.Assign(targets=[ast.Name(id=defined)]) if defined == name:
+                pass
+            case ast.AnnAssign(target=ast.Name(id=defined)) if defined == name:
+                pass
+            case _:
+                continue
+        match next_statement:
+            case ast.Expr(value=ast.Constant(value=str(documentation))):
+                return inspect.cleandoc(documentation)
+    return ""
+
+
+class ShownOutput(doctest.OutputChecker):
+    """Compare the output of those lines of an example below which an output is shown."""
+
+    def check_output(self, want: str, got: str, optionflags: int) -> bool:
+        return not want or super().check_output(want, got, optionflags)
+
+
+def run_example(name: str) -> None:
+    example = doctest.DocTestParser().get_doctest(docstring(name), {}, name, None, None)
+    assert example.examples, f"the docstring of focus.{name} has no example"
+    failures: list[str] = []
+    doctest.DocTestRunner(checker=ShownOutput()).run(example, out=failures.append)
+    assert not failures, "".join(failures)
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in NEED_A_RUN])
+def test_the_example_of_a_public_name_runs(name: str) -> None:
+    run_example(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NEED_A_RUN)
+@pytest.mark.usefixtures("place")
+def test_the_example_of_a_function_runs(name: str) -> None:
+    run_example(name)

@@ -1,4 +1,4 @@
-"""The site that ``make docs`` builds starts with the README."""
+"""The site that ``make docs`` builds starts with the README and shows what one imports."""
 
 import re
 import shutil
@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+import focus
+
 CHECKOUT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_the_site_starts_with_the_readme(tmp_path: Path) -> None:
+def test_the_site_starts_with_the_readme_and_has_a_page_for_each_public_name(
+    tmp_path: Path,
+) -> None:
     for package in ("zensical", "mkdocstrings"):
         pytest.importorskip(package, reason="the extra docs is not installed")
     for folder in ("docs", "focus", "kernels", "src"):
@@ -32,3 +36,11 @@ def test_the_site_starts_with_the_readme(tmp_path: Path) -> None:
     for link in re.findall(r'(?:href|src)="([^":#]+)["#]', start):
         in_site = not link.startswith("../")  # else a file of the checkout, as a table of bench/
         assert not in_site or (site / link).exists(), link
+
+    for name in focus.__all__:
+        if name.startswith("__"):
+            continue
+        page = (site / f"reference/focus.{name}/index.html").read_text(encoding="utf-8")
+        assert f'<h1 id="focus.{name}"' in page, name
+        assert f"<title>focus.{name} " in page, name
+        assert "Examples" in page, name

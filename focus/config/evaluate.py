@@ -26,7 +26,14 @@ EVALUATION_BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(SharedConfig):
-    """Settings of focus evaluate: one of ``run``, ``model_dir``, ``scores``, ``compare``."""
+    """Settings of focus evaluate: one of ``run``, ``model_dir``, ``scores``, ``compare``.
+
+    Examples:
+        >>> from focus import EvaluateConfig
+        >>> config = EvaluateConfig(run="runs/first", robustness=True)
+        >>> config.batch_size
+        64
+    """
 
     run: str | None = in_model("a run folder, whose best model is taken", metavar="DIR")
     model_dir: str | None = in_model("a folder with a saved model", metavar="DIR")

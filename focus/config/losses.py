@@ -27,6 +27,11 @@ class LossConfig:
     entropy_target: ``h*`` in [0, 1] of the levels match and hinge, None for that of each sample's
     human map. name: That of the loss in :data:`LOSSES` from which it was made; None before one is
     chosen, when only temperature and label smoothing count.
+
+    Examples:
+        >>> from focus import LossConfig
+        >>> LossConfig(focus_weight=0.1).weights
+        Terms(classification=1.0, focus=0.1, saliency=0.0)
     """
 
     cam_class: CamClass = field(
@@ -140,7 +145,15 @@ LOSSES: dict[str, LossConfig] = {
         "blend": LossConfig(focus_weight=0.1, saliency_weight=5.0),
     }.items()
 }
-"""The settings of each ``--loss`` by its name."""
+"""The settings of each ``--loss`` by its name.
+
+Examples:
+    >>> from focus import LOSSES
+    >>> sorted(LOSSES)
+    ['blend', 'ce', 'cyborg', 'focus', 'hinge', 'match', 'saliency']
+    >>> LOSSES["focus"].focus_weight
+    0.1
+"""
 UNDECIDED = LossConfig(focus_level="none", name=None)
 """No loss yet: the images' human maps decide."""
 

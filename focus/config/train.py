@@ -64,7 +64,16 @@ EvalMetric = Literal["auc", "average_precision", "balanced_accuracy", "log_loss"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(SharedConfig):
-    """Settings of focus train. None leaves the choice to the recipe, or to the loss."""
+    """Settings of focus train. None leaves the choice to the recipe, or to the loss.
+
+    Examples:
+        >>> from focus import TrainConfig
+        >>> config = TrainConfig.of(data=("faces",), loss="focus", focus_weight=0.3)
+        >>> config.loss.focus_weight
+        0.3
+        >>> config.changed(seed=1).seed
+        1
+    """
 
     recipe: str | None = in_training(
         f"{', '.join(RECIPES)}: the defaults of the flags marked recipe. paper is CYBORG's "

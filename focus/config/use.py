@@ -37,7 +37,14 @@ class _UseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainConfig(_UseConfig):
-    """Settings of ``focus explain``."""
+    """Settings of ``focus explain``.
+
+    Examples:
+        >>> from focus import ExplainConfig
+        >>> config = ExplainConfig(paths=("film.mp4",), model_dir="runs/first/model")
+        >>> config.frames
+        16
+    """
 
     paths: tuple[str, ...] = in_data(
         "image, video or folder of them", (), metavar="PATH", positional=True

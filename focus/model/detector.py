@@ -61,6 +61,16 @@ class Detector(nn.Module):
     Raises:
         InputError: an unknown network or loss, a network without a spatial map at this size or
             without the class token that ``pool`` needs, weights that do not load.
+
+    Examples:
+        >>> import torch
+        >>> from focus import Detector
+        >>> detector = Detector(image_size=64, loss="focus")
+        >>> images = torch.rand(2, 3, 64, 64)
+        >>> detector(images).shape  # without a target the logits
+        torch.Size([2, 2])
+        >>> out = detector(images, torch.tensor([0, 1]))  # 0 is real, 1 is synthetic
+        >>> out.loss.backward()
     """
 
     def __init__(

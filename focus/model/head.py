@@ -10,7 +10,17 @@ from focus.kernels.terms import WEIGHTS, Terms
 from focus.kernels.types import accumulation_dtype, linear, without_autocast
 
 DetectorOutput = FocusHeadOutput[Tensor | None]
-"""The output of the head; its loss is the mean over the batch, None without a target."""
+"""The output of the head; its loss is the mean over the batch, None without a target.
+
+Examples:
+    >>> import torch
+    >>> from focus import DetectorOutput, FocusHead
+    >>> out: DetectorOutput = FocusHead(channels=8, num_classes=2)(torch.rand(4, 8, 7, 7))
+    >>> out.loss is None
+    True
+    >>> out.entropy.shape
+    torch.Size([4])
+"""
 
 
 class FocusHead(nn.Module):
@@ -25,6 +35,16 @@ class FocusHead(nn.Module):
         loss: weights and settings of the loss, or the name of one of ``focus.LOSSES``, InputError
             if there is none; None: cross-entropy alone.
         pool: "both" for weights on a class token, too.
+
+    Examples:
+        >>> import torch
+        >>> from focus import FocusHead
+        >>> head = FocusHead(channels=8, num_classes=2, loss="focus")
+        >>> out = head(torch.rand(4, 8, 7, 7), torch.tensor([0, 1, 1, 0]))
+        >>> out.cam.shape
+        torch.Size([4, 7, 7])
+        >>> out.loss.requires_grad
+        True
     """
 
     def __init__(

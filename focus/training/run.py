@@ -108,6 +108,17 @@ def train(config: TrainConfig) -> Trained | None:
 
     Raises:
         InputError: something that was given cannot be used.
+
+    Examples:
+        Train a small network from scratch on the folder ``faces``, and look at the figures.
+
+        >>> from focus import TrainConfig, train
+        >>> config = TrainConfig(data=("faces",), recipe="quick", epochs=1, name="small")
+        >>> trained = train(config)
+        >>> trained.runs[0].folder.as_posix()
+        'runs/small'
+        >>> sorted(trained.runs[0].results["model"])
+        ['epoch', 'validation_auc']
     """
     accelerator = start(config.mixed_precision, config.threads, config.device)
     choose_arithmetic(accelerator.device, tf32=config.tf32, cudnn_benchmark=config.cudnn_benchmark)

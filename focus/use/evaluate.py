@@ -30,6 +30,18 @@ def evaluate(config: EvaluateConfig) -> Evaluation | None:
     Returns the evaluation, in the main process; None in the others and after a comparison.
 
     Raises InputError for a missing model or unusable data, before anything is scored or written.
+
+    Examples:
+        Test the model of a run on fakes of one more generator.
+
+        >>> from focus import EvaluateConfig, evaluate
+        >>> config = EvaluateConfig(run="runs/first", test_data={"SG3": "unknown/StyleGAN3"})
+        >>> evaluation = evaluate(config)
+        >>> generator = evaluation.results["open"]["generators"]["SG3"]
+        >>> 0 <= generator["auc"] <= 1
+        True
+        >>> generator["n_synthetic"]
+        4
     """
     if config.compare or config.scores:
         return _of_tables(config) if is_main_process() else None

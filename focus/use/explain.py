@@ -66,6 +66,18 @@ def explain(config: ExplainConfig) -> Explanations:
     Raises:
         InputError: no model, no file that can be used, or an output folder that holds something
             or lies in a folder to explain; before anything is written.
+
+    Examples:
+        Score a picture with the model of a run.
+
+        >>> from focus import ExplainConfig, explain
+        >>> paths, model_dir = ("picture.jpg",), "runs/first/model"
+        >>> config = ExplainConfig(paths=paths, model_dir=model_dir, output="verdicts")
+        >>> (verdict,) = explain(config)
+        >>> verdict.row["decision"] in ("real", "synthetic")
+        True
+        >>> verdict.cams.shape  # of the predicted class and of synthetic
+        (1, 2, 8, 8)
     """
     torch.set_num_threads(config.threads or usable_cores())
     device = device_named(config.device)
