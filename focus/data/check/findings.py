@@ -163,7 +163,7 @@ def _without_leaks(
         test_data={},
         test_real={},
         layout=None,
-        columns=None,
+        columns=(),
         data_root=None,
         human_maps=None,
     )
