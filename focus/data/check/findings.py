@@ -164,6 +164,7 @@ def _without_leaks(
         test_real={},
         layout=None,
         columns=(),
+        labels=(),
         data_root=None,
         human_maps=None,
     )

@@ -278,6 +278,15 @@ def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
     assert not gone & {Path(sample.path).name for sample in taken}
 
 
+def test_leaks_are_dropped_where_a_table_has_the_labels(faces: Path, tmp_path: Path) -> None:
+    """The manifest without leaks has the labels: the table is not asked for again."""
+    folder = faces.parent
+    shutil.copy(folder / "test-real-0.png", folder / "train-real-0.png")
+    found = check(folder, f"--labels={faces}", "--drop-leaks", output=tmp_path / "out")
+    assert found["leaks"]["same_file"] == 1
+    assert found["without_leaks"]["trainable"]
+
+
 def test_a_fake_and_its_source_are_a_leak_only_across_splits(faces: Path, tmp_path: Path) -> None:
     """A swap: the picture of a real face with a mouth of somebody else, stored anew."""
     place = faces.parent
