@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
+from typing import Any
 
 from focus.data.manifest import Manifest, Sample, absolute, parsed, place_inside
 from focus.data.readers.folders import images_without_maps
@@ -48,7 +49,7 @@ def read(
 
     def sample(cells: list[str]) -> Sample:
         row = columns.sample(cells, lambda path: path)
-        references = {
+        references: dict[str, Any] = {
             role: place_inside(reference, str(absolute(table).parent), outside=True)
             for role, reference in (("human_map", row.human_map), ("mask_path", row.mask_path))
             if reference
