@@ -165,7 +165,7 @@ def blurred_by_torchvision(images: Tensor, sigmas: Tensor) -> Tensor:
 def filled(manifest: Manifest, folder: Path) -> tuple[Manifest, ImageCache]:
     """Look for bad files with nothing known of any, and cache what is decoded in a new folder."""
     images = ImageCache(SIZE, str(folder))
-    return check_images(manifest, images=images, cache=folder, progress=False)[0], images
+    return check_images(manifest, images=images, cache=folder, progress=False).manifest, images
 
 
 def loaders(manifest: Manifest, augmented: bool, folder: Path) -> dict[str, Loader]:

@@ -100,7 +100,7 @@ def checked(folder: Path) -> dict[str, Any]:
     (folder / "broken.png").write_bytes(b"no image")
     samples.append(Sample(str(folder / "broken.png"), label=0, split="train"))
     Manifest(samples).to_csv(folder / "faces.csv")
-    words = [str(folder / "faces.csv"), "--drop-leaks", "--max-bad", "0.1", "--no-strict"]
+    words = [str(folder / "faces.csv"), "--drop-copies", "--max-bad", "0.1", "--no-strict"]
     check(parse(CheckConfig, [*words, "--output", str(folder / "out")]))
     found: dict[str, Any] = json.loads((folder / "out" / "check.json").read_text(encoding="utf-8"))
     return found
@@ -110,18 +110,18 @@ def checked(folder: Path) -> dict[str, Any]:
 def test_keys_of_the_check(tmp_path: Path) -> None:
     written = checked(tmp_path)
     assert listed("check.json", "key") == list(written)
-    parts = ("maps", "masks", "leaks", "without_leaks")
+    parts = ("maps", "masks", "copies", "without_copies")
     inner = {name: list(written[name]) for name in parts}
     (inner["kinds"],) = {tuple(kind): list(kind) for kind in written["kinds"]}.values()
     audits = written["shortcuts"]
-    inner["shortcuts"] = [*audits, *audits["metadata"]]
-    assert list(audits["metadata"]) == list(audits["pixels"])
+    inner["shortcuts"] = [*audits, *audits["storage"]]
+    assert list(audits["storage"]) == list(audits["pixels"])
     for name, keys_of_part in inner.items():
         assert listed("check.json", f"key of `{name}`") == [name, *keys_of_part]  # the head's too
-    assert written["leaks"]["between"] == {"train-test": 1}
+    assert written["copies"]["between"] == {"train-test": 1}
     # Lists of objects, whose keys the row names.
     rows = section("check.json").splitlines()
-    lists = {"bad_files": written["bad_files"], "causes": audits["metadata"]["causes"]}
+    lists = {"bad_files": written["bad_files"], "causes": audits["storage"]["causes"]}
     for name, (first, *_) in lists.items():
         (row,) = (row for row in rows if row.startswith(f"| `{name}` |"))
         named = set(re.findall(r"`(\w+)`", row.split("|")[2]))

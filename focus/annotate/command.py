@@ -23,6 +23,7 @@ from focus.data.manifest import Manifest, Sample
 from focus.data.readers import read_given, refuse_inside
 from focus.data.readers.human_maps import MAP_FOLDERS
 from focus.errors import InputError
+from focus.findings import print_findings
 from focus.runtime.files import check_writable, sole_writer
 from focus.runtime.machine import listening_socket
 from focus.runtime.signals import StopSignals
@@ -58,9 +59,10 @@ def annotate(config: AnnotateConfig) -> None:
 
 def checked_data(config: AnnotateConfig) -> Manifest:
     """Return the images that can be decoded, with their digests and without maps."""
-    given, _ = read_given(config, allow_unlabelled=True)
-    bare = (replace(face, human_map=None, mask_path=None) for face in given)
-    return check_images(Manifest(bare, given.source), max_bad=1.0)[0]
+    given = read_given(config, allow_unlabelled=True)
+    print_findings(given.findings)
+    bare = (replace(face, human_map=None, mask_path=None) for face in given.data)
+    return check_images(Manifest(bare, given.data.source), max_bad=1.0).manifest
 
 
 def _serve(config: AnnotateConfig, folder: AnswerFolder) -> None:

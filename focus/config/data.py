@@ -39,9 +39,9 @@ class CheckConfig(ImagesConfig):
         "folder of the report, made if need be (default: nothing is written)", metavar="DIR"
     )
     strict: bool = in_output("a finding that is an error ends with exit code 1", True)
-    drop_leaks: bool = in_output(
-        "also write without_leaks.csv, the images for --data of focus train without those in two "
-        "splits or broken; the exit code is then about training on it",
+    drop_copies: bool = in_output(
+        "judge the data without copies of training images, as focus train --drop-copies takes "
+        "them; with --output also write without_copies.csv, a table of these images for --data",
         False,
     )
 
@@ -49,8 +49,6 @@ class CheckConfig(ImagesConfig):
         super().__post_init__()
         if not self.data:
             raise InputError("There is nothing to check: give the PATH of a table or a folder.")
-        if self.drop_leaks and self.output is None:
-            raise InputError("--drop-leaks writes without_leaks.csv: give --output DIR, too.")
 
     def for_training(self) -> TrainConfig:
         """Return the configuration of a run on these images, by default in all else."""
@@ -185,6 +183,7 @@ CACHES = {
     "features": ("features", "features of frozen networks"),
     "embedded": ("embedded", "images out of parquet files"),
     "demo": ("demo-*", "the demo set"),
+    "signatures": ("signatures-*", "what pictures look like, by which copies are found"),
     "checked": ("decoded-*.txt", "which files have been decoded without an error"),
 }
 """What ``focus cache`` knows: names in the cache folder, and what they are."""

@@ -108,6 +108,11 @@ class ImagesConfig(DataConfig):
         0.01,
         within=SHARE,
     )
+    drop_copies: bool = in_data(
+        "leave all copies of training images out of validation and test: also those stored anew, "
+        "resized or mirrored, which are else only reported; files of the same bytes always are",
+        False,
+    )
 
     @property
     def paths_read(self) -> list[str]:

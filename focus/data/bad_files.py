@@ -1,15 +1,20 @@
-"""Find the files that cannot be decoded, before training starts, and digest the others."""
+"""Decode every file once, before training starts: bad ones are named, the others get a digest.
+
+The pass also leaves the signature of each picture, by which copies are found, and decoded images.
+"""
 
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from focus.data.cache.images import KINDS, ImageCache
@@ -26,8 +31,9 @@ from focus.data.maps import (
     looks_inverted,
     read_coco,
 )
+from focus.data.signatures import SignatureStore, signature
 from focus.errors import ImageError, InputError
-from focus.findings import Finding
+from focus.findings import Finding, finding
 from focus.runtime.digests import DigestList, key_of
 from focus.runtime.files import write_csv
 from focus.runtime.machine import cache_dir, usable_cores
@@ -70,55 +76,91 @@ class BadFile:
 
 Verdict = BadFile | Literal["good", "blank", "coloured", "inverted", "faint"]
 ODD: dict[Verdict, str] = {
-    "blank": "human maps have one single value and count as none",
-    "coloured": "human maps are in colour, of which only the luminance is used, so that what looks "
-    "hottest may count less than what is around it (export them in grey)",
-    "inverted": "human maps are bright over most of the image and may be inverted (bright is where "
-    "people looked)",
-    "faint": "artefact masks are nowhere half white and so count as empty (stored as 0 and 1 "
-    "instead of 0 and 255?)",
+    "blank": "blank_maps",
+    "coloured": "coloured_maps",
+    "inverted": "inverted_maps",
+    "faint": "faint_masks",
 }
+"""What may look wrong in a map or mask, and the id of its finding."""
+
+
+class _Look(NamedTuple):
+    """One look at a file: its key, digest and verdict, and what is kept of it."""
+
+    key: str
+    digest: str
+    verdict: Verdict
+    row: NDArray[Any] | None
+    signature: NDArray[np.int16] | None
+
+
+@dataclass(frozen=True)
+class DecodedFiles:
+    """What the pass over all files of a manifest found.
+
+    Attributes:
+        manifest: The images that can be decoded, in order, with the columns ``DIGESTS``.
+        bad: The files that cannot.
+        verdicts: What is wrong with each file, by its path and role.
+    """
+
+    manifest: Manifest
+    bad: list[BadFile]
+    verdicts: Mapping[_File, Verdict]
+
+    def odd(self, verdict: Verdict) -> list[str]:
+        """Return the human maps and artefact masks with this verdict."""
+        return [path for (path, _), one in self.verdicts.items() if one == verdict]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """A finding of the files that are left out, and one of each kind of maps that look odd."""
+        findings = []
+        if self.bad:
+            first = self.bad[0]
+            findings.append(
+                finding(
+                    "bad_files",
+                    count=len(self.bad),
+                    role=first.role,
+                    path=first.place,
+                    reason=first.reason,
+                )
+            )
+        for verdict, name in ODD.items():
+            if paths := self.odd(verdict):
+                findings.append(finding(name, count=len(paths), path=min(paths)))
+        return findings
 
 
 def check_images(
     manifest: Manifest,
     *,
     images: ImageCache | None = None,
+    signatures: SignatureStore | None = None,
     cache: str | Path | None = None,
     progress: bool = True,
     max_bad: float = 0.01,
-    noticed: list[Finding] | None = None,
-) -> tuple[Manifest, list[BadFile]]:
-    """Decode every file once, in parallel; return the usable samples, in order, and the bad files.
+) -> DecodedFiles:
+    """Decode every file once, in parallel; return the usable samples and the bad files.
 
     A bad image removes its sample, a bad map or mask only itself; each gives a logged warning.
-    Maps of a single value count as none. Maps and masks that look wrong are kept, and counted in
-    one warning of each kind. The samples get the columns ``DIGESTS``.
+    Maps of a single value count as none. Maps and masks that look wrong are kept.
 
-    images: Stores the decoded images. cache: The folder that remembers good files as long as they
-    are unchanged. max_bad: The share of images, of maps and of masks that may be bad. noticed:
-    Receives the findings: what is left out and, instead of the log, what looks wrong.
+    images, signatures: They store the decoded images and their signatures. cache: The folder that
+    remembers good files as long as they are unchanged. max_bad: The share of images, of maps and of
+    masks that may be bad; from 1 on all may.
 
     Raises:
         InputError: more files of a kind are bad than ``max_bad`` allows, or no image is left.
     """
     store = DigestList(Path(cache if cache is not None else cache_dir()) / _CACHE)
-    found = _looks(_files(manifest), store, images, progress)
-    verdicts = {file: verdict for file, (verdict, _) in found.items()}
+    looks = _looks(_files(manifest), store, images, signatures, progress)
+    verdicts = {file: verdict for file, (verdict, _) in looks.items()}
     bad = with_rows((v for v in verdicts.values() if isinstance(v, BadFile)), manifest)
     _refuse_too_many(bad, list(verdicts), _files(manifest), max_bad, manifest.source)
     for file in bad:
         _log.warning("left out the %s %r: %s", file.role, file.place, file.reason)
-    odd = [
-        finding
-        for verdict in ODD
-        for finding in odd_finding(verdict, [p for (p, _), s in verdicts.items() if s == verdict])
-    ]
-    if noticed is None:
-        for finding in odd:
-            _log.warning(finding.text)
-    else:
-        noticed += [*bad_finding(bad), *odd]
 
     def usable(path: str | None, role: Role) -> str | None:
         verdict = path and verdicts[path, role]
@@ -130,29 +172,12 @@ def check_images(
             "map": usable(sample.human_map, "map"),
             "mask": usable(sample.mask_path, "mask"),
         }
-        digests = {DIGESTS[role]: found[path, role][1] for role, path in files.items() if path}
+        digests = {DIGESTS[role]: looks[path, role][1] for role, path in files.items() if path}
         extra = {**without_digests(sample).extra, **digests}
         return replace(sample, human_map=files["map"], mask_path=files["mask"], extra=extra)
 
     kept = (checked(sample) for sample in manifest if usable(sample.path, "image"))
-    return Manifest(kept, manifest.source), bad
-
-
-def bad_finding(bad: Sequence[BadFile]) -> list[Finding]:
-    """Return a finding of the files that cannot be decoded, none if there are none."""
-    if not bad:
-        return []
-    text = (
-        f"{len(bad)} files cannot be decoded and are left out, the first is the {bad[0].role} "
-        f"{bad[0].place!r} ({bad[0].reason})."
-    )
-    return [Finding("warning", text)]
-
-
-def odd_finding(verdict: Verdict, paths: Sequence[str]) -> list[Finding]:
-    """Return a finding of the maps or masks that look wrong, none if there are none."""
-    text = f"{len(paths)} {ODD[verdict]}, the first is {min(paths, default='')!r}."
-    return [Finding("warning", text)] if paths else []
+    return DecodedFiles(Manifest(kept, manifest.source), bad, verdicts)
 
 
 def with_rows(bad: Iterable[BadFile], manifest: Manifest) -> list[BadFile]:
@@ -172,14 +197,6 @@ def without_digests(sample: Sample) -> Sample:
         return sample
     extra = {name: cell for name, cell in sample.extra.items() if name not in DIGESTS.values()}
     return replace(sample, extra=extra)
-
-
-def decode(path: str, role: Role) -> tuple[Verdict, tuple[int, int]]:
-    """Decode a file; return what is wrong with it, and its width and height (0 if it is bad)."""
-    verdict, values = _decoded(path, role)
-    if values is None:
-        return verdict, (0, 0)
-    return verdict, values.size if isinstance(values, Image.Image) else values.shape[::-1]
 
 
 def _decoded(path: str, role: Role) -> tuple[Verdict, Image.Image | Map | None]:
@@ -222,19 +239,26 @@ def _files(manifest: Manifest) -> list[_File]:
 
 
 def _looks(
-    files: list[_File], store: DigestList, images: ImageCache | None, progress: bool
+    files: list[_File],
+    store: DigestList,
+    images: ImageCache | None,
+    signatures: SignatureStore | None,
+    progress: bool,
 ) -> dict[_File, tuple[Verdict, str]]:
-    """Return the verdict on each file, and its digest; what is decoded goes into ``images``."""
+    """Return the verdict on each file, and its digest; the stores take what is decoded."""
     checked = store.read()
     good: list[tuple[str, str]] = []
 
-    def look(file: _File) -> tuple[str, str, Verdict, Any]:
+    def look(file: _File) -> _Look:
         key = _key(*file)
         verdict, values = _decoded(*file)
         row = images.row(file[1], values) if images else None
+        of_picture = None
+        if signatures is not None and isinstance(values, Image.Image):
+            of_picture = signature(values)
         digest = file_digest(*file)
         # What was replaced meanwhile may be another file than the one that was decoded.
-        return key if key == _key(*file) else "", digest, verdict, row
+        return _Look(key if key == _key(*file) else "", digest, verdict, row, of_picture)
 
     with ThreadPool(usable_cores()) as pool:
         keys = zip(files, pool.starmap(_key, files, chunksize=256), strict=True)
@@ -249,6 +273,8 @@ def _looks(
             kinds = {role for _, role in wanted}
             if images.make_room(size, kinds, progress=progress):
                 todo += lacking
+        if signatures is not None:
+            todo += _without_signature(signatures, looks, {*todo})
         # A part at a time: where the disk is slower than the cores, what is decoded would pile up.
         ahead = _AHEAD
         if images is not None and images.image_size is None:  # whose pictures may be large
@@ -263,12 +289,14 @@ def _looks(
             disable=not progress,
         )
         try:
-            for (path, role), (key, digest, verdict, row) in zip(todo, bar, strict=True):
-                looks[path, role] = verdict, digest
-                if key and images and row is not None:
-                    images.add(role, digest, row)
-                if key and verdict == "good" and key not in checked:
-                    good.append((key, digest))
+            for (path, role), one in zip(todo, bar, strict=True):
+                looks[path, role] = one.verdict, one.digest
+                if one.key and images and one.row is not None:
+                    images.add(role, one.digest, one.row)
+                if one.digest and signatures is not None and one.signature is not None:
+                    signatures.add(one.digest, one.signature)
+                if one.key and one.verdict == "good" and one.key not in checked:
+                    good.append((one.key, one.digest))
                 if len(good) == _STORED_EVERY:
                     _remember(store, good)
                     good = []
@@ -276,6 +304,8 @@ def _looks(
             _remember(store, good)
             if images is not None:
                 images.flush()
+            if signatures is not None:
+                signatures.flush()
     return looks
 
 
@@ -287,6 +317,17 @@ def _lacking(images: ImageCache, looks: Mapping[_File, tuple[Verdict, str]]) -> 
         kept = images.has(kind, [looks[file][1] for file in own])
         lacking += [file for file, there in zip(own, kept, strict=True) if not there]
     return lacking
+
+
+def _without_signature(
+    signatures: SignatureStore,
+    looks: Mapping[_File, tuple[Verdict, str]],
+    looked_at: Container[_File],
+) -> list[_File]:
+    """Return the images known to be good without a signature that are not looked at anyway."""
+    files = [file for file in looks if file[1] == "image" and file not in looked_at]
+    has_signature = signatures.has([looks[file][1] for file in files])
+    return [file for file, has in zip(files, has_signature, strict=True) if not has]
 
 
 def file_digest(path: str, role: Role) -> str:

@@ -1,103 +1,210 @@
-"""Leave out of validation and test what is a copy of an image of an earlier split.
+"""Find the images of validation and test that show a picture of an earlier split.
 
-Content decides, wherever a file lies: two images are copies if their files have the same bytes, by
-the digests that the pass over all files leaves in the manifest.
+What training saw would be scored. Content decides, wherever a file lies: files with the same bytes,
+by the digests that the pass over all files leaves in the manifest, and the same picture stored
+anew, resized or mirrored, by its signature (:mod:`focus.data.signatures`).
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from focus.data.known_images import CONTENT
-from focus.data.manifest import LABEL_NAMES, STORED_IN, SYNTHETIC, Manifest, Sample, place_of
+from focus.data.manifest import LABEL_NAMES, REAL, STORED_IN, SYNTHETIC, Manifest, Sample, place_of
+from focus.data.signatures import PictureIndex, SignatureStore
 from focus.errors import InputError, shown
-from focus.findings import Finding
+from focus.findings import Finding, finding
 from focus.runtime.files import write_csv
 
-LEFT_OUT = "left_out.csv"
-_NAMES = {"train": "training", "validation": "validation", "test": "test"}
-_NAMED = 4  # sets, each in a line
+COPIES = "copies.csv"
+Kind = Literal["same file", "same picture", "mirrored picture", "a fake and its source"]
+SOURCE: Kind = "a fake and its source"
+"""The same picture in both classes: a fake and the real face that it was made from."""
+
+_SPLITS = {"train": "training", "validation": "validation", "test": "test"}
+_MOST_SETS = 4  # that are named, each in a line
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """An image that is left out, and the first of an earlier split that has the same bytes."""
+    """An image, and the one of an earlier split that shows the same picture.
+
+    Attributes:
+        sample: The image of the later split.
+        original: The image of the earlier split, the most similar one.
+        kind: What the two share.
+        similarity: Of their signatures, 1 for equal files.
+    """
 
     sample: Sample
     original: Sample
+    kind: Kind = "same file"
+    similarity: float = 1.0
 
 
-def copies(manifest: Manifest) -> list[Copy]:
-    """Return the images of validation and test that are copies of one of an earlier split.
+def find_copies(manifest: Manifest, signatures: SignatureStore) -> list[Copy]:
+    """Return the images of validation and test that show a picture of an earlier split.
 
     manifest: The images, with splits and the digests of their files.
     """
+    train, validation, test = (manifest.split(s) for s in ("train", "validation", "test"))
+    return [
+        *copies_of(train, validation, signatures),
+        *copies_of(train + validation, test, signatures),
+    ]
+
+
+def copies_of(originals: Manifest, images: Manifest, signatures: SignatureStore) -> list[Copy]:
+    """Return those of the images that show the picture of an original, in the images' order.
+
+    Both with the digests of their files.
+    """
     first: dict[str, Sample] = {}
-    found = []
-    for split in ("train", "validation", "test"):
-        for sample in manifest.split(split):
-            if digest := sample.extra.get(CONTENT, ""):
-                original = first.setdefault(digest, sample)
-                if original.split != split:
-                    found.append(Copy(sample, original))
-    return found
+    for sample in originals:
+        if digest := sample.extra.get(CONTENT, ""):
+            first.setdefault(digest, sample)
+    digests = [*first]
+    of_digest = {sample.extra.get(CONTENT, ""): sample for sample in reversed(images)}
+    unmatched = [digest for digest in of_digest if digest and digest not in first]
+    copies = {
+        digest: Copy(of_digest[digest], first[digest]) for digest in of_digest if digest in first
+    }
+    if digests and unmatched:
+        matches = PictureIndex(signatures.of(digests)).find(signatures.of(unmatched))
+        columns = matches.rows.tolist(), matches.similarity.tolist(), matches.mirrored.tolist()
+        for digest, row, similarity, mirrored in zip(unmatched, *columns, strict=True):
+            if row < 0:
+                continue
+            sample, original = of_digest[digest], first[digests[row]]
+            kind: Kind = "mirrored picture" if mirrored else "same picture"
+            if {sample.label, original.label} == {REAL, SYNTHETIC}:
+                kind = SOURCE
+            copies[digest] = Copy(sample, original, kind, similarity)
+    return [
+        Copy(sample, copy.original, copy.kind, copy.similarity)
+        for sample in images
+        if (copy := copies.get(sample.extra.get(CONTENT, ""))) is not None
+    ]
 
 
-def without(manifest: Manifest, left_out: Sequence[Copy]) -> Manifest:
-    """Return the images but for those that are left out."""
-    paths = {copy.sample.path for copy in left_out}
+def fakes_beside_source(manifest: Manifest, signatures: SignatureStore) -> list[Copy]:
+    """Return the fakes whose source, the real face that they were made from, is in their split.
+
+    Fakes that share its group, as they should, are left out.
+    """
+    pairs = []
+    for split in _SPLITS:
+        of_split = [sample for sample in manifest if sample.split == split]
+        reals = Manifest(sample for sample in of_split if sample.label == REAL)
+        fakes = Manifest(sample for sample in of_split if sample.label == SYNTHETIC)
+        pairs += [
+            pair
+            for pair in copies_of(reals, fakes, signatures)
+            if pair.kind == SOURCE
+            and not (pair.sample.group and pair.sample.group == pair.original.group)
+        ]
+    return pairs
+
+
+def left_out(copies: Sequence[Copy], *, drop: bool) -> list[Copy]:
+    """Return the copies that are not used: those of equal bytes, or with ``drop`` all."""
+    return [copy for copy in copies if drop or copy.kind == "same file"]
+
+
+def without(manifest: Manifest, copies: Sequence[Copy]) -> Manifest:
+    """Return the images but for those that are copies."""
+    paths = {copy.sample.path for copy in copies}
     return manifest.where(lambda sample: sample.path not in paths)
 
 
-def check_left(manifest: Manifest) -> None:
+def check_left(manifest: Manifest, copies: Sequence[Copy]) -> None:
     """Refuse images of which the copies are all that validation or a test set has of a class.
+
+    copies: Those that are left out.
 
     Raises:
         InputError: none would be left of a class, or of a generator.
     """
-    left_out = copies(manifest)
-    left = set(map(_kind, without(manifest, left_out))) if left_out else set()
-    for copy in left_out:
-        if _kind(copy.sample) not in left:
+    kept = set(map(_kind, without(manifest, copies))) if copies else set()
+    for copy in copies:
+        if _kind(copy.sample) not in kept:
             split, label, *_ = _kind(copy.sample)
             raise InputError(
-                f"All {label} {_NAMES[split]} images{_of(copy.sample)} are copies of "
-                f"{_NAMES[copy.original.split]} images, the first is {place_of(copy.sample)!r} of "
+                f"All {label} {_SPLITS[split]} images{_of_set(copy.sample)} are copies of "
+                f"{_SPLITS[copy.original.split]} images, the first is {place_of(copy.sample)!r} of "
                 f"{place_of(copy.original)!r}: give others, or leave the set out."
             )
 
 
-def left_out_findings(manifest: Manifest, left_out: Sequence[Copy]) -> list[Finding]:
-    """Return a finding for each set that lacks images: how many, copies of which split."""
-    counts = Counter(
-        (copy.sample.split, copy.sample.label, _of(copy.sample), copy.original.split)
-        for copy in left_out
-    )
-    sizes = Counter((s.split, s.label, _of(s)) for s in manifest) if counts else Counter()
-    texts = []
-    for (split, label, of, original), count in counts.most_common(_NAMED):
-        kind = f"{LABEL_NAMES[label]} " if label is not None else ""
-        texts.append(
-            f"{count} of {sizes[split, label, of]} {kind}{_NAMES[split]} images{of} are left out, "
-            f"being copies of {_NAMES[original]} images: {LEFT_OUT} lists them."
+def copy_findings(
+    manifest: Manifest, copies: Sequence[Copy], dropped: Iterable[Copy]
+) -> list[Finding]:
+    """Return a finding for each set that has copies: how many, of which split, and what of them.
+
+    dropped: Those of the copies that are left out.
+    """
+    is_dropped = {id(copy) for copy in dropped}
+    if not copies:
+        return []
+    sizes = Counter((str(s.split), s.label, _of_set(s)) for s in manifest)
+    sets = defaultdict[tuple[str, str, str, int | None, str], list[Copy]](list)
+    for copy in copies:
+        name = "copies_scored"
+        if id(copy) in is_dropped:
+            name = "copies_left_out"
+        elif copy.kind == SOURCE:
+            name = "source_in_other_split"
+        sample = copy.sample
+        sets[name, copy.original.split, sample.split, sample.label, _of_set(sample)].append(copy)
+    findings = []
+    largest_first = sorted(sets.items(), key=lambda item: -len(item[1]))
+    for number, ((name, original, split, label, of_set), members) in enumerate(largest_first):
+        # All that is wrong is said, of what is mended the most.
+        if name == "copies_left_out" and number >= _MOST_SETS:
+            continue
+        label_name = f"{LABEL_NAMES[label]} " if label is not None else ""
+        kinds = Counter(copy.kind for copy in members)
+        findings.append(
+            finding(
+                name,
+                count=len(members),
+                total=sizes[split, label, of_set],
+                images=f"{label_name}{_SPLITS[split]} images{of_set}",
+                original=_SPLITS[original],
+                kinds=", ".join(f"{kind}: {count}" for kind, count in kinds.most_common()),
+                path=place_of(members[0].sample),
+                original_path=place_of(members[0].original),
+            )
         )
-    if len(counts) > _NAMED:
-        texts.append(f"Of {len(counts) - _NAMED} more sets copies are left out: {LEFT_OUT}.")
-    return [Finding("warning", text) for text in texts]
+    if len(findings) < len(sets):
+        findings.append(finding("more_copies", count=len(sets) - len(findings)))
+    return findings
 
 
-def write_left_out(left_out: Sequence[Copy], folder: Path) -> None:
-    """Write ``left_out.csv``, a row for each image; ``docs/formats.md`` describes it."""
+def write_copies(
+    copies: Sequence[Copy], folder: Path, dropped: Iterable[Copy] = (), more: Sequence[Copy] = ()
+) -> Path:
+    """Write ``copies.csv``, a row for each image; ``docs/formats.md`` describes it.
+
+    dropped: Those of the copies that are left out. more: Pairs within a split.
+    """
+    is_dropped = {id(copy) for copy in dropped}
     rows = []
-    for copy in left_out:
+    for copy in [*copies, *more]:
         one, other = copy.sample, copy.original
         label = "" if one.label is None else LABEL_NAMES[one.label]
-        stored = (each.extra.get(STORED_IN, "") for each in (one, other))
-        rows.append((one.path, one.split, label, _set(one), other.path, other.split, *stored))
+        answer = "yes" if id(copy) in is_dropped else "no"
+        stored = (sample.extra.get(STORED_IN, "") for sample in (one, other))
+        of_pair = copy.kind, f"{copy.similarity:.4f}", answer
+        pair = one.path, one.split, label, _set(one), other.path, other.split
+        rows.append((*pair, *of_pair, *stored))
     stored_in = STORED_IN, f"original_{STORED_IN}"
-    header = ("path", "split", "label", "set", "original", "original_split", *stored_in)
-    write_csv(folder / LEFT_OUT, header, rows, may_lack=stored_in)
+    pair_names = "path", "split", "label", "set", "original", "original_split"
+    header = (*pair_names, "kind", "similarity", "left_out", *stored_in)
+    write_csv(folder / COPIES, header, rows, may_lack=stored_in)
+    return folder / COPIES
 
 
 def _kind(sample: Sample) -> tuple[str, str, str, str]:
@@ -112,5 +219,5 @@ def _set(sample: Sample) -> str:
     return sample.extra.get("source", "") if sample.split == "test" else ""
 
 
-def _of(sample: Sample) -> str:
+def _of_set(sample: Sample) -> str:
     return f" of {shown(_set(sample))}" if _set(sample) else ""

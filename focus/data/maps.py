@@ -24,7 +24,7 @@ from msgspec import Meta, Struct, convert
 
 from focus.data.images import REPLACED, check_pixels, load_map, read_unchanged, undecodable
 from focus.data.manifest import Sample
-from focus.findings import Finding
+from focus.findings import Finding, finding
 from focus.runtime.digests import key_of
 from focus.runtime.json_files import Finite, load_json, read_json
 
@@ -87,8 +87,7 @@ def source_findings(manifest: Iterable[Sample]) -> list[Finding]:
     """Return a warning if human maps are a machine's."""
     sources = {s.extra[MAP_SOURCE] for s in manifest if s.human_map and MAP_SOURCE in s.extra}
     made = sorted(source for source in sources if not source.startswith("human"))
-    text = f"Human maps are machine-made ({'; '.join(made)}): nobody looked."
-    return [Finding("warning", text)] if made else []
+    return [finding("machine_made_maps", sources="; ".join(made))] if made else []
 
 
 def is_blank(values: Map) -> bool:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from focus.data.manifest import SYNTHETIC, Sample
 from focus.errors import shown
-from focus.findings import Finding
+from focus.findings import Finding, finding
 
 Relation = Literal["closed", "near", "far"]
 
@@ -228,11 +228,9 @@ def relation_findings(
 
     tests: (test set, generator) -> family. known: generator -> family of training.
     """
-    reasons: dict[str, list[str]] = {
-        "Tested as unknown, though training knew it": (again := []),
-        "Tested as known, since training knew it by another name": (renamed := []),
-        "Tested as unknown, though training knew its family": (near := []),
-    }
+    again: list[str] = []
+    renamed: list[str] = []
+    near: list[str] = []
     untold: list[str] = []
     unknown = {name for name, family in with_families(known, known).items() if not family}
     for (test_set, generator), given in sorted(tests.items()):
@@ -250,18 +248,14 @@ def relation_findings(
             case "open", None if known and _plain(generator) not in _NO_NAMES:
                 untold.append(name)
                 unknown |= set() if family else {generator}
-    found = [
-        Finding("warning" if names is again else "note", f"{reason}: {'; '.join(names)}.")
-        for reason, names in reasons.items()
-        if names
-    ]
+    named = {"known_generator": again, "renamed_generator": renamed, "near_generator": near}
+    findings = [finding(id, names="; ".join(names)) for id, names in named.items() if names]
     if untold:
-        text = (
-            f"Not known to be near or far: {'; '.join(untold)}; no family is known of "
-            f"{', '.join(map(shown, sorted(unknown)))}: name generators and families in the data."
+        without_family = ", ".join(map(shown, sorted(unknown)))
+        findings.append(
+            finding("unknown_family", names="; ".join(untold), without_family=without_family)
         )
-        found.append(Finding("note", text))
-    return found
+    return findings
 
 
 def _names_in_training(generator: str, known: Iterable[str]) -> list[str]:

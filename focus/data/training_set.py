@@ -4,19 +4,73 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from focus.config.train import ResolvedTrainConfig, TrainConfig
-from focus.data.bad_files import DIGESTS, BadFile, check_images
+from focus.data.bad_files import DIGESTS, DecodedFiles, check_images
 from focus.data.cache.images import ImageCache
-from focus.data.copies import check_left, copies, without
+from focus.data.check.images import image_findings, storage_to_train_with
+from focus.data.copies import Copy, check_left, find_copies, left_out, without
 from focus.data.known_images import check_unseen, known_before
 from focus.data.manifest import STORED_IN, Manifest, Sample
+from focus.data.signatures import SignatureStore
 from focus.data.splits import SHARE, assign_splits, check_trainable, common_folder
 from focus.errors import InputError
 from focus.findings import Finding
 from focus.runtime.cpu_time import phase
+
+if TYPE_CHECKING:
+    from focus.data.readers.given import GivenImages
+
+
+@dataclass(frozen=True)
+class ListedImages:
+    """The images of a run before their files have been read.
+
+    Attributes:
+        manifest: All of them, with their splits.
+        findings: What is to be known of how they were given.
+    """
+
+    manifest: Manifest
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """The images of a run that can be decoded, and the copies among them.
+
+    Attributes:
+        manifest: All of them, with splits and digests; a run records it.
+        listed: What they were before their files were read.
+        decoded: What the pass over their files found.
+        copies: Images of validation and test that show a picture of an earlier split.
+        left_out: Those of the copies that validation and test go without.
+        signatures: What the pictures look like.
+    """
+
+    manifest: Manifest
+    listed: ListedImages
+    decoded: DecodedFiles
+    copies: list[Copy]
+    left_out: list[Copy]
+    signatures: SignatureStore
+
+    @property
+    def used(self) -> Manifest:
+        """The images that are trained, validated and tested on."""
+        return without(self.manifest, self.left_out)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is to be known of how the images were given, of their files and pictures."""
+        storage = storage_to_train_with(self.used)
+        of_images = image_findings(
+            self.manifest, self.copies, self.left_out, self.signatures, storage
+        )
+        return [*self.listed.findings, *self.decoded.findings, *of_images]
 
 
 def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> Manifest:
@@ -26,18 +80,17 @@ def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> 
         InputError: as :func:`listed_images` and :func:`readable_images`.
     """
     listed = listed_images(config, progress=progress)
-    manifest, _ = readable_images(listed, config, progress=progress)
-    return without(manifest, copies(manifest))
+    return readable_images(listed, config, progress=progress).used
 
 
 def listed_images(
     config: ResolvedTrainConfig,
-    given: tuple[Manifest, Manifest] | None = None,
+    given: "GivenImages | None" = None,
     *,
     resumed: bool = False,
     progress: bool = True,
     output: Path | None = None,
-) -> Manifest:
+) -> ListedImages:
     """List all images of a run with their splits: the demo set, or ``--data`` and the test sets.
 
     Args:
@@ -51,7 +104,8 @@ def listed_images(
     from focus.data.readers import read_given  # a dozen modules, once the run may begin
 
     with phase("listing images"), _as_they_were(config.run_folder if resumed else None):
-        training, tests = given or read_given(config, output=output)
+        given = given or read_given(config, output=output)
+    training, tests = given.data, given.tests
     if not training:
         from focus.data.demo import demo_manifest  # ten modules that draw, for a run without data
 
@@ -64,22 +118,21 @@ def listed_images(
     manifest = training + tests
     if not resumed:
         check_trainable(manifest)
-    return manifest
+    return ListedImages(manifest, given.findings)
 
 
 def readable_images(
-    listed: Manifest,
+    listed: ListedImages,
     config: ResolvedTrainConfig,
     images: ImageCache | None = None,
     *,
     recorded: Manifest | None = None,
     progress: bool = True,
-    noticed: list[Finding] | None = None,
-) -> tuple[Manifest, list[BadFile]]:
-    """Return those of the images that can be decoded, with digests, and the files that cannot.
+) -> RunImages:
+    """Return those of the images that can be decoded, with digests, and the copies among them.
 
-    images: Stores the decoded images. noticed: Receives the findings. recorded: The manifest of a
-    run that is resumed, whose splits are taken.
+    images: Stores the decoded images. recorded: The manifest of a run that is resumed, whose splits
+    are taken.
 
     Raises:
         InputError: too many bad files, a split that cannot be trained or of which copies are all
@@ -87,16 +140,25 @@ def readable_images(
             than those recorded.
     """
     with phase("checking images"), _as_they_were(config.run_folder if recorded else None):
-        manifest, bad = check_images(
-            listed, images=images, progress=progress, max_bad=config.max_bad, noticed=noticed
+        signatures = SignatureStore()
+        decoded = check_images(
+            listed.manifest,
+            images=images,
+            signatures=signatures,
+            progress=progress,
+            max_bad=config.max_bad,
         )
+        manifest = decoded.manifest
     if recorded is not None:
         manifest = with_recorded_splits(manifest, recorded, config.run_folder)
     else:
         check_unseen(manifest, known_before(config), str(config.initial_checkpoint))
     check_trainable(manifest)
-    check_left(manifest)
-    return manifest, bad
+    with phase("looking for copies"):
+        copies = find_copies(manifest, signatures)
+    dropped = left_out(copies, drop=config.drop_copies)
+    check_left(manifest, dropped)
+    return RunImages(manifest, listed, decoded, copies, dropped, signatures)
 
 
 def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> Manifest:

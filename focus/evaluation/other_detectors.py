@@ -33,7 +33,7 @@ from focus.evaluation.results import Results, summarise
 from focus.evaluation.score_scales import ROUNDING, DetectorScores, detector_scores
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import operating_points
-from focus.findings import Finding
+from focus.findings import finding
 from focus.metrics.figures import FIGURES
 from focus.model.operating_points import choose_threshold
 from focus.runtime.csv_files import CsvForm, csv_form, csv_rows, legible
@@ -304,16 +304,11 @@ def evaluate_scores(
     columns = {**table.columns, SCORE: table.detectors[0].name}
     origin = {"file": table.path.name, "sha256": digest, "columns": columns}
     results["provenance"] = {"scores": origin, **this_program()}
-    text = (
-        "No threshold was fixed, as that takes rows marked validation whose classes the scores "
-        "tell apart: a score of 0.5 decides, of which the error rates are."
-    )
-    known_before = [Finding("note", text)] if decides.name == "default" else []
+    known_before = [finding("no_threshold")] if decides.name == "default" else []
     if table.detectors[0].assumption:
-        known_before.append(Finding("note", table.detectors[0].assumption))
+        known_before.append(finding("scale_assumed", text=table.detectors[0].assumption))
     if raw_ends:
         low, high = raw_ends
-        text = f"Raw scores are shown from 0 ({low:g} in the table) to 1 ({high:g}), uncalibrated."
-        known_before.append(Finding("note", text))
+        known_before.append(finding("raw_scores", low=low, high=high))
     add_findings(results, scores, points, known_before, files=table.root is not None)
     return scores, results

@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.result_table import SET_TITLES, difference_lines, format_table
 from focus.evaluation.results import VERSION, Results, summarise
 from focus.evaluation.scores import Scores, in_common
-from focus.findings import Finding, worst_first
+from focus.findings import finding, print_findings, worst_first
 from focus.model.detector import Detector
 from focus.model.operating_points import OperatingPoints, Threshold, score_text
 from focus.plotting import shortened
@@ -93,12 +93,12 @@ def compare(
     abouts = {run.name: _about(run) for run in runs}
     faces, why = _faces(runs)
     findings = [
-        Finding(each.severity, f"{run.name}: {each.text}")
+        replace(of_run, text=f"{run.name}: {of_run.text}")
         for run in runs
-        for each in recorded(run.results)
-        if each.severity != "note"
+        for of_run in recorded(run.results)
+        if of_run.severity != "note"
     ]
-    findings += [Finding("note", text) for text in (*parts, *missing, *why)]
+    findings += [finding("comparison", text=text) for text in (*parts, *missing, *why)]
     print(format_table(results), end="\n\n")
     for line in (*differences, *(f"{name}: {about}" for name, about in abouts.items())):
         print(line)
@@ -117,8 +117,7 @@ def compare(
         sections=sections | {"Robustness": robust},
     )
     print(f"written: {path}")
-    for finding in worst_first(findings):
-        print(finding)
+    print_findings(findings)
 
 
 def _names(folders: Sequence[str]) -> list[str]:

@@ -5,27 +5,25 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.tracking import get_available_trackers
 
-from focus.config.data import check_command
 from focus.config.losses import WITHOUT_MAPS
 from focus.config.recipes import FROM_SCRATCH
 from focus.config.train import ResolvedTrainConfig, TrainConfig, resolve
-from focus.data.bad_files import BadFile, write_bad_files
+from focus.data.bad_files import write_bad_files
 from focus.data.cache.images import ImageCache
-from focus.data.check.headers import stored_apart
-from focus.data.copies import copies, left_out_findings, without, write_left_out
+from focus.data.copies import write_copies
 from focus.data.images import BAD_FILES
 from focus.data.known_images import BEFORE, known_before
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.maps import source_findings
 from focus.data.near_far import families_tested, relation_findings, training_families, with_families
 from focus.data.training_pictures import TrainingPictures
-from focus.data.training_set import listed_images, readable_images
+from focus.data.training_set import RunImages, listed_images, readable_images
 from focus.errors import InputError
 from focus.evaluation.inference import images_only, outlier_norm
 from focus.evaluation.provenance import provenance
@@ -35,7 +33,7 @@ from focus.evaluation.result_table import (
     errors_in_words,
     format_table,
 )
-from focus.findings import Finding, worst_first
+from focus.findings import Finding, finding, worst_first
 from focus.model.card import write_card
 from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.detector import Detector
@@ -131,7 +129,7 @@ def train(config: TrainConfig) -> Trained | None:
 
         place = Path(config.output, config.name or "-")
         given = run_on_main_first(accelerator, lambda: read_given(config, output=place))
-    runs = _runs(config, maps=given is None or any(sample.human_map for sample in given[0]))
+    runs = _runs(config, maps=given is None or any(sample.human_map for sample in given.data))
     run = runs[0]
     run_on_all(accelerator, lambda: check_begun(run))
     saved = run_on_all(accelerator, lambda: [check_folder(each, processes) for each in runs])
@@ -144,37 +142,45 @@ def train(config: TrainConfig) -> Trained | None:
     )
     detectors = run_on_all(accelerator, lambda: [*map(make_detector, runs, saved)])
     decoded = ImageCache.of(detectors[0].image_size, run.image_cache, run.fit)
-    noticed: list[Finding] = []
-    told: dict[str, Any] = {"recorded": recorded, "progress": main, "noticed": noticed}
-    manifest, bad = run_on_main_first(
-        accelerator, lambda: readable_images(listed, run, decoded, **told)
+    images = run_on_main_first(
+        accelerator,
+        lambda: readable_images(listed, run, decoded, recorded=recorded, progress=main),
     )
-    used = without(manifest, copies(manifest))
+    used = images.used
     accelerator.print(images_line(used))
     if given and run.loss.name == WITHOUT_MAPS:
         accelerator.print(
             f"loss: {WITHOUT_MAPS}, as no image has a human map (--human-maps); --loss names "
             "another"
         )
-    findings_of_runs = [data_findings(manifest, run) for run in runs]
-    found = [*noticed, *tested_findings(used, detectors[0].config)]
-    found += [finding for findings in findings_of_runs for finding in findings]
+    findings: list[Finding] = []
+    if main:  # who prints and writes them
+        with phase("findings"):
+            findings = [*images.findings, *source_findings(images.manifest)]
+    of_runs = [map_findings(images.manifest, each) for each in runs]
     if run.dry_run:
         from focus.training.dry_run import dry_run
 
         for each, detector in zip(runs, detectors, strict=True):
             dry_run(each, detector, used, accelerator, decoded)
-    for finding in worst_first(found):
-        accelerator.print(finding)
+    of_tests = tested_findings(used, detectors[0].config)
+    for line in worst_first([*findings, *of_tests, *chain.from_iterable(of_runs)]):
+        accelerator.print(line)
     if run.dry_run:
         return None
     done = []
-    for each, detector, checkpoint, findings in zip(
-        runs, detectors, saved, findings_of_runs, strict=True
-    ):
+    for each, detector, checkpoint, of_run in zip(runs, detectors, saved, of_runs, strict=True):
         begin_run(accelerator, each.run_folder, each.report_to)
-        of_run = each, detector, manifest, accelerator, checkpoint, decoded
-        done.append(_run(Trainer(*of_run), bad, [*noticed, *findings]))
+        trainer = Trainer(
+            each,
+            detector,
+            images.manifest,
+            accelerator,
+            saved=checkpoint,
+            decoded=decoded,
+            left_out=images.left_out,
+        )
+        done.append(_run(trainer, images, [*findings, *of_run]))
         accelerator.free_memory()
     return Trained(tuple(filter(None, done))) if main else None
 
@@ -230,7 +236,7 @@ def _runs(config: TrainConfig, *, maps: bool) -> list[ResolvedTrainConfig]:
     return [run, resolve(plain)]
 
 
-def _run(trainer: Trainer, bad: list[BadFile], findings: Sequence[Finding]) -> Evaluation | None:
+def _run(trainer: Trainer, images: RunImages, findings: Sequence[Finding]) -> Evaluation | None:
     """Train, then evaluate the best model; findings: Those on the images and their files."""
     config, accelerator, detector = trainer.config, trainer.accelerator, trainer.detector
     folder, main, saved = trainer.folder, accelerator.is_main_process, trainer.saved
@@ -249,10 +255,10 @@ def _run(trainer: Trainer, bad: list[BadFile], findings: Sequence[Finding]) -> E
         accelerator.print(f"initial weights: {detector.config.initial_weights or 'not recorded'}")
         if tuned := describe_tuning(detector, config.tune):
             accelerator.print(tuned)
-        if bad and main:
-            write_bad_files(bad, folder / BAD_FILES)
-        if trainer.left_out and main:
-            write_left_out(trainer.left_out, folder)
+        if images.decoded.bad and main:
+            write_bad_files(images.decoded.bad, folder / BAD_FILES)
+        if images.copies and main:
+            write_copies(images.copies, folder, images.left_out)
         if main and saved is None and (before := known_before(config)):
             before.to_csv(folder / BEFORE)
         trainer.fit()
@@ -335,24 +341,11 @@ def tested_findings(manifest: Manifest, before: DetectorConfig | None) -> list[F
     return relation_findings(tested, known)
 
 
-def data_findings(manifest: Manifest, run: ResolvedTrainConfig) -> list[Finding]:
-    """Return what is to be known of the images of a run, copies among them included."""
-    left_out = copies(manifest)
-    found = left_out_findings(manifest, left_out)
-    chosen_on = [s for s in without(manifest, left_out) if s.split in ("train", "validation")]
-    then = f"the network may learn that, see `{check_command(run)}`"
-    if stored := stored_apart(chosen_on, "images to train with", then):
-        found.append(stored)
-    found += source_findings(manifest)
+def map_findings(manifest: Manifest, run: ResolvedTrainConfig) -> list[Finding]:
+    """Return a finding if the loss of a run asks for human maps and there are none."""
     if any(sample.human_map for sample in manifest.split("train")):
-        return found
+        return []
     terms = ["saliency"] if run.loss.saliency_weight else []
     if run.loss.aims_at_maps:
         terms.append("focus")
-    if terms:
-        text = (
-            f"No training image has a human map (--human-maps), so the {' and '.join(terms)} term "
-            f"of {run.name} is 0."
-        )
-        found.append(Finding("warning", text))
-    return found
+    return [finding("no_maps", terms=" and ".join(terms), run=run.name)] if terms else []

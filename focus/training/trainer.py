@@ -6,7 +6,7 @@ seeded for each step. So a run that is resumed at any step goes on with the same
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -27,7 +27,7 @@ from focus.config.schedules import factor_at, parse_points
 from focus.config.train import ResolvedTrainConfig
 from focus.data.cache.features import CachedFaces, with_digests
 from focus.data.cache.images import ImageCache
-from focus.data.copies import copies, without
+from focus.data.copies import Copy, without
 from focus.data.dataset import Batch, name_lost_workers
 from focus.data.manifest import Manifest
 from focus.data.near_far import training_families
@@ -100,6 +100,7 @@ class Trainer:
         accelerator: Accelerator,
         saved: SavedRun | None = None,
         decoded: ImageCache | None = None,
+        left_out: Sequence[Copy] = (),
     ) -> None:
         self.config, self.detector, self.accelerator = config, detector, accelerator
         self.decoded = decoded
@@ -111,9 +112,8 @@ class Trainer:
         if warning := same_threads(accelerator.device, self.state.threads, config.threads):
             accelerator.print(f"warning: {warning}")
         self.state.threads = torch.get_num_threads()
-        self.left_out = copies(manifest)
         self.train, self.validation, self.test = (
-            without(manifest, self.left_out).split(name) for name in ("train", "validation", "test")
+            without(manifest, left_out).split(name) for name in ("train", "validation", "test")
         )
         detector.config = detector.config.after(
             self.train.generators(), training_families(self.train), self.train.geometries()

@@ -1,7 +1,8 @@
 """Score images with a trained detector: data, model, scores, results, report."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,31 @@ from focus.config.evaluate import EvaluateConfig
 from focus.config.train import TrainConfig
 from focus.data.bad_files import BadFile, check_images, write_bad_files
 from focus.data.cache.images import ImageCache
+from focus.data.check.images import few_images_findings, two_label_findings
+from focus.data.copies import (
+    COPIES,
+    Copy,
+    copies_of,
+    copy_findings,
+    left_out,
+    without,
+    write_copies,
+)
 from focus.data.demo import demo_manifest
 from focus.data.images import BAD_FILES
-from focus.data.known_images import KnownImages, digest_of, is_run, known_to, record_of
+from focus.data.known_images import (
+    CONTENT,
+    KnownImages,
+    digest_of,
+    is_run,
+    known_to,
+    record_of,
+)
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, absolute
 from focus.data.maps import source_findings
 from focus.data.perturbations import ROBUSTNESS
 from focus.data.readers import read_given
+from focus.data.signatures import SignatureStore
 from focus.data.splits import RENAME_GROUPS
 from focus.errors import InputError
 from focus.evaluation import faithfulness, robustness
@@ -26,7 +45,7 @@ from focus.evaluation.people import beside, by_image, read_answers
 from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import people_lines
 from focus.evaluation.results import write_results
-from focus.findings import Finding
+from focus.findings import Finding, finding
 from focus.model.config import CONFIG_FILE
 from focus.model.detector import Detector
 from focus.report.evaluation import Evaluation
@@ -51,13 +70,13 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
     detector.to(accelerator.device)
     decoded = ImageCache.of(detector.image_size, config.image_cache, detector.config.fit)
     with phase("checking images"):
-        manifest, bad, findings = run_on_main_first(
+        images = run_on_main_first(
             accelerator, lambda: _images(config, model, output, decoded, progress=main)
         )
+    manifest, findings = images.manifest, list(images.findings)
     answers = run_on_all(accelerator, lambda: read_answers(config.people))
     if config.people and not by_image(answers).keys() & {digest_of(own) for own in manifest}:
-        text = f"None of these images is answered in --people {config.people}: nothing of people."
-        findings.append(Finding("warning", text))
+        findings.append(finding("no_answers", people=config.people))
     names = perturbations_of(config)
     if names:
         robustness.check_labels(manifest)
@@ -89,7 +108,7 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
         if evaluation.results is not None:
             faithfulness.add(before.faithfulness, evaluation.results)
         evaluation.perturbed = before.perturbed
-        written = [*evaluation.save(keep_measured=True), *_listed(bad, output)]
+        written = [*evaluation.save(keep_measured=True), *images.save(output)]
         lines = [*_kept_lines(before, config), *people_lines(evaluation.results or {})]
     if names:
         perturbed = robustness.measure(accelerator, detector, manifest, scores, names, **settings)
@@ -135,14 +154,6 @@ def perturbations_of(config: EvaluateConfig) -> list[str]:
     return names
 
 
-def _listed(bad: list[BadFile], output: Path) -> list[Path]:
-    """Write the table of bad files, or remove an earlier one; return its path if it is written."""
-    (output / BAD_FILES).unlink(missing_ok=True)
-    if bad:
-        write_bad_files(bad, output / BAD_FILES)
-    return [output / BAD_FILES] * bool(bad)
-
-
 def _model_folder(config: EvaluateConfig) -> Path:
     if config.model_dir is not None:
         if not Path(config.model_dir).is_dir():
@@ -159,39 +170,90 @@ def _model_folder(config: EvaluateConfig) -> Path:
     return absolute(run / "model")
 
 
+@dataclass(frozen=True)
+class ScoredImages:
+    """What is scored, and what is not.
+
+    Attributes:
+        manifest: The images that the model was neither trained nor chosen on.
+        bad: The files that cannot be decoded.
+        copies: Images that show a picture that the model was trained or chosen on.
+        left_out: Those of the copies that are not scored.
+        findings: What is to be known of the images.
+    """
+
+    manifest: Manifest
+    bad: list[BadFile]
+    copies: list[Copy]
+    left_out: list[Copy]
+    findings: list[Finding]
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write the tables of bad files and copies, or remove earlier ones; return their paths."""
+        for name in (BAD_FILES, COPIES):
+            (folder / name).unlink(missing_ok=True)
+        written = []
+        if self.bad:
+            write_bad_files(self.bad, folder / BAD_FILES)
+            written.append(folder / BAD_FILES)
+        if self.copies:
+            written.append(write_copies(self.copies, folder, self.left_out))
+        return written
+
+
 def _images(
     config: EvaluateConfig, model: Path, output: Path, decoded: ImageCache | None, *, progress: bool
-) -> tuple[Manifest, list[BadFile], list[Finding]]:
-    """Return what to score, the files that cannot be decoded, and what is left out.
+) -> ScoredImages:
+    """Return what to score.
 
     Without ``--data`` and the like, the images that the run was tested on; with fakes alone, its
     real ones beside them.
     """
-    own, tests = read_given(config, allow_unlabelled=True, output=output)
-    given = own + tests
-    real_images: list[Finding] = []
-    labels = {sample.label for sample in given}
-    if config.run is not None and not given:
-        given = _tested_on(Path(config.run), progress=progress)
+    given = read_given(config, allow_unlabelled=True, output=output)
+    images = given.data + given.tests
+    findings = list(given.findings)
+    labels = {sample.label for sample in images}
+    if config.run is not None and not images:
+        images = _tested_on(Path(config.run), progress=progress)
     elif config.run is not None and SYNTHETIC in labels and REAL not in labels:
         reals = _real_images_of(_tested_on(Path(config.run), progress=progress))
-        given += reals
+        images += reals
         if reals:
-            text = (
-                f"No real image is given: the {len(reals)} that {config.run} was tested on are "
-                "taken; --test-real NAME=PATH gives others."
-            )
-            real_images.append(Finding("note", text))
-    if not given:
+            findings.append(finding("reals_of_run", count=len(reals), run=config.run))
+    if not images:
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
     # Of all, as in training: what passes there passes here.
-    noticed: list[Finding] = []
-    told: dict[str, Any] = {"progress": progress, "max_bad": config.max_bad, "noticed": noticed}
-    readable, bad = check_images(given, images=decoded, **told)
-    unseen, found = _unseen(model, readable)
-    training = {p for s in given.split("train") for p in (s.path, s.human_map, s.mask_path)}
-    bad = [file for file in bad if file.path not in training]  # which is not scored
-    return unseen, bad, [*real_images, *noticed, *found]
+    signatures = SignatureStore()
+    readable = check_images(
+        images,
+        images=decoded,
+        signatures=signatures,
+        progress=progress,
+        max_bad=config.max_bad,
+    )
+    unseen, of_known = _unseen(model, readable.manifest)
+    copies, of_comparison = _copies_of_known(model, unseen, signatures)
+    trained = _training(model.parent)
+    drop = config.drop_copies or (trained is not None and trained.drop_copies)
+    dropped = left_out(copies, drop=drop)
+    scored = without(unseen, dropped)
+    if not scored:
+        raise InputError(
+            f"All {len(unseen)} images of {images.source} are copies of images that the model was "
+            "trained or chosen on: give others."
+        )
+    training = {p for s in images.split("train") for p in (s.path, s.human_map, s.mask_path)}
+    # Files of training are not scored.
+    bad = [file for file in readable.bad if file.path not in training]
+    findings += [
+        *readable.findings,
+        *of_known,
+        *two_label_findings(unseen),
+        *copy_findings(unseen, copies, dropped),
+        *of_comparison,
+        *few_images_findings(scored),
+    ]
+    return ScoredImages(scored, bad, copies, dropped, findings)
 
 
 def _tested_on(run: Path, *, progress: bool) -> Manifest:
@@ -211,18 +273,37 @@ def _real_images_of(manifest: Manifest) -> Manifest:
     return Manifest(reals, manifest.source)
 
 
+def _copies_of_known(
+    model: Path, unseen: Manifest, signatures: SignatureStore
+) -> tuple[list[Copy], list[Finding]]:
+    """Return the images that show what the model was trained or chosen on, stored anew.
+
+    And what is to be known of those that can no longer be compared with.
+    """
+    known = known_to(model)
+    has_signature = signatures.has([sample.extra.get(CONTENT, "") for sample in known])
+    originals = [sample for sample, has in zip(known, has_signature, strict=True) if has]
+    others = [sample for sample, has in zip(known, has_signature, strict=True) if not has]
+    recorded = {sample.path: sample.extra.get(CONTENT, "") for sample in others}
+    there = [replace(s, human_map=None, mask_path=None) for s in others if Path(s.path).is_file()]
+    if there:
+        with suppress(InputError):  # none can be decoded any more
+            decoded = check_images(Manifest(there), signatures=signatures, max_bad=1.0)
+            # One that has changed since is not what the model knows.
+            originals += [s for s in decoded.manifest if recorded[s.path] in ("", digest_of(s))]
+    lacking = len(known) - len(originals)
+    findings = [finding("no_comparison", count=lacking, total=len(known))] if lacking else []
+    return copies_of(Manifest(originals), unseen, signatures), findings
+
+
 def _unseen(model: Path, given: Manifest) -> tuple[Manifest, list[Finding]]:
     """Return the images that the model was neither trained nor chosen on, nor others of a group.
 
     And what is to be known of those that are left out.
     """
-    found = []
+    findings = []
     if not is_run(model.parent):
-        text = (
-            "The model lies in no run folder (with config.yaml and manifest.csv), so that images "
-            "it was trained on cannot be left out: give --run, or be sure that these are new."
-        )
-        found.append(Finding("warning", text))
+        findings.append(finding("no_record"))
     known = KnownImages(known_to(model))
     shared = {id(sample): known.match(sample) for sample in given}
     others = given.where(lambda s: s.split != "train" and shared[id(s)] != "file")
@@ -230,17 +311,20 @@ def _unseen(model: Path, given: Manifest) -> tuple[Manifest, list[Finding]]:
     if not unseen:
         raise InputError(
             f"All {len(given)} images of {given.source} are for training, or what the model was "
-            f"chosen on: give others{RENAME_GROUPS * bool(others)}."
+            f"chosen on: give others{RENAME_GROUPS if others else ''}."
         )
     if len(unseen) < len(given):
-        by_group = len(others) - len(unseen)
-        text = (
-            f"{len(given) - len(unseen)} of {len(given)} images are left out: they, or copies of "
-            "them, are for training, or what the model was chosen on"
-            + (f", {by_group} of them by their group{RENAME_GROUPS}" if by_group else "")
+        count = len(others) - len(unseen)
+        by_group = f", {count} of them by their group{RENAME_GROUPS}" if count else ""
+        findings.append(
+            finding(
+                "known_images",
+                count=len(given) - len(unseen),
+                total=len(given),
+                by_group=by_group,
+            )
         )
-        found.append(Finding("warning", f"{text}."))
-    return unseen, found
+    return unseen, findings
 
 
 def _training(run: Path) -> TrainConfig | None:

@@ -175,7 +175,7 @@ def test_training_and_the_check_take_the_maps(answered: Answered, tmp_path: Path
     folder, maps = str(tmp_path / "faces"), str(answered.output)
     expected = {"A/1_fake/0.png", "A/0_real/1.png", "B/1_fake/0.png"}
     for words in (["--data", folder, "--human-maps", maps], ["--data", f"{maps}/manifest.csv"]):
-        found, _ = read_given(parse(TrainConfig, words))
+        found = read_given(parse(TrainConfig, words)).data
         mapped = {face.path: face.human_map for face in found if face.human_map}
         assert {path.removeprefix(f"{folder}/") for path in mapped} == expected
         for path, own in mapped.items():
@@ -192,7 +192,7 @@ def test_beside_the_faces_the_maps_are_found(tmp_path: Path) -> None:
     made = Answered(tmp_path, str(data))
     made.say("A/0_real/1.png", "anna", True, (0, 0, 9, 9))
     made.maps()
-    found, _ = read_given(parse(TrainConfig, ["--data", str(data)]))
+    found = read_given(parse(TrainConfig, ["--data", str(data)])).data
     assert len(found) == 6
     assert [face.path for face in found if face.human_map] == [str(data / "A/0_real/1.png")]
     made.maps()
@@ -225,7 +225,9 @@ def test_of_a_table_and_of_faces_of_one_name(tmp_path: Path) -> None:
     found = Manifest.from_csv(made.output / "manifest.csv")
     mapped = {face.path: face.human_map for face in found if face.human_map}
     assert len({*mapped.values()}) == len(mapped) == 2
-    own, _ = read_given(parse(TrainConfig, ["--data", tables[0], "--human-maps", str(made.output)]))
+    own = read_given(
+        parse(TrainConfig, ["--data", tables[0], "--human-maps", str(made.output)])
+    ).data
     assert [face.path for face in own if face.human_map]
 
 

@@ -24,7 +24,7 @@ from ..launching import CHECKOUT, run
 
 DATA = """allow-outside-root columns data data-root debug generator human-maps labels layout
     max-images max-pixels threads"""
-IMAGES = f"{DATA} max-bad test-data test-real"
+IMAGES = f"{DATA} drop-copies max-bad test-data test-real"
 SHARED = f"{IMAGES} device image-cache mixed-precision report workers"
 USE = "debug model-dir threads"
 # Scripts and documents of others rest on these names; a change belongs in the CHANGELOG.
@@ -54,7 +54,7 @@ FLAGS = {
     ExperimentConfig: f"""{DATA}
         archive headroom jobs last-stage losses output photographs place quick range recipe recipes
         report scale search seeds test-data test-real train weights""",
-    CheckConfig: f"{IMAGES} drop-leaks initial-checkpoint output seed strict",
+    CheckConfig: f"{IMAGES} initial-checkpoint output seed strict",
 }
 
 
@@ -145,9 +145,9 @@ def test_paths_stand_before_or_behind_the_flags() -> None:
     ):
         config = parse(ExplainConfig, words)
         assert (config.debug, config.paths) == (True, ("a.png", "b.png"))
-    check = parse(CheckConfig, ["a.csv", "--test-data", "S=b", "--drop-leaks", "--output", "o"])
+    check = parse(CheckConfig, ["a.csv", "--test-data", "S=b", "--drop-copies", "--output", "o"])
     assert (check.data, check.test_data) == (("a.csv",), {"S": "b"})
-    assert (check.drop_leaks, check.output) == (True, "o")
+    assert (check.drop_copies, check.output) == (True, "o")
 
 
 @pytest.mark.parametrize(

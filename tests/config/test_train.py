@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from focus.config.data import CheckConfig
 from focus.config.evaluate import EvaluateConfig
 from focus.config.losses import LOSSES, LossConfig
 from focus.config.recipes import RECIPES
@@ -174,7 +173,6 @@ def test_what_else_is_needed_is_said() -> None:
         (EvaluateConfig, {"compare": ("a", "b"), "run": "c"}, "got --run and --compare"),
         (EvaluateConfig, {"run": "a", "common": True}, "--common is for --compare"),
         (TrainConfig, {"max_images": 9}, "--max-images takes a part of --data or --test-data"),
-        (CheckConfig, {"data": ("a",), "drop_leaks": True}, "--drop-leaks .*: give --output DIR"),
         (ExplainConfig, {"paths": ("a",)}, "There is no model: give --model-dir"),
         (ExplainConfig, {"model_dir": "a"}, "There is nothing to explain"),
         (

@@ -11,4 +11,4 @@ from focus.data.readers import read_given
 def read_data(path: str | Path, *, allow_unlabelled: bool = False, **options: Any) -> Manifest:
     """Return the images of a path; options: those of the configuration."""
     config = TrainConfig(data=(str(path),), **options)
-    return read_given(config, allow_unlabelled=allow_unlabelled)[0]
+    return read_given(config, allow_unlabelled=allow_unlabelled).data

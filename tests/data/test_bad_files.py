@@ -17,8 +17,9 @@ from focus.config.command_line import parse
 from focus.config.train import EvaluateConfig, TrainConfig, resolve
 from focus.data.bad_files import check_images, without_digests
 from focus.data.check.survey import look
-from focus.data.copies import copies
+from focus.data.copies import find_copies
 from focus.data.manifest import Manifest, Sample
+from focus.data.signatures import SignatureStore
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
 from focus.training.run import train
@@ -54,7 +55,8 @@ def test_the_pass_takes_out_what_is_bad(
     mixed: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        kept, bad = check_images(mixed, cache=tmp_path / "cache", progress=False, max_bad=0.5)
+        decoded = check_images(mixed, cache=tmp_path / "cache", progress=False, max_bad=0.5)
+        kept, bad = decoded.manifest, decoded.bad
     a, b, _, c = mixed
     zeros = f"{tmp_path}/zeros.png"
     assert [*map(without_digests, kept)] == [
@@ -69,7 +71,7 @@ def test_the_pass_takes_out_what_is_bad(
     ]
     assert sum("bad.png" in message for message in caplog.messages) == 2
     assert sum("missing.png': No such file" in message for message in caplog.messages) == 1
-    (blank,) = (message for message in caplog.messages if "one single value" in message)
+    (blank,) = (one.text for one in decoded.findings if one.id == "blank_maps")
     assert blank.startswith("1 human maps")
 
 
@@ -116,8 +118,8 @@ def test_a_damaged_line_of_the_cache_hides_no_copy(tmp_path: Path) -> None:
     ]
 
     def copies_in(cache: Path) -> list[str]:
-        kept, _ = check_images(Manifest(samples), cache=cache, progress=False)
-        return [copy.sample.path for copy in copies(kept)]
+        kept = check_images(Manifest(samples), cache=cache, progress=False).manifest
+        return [copy.sample.path for copy in find_copies(kept, SignatureStore())]
 
     assert copies_in(tmp_path / "cache") == [f"{tmp_path}/copy.png"]
     (store,) = (tmp_path / "cache").iterdir()
@@ -136,10 +138,10 @@ def test_a_pipe_is_a_bad_file(tmp_path: Path) -> None:
     looks: list[str] = []
 
     def look_at_all() -> None:
-        _, bad = check_images(
+        decoded = check_images(
             Manifest(samples), cache=tmp_path / "cache", progress=False, max_bad=1
         )
-        looks.extend([*(file.reason for file in bad), look(str(pipe)).error])
+        looks.extend([*(file.reason for file in decoded.bad), look(str(pipe)).error])
 
     thread = Thread(target=look_at_all, daemon=True)
     thread.start()
@@ -151,7 +153,7 @@ def test_an_unwritable_cache_only_warns(
     mixed: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    kept, _ = check_images(mixed, cache=tmp_path / "file", progress=False, max_bad=0.5)
+    kept = check_images(mixed, cache=tmp_path / "file", progress=False, max_bad=0.5).manifest
     assert len(kept) == 3
     assert "cannot remember the checked files" in caplog.text
 
@@ -172,17 +174,18 @@ def test_the_pass_over_the_files_knows_all_kinds_of_maps(
     samples = [Sample(image, 1, human_map=path) for path in maps]
     manifest = Manifest(samples + [Sample(image, 1, mask_path=path) for path in masks])
     with caplog.at_level(logging.WARNING):
-        kept, bad = check_images(manifest, cache=tmp_path / "c", progress=False, max_bad=0.5)
+        decoded = check_images(manifest, cache=tmp_path / "c", progress=False, max_bad=0.5)
+    kept, bad = decoded.manifest, decoded.bad
     assert [s.human_map for s in kept[:4]] == [shared, None, None, inverted]
     assert [s.mask_path for s in kept[4:]] == masks
     assert [(file.path, file.role) for file in bad] == [(torn, "map"), (f"{empty}#1", "map")]
-    said = "\n".join(caplog.messages)
+    said = "\n".join([*caplog.messages, *map(str, decoded.findings)])
     assert "1 human maps are bright over most of the image and may be inverted" in said
     assert "1 artefact masks are nowhere half white and so count as empty" in said
     assert f"left out the map {torn!r}: No such file" in said
     # An annotator's map that changes is looked at again.
     (tmp_path / "m_2.png").write_text("text")
-    _, bad = check_images(manifest, cache=tmp_path / "c", progress=False, max_bad=1)
+    bad = check_images(manifest, cache=tmp_path / "c", progress=False, max_bad=1).bad
     assert shared in [file.path for file in bad]
 
 
@@ -198,9 +201,11 @@ def test_maps_in_colour_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFix
     manifest = Manifest(Sample(f"{tmp_path}/jet.png", 0, human_map=r) for r in references)
     for _ in range(2):  # those that were seen before too
         caplog.clear()
-        usable, bad = check_images(manifest, cache=tmp_path / "cache", progress=False)
+        decoded = check_images(manifest, cache=tmp_path / "cache", progress=False)
+        usable, bad = decoded.manifest, decoded.bad
         assert ([*map(without_digests, usable)], bad) == (list(manifest), [])
-        (said,) = caplog.messages
+        assert caplog.messages == []
+        (said,) = (one.text for one in decoded.findings)
         assert said.startswith("3 human maps are in colour, of which only the luminance is used")
         assert said.endswith(f"the first is '{tmp_path}/jet.png'.")
 

@@ -32,7 +32,7 @@ def matches(known: Manifest, given: Manifest) -> list[str]:
 def test_known_images_are_known_wherever_and_by_whatever_name_they_lie(
     how: str, tmp_path: Path
 ) -> None:
-    known, _ = check_images(images(tmp_path / "old"), cache=tmp_path, progress=False)
+    known = check_images(images(tmp_path / "old"), cache=tmp_path, progress=False).manifest
     known.to_csv(tmp_path / "manifest.csv")
     known = Manifest.from_csv(tmp_path / "manifest.csv")
     new = tmp_path / "new"
@@ -44,10 +44,10 @@ def test_known_images_are_known_wherever_and_by_whatever_name_they_lie(
         else:
             (shutil.copyfile if how == "copy" else shutil.move)(there, here)
     given = Manifest(Sample(str(path)) for path in sorted(new.iterdir()))
-    given, _ = check_images(given, cache=tmp_path, progress=False)
+    given = check_images(given, cache=tmp_path, progress=False).manifest
     assert matches(known, given) == ["file"] * 5
     # Not others of the same names.
-    others, _ = check_images(images(tmp_path / "other"), cache=tmp_path, progress=False)
+    others = check_images(images(tmp_path / "other"), cache=tmp_path, progress=False).manifest
     assert matches(known, others) == [""] * 5
 
 

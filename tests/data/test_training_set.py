@@ -83,7 +83,7 @@ def test_a_resumed_run_refuses_a_file_that_was_overwritten(name: str, tmp_path: 
         for n, image in enumerate(images)
     ).to_csv(tmp_path / "data.csv")
     config = resolve(TrainConfig(data=(str(tmp_path / "data.csv"),)))
-    readable_images(listed_images(config), config)[0].to_csv(tmp_path / "manifest.csv")
+    readable_images(listed_images(config), config).manifest.to_csv(tmp_path / "manifest.csv")
     recorded = Manifest.from_csv(tmp_path / "manifest.csv")
 
     def resume() -> None:

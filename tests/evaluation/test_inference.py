@@ -102,7 +102,8 @@ def test_a_mask_that_is_replaced_after_its_check_is_an_error(
     pictures: Manifest, tmp_path: Path
 ) -> None:
     """The pointing figures would be of a mask that nobody has checked."""
-    checked, bad = check_images(pictures, cache=tmp_path / "cache", progress=False)
+    decoded = check_images(pictures, cache=tmp_path / "cache", progress=False)
+    checked, bad = decoded.manifest, decoded.bad
     assert not bad
     hits = score(RedDetector(), checked).pointing_hit_synthetic
     mask = tmp_path / "mask.png"

@@ -60,7 +60,8 @@ def test_the_open_figure_is_that_of_the_new_sets_alone(tmp_path: Path, test_set:
     }
 
     def results(*data: str) -> dict[str, Any]:
-        own, tests = read_given(TrainConfig(data=data, **given))
+        given_images = read_given(TrainConfig(data=data, **given))
+        own, tests = given_images.data, given_images.tests
         scored = [
             (s.label or 0, s.generator, s.test_set, len(s.generator) / 50 + 0.3 * ("own" in s.path))
             for s in own + tests

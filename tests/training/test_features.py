@@ -208,7 +208,7 @@ def test_images_swapped_while_features_are_made_and_put_back_leave_none(tmp_path
     weights = tmp_path / "weights.pth"
     torch.save(Detector("test_convnext").backbone.state_dict(), weights)
     settings = given(initial_checkpoint=str(weights), cached_features="float32")
-    checked, _ = check_images(few_faces(tmp_path), progress=False)
+    checked = check_images(few_faces(tmp_path), progress=False).manifest
     fakes, reals = ([s.path for s in checked if s.label == label][:25] for label in (1, 0))
 
     def swap() -> None:

@@ -30,7 +30,7 @@ from focus.evaluation.scores import Scores
 from focus.model.config import DetectorConfig
 from focus.model.detector import Detector
 from focus.runtime.files import sole_writer
-from focus.training.run import data_findings, train
+from focus.training.run import map_findings, train
 from focus.use.evaluate import evaluate
 
 from ..launching import CHECKOUT, in_another_process, python, write_faces
@@ -229,10 +229,10 @@ def test_missing_human_maps_are_named() -> None:
     # The last aims at a number.
     losses: list[dict[str, Any]] = [{"focus_level": "match"}, {"loss": "ce"}, {"loss": "hinge"}]
     runs = [resolve(TrainConfig.of(name=n, **loss)) for n, loss in zip("abc", losses, strict=True)]
-    (warning,) = (each for run in runs for each in data_findings(Manifest(samples), run))
+    (warning,) = (each for run in runs for each in map_findings(Manifest(samples), run))
     assert "saliency and focus term of a is 0" in warning.text
     with_map = Manifest([*samples, Sample("/m", 0, split="train", human_map="/m")])
-    assert not any(data_findings(with_map, run) for run in runs)
+    assert not any(map_findings(with_map, run) for run in runs)
 
 
 @pytest.mark.slow
@@ -259,7 +259,7 @@ def test_copies_of_training_images_are_no_test(data: Path, tmp_path: Path) -> No
     run = tmp_path / "runs" / "r"
     kept = names(run)
     assert not {f"a-{number}.jpg" for number in range(5)} & {*kept}
-    rows = list(csv.DictReader((run / "left_out.csv").open()))
+    rows = list(csv.DictReader((run / "copies.csv").open()))
     assert {Path(row["path"]).name for row in rows} == {f"a-{number}.jpg" for number in range(5)}
     assert said in (run / "model" / "README.md").read_text()
     found = json.loads((run / "results.json").read_text())["findings"]

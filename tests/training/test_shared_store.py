@@ -51,7 +51,7 @@ def decode_again_and_again(faces: Path, aside: Path, weights: Path) -> None:
     expected = FaceDataset(manifest, preprocessing)[rows].images
     while True:
         images = ImageCache(SIZE)
-        checked, _ = check_images(manifest, images=images, cache=aside, progress=False)
+        checked = check_images(manifest, images=images, cache=aside, progress=False).manifest
         for _ in range(3):
             assert FaceDataset(checked, preprocessing, images=images)[rows].images.equal(expected)
         for known in aside.glob("decoded-*.txt"):

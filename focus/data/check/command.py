@@ -31,7 +31,7 @@ def check(config: CheckConfig) -> None:
             contact_sheet.draw(found, output / "contact_sheet.png")
             report.write(found, content, shown, output)
         print(f"report: {output}")
-    if (found.without_leaks or found.training).obstacle or (config.strict and not is_fit(found)):
+    if found.obstacle or (config.strict and not is_fit(found)):
         raise SystemExit(1)
 
 

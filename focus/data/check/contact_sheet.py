@@ -33,7 +33,7 @@ def draw(found: Findings, path: Path) -> None:
             rows.append(SheetRow(generator or label, about, cells))
     if rows:
         title = "Images by split and class"
-        title += "; beside it the human map over it, where there are any" * bool(found.maps)
+        title += "; beside it the human map over it, where there are any" * bool(found.map_sizes)
         if len(every) > MAX_ROWS:
             title += f"; {len(every) - MAX_ROWS} more generators are not shown"
         contact_sheet(path, [title], rows, SIDE)

@@ -2,36 +2,39 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
-from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from PIL import Image
 
 from focus.config.data import CheckConfig
 from focus.config.train import resolve
-from focus.data.bad_files import BadFile, Verdict, decode, with_rows
-from focus.data.check.leaks import Leak, find_leaks, find_pairs
+from focus.data.bad_files import BadFile, DecodedFiles, Verdict, check_images, without_digests
+from focus.data.check.headers import CAUSES
+from focus.data.check.images import image_findings, storage_to_train_with
 from focus.data.check.pixels import pixel_statistics
-from focus.data.check.shortcuts import Audit, audit
+from focus.data.check.shortcuts import WARN_FROM, Audit, audit
 from focus.data.check.survey import Look, look
-from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest
+from focus.data.copies import Copy, fakes_beside_source, find_copies, left_out, without
+from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
+from focus.data.maps import files_of, human_map, is_drawing, source_findings
 from focus.data.readers import read_given
 from focus.data.readers.human_maps import MapOwners, unmatched_maps
+from focus.data.signatures import SignatureStore
 from focus.data.splits import assign_splits
 from focus.data.training_set import training_manifest
 from focus.errors import InputError
+from focus.findings import Finding, finding, worst_first
 from focus.runtime.parallel import parallel_map
 
 R = TypeVar("R")
-Maps = Mapping[str, tuple[Verdict, tuple[int, int]]]
-"""By path of a human map or artefact mask: what is wrong with it, and its size."""
 
-# Images of the shortcut audit: the interval is then narrower than 0.04.
+# Images of the audit of pixels: the interval is then narrower than 0.04.
 _AUDITED = 5000
 _SPLITS = ("train", "validation", "test", "")
 
@@ -47,74 +50,128 @@ class Training:
 
 @dataclass(frozen=True)
 class Findings:
-    """All findings.
+    """All that the check found.
 
-    manifest: All images, those to test on included; none if they cannot be read. looks: The look at
-    each row. maps, masks: The verdicts by path. n_unmatched: The number of maps that belong to no
-    image. bad: The files that cannot be decoded. metadata, pixels: The audits of the images for
-    training, None if there are too few. pairs: The fakes in the split of their source.
-    without_leaks: The verdict on the manifest without leaks, if it was written.
+    Attributes:
+        manifest: All images, those to test on included; none if they cannot be read.
+        training: Whether training would start.
+        findings: What has to be mended, what to know, worst first.
+        looks: The header of each image's file, by its path.
+        decoded: What the pass over all files found.
+        map_sizes: Width and height of each human map, by its path.
+        n_unmatched: The number of maps that belong to no image.
+        copies: Images of validation and test that show a picture of an earlier split.
+        dropped: Those of the copies that training leaves out.
+        pairs: The fakes in the split of their source.
+        storage: The audit of how files are stored, of images to train with.
+        pixels: The audit of their pixels, None if there are too few.
+        without_copies: The verdict on the manifest without copies, if it was written.
     """
 
     manifest: Manifest
     training: Training
-    looks: Sequence[Look] = ()
-    maps: Maps = field(default_factory=dict)
-    masks: Maps = field(default_factory=dict)
+    findings: Sequence[Finding]
+    looks: Mapping[str, Look] = field(default_factory=dict)
+    decoded: DecodedFiles | None = None
+    map_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     n_unmatched: int = 0
-    bad: Sequence[BadFile] = ()
-    leaks: Sequence[Leak] = ()
-    pairs: Sequence[Leak] = ()
-    metadata: Audit | None = None
+    copies: Sequence[Copy] = ()
+    dropped: Sequence[Copy] = ()
+    pairs: Sequence[Copy] = ()
+    storage: Audit | None = None
     pixels: Audit | None = None
-    without_leaks: Training | None = None
+    without_copies: Training | None = None
+
+    @property
+    def obstacle(self) -> str:
+        """Why training would not start, on the manifest without copies if it was written."""
+        return (self.without_copies or self.training).obstacle
+
+    @property
+    def bad(self) -> Sequence[BadFile]:
+        """The files that cannot be decoded."""
+        return self.decoded.bad if self.decoded else ()
 
     def odd(self, verdict: Verdict) -> list[str]:
         """Return the human maps and artefact masks with this verdict."""
-        both = (*self.maps.items(), *self.masks.items())
-        return [path for path, (said, _) in both if said == verdict]
+        return self.decoded.odd(verdict) if self.decoded else []
 
 
 def gather(config: CheckConfig) -> Findings:
     """Read the images, give them the splits that training would, and look at every file.
 
-    With ``drop_leaks`` a manifest without leaks and bad images is written too.
+    With ``drop_copies`` and an output a manifest without copies and bad images is written too.
     """
     owners: MapOwners = {}
+    signatures = SignatureStore()
     try:
-        own, tests = read_given(config, owners=owners)
+        given = read_given(config, owners=owners)
+        manifest = assign_splits(given.data, seed=config.seed) + given.tests
+        with _without_warnings():
+            decoded = check_images(manifest, signatures=signatures, max_bad=1.0)
     except InputError as error:
-        return Findings(Manifest([]), Training(str(error)))
-    manifest = assign_splits(own, seed=config.seed) + tests
-    images = _each(look, (sample.path for sample in manifest), "looking at images")
-    maps = _each(partial(decode, role="map"), (s.human_map for s in manifest), "looking at maps")
-    masks = _each(partial(decode, role="mask"), (s.mask_path for s in manifest), "looking at masks")
-    looks = [images[sample.path] for sample in manifest]
-    bad = [BadFile(path, "image", seen.error) for path, seen in images.items() if seen.error]
-    decoded = (*maps.values(), *masks.values())
-    bad += [verdict for verdict, _ in decoded if isinstance(verdict, BadFile)]
-    leaks = find_leaks(manifest, looks)
+        return _refused(str(error))
+    looks = _by_path(look, (sample.path for sample in manifest), "reading headers")
+    map_sizes = _by_path(_map_size, (s.human_map for s in decoded.manifest), "measuring maps")
+    images = decoded.manifest
+    copies = find_copies(images, signatures)
+    dropped = left_out(copies, drop=config.drop_copies)
+    used = without(images, dropped)
+    storage = storage_to_train_with(used, looks)
 
-    audited = _audited(manifest, looks, config.seed)
-    labels = [manifest[row].label or REAL for row in audited]
-    groups = [manifest[row].group for row in audited]
-    pixels = parallel_map(
-        pixel_statistics, [manifest[row].path for row in audited], "measuring pixels"
+    audited = _audited(images, config.seed)
+    labels = [sample.label or REAL for sample in audited]
+    groups = [sample.group for sample in audited]
+    measured = parallel_map(
+        pixel_statistics, [sample.path for sample in audited], "measuring pixels"
     )
+    pixels = audit(list(measured), labels, groups, seed=config.seed)
+
+    training = _training(config, progress=True)
+    without_copies = None
+    if config.drop_copies and config.output is not None:
+        without_copies = _without_copies(config, used)
+    obstacle = (without_copies or training).obstacle
+    findings = [
+        *([finding("training_refused", obstacle=obstacle)] if obstacle else []),
+        *given.findings,
+        *decoded.findings,
+        *image_findings(images, copies, dropped, signatures, storage),
+        *source_findings(images),
+        *_pixel_findings(pixels),
+    ]
     return Findings(
         manifest,
-        _training(config, progress=True),
-        looks,
-        maps,
-        masks,
-        sum(len(unmatched_maps(folder, owned)) for folder, owned in owners.items()),
-        with_rows(bad, manifest),
-        leaks,
-        find_pairs(manifest, looks),
-        audit([looks[row].metadata for row in audited], labels, groups, seed=config.seed),
-        audit(list(pixels), labels, groups, seed=config.seed),
-        _without_leaks(config, manifest, leaks, bad) if config.drop_leaks else None,
+        training,
+        worst_first(findings),
+        looks=looks,
+        decoded=decoded,
+        map_sizes=map_sizes,
+        n_unmatched=sum(len(unmatched_maps(folder, owned)) for folder, owned in owners.items()),
+        copies=copies,
+        dropped=dropped,
+        pairs=fakes_beside_source(used, signatures),
+        storage=storage.storage,
+        pixels=pixels,
+        without_copies=without_copies,
     )
+
+
+def _refused(obstacle: str) -> Findings:
+    """Return what is to be said where no image can be read."""
+    refusal = finding("training_refused", obstacle=obstacle)
+    return Findings(Manifest([]), Training(obstacle), [refusal])
+
+
+def _pixel_findings(audit: Audit | None) -> list[Finding]:
+    """Return a finding if statistics of pixels tell the class.
+
+    It is never an error, as they may be the generator's own.
+    """
+    if audit is None or audit.interval[0] <= WARN_FROM:
+        return []
+    causes = ", ".join(map(str, audit.causes[:CAUSES]))
+    return [finding("pixels_tell_class", auc=audit.auc, causes=causes)]
 
 
 def kinds(manifest: Manifest) -> dict[tuple[str, str, str], list[int]]:
@@ -127,37 +184,49 @@ def kinds(manifest: Manifest) -> dict[tuple[str, str, str], list[int]]:
     return {(_SPLITS[kind[0]], *kind[1:]): rows[kind] for kind in sorted(rows)}
 
 
-def _each(function: Callable[[str], R], paths: Iterable[str | None], title: str) -> dict[str, R]:
+def _by_path(function: Callable[[str], R], paths: Iterable[str | None], title: str) -> dict[str, R]:
     """Return ``function`` of each distinct path, by path."""
     distinct = list(dict.fromkeys(path for path in paths if path is not None))
     return dict(zip(distinct, parallel_map(function, distinct, title), strict=True))
 
 
-def _training(config: CheckConfig, progress: bool) -> Training:
-    """Return whether training would start."""
+def _map_size(path: str) -> tuple[int, int]:
+    """Return width and height of a human map that can be decoded."""
+    if is_drawing(path):
+        height, width = human_map(path).shape
+        return width, height
+    with Image.open(files_of(path)[0]) as image:
+        return image.size
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Let nothing be logged that is a finding."""
     logger = logging.getLogger("focus")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # what it warns of is in the report
+    logger.setLevel(logging.ERROR)
     try:
-        with redirect_stdout(StringIO()):  # the layouts have been printed
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _training(config: CheckConfig, progress: bool) -> Training:
+    """Return whether training would start."""
+    try:
+        # The layouts have been printed.
+        with _without_warnings(), redirect_stdout(StringIO()):
             training_manifest(resolve(config.for_training()), progress=progress)
     except InputError as error:
         return Training(str(error))
-    finally:
-        logger.setLevel(level)
     return Training("")
 
 
-def _without_leaks(
-    config: CheckConfig, manifest: Manifest, leaks: Sequence[Leak], bad: Sequence[BadFile]
-) -> Training:
-    """Write each picture in the last split that it occurs in, but for images that are bad."""
-    path = str(Path(str(config.output)) / "without_leaks.csv")
-    rows = {leak.row for leak in leaks}
-    paths = {file.path for file in bad if file.role == "image"}
-    kept = Manifest(s for row, s in enumerate(manifest) if row not in rows and s.path not in paths)
-    kept.to_csv(path)
-    given = replace(
+def _without_copies(config: CheckConfig, used: Manifest) -> Training:
+    """Write the images that can be decoded and are no copies."""
+    path = str(Path(str(config.output)) / "without_copies.csv")
+    Manifest(map(without_digests, used)).to_csv(path)
+    of_table = replace(
         config,
         data=(path,),
         test_data={},
@@ -168,20 +237,18 @@ def _without_leaks(
         data_root=None,
         human_maps=None,
     )
-    return replace(_training(given, progress=False), path=path, n_images=len(kept))
+    return replace(_training(of_table, progress=False), path=path, n_images=len(used))
 
 
-def _audited(manifest: Manifest, looks: Sequence[Look], seed: int) -> list[int]:
-    """Return readable rows to train or validate with, of each class as many as fit."""
+def _audited(images: Manifest, seed: int) -> list[Sample]:
+    """Return images to train or validate with, of each class as many as fit."""
     generator = np.random.default_rng(seed)
     rows: list[int] = []
     for label in (REAL, SYNTHETIC):
-        every = [
+        of_class = [
             row
-            for row, sample in enumerate(manifest)
-            if sample.label == label
-            and sample.split in ("train", "validation")
-            and not looks[row].error
+            for row, sample in enumerate(images)
+            if sample.label == label and sample.split in ("train", "validation")
         ]
-        rows += generator.permutation(every)[: _AUDITED // 2].tolist()
-    return sorted(rows)
+        rows += generator.permutation(of_class)[: _AUDITED // 2].tolist()
+    return [images[row] for row in sorted(rows)]

@@ -4,56 +4,130 @@ No pixel is decoded, so that training and evaluation can afford it: half a secon
 """
 
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from PIL import Image
+import numpy as np
 
-from focus.data.check.survey import storage
+from focus.data.check.survey import Look, look
 from focus.data.manifest import REAL, SYNTHETIC, Sample
-from focus.findings import Finding
+from focus.findings import Finding, finding
+from focus.metrics.bootstrap import units
+from focus.metrics.intervals import mean_auc_interval
+from focus.metrics.ranking import auc
 
+if TYPE_CHECKING:
+    from focus.data.check.shortcuts import Audit
+
+OF_TRAINING = (
+    "a detector can learn that instead of the face; store both classes in the same way, and see by "
+    "focus evaluate --run runs/NAME --equalise what its AUC owes to it"
+)
+"""What follows where images to train with are stored apart."""
+OF_TEST = (
+    "its AUC may be that of the files; focus evaluate --run runs/NAME --equalise shows what it is "
+    "where both classes are stored in the same way"
+)
+"""What follows for a test set."""
+
+CAUSES = 2
+"""How many properties are named, those that explain most first."""
 _LOOKED_AT = 500  # images of each class
-_CAUSES = 2
+# Where quality is part of the header, or pixels are kept as they are, equal headers leave only the
+# pictures to explain the size of files.
+_TELL_QUALITY = ("JPEG", "MPO", "PNG", "BMP", "DIB", "PPM", "GIF", "TGA")
 
 
-def stored_apart(samples: Sequence[Sample], where: str, then: str) -> Finding | None:
-    """Return a finding if file formats, sizes and colour modes tell the class.
+@dataclass(frozen=True)
+class StorageAudit:
+    """How well the storage of files tells real from synthetic.
 
-    It names an AUC and the properties. What cannot be opened is passed over.
+    Attributes:
+        storage: By format, quality, subsampling, size and metadata; None with too few images.
+        size_auc: AUC of the bits per pixel, of whichever class has more.
+        size_lowest: The lower end of its interval.
+        silent_formats: Formats of these files that do not tell their quality.
+    """
+
+    storage: "Audit | None"
+    size_auc: float = 0.5
+    size_lowest: float = 0.0
+    silent_formats: str = ""
+
+    def findings(self, images: str, consequence: str) -> list[Finding]:
+        """Return a finding if the storage of files tells the class, else one if their size does.
+
+        images: What they are called. consequence: What follows from it, as the end of a sentence.
+        """
+        from focus.data.check.shortcuts import SEVERE_FROM, WARN_FROM
+
+        audit = self.storage
+        if audit is None:
+            return []
+        if audit.interval[0] > WARN_FROM:
+            is_severe = audit.interval[0] >= SEVERE_FROM
+            return [
+                finding(
+                    "storage_tells_class" if is_severe else "storage_may_tell_class",
+                    images=images,
+                    auc=audit.auc,
+                    causes=", ".join(map(str, audit.causes[:CAUSES])),
+                    consequence=consequence,
+                )
+            ]
+        if self.size_lowest <= WARN_FROM:
+            return []
+        name = "file_size_may_tell_class" if self.silent_formats else "file_size_tells_class"
+        return [finding(name, images=images, auc=self.size_auc, formats=self.silent_formats)]
+
+
+def storage_audit(
+    samples: Sequence[Sample], looks: Mapping[str, Look] | None = None
+) -> StorageAudit:
+    """Return how well the storage of the files of some images of each class tells their class.
+
+    What cannot be opened is passed over.
 
     Args:
         samples: Images of both classes.
-        where: What they are called.
-        then: What follows from it, as the end of a sentence.
+        looks: The headers by path, if they have been read.
     """
     draw = random.Random(0)
-    headers, labels, groups = list[dict[str, Any]](), list[int](), list[str]()
+    headers: list[Look] = []
+    labels: list[int] = []
+    groups: list[str] = []
     for label in (REAL, SYNTHETIC):
         of_class = [sample for sample in samples if sample.label == label]
         for sample in draw.sample(of_class, min(len(of_class), _LOOKED_AT)):
-            if header := _header(sample.path):
+            header = look(sample.path) if looks is None else looks[sample.path]
+            if not header.error:
                 headers.append(header)
                 labels.append(label)
                 groups.append(sample.group)
     if not headers:
-        return None
+        return StorageAudit(None)
     # Its trees take a second to import, and tables of scores have no files to tell apart.
-    from focus.data.check.shortcuts import SEVERE_FROM, WARN_FROM, audit
+    from focus.data.check.shortcuts import audit
 
-    found = audit(headers, labels, groups)
-    if found is None or found.interval[0] <= WARN_FROM:
-        return None
-    return Finding(
-        "error" if found.interval[0] >= SEVERE_FROM else "warning",
-        f"In the {where}, formats and sizes of the files alone tell real from synthetic (AUC "
-        f"{found.auc:.3f}, by {', '.join(map(str, found.causes[:_CAUSES]))}): {then}.",
-    )
+    by_storage = audit([header.storage for header in headers], labels, groups)
+    if by_storage is None:
+        return StorageAudit(None)
+    size_auc, size_lowest = _auc_of_size(headers, labels, groups)
+    formats = {str(header.storage["file format"]) for header in headers}
+    silent = ", ".join(sorted(formats.difference(_TELL_QUALITY)))
+    return StorageAudit(by_storage, size_auc, size_lowest, silent)
 
 
-def _header(path: str) -> dict[str, Any]:
-    try:
-        with Image.open(path) as image:
-            return storage(path, image)
-    except Exception:  # decoders raise anything; the pass over all files names bad ones
-        return {}
+def _auc_of_size(
+    headers: Sequence[Look], labels: Sequence[int], groups: Sequence[str]
+) -> tuple[float, float]:
+    """Return the AUC of the bits per pixel, of whichever class has more, and its lower end."""
+    bits = np.array([header.bits_per_pixel for header in headers])
+    is_fake = np.array(labels) == SYNTHETIC
+    unit = units(np.array(groups, dtype=np.object_))
+    value = auc(bits[~is_fake], bits[is_fake]) or 0.0
+    if value < 0.5:
+        value, bits = 1 - value, -bits
+    interval = mean_auc_interval([(bits[~is_fake], bits[is_fake], unit[~is_fake], unit[is_fake])])
+    return value, interval[0] if interval else 0.0

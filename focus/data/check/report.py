@@ -1,4 +1,4 @@
-"""The findings as check.json, as leaks.csv and as a text for the console."""
+"""The findings as check.json, as copies.csv and as a text for the console."""
 
 import json
 import shlex
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from focus.data.check.findings import Findings, Training, kinds
-from focus.data.check.leaks import PAIR, write_leaks
+from focus.data.check.images import files_of_two_labels
 from focus.data.check.shortcuts import MIN_IMAGES
-from focus.data.check.verdict import contradictory, is_fit, judged
+from focus.data.check.verdict import is_fit
+from focus.data.copies import SOURCE, Copy, write_copies
 from focus.data.manifest import REAL, place_of
 from focus.plotting import shortened
 
@@ -20,24 +21,27 @@ _LONGEST = 30  # characters of a generator's name in the table
 
 
 def write(found: Findings, content: Mapping[str, Any], shown: str, folder: Path) -> None:
-    """Write check.json, check.txt and leaks.csv."""
+    """Write check.json, check.txt and copies.csv."""
     as_json = json.dumps(content, indent=1, allow_nan=False)
     (folder / "check.json").write_text(as_json + "\n", encoding="utf-8")
     (folder / "check.txt").write_text(f"{shown}\n", encoding="utf-8")
-    write_leaks(found.manifest, [*found.leaks, *found.pairs], folder / "leaks.csv")
+    write_copies(found.copies, folder, found.dropped, found.pairs)
 
 
 def content_of(found: Findings) -> dict[str, Any]:
     """Return the content of check.json, which ``docs/formats.md`` describes."""
     manifest = found.manifest
+    images = found.decoded.manifest if found.decoded else manifest
+    bad = {file.path for file in found.bad if file.role == "image"}
+    masks = {sample.mask_path for sample in manifest} - {None}
     train = Counter(s.label for s in manifest.split("train") if s.label is not None)
-    leak_kinds = Counter(leak.kind for leak in found.leaks)
-    without = found.without_leaks
+    copy_kinds = Counter(copy.kind for copy in found.copies)
+    without = found.without_copies
     return {
-        "version": 2,
+        "version": 3,
         "source": manifest.source,
         "fit": is_fit(found),
-        "findings": [asdict(each) for each in judged(found)],
+        "findings": [asdict(one) for one in found.findings],
         **_trainable(found.training),
         "n_images": len(manifest),
         "kinds": [
@@ -47,31 +51,32 @@ def content_of(found: Findings) -> dict[str, Any]:
                 "generator": generator,
                 "images": len(rows),
                 "with_map": sum(manifest[row].human_map is not None for row in rows),
-                "unreadable": sum(bool(found.looks[row].error) for row in rows),
-                **_appearances(found, rows),
+                "unreadable": sum(manifest[row].path in bad for row in rows),
+                **_appearances(found, (manifest[row].path for row in rows)),
             }
             for (split, label, generator), rows in kinds(manifest).items()
         ],
         "train_share_real": train[REAL] / train.total() if train else None,
-        **_appearances(found, range(len(found.looks))),
+        **_appearances(found, (sample.path for sample in manifest)),
         "maps": _maps(found),
-        "masks": {"masks": len(found.masks), "faint": len(found.odd("faint"))},
-        "contradictory": contradictory(found),
+        "masks": {"masks": len(masks), "faint": len(found.odd("faint"))},
+        "contradictory": files_of_two_labels(images),
         "bad_files": [asdict(file) for file in found.bad],
-        "leaks": {
-            "images": len({leak.row for leak in found.leaks}),
-            "same_file": leak_kinds["same file"],
-            "same_picture": leak_kinds["same picture"],
-            "fake_and_source": leak_kinds[PAIR],
+        "copies": {
+            "images": len(found.copies),
+            "same_file": copy_kinds["same file"],
+            "same_picture": copy_kinds["same picture"],
+            "mirrored_picture": copy_kinds["mirrored picture"],
+            "fake_and_source": copy_kinds[SOURCE],
             "between": _counts(
-                f"{manifest[leak.row].split}-{manifest[leak.other].split}" for leak in found.leaks
+                f"{copy.original.split}-{copy.sample.split}" for copy in found.copies
             ),
         },
         "shortcuts": {
-            "metadata": found.metadata and asdict(found.metadata),
+            "storage": found.storage and asdict(found.storage),
             "pixels": found.pixels and asdict(found.pixels),
         },
-        "without_leaks": without
+        "without_copies": without
         and {"path": without.path, "n_images": without.n_images, **_trainable(without)},
     }
 
@@ -80,28 +85,29 @@ def _trainable(training: Training) -> dict[str, bool | str | None]:
     return {"trainable": not training.obstacle, "obstacle": training.obstacle or None}
 
 
-def _appearances(found: Findings, rows: Iterable[int]) -> dict[str, dict[str, int]]:
+def _appearances(found: Findings, paths: Iterable[str]) -> dict[str, dict[str, int]]:
     """Count the sizes, formats and modes of the images that can be decoded."""
-    looks = [found.looks[row] for row in rows if not found.looks[row].error]
+    bad = {file.path for file in found.bad if file.role == "image"}
+    looks = [found.looks[path] for path in paths if path not in bad]
     return {
         "sizes": _counts(f"{look.width}x{look.height}" for look in looks),
-        "formats": _counts(str(look.metadata["file format"]) for look in looks),
-        "modes": _counts(str(look.metadata["colour mode"]) for look in looks),
+        "formats": _counts(str(look.storage["file format"]) for look in looks),
+        "modes": _counts(str(look.storage["colour mode"]) for look in looks),
     }
 
 
 def _maps(found: Findings) -> dict[str, int]:
     """Count the human maps that are odd in some way, and the images that have none."""
-    size_of = {
-        sample.human_map: (look.width, look.height)
-        for sample, look in zip(found.manifest, found.looks, strict=True)
-    }
-    bad = {file.path for file in found.bad}
-    sizes = {path: size for path, (_, size) in found.maps.items() if path not in bad}
+    size_of: dict[str, tuple[int, int]] = {}
+    for sample in found.manifest:
+        if sample.human_map is not None:
+            header = found.looks[sample.path]
+            size_of[sample.human_map] = header.width, header.height
+    sizes = found.map_sizes
     return {
-        "maps": len(found.maps),
+        "maps": len(size_of),
         "images_without": sum(sample.human_map is None for sample in found.manifest),
-        "unreadable": len(found.maps) - len(sizes),
+        "unreadable": sum(file.role == "map" for file in found.bad),
         "blank": len(found.odd("blank")),
         "inverted": len(found.odd("inverted")),
         "of_another_size": sum(size_of[path] != size for path, size in sizes.items()),
@@ -118,8 +124,8 @@ def text(found: Findings, content: Mapping[str, Any]) -> str:
     lines: list[str] = []
     if found.manifest:
         lines += [*_table(content["kinds"]), "", *_file_lines(found, content)]
-        lines += [*_leak_lines(found, content["leaks"]), *_shortcut_lines(found)]
-    if without := found.without_leaks:
+        lines += [*_copy_lines(found, content["copies"]), *_shortcut_lines(found)]
+    if without := found.without_copies:
         if obstacle := found.training.obstacle:
             lines.append(f"training would not start: {obstacle}")
         table = shlex.quote(without.path)
@@ -128,7 +134,7 @@ def text(found: Findings, content: Mapping[str, Any]) -> str:
             if without.obstacle
             else f"start: give focus train --data {table} instead of the data and test flags"
         )
-        lines.append(f"without leaks, {without.n_images} images, it would {verdict}")
+        lines.append(f"without copies, {without.n_images} images, it would {verdict}")
     # Names may hold bytes that no console shows.
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 
@@ -150,7 +156,7 @@ def _file_lines(found: Findings, content: Mapping[str, Any]) -> list[str]:
     lines = []
     if content["train_share_real"] is not None:
         lines.append(f"balance: {100 * content['train_share_real']:.0f} % of train is real")
-    if found.maps or found.n_unmatched:
+    if content["maps"]["maps"] or found.n_unmatched:
         odd = [f"{n} {name.replace('_', ' ')}" for name, n in content["maps"].items() if n]
         lines.append(f"human maps: {', '.join(odd)}")
     if pairs := content["contradictory"]:
@@ -160,27 +166,29 @@ def _file_lines(found: Findings, content: Mapping[str, Any]) -> list[str]:
     return lines + _first([f"{file.role} {file.place!r}: {file.reason}" for file in found.bad])
 
 
-def _leak_lines(found: Findings, counts: Mapping[str, Any]) -> list[str]:
-    if not found.leaks:
-        return ["leaks: none, no picture is in two splits"]
+def _copy_lines(found: Findings, counts: Mapping[str, Any]) -> list[str]:
+    if not found.copies:
+        return ["copies: none, no picture is in two splits"]
     between = ", ".join(f"{n} {pair}" for pair, n in counts["between"].items())
-    lines = []
-    for leak in found.leaks:
-        one, other = found.manifest[leak.row], found.manifest[leak.other]
-        places = f"{one.split} {place_of(one)!r}, {other.split} {place_of(other)!r}"
-        lines.append(f"{leak.kind}: {places}")
     return [
-        f"leaks: {counts['images']} images are in a later split too ({between}; "
+        f"copies: {counts['images']} images show a picture of an earlier split ({between}; "
         f"{counts['same_file']} same file, {counts['same_picture']} same picture, "
-        f"{counts['fake_and_source']} {PAIR})",
-        *_first(lines),
+        f"{counts['mirrored_picture']} mirrored picture, {counts['fake_and_source']} {SOURCE})",
+        *_first([_in_words(copy) for copy in found.copies]),
     ]
+
+
+def _in_words(copy: Copy) -> str:
+    sample, original = copy.sample, copy.original
+    return (
+        f"{copy.kind}: {sample.split} {place_of(sample)!r}, {original.split} {place_of(original)!r}"
+    )
 
 
 def _shortcut_lines(found: Findings) -> list[str]:
     lines = []
     for what, result in (
-        ("the files' metadata alone", found.metadata),
+        ("the files' storage alone", found.storage),
         ("low-level statistics alone", found.pixels),
     ):
         if result is None:

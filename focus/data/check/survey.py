@@ -1,73 +1,50 @@
-"""One look at every image: its container, its bytes and a grey thumbnail."""
+"""What the header of an image's file tells, before a pixel is decoded."""
 
-import hashlib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import get_sampling
 
-from focus.data.images import (
-    check_pixels,
-    check_regular,
-    load_image,
-    pixel_limit,
-    reason,
-    turn_upright,
-)
+from focus.data.images import check_regular, reason
 
-THUMB = 32
-"""Pixels of a thumbnail's side."""
-
-# A JPEG is decoded at the smallest of 1/8, 1/4, 1/2 that has this side: twice the thumbnail's, so
-# that the thumbnail does not depend on which it was.
-_DRAFT = 2 * THUMB
 _SUBSAMPLING = {-1: "", 0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}  # by Pillow's number
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The container and the thumbnail of an image.
+    """The header of an image's file.
 
     error: Why it cannot be read, "" if it can. width, height: Pixels of the upright image.
-    metadata: Properties of the file that may give the label away, numbers (NaN: not there) or
-    texts. digest: The digest of the file's bytes. thumb: 32 x 32 bytes of grey, the upright image
-    squashed.
+    storage: Properties of the file that may give the label away, numbers (NaN: not there) or texts.
+    bits_per_pixel: The size of the file for each pixel.
     """
 
     error: str = ""
     width: int = 0
     height: int = 0
-    metadata: Mapping[str, float | str] = field(default_factory=dict)
-    digest: bytes = b""
-    thumb: bytes = b""
+    storage: Mapping[str, float | str] = field(default_factory=dict)
+    bits_per_pixel: float = 0.0
 
 
 def look(path: str) -> Look:
-    """Read an image once; never raise for what is in it."""
+    """Read a header; never raise for what is in it."""
     try:
         check_regular(path)
-        content = Path(path).read_bytes()
-        with Image.open(BytesIO(content)) as image:
-            check_pixels(image.size)  # which a draft of a JPEG would not
-            metadata = storage(path, image)  # before the image is decoded
-            (width, height), thumb = _upright(path, image)
-    except Image.DecompressionBombError:
-        return Look(f"more than --max-pixels {pixel_limit()}")
+        with Image.open(path) as image:
+            width, height = _upright_size(image)
+            of_file = _storage(path, image, width, height)
+        size = os.stat(path).st_size  # noqa: PTH116 - a million Path objects take seconds
     except Exception as error:  # decoders raise anything
         return Look(reason(path, error.__cause__ or error))
-    metadata |= _size(width, height)
-    metadata["file size in bits per pixel"] = 8 * len(content) / (width * height)
-    digest = hashlib.blake2b(content, digest_size=16).digest()
-    return Look("", width, height, metadata, digest, thumb)
+    return Look("", width, height, of_file, 8 * size / (width * height))
 
 
-def storage(path: str, image: Image.Image) -> dict[str, float | str]:
-    """Return what the header of an opened image tells, before a pixel is decoded."""
+def _storage(path: str, image: Image.Image, width: int, height: int) -> dict[str, float | str]:
     kind, info = image.format, image.info
     tables: dict[int, list[int]] = getattr(image, "quantization", None) or {}
     exif = "exif" in info or "Raw profile type exif" in info
@@ -76,7 +53,9 @@ def storage(path: str, image: Image.Image) -> dict[str, float | str]:
         "file format": kind or "",
         "file name extension": Path(path).suffix.lower(),
         "colour mode": image.mode,
-        **_size(*image.size),
+        "image width": float(width),
+        "image height": float(height),
+        "aspect ratio": width / height,
         # Means of the tables: small for a high quality.
         "JPEG quantisation of brightness": float(np.mean(tables.get(0, math.nan))),
         "JPEG quantisation of colour": float(np.mean(tables.get(1, math.nan))),
@@ -87,24 +66,10 @@ def storage(path: str, image: Image.Image) -> dict[str, float | str]:
     }
 
 
-def _size(width: int, height: int) -> dict[str, float | str]:
-    return {
-        "image width": float(width),
-        "image height": float(height),
-        "aspect ratio": width / height,
-    }
-
-
-def _upright(path: str, image: Image.Image) -> tuple[tuple[int, int], bytes]:
-    """Return the size (width, height) and the thumbnail of the image turned upright."""
-    if image.format == "JPEG" and image.mode in ("RGB", "L"):
-        size = image.size
-        image.draft("L", (_DRAFT, _DRAFT))
-        image.load()
-        if turn_upright(image):
-            size = size[::-1]
-        grey = image
-    else:
-        grey = load_image(path)
-        size = grey.size
-    return size, grey.convert("L").resize((THUMB, THUMB), Image.Resampling.BILINEAR).tobytes()
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height as they are after turning by the EXIF orientation."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # broken metadata around sound pixels says nothing of orientation
+        orientation = None
+    return image.size[::-1] if orientation in (5, 6, 7, 8) else image.size

@@ -46,6 +46,7 @@ from focus.data.maps import Map, human_map, resized
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
 from focus.errors import ImageError, InputError
+from focus.findings import print_findings
 from focus.runtime.files import begin, digest, sole_writer
 from focus.runtime.machine import usable_cores
 from focus.runtime.progress import progress_bar
@@ -71,7 +72,9 @@ def crop(config: CropConfig) -> None:
     """
     output = Path(str(config.output))
     refuse_inside(output, config.data)
-    manifest, _ = read_given(config, allow_unlabelled=True, name_fakes=False)
+    given = read_given(config, allow_unlabelled=True, name_fakes=False)
+    print_findings(given.findings)
+    manifest = given.data
     boxes = any(sample.box is not None for sample in manifest)
     with sole_writer(output):
         cut = cut_faces(

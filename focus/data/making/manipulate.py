@@ -34,6 +34,7 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, absolute
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import assign_splits, common_folder
 from focus.errors import ImageError, InputError
+from focus.findings import print_findings
 from focus.runtime.digests import key_of
 from focus.runtime.files import begin, check_empty, digest, sole_writer
 from focus.runtime.parallel import parallel_map
@@ -73,8 +74,9 @@ def manipulate(config: ManipulateConfig) -> None:
     refuse_inside(folder, config.data)
     if not config.resume:
         check_empty(folder)
-    given, _ = read_given(config, allow_unlabelled=True)
-    reals = _grouped(given.where(lambda sample: sample.label != SYNTHETIC))
+    given = read_given(config, allow_unlabelled=True)
+    print_findings(given.findings)
+    reals = _grouped(given.data.where(lambda sample: sample.label != SYNTHETIC))
     with sole_writer(folder):
         faces = list(
             parallel_map(_small, [s.path for s in reals], "reading", processes=config.threads)
@@ -92,7 +94,8 @@ def manipulate(config: ManipulateConfig) -> None:
             print(f"left out {len(bad)}: {folder / BAD_FILES}")
         if len(whole) < _FEWEST:
             raise InputError(
-                f"{given.source} has {len(whole)} real faces: give {_FEWEST} at least, better 1000."
+                f"{given.data.source} has {len(whole)} real faces: give {_FEWEST} at least, better "
+                "1000."
             )
         reals = assign_splits(_with_contents(reals, contents), seed=config.seed)
         pictures = _pictures(reals, np.stack([face.pixels for face in whole.values()]), config.seed)

@@ -39,6 +39,7 @@ from focus.data.maps import MAP_SOURCE, SOURCE_FILE, Map, human_map
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
 from focus.errors import ImageError, InputError
+from focus.findings import print_findings
 from focus.metrics.arrays import evenly
 from focus.runtime.digests import key_of
 from focus.runtime.files import begin, check_empty, digest, sole_writer
@@ -60,7 +61,9 @@ def make_maps(config: MapsConfig) -> None:
 
     Raises InputError for data without the maps or the faces that it takes.
     """
-    given, _ = read_given(config, allow_unlabelled=True, name_fakes=False)
+    read = read_given(config, allow_unlabelled=True, name_fakes=False)
+    print_findings(read.findings)
+    given = read.data
     place = absolute(config.data[0])
     root = place
     if len(config.data) > 1 or any(place not in Path(s.path).parents for s in given):

@@ -20,9 +20,10 @@ from focus.data.manifest import (
 from focus.data.readers import cyborg, folders, label_tables, parquet, tables
 from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.human_maps import MapOwners, find_maps, maps_in, with_maps
-from focus.data.readers.label_conflicts import warn_of_label_conflicts
+from focus.data.readers.label_conflicts import label_conflicts
 from focus.data.readers.rows import Portion, from_rows
 from focus.errors import InputError, shown
+from focus.findings import Finding
 from focus.runtime.csv_files import csv_rows
 
 _TABLES = (".csv", ".tsv", ".tab", ".txt")
@@ -32,12 +33,16 @@ DEFAULT_GENERATOR = "synthetic"
 
 @dataclass(frozen=True)
 class Reading:
-    """The images of a path and their layout, columns only of a table with names; as text a line."""
+    """The images of a path and their layout, columns only of a table with names; as text a line.
+
+    findings: What is to be known of them.
+    """
 
     path: str
     layout: DataLayout
     columns: tables.Columns | None
     manifest: Manifest
+    findings: tuple[Finding, ...] = ()
 
     def __str__(self) -> str:
         labels = Counter(sample.label for sample in self.manifest)
@@ -91,6 +96,7 @@ def read_path(
     layout = config.layout or _layout_of(path, columns)
     found: tables.Columns | None = None
     most = config.max_images
+    unread: list[Finding] = []
     if layout in ("parquet", "hub"):
         found, manifest = parquet.read(
             place, columns, inside, words, hub=layout == "hub", most=most
@@ -115,16 +121,16 @@ def read_path(
     elif place.is_dir():
         maps = maps or find_maps(place)
         layout, manifest = folders.read(place, layout, config.generator or "", maps, words)
+        unread = folders.unread_findings(place, manifest, maps)
     else:
         layout, manifest = "images", Manifest([Sample(str(place))], str(place))
-    if found:
-        warn_of_label_conflicts(manifest, str(root))
+    findings = [*unread, *label_conflicts(manifest, str(root), labels_are_folders=place.is_dir())]
     if maps:
         manifest = with_maps(manifest, root, maps, owners)
     if most is not None:
         manifest = manifest.where(Portion(most).takes)
     manifest = Manifest((_named(s, config.generator or unnamed) for s in manifest), manifest.source)
-    return Reading(str(place), layout, found, manifest)
+    return Reading(str(place), layout, found, manifest, tuple(findings))
 
 
 def takes(layout: DataLayout, path: str) -> bool:

@@ -34,7 +34,7 @@ def images_below(
         return
     try:
         with os.scandir(folder) as entries:
-            found = {e.name: e.is_dir() for e in entries if not e.name.startswith(_NOT_LISTED)}
+            found = {e.name: e.is_dir() for e in entries if is_listed(e.name)}
     except OSError as error:
         raise InputError(
             f"Cannot list {folder} ({error.strerror}): make the folder readable."
@@ -44,6 +44,11 @@ def images_below(
             yield from images_below(folder / name, extensions, skip, (*_above, real))
         elif os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122
             yield folder / name
+
+
+def is_listed(name: str) -> bool:
+    """Return whether a file or folder of that name is looked at."""
+    return not name.startswith(_NOT_LISTED)
 
 
 def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -19,10 +19,11 @@ from focus.config.layouts import DataLayout
 from focus.data.manifest import NO_EXTRA, REAL, SYNTHETIC, Manifest, Sample, Split
 from focus.data.near_far import family_of
 from focus.data.readers import deepfakebench
-from focus.data.readers.files import IMAGE_EXTENSIONS, images_below
+from focus.data.readers.files import IMAGE_EXTENSIONS, images_below, is_listed
 from focus.data.readers.human_maps import MAP_FOLDERS
 from focus.data.readers.tables import NO_WORDS, split_of
 from focus.errors import InputError
+from focus.findings import Finding, finding
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ TREES: dict[DataLayout, Mapping[str, int]] = {
 }
 """The folders that name the label; the first tree that fits is taken."""
 _NOT_READ = (".heic", ".heif", ".jxl")  # images that Pillow does not read
+_NAMED = 5  # folders
 _MAP_FOLDERS = (*MAP_FOLDERS, "maps", "masks")
 
 _Folders = tuple[str, ...]
@@ -79,6 +81,27 @@ def _known(paths: list[str], known: Mapping[str, Sample], root: Path, names: str
     if left := len(paths) - len(samples):
         _log.warning("%s: left out %d images that are in no folder %s", root, left, names)
     return Manifest(samples, str(root))
+
+
+def unread_findings(root: Path, manifest: Manifest, maps: Path | None) -> list[Finding]:
+    """Return a finding of the folders below the root that hold no image of the manifest.
+
+    maps: The folder of the human maps, which are read.
+    """
+    read = {Path(folder) for folder in {_folder(sample.path) for sample in manifest}}
+    read |= {parent for folder in read for parent in folder.parents}
+    unread: list[str] = []
+    for name, folders, _ in os.walk(root):
+        folder = Path(name)
+        if folder not in read:
+            unread.append(str(folder.relative_to(root)))
+            folders.clear()  # it is said of the outermost one alone
+        folders[:] = [sub for sub in sorted(folders) if is_listed(sub) and folder / sub != maps]
+    if not unread:
+        return []
+    more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
+    named = ", ".join(map(repr, unread[:_NAMED]))
+    return [finding("unread_folders", count=len(unread), root=root, folders=f"{named}{more}")]
 
 
 def images_without_maps(

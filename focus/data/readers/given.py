@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -12,11 +12,27 @@ from focus.data.images import limit_pixels
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
 from focus.data.near_far import SEVERAL, family_of, served_by
 from focus.data.readers.detect import DEFAULT_GENERATOR, Reading, read_path, takes
-from focus.data.readers.human_maps import MapOwners, report_unmatched
-from focus.data.readers.label_conflicts import warn_of_label_conflicts
+from focus.data.readers.human_maps import MapOwners, unmatched_findings
+from focus.data.readers.label_conflicts import label_conflicts
 from focus.data.readers.rows import join
 from focus.errors import InputError, listed
+from focus.findings import Finding
 from focus.runtime.machine import is_main_process
+
+
+@dataclass(frozen=True)
+class GivenImages:
+    """All images that a configuration names.
+
+    Attributes:
+        data: Those of ``--data``.
+        tests: Those of ``--test-data`` and ``--test-real``.
+        findings: What is to be known of them.
+    """
+
+    data: Manifest
+    tests: Manifest
+    findings: tuple[Finding, ...] = ()
 
 
 def read_given(
@@ -26,7 +42,7 @@ def read_given(
     name_fakes: bool = True,
     output: Path | None = None,
     owners: MapOwners | None = None,
-) -> tuple[Manifest, Manifest]:
+) -> GivenImages:
     """Read the images of ``--data``, joined, and those of ``--test-data`` and ``--test-real``.
 
     Either is empty only if nothing was given. Real images of ``--test-real`` that are no
@@ -78,21 +94,25 @@ def read_given(
     if not allow_unlabelled:
         for reading in readings:
             reading.require_labels()
-    own = join([reading.manifest for reading in readings])
+    data = join([reading.manifest for reading in readings])
     # A name of the table of families may have folders of classes, another one of generators.
     parts = []
     for name, path in test_data.items():
         options = replace(for_tests, generator=name if family_of(name) else None)
-        parts.append(_test_fakes(read(path, options, name), name))
+        reading = read(path, options, name)
+        readings.append(_labelled(reading, SYNTHETIC))
+        parts.append(_test_fakes(reading, readings[-1].manifest, name))
     generators = {name for part in parts for name in part.generators()}
-    parts += [
-        _test_reals(read(path, for_tests), name, name if name in generators else "")
-        for name, path in test_real.items()
-    ]
+    for name, path in test_real.items():
+        readings.append(_labelled(read(path, for_tests), REAL))
+        parts.append(_test_reals(readings[-1], name, name if name in generators else ""))
     tests = join(parts)
-    report_unmatched(owners, config.human_maps)
-    _refuse_two_labels(chain(own, tests))
-    return own, _named_after_fakes(own, tests) if test_real else tests
+    unmatched = unmatched_findings(owners, config.human_maps)
+    _refuse_two_labels(chain(data, tests))
+    findings = [finding for reading in readings for finding in reading.findings]
+    if test_real:
+        tests = _named_after_fakes(data, tests)
+    return GivenImages(data, tests, (*findings, *unmatched))
 
 
 def _without_absent_label(settings: Sequence[str]) -> tuple[str, ...]:
@@ -115,49 +135,14 @@ def refuse_inside(output: Path, paths: Iterable[str]) -> None:
             )
 
 
-def _test_fakes(reading: Reading, name: str) -> Manifest:
-    """Return a test set of the generator of that name, unless the layout names generators.
+def _labelled(reading: Reading, label: int) -> Reading:
+    """Return a test set with labels: where none says its class, all its images are of this one.
 
-    Its images are fakes where nothing says their class: one class per test set is the field's
-    habit. Where the layout names the generators of all fakes, reals without one serve them all.
-    """
-    found = reading.manifest
-    if _is_of_one_class(reading, SYNTHETIC):
-        found = Manifest((replace(s, label=SYNTHETIC, generator=name) for s in found), found.source)
-    generators = found.generators()
-    if not generators:
-        raise InputError(
-            f"The test data {name!r}, {reading.path}, holds no fakes: give reals by --test-real."
-        )
-    own = name if name in generators else ""
-    samples = (replace(s, generator=s.generator or own, split="test") for s in found)
-    return Manifest(samples, found.source)
-
-
-def _test_reals(reading: Reading, name: str, generator: str) -> Manifest:
-    """Return the reals of one generator, or with "" of all that have none of their own."""
-    found = reading.manifest
-    _is_of_one_class(reading, REAL)
-    if count := sum(sample.label == SYNTHETIC for sample in found):
-        raise InputError(
-            f"The test reals {name!r}, {reading.path}, hold {count} synthetic images: use "
-            "--test-data."
-        )
-    samples = (
-        replace(s, label=REAL, generator=generator, split="test", extra={**s.extra, "source": name})
-        for s in found
-    )
-    return Manifest(samples, found.source)
-
-
-def _is_of_one_class(reading: Reading, label: int) -> bool:
-    """Return whether the images of a test set have no labels, and so are all of this class.
-
-    Raises InputError if some have one, or if a column of a table may be the label.
+    Raises InputError if only some have a label, or if a column of a table may be the label.
     """
     if any(sample.label is not None for sample in reading.manifest):
         reading.require_labels()
-        return False
+        return reading
     columns = reading.columns
     if columns and columns.rest and not columns.no_label:
         raise InputError(
@@ -165,9 +150,44 @@ def _is_of_one_class(reading: Reading, label: int) -> bool:
             f"{listed(list(columns.rest))} may be: give --columns label=NAME, or label= if there "
             "is only one class."
         )
-    labelled = Manifest((replace(s, label=label) for s in reading.manifest), reading.path)
-    warn_of_label_conflicts(labelled, reading.path)
-    return True
+    manifest = Manifest((replace(s, label=label) for s in reading.manifest), reading.path)
+    conflicts = label_conflicts(manifest, reading.path)
+    return replace(reading, manifest=manifest, findings=(*reading.findings, *conflicts))
+
+
+def _test_fakes(reading: Reading, labelled: Manifest, name: str) -> Manifest:
+    """Return a test set of the generator of that name, unless the layout names generators.
+
+    Its images are fakes where nothing says their class: one class per test set is the field's
+    habit. Where the layout names the generators of all fakes, reals without one serve them all.
+
+    reading: As it was read. labelled: Its images with labels.
+    """
+    if all(sample.label is None for sample in reading.manifest):
+        labelled = Manifest((replace(s, generator=name) for s in labelled), labelled.source)
+    generators = labelled.generators()
+    if not generators:
+        raise InputError(
+            f"The test data {name!r}, {reading.path}, holds no fakes: give reals by --test-real."
+        )
+    of_reals = name if name in generators else ""
+    samples = (replace(s, generator=s.generator or of_reals, split="test") for s in labelled)
+    return Manifest(samples, labelled.source)
+
+
+def _test_reals(reading: Reading, name: str, generator: str) -> Manifest:
+    """Return the reals of one generator, or with "" of all that have none of their own."""
+    manifest = reading.manifest
+    if count := sum(sample.label == SYNTHETIC for sample in manifest):
+        raise InputError(
+            f"The test reals {name!r}, {reading.path}, hold {count} synthetic images: use "
+            "--test-data."
+        )
+    samples = (
+        replace(s, label=REAL, generator=generator, split="test", extra={**s.extra, "source": name})
+        for s in manifest
+    )
+    return Manifest(samples, manifest.source)
 
 
 def _refuse_two_labels(images: Iterable[Sample]) -> None:
@@ -185,17 +205,17 @@ def _refuse_two_labels(images: Iterable[Sample]) -> None:
             )
 
 
-def _named_after_fakes(own: Manifest, tests: Manifest) -> Manifest:
+def _named_after_fakes(data: Manifest, tests: Manifest) -> Manifest:
     """Return the test samples, their shared reals named after the generators that have no others.
 
     Else they would be mixed with the reals of the data, which are of another source. Where the data
     have no reals to test on, or all generators have their own, shared reals serve all.
     """
-    tested = own.where(lambda s: s.split in ("", "test"))
+    tested = data.where(lambda s: s.split in ("", "test"))
     reals = [s for s in (*tested, *tests) if s.label == REAL]
     served = frozenset[str]().union(*(served_by(s.generator) for s in reals))
     lacking = sorted(set(tests.generators()) - served)
-    if not lacking or (own and not any(s.label == REAL and not s.generator for s in tested)):
+    if not lacking or (data and not any(s.label == REAL and not s.generator for s in tested)):
         return tests
 
     def serving(s: Sample) -> Sample:

@@ -1,6 +1,5 @@
 """Find the human map of each image by its name, in a folder of maps or a COCO file."""
 
-import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Container, Mapping
@@ -12,8 +11,7 @@ from focus.data.manifest import Manifest, absolute
 from focus.data.maps import MAP_SOURCE, files_of, is_drawing, read_coco, source_of
 from focus.data.readers.files import images_below
 from focus.errors import InputError
-
-_log = logging.getLogger(__name__)
+from focus.findings import Finding, finding
 
 MAP_FOLDERS = ("human_maps", "heatmaps")
 """Where human maps are looked for; the second is CYBORG's."""
@@ -97,18 +95,18 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
     return Manifest(mapped, manifest.source)
 
 
-def report_unmatched(owners: MapOwners, required: str | None) -> None:
-    """Warn of the maps in a folder that no image has, after all images have been read.
+def unmatched_findings(owners: MapOwners, required: str | None) -> list[Finding]:
+    """Return a finding of the maps in a folder that no image has, after all have been read.
 
     Raises InputError if no image has a map of the folder that is required.
     """
+    findings = []
     for folder, owned in owners.items():
         if required and folder == maps_in(absolute(required)) and not owned:
             raise InputError(f"No human map in {folder} has the name of an image: give it one.")
         if odd := unmatched_maps(folder, owned):
-            _log.warning(
-                "%d human maps in %s belong to no image, the first is %r", len(odd), folder, odd[0]
-            )
+            findings.append(finding("unmatched_maps", count=len(odd), folder=folder, path=odd[0]))
+    return findings
 
 
 def unmatched_maps(folder: Path, owned: Container[str]) -> list[str]:

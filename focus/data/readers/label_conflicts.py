@@ -1,66 +1,116 @@
-"""Warn where words beside images contradict their labels.
+"""Find labels that words beside the images contradict, all or some of them.
 
 A number does not say which class it is: in Kaggle's "140k real and fake faces" 1 is real, as the
-folders and a column of the table tell. A folder of fakes may hold a folder of real images.
+folders and a column of the table tell. A folder of fakes may hold a folder of real images, and a
+row of a table the wrong label.
 """
 
-import logging
 import os
 import re
 from collections import Counter, defaultdict
 from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
 
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
 from focus.data.near_far import family_of
-
-_log = logging.getLogger(__name__)
+from focus.findings import Finding, finding
 
 _WORDS = {
     **dict.fromkeys(("real", "reals", "original", "authentic", "pristine"), REAL),
     **dict.fromkeys(("fake", "fakes", "synthetic", "synthesis", "manipulated"), SYNTHETIC),
 }
+_FITS_FROM = 2.0
+"""How many times more usual a word must be where it fits the label, to show some labels wrong."""
 
 
-def warn_of_label_conflicts(samples: Manifest, root: str) -> None:
-    """Warn, once, if folders below ``root``, or cells, say one class and the labels the other.
+class _Word(NamedTuple):
+    """A word beside an image that names a class."""
 
-    A word counts only if it is more usual among the images whose label it contradicts than among
-    those that it fits: a folder may be named after what is in the pictures.
+    label: int
+    text: str
+
+
+def label_conflicts(
+    samples: Manifest, root: str, *, labels_are_folders: bool = False
+) -> list[Finding]:
+    """Return a finding if folders below ``root``, names or cells say another class than labels do.
+
+    A word counts against all labels if it is more usual among the images whose label it contradicts
+    than among those that it fits, and against some if it is much more usual among the latter. In
+    between it says nothing: a folder may be named after what is in the pictures. Nor does an image
+    count whose name or other folder says the class of its label, nor do names unless they say both
+    classes: a fake may be named after the original that it was made of.
+
+    labels_are_folders: Whether the labels are those that the folders say; then only names count.
     """
-    n_labelled = Counter(sample.label for sample in samples)
+    labelled = [sample for sample in samples if sample.label is not None]
+    n_labelled = Counter(sample.label for sample in labelled)
+    of_names = [_word_in(Path(sample.path).stem) for sample in labelled]
+    names_say_both = len({word.label for word in of_names if word is not None}) == 2
     said: defaultdict[tuple[int, int], list[tuple[Sample, str]]] = defaultdict(list)
-    for sample in samples:
-        class_, word = _said_of(sample, root)
-        if class_ is not None and sample.label is not None:
-            said[class_, sample.label].append((sample, word))
-    for (class_, label), found in list(said.items()):
-        agreeing = len(said[class_, class_]) / max(n_labelled[class_], 1)
-        if class_ != label and len(found) / n_labelled[label] > agreeing:
-            sample, word = found[0]
-            _log.warning(
-                "%s: %d of %d images taken for %s are %s by the name %r beside them, the first is "
-                "%r: if labels are the other way round, call their column is_real or give "
-                "--columns label=NAME; if a folder holds both classes, give its folders one by one",
-                *(samples.source, len(found), n_labelled[label], LABEL_NAMES[label]),
-                *(LABEL_NAMES[class_], word, sample.path),
-            )
-            return
+    only: defaultdict[tuple[int, int], list[tuple[Sample, str]]] = defaultdict(list)
+    for sample, of_name in zip(labelled, of_names, strict=True):
+        words = [] if labels_are_folders else _words_beside(sample, root)
+        if of_name is not None and names_say_both:
+            words = [*words, of_name]
+        if not words or sample.label is None:
+            continue
+        said[words[0].label, sample.label].append((sample, words[0].text))
+        if all(word.label != sample.label for word in words):
+            only[words[0].label, sample.label].append((sample, words[0].text))
+    findings = []
+    for label, other in ((SYNTHETIC, REAL), (REAL, SYNTHETIC)):
+        contradicted = said[other, label]
+        if not contradicted:
+            continue
+        against = len(contradicted) / n_labelled[label]
+        fitting = len(said[other, other]) / max(n_labelled[other], 1)
+        if against > fitting:
+            # The other class is then the other way round, too.
+            return [_conflict("labels_reversed", samples, contradicted, label, other)]
+        if only[other, label] and fitting >= _FITS_FROM * against:
+            wrong = only[other, label]
+            findings.append(_conflict("labels_partly_wrong", samples, wrong, label, other))
+    return findings
 
 
-def _said_of(sample: Sample, root: str) -> tuple[int | None, str]:
-    """Return the class that a cell, else the innermost folder that has one, names, and the word."""
+def _conflict(
+    name: str, samples: Manifest, conflicts: list[tuple[Sample, str]], label: int, other: int
+) -> Finding:
+    sample, word = conflicts[0]
+    return finding(
+        name,
+        source=samples.source,
+        count=len(conflicts),
+        total=sum(one.label == label for one in samples),
+        label=LABEL_NAMES[label],
+        other=LABEL_NAMES[other],
+        word=word,
+        path=sample.path,
+    )
+
+
+def _words_beside(sample: Sample, root: str) -> list[_Word]:
+    """Return the words that name a class: of a cell alone, else of folders, the innermost first."""
     for cell in (sample.generator, *sample.extra.values()):
-        if (class_ := _WORDS.get(cell.strip().casefold())) is not None:
-            return class_, cell
-    return _said_by_folders(os.path.dirname(sample.path.removeprefix(root)))  # noqa: PTH120
+        if (label := _WORDS.get(cell.strip().casefold())) is not None:
+            return [_Word(label, cell)]
+    folder = os.path.dirname(sample.path.removeprefix(root))  # noqa: PTH120
+    return [*_words_of_folders(folder)]
 
 
 @lru_cache(maxsize=4096)
-def _said_by_folders(folder: str) -> tuple[int | None, str]:
-    for name in reversed(folder.split("/")):
-        words = set(re.findall(r"[^\W\d_]+", name.casefold()))
-        classes = {_WORDS[word] for word in words & _WORDS.keys()}
-        # "Real-ESRGAN" is a generator.
-        if len(classes) == 1 and not family_of(name) and not any(w.endswith("gan") for w in words):
-            return classes.pop(), name
-    return None, ""
+def _words_of_folders(folder: str) -> tuple[_Word, ...]:
+    """Return the words of folders that name a class, the innermost first."""
+    words = (_word_in(name) for name in reversed(folder.split("/")))
+    return tuple(word for word in words if word is not None)
+
+
+def _word_in(name: str) -> _Word | None:
+    words = set(re.findall(r"[^\W\d_]+", name.casefold()))
+    labels = {_WORDS[word] for word in words & _WORDS.keys()}
+    # "Real-ESRGAN" is a generator.
+    if len(labels) != 1 or family_of(name) or any(word.endswith("gan") for word in words):
+        return None
+    return _Word(labels.pop(), name)

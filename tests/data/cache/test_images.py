@@ -62,7 +62,7 @@ def faces(tmp_path: Path) -> Manifest:
 def batch(
     faces: Manifest, images: ImageCache | None, fit: Fit = "squash", **settings: Any
 ) -> Batch:
-    manifest, _ = check_images(faces, images=images, progress=False)
+    manifest = check_images(faces, images=images, progress=False).manifest
     data = FaceDataset(manifest, Preprocessing(16, GRID, fit), images=images, **settings)
     return data[list(range(len(manifest)))]
 
@@ -146,7 +146,7 @@ def test_a_file_overwritten_with_its_size_and_time_is_another_one(faces: Manifes
 def test_a_file_that_is_replaced_after_its_check_is_not_taken_for_it(
     faces: Manifest, tmp_path: Path, replaced: str
 ) -> None:
-    checked, _ = check_images(faces, progress=False)
+    checked = check_images(faces, progress=False).manifest
     shutil.copy(tmp_path / "3.png", tmp_path / replaced)
     data = FaceDataset(checked, Preprocessing(16, GRID))
     assert len(data[[2, 3]].images) == 2

@@ -108,19 +108,21 @@ def test_the_report_of_sound_data(tmp_path: Path, capsys: pytest.CaptureFixture[
         **dict.fromkeys(("unreadable", "blank", "inverted", "of_another_size", "unmatched"), 0),
     }
     assert found["bad_files"] == []
-    assert found["leaks"]["images"] == 0
-    low, high = found["shortcuts"]["metadata"]["interval"]
-    assert 0 <= low < found["shortcuts"]["metadata"]["auc"] < high <= 1
+    assert found["copies"]["images"] == 0
+    assert found["shortcuts"]["storage"]["interval"] == [0.5, 0.5]  # all are stored alike
+    low, high = found["shortcuts"]["pixels"]["interval"]
+    assert 0.5 < low < found["shortcuts"]["pixels"]["auc"] < high <= 1
 
     # That drawn faces differ in sharpness is said, and no reason not to train.
-    first, known, _, layout, *printed = capsys.readouterr().out.splitlines()
-    assert first == printed[-3] == found["text"].splitlines()[0] == f"{FIT}:"
-    assert known == printed[-2]
+    first, known, note, _, layout, *printed = capsys.readouterr().out.splitlines()
+    assert first == printed[-4] == found["text"].splitlines()[0] == f"{FIT}:"
+    assert [known, note] == printed[-3:-1]
     assert known.startswith("warning: Low-level statistics alone tell the class with AUC 0.")
-    assert len(found["findings"]) == 1
+    assert note.startswith("note: Fewer than 10 images, of which figures say little: 5 test images")
+    assert len(found["findings"]) == 2
     assert "layout manifest" in layout
     assert found["fit"]
-    assert (tmp_path / "out" / "leaks.csv").read_bytes().count(b"\n") == 1
+    assert (tmp_path / "out" / "copies.csv").read_bytes().count(b"\n") == 1
     look_at_the_sheet(tmp_path)
 
 
@@ -144,13 +146,13 @@ def test_what_stops_training_is_said_in_its_words(faces: Path, tmp_path: Path) -
     rewrite(faces, lambda sample: sample if sample.label else None)
     with pytest.raises(InputError) as error:
         training_manifest(resolve(TrainConfig(data=(str(faces),))), progress=False)
-    found = check(faces, "--drop-leaks", output=tmp_path / "out")
+    found = check(faces, "--drop-copies", output=tmp_path / "out")
     assert (found["exit"], found["trainable"], found["n_images"]) == (1, False, 16)
     assert found["obstacle"] == str(error.value)
     assert (
-        f"error: Training would not start: {found['without_leaks']['obstacle']}\n" in found["text"]
+        f"error: Training would not start: {found['without_copies']['obstacle']}\n" in found["text"]
     )
-    assert found["text"].endswith(f"it would not start: {found['without_leaks']['obstacle']}\n")
+    assert found["text"].endswith(f"it would not start: {found['without_copies']['obstacle']}\n")
 
 
 def test_bad_files_are_listed_and_left_out_of_the_manifest(faces: Path, tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_bad_files_are_listed_and_left_out_of_the_manifest(faces: Path, tmp_path
     folder.unlink()
     folder.mkdir()
     for max_bad, code in (("0.2", 0), ("0", 1)):
-        found = check(faces, "--max-bad", max_bad, "--drop-leaks", output=tmp_path / "out")
+        found = check(faces, "--max-bad", max_bad, "--drop-copies", output=tmp_path / "out")
         assert {(Path(f["path"]), f["role"]) for f in found["bad_files"]} == {
             *((path, "image") for path in (real, text, folder)),
             (bad_map, "map"),
@@ -171,8 +173,7 @@ def test_bad_files_are_listed_and_left_out_of_the_manifest(faces: Path, tmp_path
         assert why == "cannot identify image file"  # without Pillow's object in memory
         assert found["kinds"][0]["unreadable"] == found["maps"]["unreadable"] == 1
         assert found["trainable"] == (code == 0)
-        # One of its maps is bad still.
-        assert (found["exit"], found["without_leaks"]["n_images"]) == (code, 29)
+        assert (found["exit"], found["without_copies"]["n_images"]) == (0, 29)
 
 
 def test_odd_maps_masks_and_labels_are_counted(faces: Path, tmp_path: Path) -> None:
@@ -219,6 +220,7 @@ def test_odd_maps_masks_and_labels_are_counted(faces: Path, tmp_path: Path) -> N
     said = [(each["severity"], each["text"].partition(",")[0]) for each in found["findings"]]
     assert said == [
         ("error", "1 files are given both as real and as synthetic"),
+        ("warning", f"1 human maps in {maps} belong to no image"),
         ("warning", "1 human maps have one single value and count as none"),
         (
             "warning",
@@ -230,14 +232,14 @@ def test_odd_maps_masks_and_labels_are_counted(faces: Path, tmp_path: Path) -> N
             "1 artefact masks are nowhere half white and so count as empty "
             "(stored as 0 and 1 instead of 0 and 255?)",
         ),
-        ("warning", "1 human maps belong to no image."),
+        ("note", "Fewer than 10 images"),
     ]
     lines = found["text"].splitlines()
     assert lines[0] == "mend this before training:"
-    assert lines[1:6] == [f"{each['severity']}: {each['text']}" for each in found["findings"]]
+    assert lines[1:7] == [f"{each['severity']}: {each['text']}" for each in found["findings"]]
 
 
-def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
+def test_copies_are_dropped_from_the_manifest_that_train_py_takes(
     faces: Path, tmp_path: Path
 ) -> None:
     """Also those with a test set that is given apart; names may hold any bytes."""
@@ -253,28 +255,30 @@ def test_leaks_are_dropped_from_the_manifest_that_train_py_takes(
     with Image.open(place / "train-known-1-3.png") as image:
         image.resize((100, 100)).save(tmp_path / "fakes/leak.jpg", quality=60)
 
-    words = (faces, f"--test-data=far-1={tmp_path}/fakes", "--drop-leaks")
+    words = (faces, f"--test-data=far-1={tmp_path}/fakes", "--drop-copies")
     found = check(*words, output=tmp_path / "out")
     assert (found["exit"], found["trainable"]) == (0, True)
-    assert found["leaks"] == {
+    assert found["copies"] == {
         "images": 3,
         "same_file": 1,
         "same_picture": 2,
+        "mirrored_picture": 0,
         "fake_and_source": 0,
         "between": {"train-test": 3},
     }
-    written = str(tmp_path / "out" / "without_leaks.csv")
-    without = found["without_leaks"]
+    written = str(tmp_path / "out" / "without_copies.csv")
+    without = found["without_copies"]
     assert (without["path"], without["n_images"], without["trainable"]) == (written, 31, True)
-    with (tmp_path / "out/leaks.csv").open(errors="surrogateescape", newline="") as file:
+    with (tmp_path / "out/copies.csv").open(errors="surrogateescape", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["split"], row["other_split"]) for row in rows] == [("train", "test")] * 3
+    assert [(row["split"], row["original_split"]) for row in rows] == [("test", "train")] * 3
     same = next(row for row in rows if row["kind"] == "same file")
-    assert (same["path"], same["similarity"]) == (str(place / odd), "1.0000")
-    assert same["other_path"] == str(place / "test-known-1-0.png")
+    assert (same["original"], same["similarity"]) == (str(place / odd), "1.0000")
+    assert same["path"] == str(place / "test-known-1-0.png")
+    assert {row["left_out"] for row in rows} == {"yes"}
     taken = training_manifest(resolve(TrainConfig(data=(written,))), progress=False)
-    assert sum(sample.generator == "far-1" for sample in taken) == 2
-    gone = {"train-real-0.png", "train-known-1-3.png", odd}
+    assert sum(sample.generator == "far-1" for sample in taken) == 1
+    gone = {"test-real-0.png", "test-known-1-0.png", "leak.jpg"}
     assert not gone & {Path(sample.path).name for sample in taken}
 
 
@@ -300,23 +304,25 @@ def test_a_fake_and_its_source_are_a_leak_only_across_splits(faces: Path, tmp_pa
 
     kept = (place / "test-known-1-0.png").read_bytes()
     found = swap_into("test-known-1-0")
-    assert (found["exit"], found["leaks"]["fake_and_source"]) == (1, 1)
+    assert (found["exit"], found["copies"]["fake_and_source"]) == (1, 1)
     assert found["findings"][0]["text"].startswith(
-        "1 images are a fake and its source in different"
+        "1 of 2 synthetic test images of known-1 are a fake whose source"
     )
-    with (tmp_path / "out/leaks.csv").open(newline="") as file:
+    with (tmp_path / "out/copies.csv").open(newline="") as file:
         assert [row["kind"] for row in csv.DictReader(file)] == ["a fake and its source"]
     (place / "test-known-1-0.png").write_bytes(kept)
 
     found = swap_into("train-known-1-0")
-    assert (found["exit"], found["leaks"]["images"]) == (0, 0)
-    (note,) = found["findings"]
+    assert (found["exit"], found["copies"]["images"]) == (0, 0)
+    note, few = found["findings"]
+    assert few["id"] == "few_images"
     assert note["severity"] == "note"
     assert note["text"].startswith("1 fakes are in the split of their source, the real face that")
     assert "--columns group=NAME)" in note["text"]
     pair = "train-real-0.png", "train-known-1-0.png"
     rewrite(faces, lambda s: replace(s, group="anna" * (Path(s.path).name in pair)))
-    assert check(faces, output=tmp_path / "out")["findings"] == []
+    (few,) = check(faces, output=tmp_path / "out")["findings"]
+    assert few["id"] == "few_images"
 
 
 def test_a_shortcut_and_leaks_end_with_code_1_and_nothing_is_written(
@@ -339,14 +345,15 @@ def test_a_shortcut_and_leaks_end_with_code_1_and_nothing_is_written(
         with pytest.raises(SystemExit) if code else nullcontext():
             run_check(config)
         printed = capsys.readouterr().out.splitlines()
-        assert printed[:3] == printed[-3:]
+        assert printed[:4] == printed[-4:]
         assert printed[0] == "mend this before training:"
-        assert printed[1].startswith("error: 1 images are in a later split too: --drop-leaks")
-        assert printed[2].startswith("error: Metadata of the files alone tell the class with AUC 1")
-        assert "by file format (real: JPEG" in printed[2]
+        assert printed[1].startswith("error: In the images to train with, the storage of the files")
+        assert "AUC 1.000, by file format (real: JPEG" in printed[1]
+        assert printed[2].startswith(
+            "warning: 1 of 2 synthetic test images of known-1 are left out"
+        )
+        assert printed[3].startswith("note: Fewer than 10 images, of which figures say little: ")
     assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts] == files
-    with pytest.raises(InputError, match="give --output DIR, too"):
-        parse(CheckConfig, [str(faces), "--drop-leaks"])
 
 
 @pytest.mark.usefixtures("pixel_limit")

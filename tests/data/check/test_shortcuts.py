@@ -55,6 +55,11 @@ def faces() -> list[Image.Image]:
     return [Image.fromarray(render_face("open", "real", 2 * i).image) for i in range(N)]
 
 
+def of_file(path: str) -> dict[str, float | str]:
+    header = look(path)
+    return {**header.storage, "bits per pixel": header.bits_per_pixel}
+
+
 def audited(
     folder: Path, faces: list[Image.Image], real: Save, fake: Save, *, pixels: bool = False
 ) -> Audit:
@@ -62,7 +67,7 @@ def audited(
     for at, (face, label) in enumerate(zip(faces, LABELS, strict=True)):
         (fake if label else real)(face, folder / f"{at:04d}")
     paths = sorted(map(str, folder.iterdir()))
-    rows = [pixel_statistics(path) if pixels else look(path).metadata for path in paths]
+    rows = [pixel_statistics(path) if pixels else of_file(path) for path in paths]
     found = audit(rows, LABELS)
     assert found is not None
     return found

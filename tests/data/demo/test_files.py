@@ -82,7 +82,7 @@ def test_the_csv_is_cyborgs(folder: Path) -> None:
 def test_the_open_set_is_there_a_csv_for_each_source(folder: Path) -> None:
     tests = {name: str(folder / f"{name}.csv") for name in ("near-1", "far-1", "global")}
     reals = {"demo": str(folder / "reals.csv")}
-    _, found = read_given(TrainConfig(test_data=tests, test_real=reals))
+    found = read_given(TrainConfig(test_data=tests, test_real=reals)).tests
 
     def told(samples: Manifest) -> set[tuple[str, int | None, str, str]]:
         return {(s.path, s.label, s.generator * (s.label or 0), s.split) for s in samples}

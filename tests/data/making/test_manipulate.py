@@ -82,11 +82,12 @@ def test_the_masks_are_written_beside_the_pictures(out: Manifest) -> None:
 def test_the_files_do_not_tell_the_class(out: Manifest) -> None:
     train = out.where(lambda sample: sample.split != "test")
     looks = [look(sample.path) for sample in train]
-    assert {(seen.width, seen.height, seen.metadata["file format"]) for seen in looks} == {
+    assert {(seen.width, seen.height, seen.storage["file format"]) for seen in looks} == {
         (48, 48, "JPEG")
     }
     labels, groups = [int(s.label or 0) for s in train], [s.group for s in train]
-    found = audit([seen.metadata for seen in looks], labels, groups, seed=0)
+    rows = [{**seen.storage, "bits": seen.bits_per_pixel} for seen in looks]
+    found = audit(rows, labels, groups, seed=0)
     assert found is not None
     assert found.auc < 0.65
 

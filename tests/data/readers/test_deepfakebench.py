@@ -64,7 +64,7 @@ def test_one_level_of_faceforensics(tmp_path: Path) -> None:
         tmp_path,
     )
     paths = sorted(map(str, (tmp_path / "FF").glob("*/*/c23")))
-    found, _ = read_given(SharedConfig(data=tuple(paths)))
+    found = read_given(SharedConfig(data=tuple(paths))).data
     assert [(s.label, s.generator, s.extra["compression"], s.group) for s in found] == [
         (1, "FaceSwap", "c23", "FF++ 033"),
         (0, "", "c23", "FF++ 033"),
@@ -122,7 +122,9 @@ def test_df40(tmp_path: Path) -> None:
         ("simswap/ff/frames/033_097/1", 1, "simswap", "FF++ 033"),
     ]
     reals = write({"FF/original_sequences/youtube/c23/033/1.png": "face 1"}, tmp_path) / "FF"
-    _, tests = read_given(SharedConfig(test_data={"DF40": str(root)}, test_real={"FF": str(reals)}))
+    tests = read_given(
+        SharedConfig(test_data={"DF40": str(root)}, test_real={"FF": str(reals)})
+    ).tests
     assert tests.generators() == ["DiT", "MidJourney", "simswap"]
     assert sorted(s.generator for s in tests if s.label == 0) == ["DiT | simswap", "MidJourney"]
 

@@ -21,7 +21,7 @@ def read_tests(
 ) -> list[Sample]:
     """Return the samples of test sets alone."""
     config = TrainConfig(test_data=dict(fakes), test_real=dict(reals or {}), **options)
-    return list(read_given(config)[1])
+    return list(read_given(config).tests)
 
 
 def test_each_path_is_printed_with_its_layout_by_the_main_process(
@@ -33,7 +33,8 @@ def test_each_path_is_printed_with_its_layout_by_the_main_process(
         "data": (f"{tmp_path}/grip/list.csv",),
         "test_data": {"T": f"{tmp_path}/tree"},
     }
-    own, tests = read_given(EvaluateConfig(model_dir="m", **given, layout="csv"))
+    given_images = read_given(EvaluateConfig(model_dir="m", **given, layout="csv"))
+    own, tests = given_images.data, given_images.tests
     assert (len(own), len(tests)) == (3, 5)
     assert capsys.readouterr().out.splitlines() == [
         f"{tmp_path}/grip/list.csv: layout csv (path=filename, label=typ, generator=typ), "
@@ -96,9 +97,9 @@ def test_the_stand_in_for_a_name_is_none(tmp_path: Path) -> None:
         table.write_text(f"path,label,generator\n{rows}")
         assert [s.generator for s in read_tests({"X": str(table)})][1:] == ["X", "SG2"]
         for given, names in ((None, ["synthetic", "SG2"]), ("Y", ["Y", "SG2"])):
-            own, _ = read_given(TrainConfig(data=(str(table),), generator=given))
+            own = read_given(TrainConfig(data=(str(table),), generator=given)).data
             assert [s.generator for s in own][1:] == names
-        own, _ = read_given(TrainConfig(data=(str(table),)), name_fakes=False)
+        own = read_given(TrainConfig(data=(str(table),)), name_fakes=False).data
         assert own.generators() == ["", "SG2"]
 
 
@@ -120,7 +121,8 @@ def test_a_table_without_label_is_of_one_class_only_if_it_is_said(tmp_path: Path
     # "There is none" is said of the tables of test sets, where there are any.
     (tmp_path / "own.csv").write_text("path,label\nc.png,real\n")
     data = (f"{tmp_path}/own.csv",)
-    own, tests = read_given(TrainConfig(data=data, test_data=table, columns=("label=",)))
+    given_images = read_given(TrainConfig(data=data, test_data=table, columns=("label=",)))
+    own, tests = given_images.data, given_images.tests
     assert [[s.label for s in part] for part in (own, tests)] == [[0], [1, 1]]
     with pytest.raises(InputError, match="have no label"):
         read_given(TrainConfig(data=data, columns=("label=",)))

@@ -146,11 +146,11 @@ def test_maps_that_no_image_has_are_counted_once_for_all_paths(
         {"data": (a, b), "human_maps": str(maps)},
     ]
     for given in cases:
-        caplog.clear()
-        own, more = read_given(TrainConfig(**given))
+        given_images = read_given(TrainConfig(**given))
+        own, more = given_images.data, given_images.tests
         assert all(sample.human_map for sample in (*own, *more))
-        said = f"2 human maps in {maps} belong to no image, the first is '{maps}/c_1.png'"
-        assert caplog.messages == [said]
+        said = f"2 human maps in {maps} belong to no image, the first is '{maps}/c_1.png'."
+        assert [one.text for one in given_images.findings if one.id == "unmatched_maps"] == [said]
     # None of them belongs to this image: they are of other data.
     caplog.clear()
     read_data(z)
@@ -163,10 +163,11 @@ def test_a_training_images_map_is_no_test_images(tmp_path: Path) -> None:
     train = table(tmp_path / "train.csv", "real/0.png,real,train", "fake/1.png,fake,train")
     test = table(tmp_path / "test.csv", "new/0.png,fake,test")
     config = TrainConfig(data=(train,), test_data={"New": test})
-    own, tests = read_given(config)
+    given_images = read_given(config)
+    own, tests = given_images.data, given_images.tests
     assert (own[0].human_map, tests[0].human_map) == (f"{tmp_path}/heatmaps/0.png", None)
     # Where the folders are like the images', each has its own.
     (tmp_path / "heatmaps" / "0.png").unlink()
     tree(tmp_path, "heatmaps/real/0", "heatmaps/new/0")
-    _, tests = read_given(config)
+    tests = read_given(config).tests
     assert tests[0].human_map == f"{tmp_path}/heatmaps/new/0.png"

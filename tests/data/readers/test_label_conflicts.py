@@ -1,6 +1,7 @@
 """Labels that are the other way round are said: a detector would learn the opposite."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,14 @@ KAGGLE = """,id,label,label_str,path
 """
 
 
+def conflicts_in(**options: Any) -> list[str]:
+    """Return what is said of labels, which is an error."""
+    findings = read_given(TrainConfig(**options)).findings
+    conflicts = [one for one in findings if one.id.startswith("labels_")]
+    assert {one.severity for one in conflicts} <= {"error"}
+    return [one.text for one in conflicts]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -30,20 +39,19 @@ KAGGLE = """,id,label,label_str,path
     ],
 )
 def test_numbers_that_the_words_beside_them_contradict(
-    tmp_path: Path, text: str, said: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, text: str, said: str
 ) -> None:
     """Kaggle's "140k real and fake faces": 1 is real."""
     paths = [line.rpartition(",")[2] for line in text.splitlines()[1:]]
     write(dict.fromkeys(paths, "face 1"), tmp_path)
     (tmp_path / "t.csv").write_text(text)
-    read_data(tmp_path / "t.csv")
-    assert len(caplog.messages) == bool(said)
-    assert said in caplog.text
+    conflicts = conflicts_in(data=(str(tmp_path / "t.csv"),))
+    assert len(conflicts) == bool(said)
+    assert said in "".join(conflicts)
     if text == KAGGLE:
-        caplog.clear()
         found = read_data(tmp_path / "t.csv", columns=("label=label_str",))
         assert [s.label for s in found] == [0, 0, 0, 1]
-        assert caplog.messages == []
+        assert conflicts_in(data=(str(tmp_path / "t.csv"),), columns=("label=label_str",)) == []
 
 
 @pytest.mark.parametrize(
@@ -53,10 +61,42 @@ def test_numbers_that_the_words_beside_them_contradict(
         ("stylegan2_original/1 Real-ESRGAN/2 fake_of_real/3 realistic/4", ""),
     ],
 )
-def test_a_folder_of_fakes_that_holds_real_images(
-    names: str, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_of_fakes_that_holds_real_images(names: str, said: str, tmp_path: Path) -> None:
     write({f"{name}.png": "face 1" for name in names.split()}, tmp_path)
-    read_given(TrainConfig(test_data={"X": str(tmp_path)}))
-    assert len(caplog.messages) == bool(said)
-    assert said in caplog.text
+    conflicts = conflicts_in(test_data={"X": str(tmp_path)})
+    assert len(conflicts) == bool(said)
+    assert said in "".join(conflicts)
+
+
+def labelled(tmp_path: Path, rows: dict[str, str]) -> list[str]:
+    """Return what is said of a table of these labels by path."""
+    write(dict.fromkeys(rows, "face 1"), tmp_path)
+    lines = "".join(f"{path},{label}\n" for path, label in rows.items())
+    (tmp_path / "t.csv").write_text(f"path,label\n{lines}")
+    return conflicts_in(data=(str(tmp_path / "t.csv"),))
+
+
+def test_some_labels_that_their_folders_or_names_contradict(tmp_path: Path) -> None:
+    classes = {"real": "real", "fake": "synthetic"}
+    folders = {f"{name}/{i}.png": label for name, label in classes.items() for i in range(20)}
+    assert labelled(tmp_path / "sound", folders) == []
+    wrong = {"fake/3.png": "real", "fake/7.png": "real"}
+    (said,) = labelled(tmp_path / "folders", folders | wrong)
+    assert "2 of 22 images taken for real are synthetic by the name 'fake' beside them" in said
+    assert "fake/3.png" in said
+    names = {f"all/{name}_{i}.png": label for name, label in classes.items() for i in range(20)}
+    (said,) = labelled(tmp_path / "names", names | {"all/real_5.png": "synthetic"})
+    assert "1 of 21 images taken for synthetic are real by the name 'real_5'" in said
+
+
+def test_words_that_say_nothing_of_the_labels(tmp_path: Path) -> None:
+    """What all pictures share, a fake that is named after its original, a folder in a folder."""
+    shared = {f"real_world/{i}.png": ("real", "synthetic")[i % 4 == 0] for i in range(40)}
+    assert labelled(tmp_path / "shared", shared) == []
+    after = {f"swaps/original_{i}.png": "synthetic" for i in range(20)}
+    after |= {f"ffhq/{i}.png": "real" for i in range(20)}
+    assert labelled(tmp_path / "after", after) == []
+    inner = {f"fake/of_real/{i}.png": "synthetic" for i in range(5)}
+    inner |= {f"fake/{i}.png": "synthetic" for i in range(15)}
+    inner |= {f"real/{i}.png": "real" for i in range(20)}
+    assert labelled(tmp_path / "inner", inner) == []

@@ -12,9 +12,10 @@ from PIL import Image
 
 from focus.config.train import TrainConfig
 from focus.data.bad_files import check_images, write_bad_files
-from focus.data.copies import copies, write_left_out
+from focus.data.copies import find_copies, write_copies
 from focus.data.manifest import STORED_IN, Manifest
 from focus.data.readers import read_given
+from focus.data.signatures import SignatureStore
 from focus.data.splits import check_trainable
 from focus.data.training_set import with_recorded_splits
 from focus.errors import InputError
@@ -142,7 +143,7 @@ def test_an_image_in_two_splits_is_a_leak_and_no_duplicate(
             "label": [grey % 2 for grey in greys],
         }
         write_parquet(tmp_path / f"{name}-0.parquet", arrow_table(columns))
-    own, _ = read_given(TrainConfig(data=(str(tmp_path),)))
+    own = read_given(TrainConfig(data=(str(tmp_path),))).data
     assert [s.split for s in own] == ["test"] * 3 + ["train"] * 2 + ["validation"] * 2
     assert "left out 2 images that were given before, the first in" in caplog.text
     with pytest.raises(InputError, match=r"2 images of .* lie in more than one split"):
@@ -211,17 +212,18 @@ def test_tables_name_the_row_and_the_file_of_the_data_set(tmp_path: Path, cache:
         cells = [{"bytes": c, "path": f"{split}{n}.png"} for n, c in enumerate(contents)]
         table = arrow_table({"image": cells, "label": [n % 2 for n in range(len(cells))]})
         write_parquet(tmp_path / f"{split}.parquet", table)
-    found, bad = check_images(read_data(tmp_path), cache=tmp_path, max_bad=1, progress=False)
+    decoded = check_images(read_data(tmp_path), cache=tmp_path, max_bad=1, progress=False)
+    found, bad = decoded.manifest, decoded.bad
     write_bad_files(bad, tmp_path / "bad_files.csv")
-    write_left_out(copies(found), tmp_path)
+    write_copies(find_copies(found, SignatureStore()), tmp_path)
     rows = {
         name: next(csv.DictReader((tmp_path / f"{name}.csv").open()))
-        for name in ("bad_files", "left_out")
+        for name in ("bad_files", "copies")
     }
     assert rows["bad_files"]["stored_in"] == f"{tmp_path}/train.parquet, row 3, train2.png"
     assert Path(rows["bad_files"]["path"]).read_bytes() == b"no image"
-    assert rows["left_out"]["stored_in"] == f"{tmp_path}/test.parquet, row 2, test1.png"
-    assert rows["left_out"]["original_stored_in"] == f"{tmp_path}/train.parquet, row 2, train1.png"
+    assert rows["copies"]["stored_in"] == f"{tmp_path}/test.parquet, row 2, test1.png"
+    assert rows["copies"]["original_stored_in"] == f"{tmp_path}/train.parquet, row 2, train1.png"
     # A run that was begun before there was such a column goes on.
     old = Manifest(
         replace(s, extra={n: c for n, c in s.extra.items() if n != STORED_IN}) for s in found

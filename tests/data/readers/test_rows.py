@@ -53,6 +53,6 @@ def test_two_tables_of_one_image(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     with pytest.raises(InputError, match=r"2.csv: .*a.png' is in .*1.csv too, with another label"):
         read_given(both)
     (tmp_path / "2.csv").write_text("path,label\nb.png,fake\na.png,real\n")
-    own, _ = read_given(both)
+    own = read_given(both).data
     assert [s.label for s in own] == [0, 1]
     assert "left out 1 images that were given before, the first in" in caplog.text

@@ -1,0 +1,139 @@
+"""What is to be known of images before they are trained or tested on.
+
+The data check, training and evaluation ask here, so that all say the same.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from focus.data.check.headers import OF_TRAINING, StorageAudit, storage_audit
+from focus.data.check.survey import Look
+from focus.data.copies import Copy, copy_findings, fakes_beside_source, without
+from focus.data.known_images import CONTENT
+from focus.data.manifest import LABEL_NAMES, SYNTHETIC, Manifest, Sample, place_of
+from focus.data.signatures import SignatureStore
+from focus.errors import shown
+from focus.findings import Finding, finding
+
+FEW = 10
+"""Images of a class or generator, of which fewer say little."""
+_NAMED = 6  # kinds of which there are few
+# ``Zoë 019_1`` is a picture of ``Zoë 019``.
+_NUMBERED = re.compile(r"(.*[^\W_].*?)[ _.-]+[0-9]+")
+# Images and share of all that may share a name; what more share is a prefix.
+_MOST_NAMESAKES, _MOST_NAMESAKES_SHARE = 5, 0.01
+
+
+def image_findings(
+    manifest: Manifest,
+    copies: Sequence[Copy],
+    dropped: Sequence[Copy],
+    signatures: SignatureStore,
+    storage: StorageAudit,
+) -> list[Finding]:
+    """Return what is to be known of the images of a run.
+
+    Args:
+        manifest: The images with their splits and the digests of their files, copies included.
+        copies: The images of later splits that show a picture of an earlier one.
+        dropped: Those of the copies that are left out.
+        signatures: Those of the images.
+        storage: The audit of :func:`storage_to_train_with`.
+    """
+    used = without(manifest, dropped)
+    return [
+        *two_label_findings(manifest),
+        *copy_findings(manifest, copies, dropped),
+        *storage.findings("images to train with", OF_TRAINING),
+        *_source_findings(fakes_beside_source(used, signatures)),
+        *namesake_findings(used),
+        *few_images_findings(used),
+    ]
+
+
+def storage_to_train_with(used: Manifest, looks: Mapping[str, Look] | None = None) -> StorageAudit:
+    """Return the audit of the files of training and validation images.
+
+    looks: The headers by path, if they have been read.
+    """
+    chosen_on = [sample for sample in used if sample.split in ("train", "validation")]
+    return storage_audit(chosen_on, looks)
+
+
+def files_of_two_labels(manifest: Manifest) -> list[list[str]]:
+    """Return the paths of each file that is given as a real image and as a fake."""
+    of_content: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for sample in manifest:
+        digest = sample.extra.get(CONTENT, "")
+        if digest and sample.label is not None:
+            of_content[digest][sample.path] = sample.label
+    return [list(labels) for labels in of_content.values() if len({*labels.values()}) > 1]
+
+
+def two_label_findings(manifest: Manifest) -> list[Finding]:
+    """Return a finding of the files that are given as real and as synthetic."""
+    files = files_of_two_labels(manifest)
+    if not files:
+        return []
+    return [finding("two_labels", count=len(files), paths=" and ".join(map(repr, files[0])))]
+
+
+def few_images_findings(manifest: Manifest) -> list[Finding]:
+    """Return a finding of the classes and generators that have fewer than ``FEW`` images."""
+    counts = Counter(
+        ("training" if sample.split in ("train", "validation") else "test", _kind_of(sample))
+        for sample in manifest
+        if sample.label is not None
+    )
+    few = [
+        f"{count} {part} image{'s' if count > 1 else ''}, {kind}"
+        for (part, kind), count in sorted(counts.items(), key=lambda item: item[1])
+        if count < FEW
+    ]
+    if not few:
+        return []
+    if len(few) > _NAMED:
+        few = [*few[:_NAMED], f"{len(few) - _NAMED} more"]
+    return [finding("few_images", least=FEW, kinds="; ".join(few))]
+
+
+def namesake_findings(manifest: Manifest) -> list[Finding]:
+    """Return a finding of images of a later split that are named as one of an earlier split."""
+    namesakes: defaultdict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for sample in manifest:
+        if match := _NUMBERED.fullmatch(Path(sample.path).stem):
+            namesakes[match[1].casefold(), _kind_of(sample)].append(sample)
+    most = max(_MOST_NAMESAKES, _MOST_NAMESAKES_SHARE * len(manifest))
+    pairs: list[tuple[Sample, Sample]] = []
+    for samples in namesakes.values():
+        if len(samples) > most:
+            continue
+        for earlier, later in (
+            (("train",), "validation"),
+            (("train", "validation"), "test"),
+        ):
+            originals = [sample for sample in samples if sample.split in earlier]
+            if originals:
+                pairs += [(sample, originals[0]) for sample in samples if sample.split == later]
+    if not pairs:
+        return []
+    first, original = (place_of(sample) for sample in pairs[0])
+    return [finding("same_stem", count=len(pairs), path=first, original_path=original)]
+
+
+def _source_findings(pairs: Sequence[Copy]) -> list[Finding]:
+    if not pairs:
+        return []
+    first, original = place_of(pairs[0].sample), place_of(pairs[0].original)
+    return [finding("source_in_same_split", count=len(pairs), path=first, original_path=original)]
+
+
+def _kind_of(sample: Sample) -> str:
+    """Return the class of an image, and the generator of a fake."""
+    if sample.label is None:
+        return "unlabelled"
+    is_named = sample.label == SYNTHETIC and sample.generator
+    of_generator = f" of {shown(sample.generator)}" if is_named else ""
+    return f"{LABEL_NAMES[sample.label]}{of_generator}"
