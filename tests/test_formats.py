@@ -153,6 +153,7 @@ def test_keys_of_results(tmp_path: Path) -> None:
         "findings",
         "people",  # as Annotation has it
         "severity",
+        "id",
         "text",
         "provenance",
         "name",

@@ -258,12 +258,13 @@ def _report(setup: Setup, outcomes: Sequence["Outcome"], missing: Sequence[str])
     if protocol.folder.endswith("doses"):
         from focus.experiment.doses import choose_doses
 
-        chosen_for = ()
         if protocol.worlds == (frozen.PHOTOGRAPHS,):
             from focus.experiment.photographs import FROZEN_NETWORK, SPARE
 
-            chosen_for = (SPARE, FROZEN_NETWORK)
-        print("", *missing, choose_doses(outcomes, output, *chosen_for), sep="\n")
+            doses = choose_doses(outcomes, output, SPARE, FROZEN_NETWORK)
+        else:
+            doses = choose_doses(outcomes, output)
+        print("", *missing, doses, sep="\n")
         print(f"\nwritten: {output / 'doses.yaml'}, for --weights")
         return
     if protocol.folder == "aims":

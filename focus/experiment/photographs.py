@@ -27,6 +27,7 @@ from focus.data.images import save_image
 from focus.data.making.manipulate import MANIFEST, manipulate
 from focus.data.making.manipulations import METHODS
 from focus.data.making.photographs import fetch_archive, read_photographs
+from focus.data import manifest as manifests
 from focus.data.manifest import REAL, Manifest, Sample
 from focus.experiment.doses import LINEAR
 from focus.experiment.frozen import BASELINE, PHOTOGRAPHS, Arm, Protocol, Test, minus
@@ -107,7 +108,7 @@ class Split:
     test: tuple[int, ...]
     methods: tuple[str, ...]
 
-    def name_of(self, block: int) -> str:
+    def name_of(self, block: int) -> manifests.Split:
         """Return the split that a block is in."""
         if block in self.train:
             return "train"
@@ -125,7 +126,7 @@ def split_of(number: int) -> Split:
     first = next(iter(METHODS))
     with_first = [names for names in combinations(METHODS, 3) if first in names]
     drawn = np.random.default_rng(_METHODS_DRAWN).permutation(len(with_first))
-    methods = with_first[int(drawn[number // 2 % len(drawn)])]
+    methods: tuple[str, ...] = with_first[int(drawn[number // 2 % len(drawn)])]
     if number % 2:
         methods = tuple(name for name in METHODS if name not in methods)
     return Split(tuple(turned[4:]), tuple(turned[2:4]), tuple(turned[:2]), methods)
@@ -143,12 +144,9 @@ class Pictures:
         samples: list[Sample] = []
         for block, pictures in enumerate(self.blocks):
             name = split.name_of(block)
-            known = pictures.where(
-                lambda s, name=name: (
-                    s.label == REAL or name == "test" or s.generator in split.methods
-                )
-            )
-            samples += (replace(sample, split=name) for sample in known)
+            for sample in pictures:
+                if sample.label == REAL or name == "test" or sample.generator in split.methods:
+                    samples.append(replace(sample, split=name))
         return Manifest(samples, f"split {number} of the photographs")
 
 

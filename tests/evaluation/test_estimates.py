@@ -55,7 +55,19 @@ def test_operating_points_by_hand() -> None:
     scores = table(4, 2, 2, score=[0.1, 0.2, 0.6, 0.3, 0.9, 0.4, 0.3, 0.5])
     results = in_the_open_set(scores)
     generators = {n: g["operating_points"]["eer"] for n, g in results["generators"].items()}
-    assert generators == {"g0": {"bpcer": 0.25, "apcer": 0.5}, "g1": {"bpcer": 0.25, "apcer": 1.0}}
+    of_the_reals = {"real_as_real": 3, "real_as_synthetic": 1}
+    assert generators == {
+        "g0": {
+            "bpcer": 0.25,
+            "apcer": 0.5,
+            "confusion": {**of_the_reals, "synthetic_as_real": 1, "synthetic_as_synthetic": 1},
+        },
+        "g1": {
+            "bpcer": 0.25,
+            "apcer": 1.0,
+            "confusion": {**of_the_reals, "synthetic_as_real": 2, "synthetic_as_synthetic": 0},
+        },
+    }
     assert results["operating_points"]["bpcer5"] == {
         "bpcer": 0.25,
         "apcer_pooled": 0.75,
