@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from focus.config.data import ManipulateConfig
+from focus.data import manifest as manifests
 from focus.data.demo.canvas import SIZE, Canvas, Pose
 from focus.data.demo.maps import human_map
 from focus.data.images import save_image
 from focus.data.making.manipulate import MANIFEST, manipulate
 from focus.data.making.manipulations import METHODS
 from focus.data.making.photographs import fetch_archive, read_photographs
-from focus.data import manifest as manifests
 from focus.data.manifest import REAL, Manifest, Sample
 from focus.experiment.doses import LINEAR
 from focus.experiment.frozen import BASELINE, PHOTOGRAPHS, Arm, Protocol, Test, minus

@@ -76,6 +76,7 @@ def test_operating_points_by_hand() -> None:
         "apcer_max_generator": "g1",
         "acer_mean": 0.5,
         "acer_max": 0.625,
+        "confusion": {**of_the_reals, "synthetic_as_real": 3, "synthetic_as_synthetic": 1},
     }
     found = in_the_open_set(table(4, 2, 2, score=[0.1, 0.2, 0.3, 0.3, 0.9, 0.8, 0.7, 0.6]))
     assert found["operating_points"]["eer"]["apcer_max_generator"] is None
