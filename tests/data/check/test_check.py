@@ -286,7 +286,7 @@ def test_leaks_are_dropped_where_a_table_has_the_labels(faces: Path, tmp_path: P
     """The manifest without leaks has the labels: the table is not asked for again."""
     folder = faces.parent
     shutil.copy(folder / "test-real-0.png", folder / "train-real-0.png")
-    found = check(folder, f"--labels={faces}", "--drop-leaks", output=tmp_path / "out")
+    found = check(folder, f"--labels={faces}", "--drop-copies", output=tmp_path / "out")
     assert found["leaks"]["same_file"] == 1
     assert found["without_leaks"]["trainable"]
 
