@@ -1,8 +1,9 @@
 """Compute 95 % intervals of rates (Clopper and Pearson) and of AUCs and differences (DeLong)."""
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,8 +92,7 @@ def mean_auc_interval(comparisons: Sequence[Compared]) -> Interval | None:
     comparisons (Zou and Donner, 2008), whichever is shorter. None where a class of a comparison has
     fewer than two units.
     """
-    placed = _placed(comparisons)
-    return None if placed is None else _interval(comparisons, placed)
+    return PlacedScores(comparisons).interval
 
 
 def few_inverted(comparisons: Sequence[Compared]) -> bool:
@@ -100,8 +100,29 @@ def few_inverted(comparisons: Sequence[Compared]) -> bool:
 
     The variance is then not known well, as in :func:`mean_auc_interval`.
     """
-    placed = _placed(comparisons)
-    return placed is not None and placed.inverted < SUPPORT
+    parts = _parts(comparisons)
+    return bool(parts) and _placed(parts).inverted < SUPPORT
+
+
+class _Side(NamedTuple):
+    """The units [U] of one class of a comparison.
+
+    images: How many images each unit has. moved: By how much each moves the comparison's AUC.
+    wrong, right: Whether it has an image with an image of the other class on that side.
+    """
+
+    units: NDArray[np.int64]
+    images: NDArray[np.int64]
+    moved: Floats
+    wrong: NDArray[np.bool_]
+    right: NDArray[np.bool_]
+
+
+class _Part(NamedTuple):
+    """One comparison, placed: its AUC, its real images and its fakes."""
+
+    auc: float
+    sides: tuple[_Side, _Side]
 
 
 class _Placed(NamedTuple):
@@ -128,38 +149,59 @@ class _Placed(NamedTuple):
         return float(stats.t.ppf((1 + LEVEL) / 2, self.smallest - 1))
 
 
-def _placed(comparisons: Sequence[Compared]) -> _Placed | None:
-    count = len(comparisons)
-    every = [np.zeros(0, dtype=np.int64), *(own for *_, r, f in comparisons for own in (r, f))]
-    everyone = np.unique(np.concatenate(every))
-    aucs, sizes, effective_sizes, moved = [], [], [], np.zeros(len(everyone))
+def _parts(comparisons: Sequence[Compared]) -> list[_Part]:
+    """Return each comparison, placed; none if a class of one has fewer than two units."""
+    parts = []
+    for real, fake, *units_of_sides in comparisons:
+        placements = _placements(real, fake)
+        auc = float(np.mean(placements[1])) if len(fake) else math.nan
+        real_side, fake_side = (
+            _side(placed, units, auc)
+            for placed, units in zip(placements, units_of_sides, strict=True)
+        )
+        if min(len(real_side.units), len(fake_side.units)) < 2:
+            return []
+        parts.append(_Part(auc, (real_side, fake_side)))
+    return parts
+
+
+def _side(placements: Floats, unit_of_image: Array, auc: float) -> _Side:
+    """Add up the placements [N] of one class by the unit of each image."""
+    units, unit, images = np.unique(unit_of_image, return_inverse=True, return_counts=True)
+    if len(units) < 2:
+        nothing = np.zeros(len(units), dtype=bool)
+        return _Side(units, images, np.zeros(len(units)), nothing, nothing)
+    # For n images by themselves the square of this is Bessel's n / (n - 1).
+    correction = 1 / np.sqrt(1 - images / len(placements))
+    summed = np.bincount(unit, placements - auc, len(units))
+    wrong, right = np.zeros((2, len(units)), dtype=bool)
+    wrong[unit[placements < 1]] = right[unit[placements > 0]] = True
+    return _Side(units, images, correction * summed / len(placements), wrong, right)
+
+
+def _placed(parts: Sequence[_Part]) -> _Placed:
+    """Return the mean over at least one comparison."""
+    count = len(parts)
+    everyone = np.unique(np.concatenate([side.units for part in parts for side in part.sides]))
+    sizes, effective_sizes, moved = [], [], np.zeros(len(everyone))
     weights = np.zeros((2, len(everyone)))
     wrong, right = np.zeros((2, 2, len(everyone)), dtype=bool)
-    for real, fake, *names in comparisons:
-        placements = _placements(real, fake)
-        aucs.append(float(np.mean(placements[1])) if len(fake) else math.nan)
-        for side, (own, own_names) in enumerate(zip(placements, names, strict=True)):
-            unit = np.searchsorted(everyone, own_names)
-            images_of_unit = np.bincount(unit, minlength=len(everyone))
-            size = int(np.count_nonzero(images_of_unit))
+    for part in parts:
+        for number, side in enumerate(part.sides):
+            unit = np.searchsorted(everyone, side.units)
+            size = len(side.units)
             sizes.append(size)
-            if size < 2:
-                return None
-            share = images_of_unit / len(own)
-            effective_sizes.append(effective_number(images_of_unit))
-            # For n images by themselves the square of this is Bessel's n / (n - 1).
-            correction = 1 / np.sqrt(1 - share)
-            summed = np.bincount(unit, own - aucs[-1], len(everyone))
-            moved += correction * summed / (count * len(own))
-            weights[side] += (images_of_unit > 0) / (count * size)
-            wrong[side, unit[own < 1]] = right[side, unit[own > 0]] = True
-    if not count:
-        return None
+            effective_sizes.append(effective_number(side.images))
+            moved[unit] += side.moved / count
+            weights[number, unit] += 1 / (count * size)
+            wrong[number, unit] |= side.wrong
+            right[number, unit] |= side.right
     pairs = min(count * min(sizes), *np.count_nonzero(weights, axis=1).tolist())
     relative = (weights / weights.max(axis=1, keepdims=True)) ** 2
     # Rounded, as the sum of five ones may come out a little less than five.
     inverted = min(round(float((relative * side).sum(axis=1).min()), 6) for side in (wrong, right))
-    return _Placed(float(np.mean(aucs)), moved, min(effective_sizes), pairs, inverted)
+    auc = float(np.mean([part.auc for part in parts]))
+    return _Placed(auc, moved, min(effective_sizes), pairs, inverted)
 
 
 def effective_number(sizes: Array) -> float:
@@ -182,7 +224,7 @@ def _placements(real: Array, fake: Array) -> tuple[Floats, Floats]:
     return 1 - shares[0], shares[1]
 
 
-def _interval(comparisons: Sequence[Compared], placed: _Placed) -> Interval:
+def _interval(parts: Sequence[_Part], placed: _Placed) -> Interval:
     auc, error = placed.auc, math.sqrt((placed.moved**2).sum())
     low = high = auc
     if error > 0 and 0 < auc < 1:
@@ -191,8 +233,8 @@ def _interval(comparisons: Sequence[Compared], placed: _Placed) -> Interval:
         if placed.inverted >= SUPPORT:
             return low, high
     least, most = _by_pairs(placed)
-    if len(comparisons) > 1:
-        from_parts = _from_parts(comparisons)
+    if len(parts) > 1:
+        from_parts = _from_parts(parts)
         least, most = max(least, from_parts[0]), min(most, from_parts[1])
     return min(low, least), max(high, most)
 
@@ -205,41 +247,93 @@ def _by_pairs(placed: _Placed) -> Interval:
     return interval
 
 
-def _from_parts(comparisons: Sequence[Compared]) -> Interval:
+def _from_parts(parts: Sequence[_Part]) -> Interval:
     """Return the interval of the mean AUC that follows from those of its comparisons.
 
     The squares of the distances to the ends are added up, and twice their products for comparisons
     that share images (Zou and Donner, 2008).
     """
     aucs, below, above = [], [], []
-    for comparison in comparisons:
-        placed = _placed([comparison])
-        assert placed is not None, "it is a part of what was placed"
-        low, high = _interval([comparison], placed)
-        aucs.append(placed.auc)
-        below.append(placed.auc - low)
-        above.append(high - placed.auc)
-    mean, count, alike = float(np.mean(aucs)), len(aucs), _correlations(comparisons)
+    for part in parts:
+        low, high = _interval([part], _placed([part]))
+        aucs.append(part.auc)
+        below.append(part.auc - low)
+        above.append(high - part.auc)
+    mean, count, alike = float(np.mean(aucs)), len(aucs), _correlations(parts)
     down, up = (math.sqrt(side @ alike @ side) for side in (np.array(below), np.array(above)))
     return mean - down / count, mean + up / count
 
 
-def _correlations(comparisons: Sequence[Compared]) -> Floats:
+def _correlations(parts: Sequence[_Part]) -> Floats:
     """Return [K, K], how much the errors of K comparisons go together by the images they share.
 
     It is the cosine of the weights of their units: 1 for the same images, 0 for none in common,
     n / (m + n) for two generators with n fakes each and the same m real images.
     """
-    everyone = np.unique(np.concatenate([unit for *_, r, f in comparisons for unit in (r, f)]))
-    directions = []
-    for *_, real_unit, fake_unit in comparisons:
-        weights = []
-        for unit in (real_unit, fake_unit):
-            images = np.bincount(np.searchsorted(everyone, unit), minlength=len(everyone))
-            weights.append(images / len(unit))
-        direction = np.concatenate(weights)
-        directions.append(direction / np.linalg.norm(direction))
-    return np.asarray(np.stack(directions) @ np.stack(directions).T)
+    everyone = np.unique(np.concatenate([side.units for part in parts for side in part.sides]))
+    directions = np.zeros((len(parts), 2, len(everyone)))
+    for direction, part in zip(directions, parts, strict=True):
+        for weights, side in zip(direction, part.sides, strict=True):
+            weights[np.searchsorted(everyone, side.units)] = side.images / side.images.sum()
+        direction /= np.linalg.norm(direction)
+    flat = directions.reshape(len(parts), -1)
+    return np.asarray(flat @ flat.T)
+
+
+class PlacedScores:
+    """A model's scores over some comparisons, placed once for its AUCs and any differences."""
+
+    def __init__(self, comparisons: Sequence[Compared]) -> None:
+        self._parts = _parts(comparisons)
+
+    @functools.cached_property
+    def _mean(self) -> _Placed:
+        return _placed(self._parts)
+
+    @property
+    def auc(self) -> float | None:
+        """The mean AUC; None where a class of a comparison has fewer than two units."""
+        return self._mean.auc if self._parts else None
+
+    @functools.cached_property
+    def interval(self) -> Interval | None:
+        """The interval of the mean AUC, that of :func:`mean_auc_interval`."""
+        return _interval(self._parts, self._mean) if self._parts else None
+
+    @property
+    def aucs(self) -> list[float]:
+        """The AUC of each comparison."""
+        return [part.auc for part in self._parts]
+
+    @property
+    def intervals(self) -> list[Interval]:
+        """The interval of the AUC of each comparison."""
+        return [_interval([part], _placed([part])) for part in self._parts]
+
+    def minus(self, other: "PlacedScores") -> Difference | None:
+        """Return the difference of the mean AUCs, that of :func:`mean_auc_difference`."""
+        if not self._parts or not other._parts:
+            return None
+        pairs = list(zip(self._parts, other._parts, strict=True))
+        differing = [pair for pair in pairs if not _same_order(*pair)]
+        if not differing:
+            return Difference(0.0, 0.0, 0.0, 1.0)
+        share = len(differing) / len(pairs)
+        if share == 1:
+            value, low, high, p_value = _difference(self, other)
+        else:
+            value, low, high, p_value = _difference(
+                PlacedScores._of([part for part, _ in differing]),
+                PlacedScores._of([part for _, part in differing]),
+            )
+        low, high = max(-1.0, share * low), min(1.0, share * high)
+        return Difference(share * value, low, high, p_value)
+
+    @classmethod
+    def _of(cls, parts: list[_Part]) -> Self:
+        placed_scores = cls([])
+        placed_scores._parts = parts
+        return placed_scores
 
 
 def mean_auc_difference(first: Sequence[Compared], second: Sequence[Compared]) -> Difference | None:
@@ -254,37 +348,29 @@ def mean_auc_difference(first: Sequence[Compared], second: Sequence[Compared]) -
     not differ draws the mean towards 0 and adds no uncertainty. The p-value is below 0.05 where the
     interval does not contain 0. None with fewer than two units in a class of a comparison.
     """
-    differing = []
-    for pair in zip(first, second, strict=True):
-        placed, other_placed = (_placed([comparison]) for comparison in pair)
-        if placed is None or other_placed is None:
-            return None
-        if not _same_order(placed, other_placed):
-            differing.append(pair)
-    if not first:
-        return None
-    if not differing:
-        return Difference(0.0, 0.0, 0.0, 1.0)
+    return PlacedScores(first).minus(PlacedScores(second))
 
-    comparisons, other_comparisons = zip(*differing, strict=True)
-    one, other = _placed(comparisons), _placed(other_comparisons)
-    assert one is not None
-    assert other is not None
+
+def _difference(scores: PlacedScores, other_scores: PlacedScores) -> Difference:
+    """Return the difference of two models whose scores differ in each comparison."""
+    one, other = scores._mean, other_scores._mean
     value, apart = one.auc - other.auc, one.moved - other.moved
     below = above = one.quantile * math.sqrt((apart**2).sum())
     if min(one.inverted, other.inverted) < SUPPORT:
-        low, high = _interval(comparisons, one)
-        other_low, other_high = _interval(other_comparisons, other)
-        below = max(below, math.hypot(one.auc - low, other_high - other.auc))
-        above = max(above, math.hypot(high - one.auc, other.auc - other_low))
+        interval, other_interval = scores.interval, other_scores.interval
+        assert interval is not None
+        assert other_interval is not None
+        below = max(below, math.hypot(one.auc - interval[0], other_interval[1] - other.auc))
+        above = max(above, math.hypot(interval[1] - one.auc, other.auc - other_interval[0]))
     towards_0 = below if value > 0 else above
     distance = one.quantile * abs(value) / towards_0 if value else 0.0
     p_value = float(2 * stats.t.sf(distance, one.smallest - 1))
-    share = len(differing) / len(first)
-    low, high = max(-1.0, share * (value - below)), min(1.0, share * (value + above))
-    return Difference(share * value, low, high, p_value)
+    return Difference(value, value - below, value + above, p_value)
 
 
-def _same_order(one: _Placed, other: _Placed) -> bool:
+def _same_order(one: _Part, other: _Part) -> bool:
     """Return whether two models rank the images of a comparison alike, with errors on both."""
-    return one.auc == other.auc not in (0.0, 1.0) and not (one.moved - other.moved).any()
+    return one.auc == other.auc not in (0.0, 1.0) and all(
+        np.array_equal(side.moved, other_side.moved)
+        for side, other_side in zip(one.sides, other.sides, strict=True)
+    )
