@@ -12,12 +12,12 @@ from focus.experiment.statistics import (
     MeanInterval,
     at_equal_closed,
     equivalence_p,
-    holm,
     simultaneous,
     student_p,
     t_interval,
 )
 from focus.metrics.arrays import Floats
+from focus.metrics.ranks import holm
 
 COMPARED = ("open", *GRADES, "closed_balanced", "source", "entropy")
 

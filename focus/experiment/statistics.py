@@ -83,18 +83,6 @@ def detectable(found: MeanInterval, power: float = 0.8) -> float:
     return float(quantiles * found.sd / math.sqrt(found.n))
 
 
-def holm(p_values: Any) -> Floats:
-    """Return Holm's (1979) adjusted p-values [n], in the order given; NaN are left out, and stay.
-
-    ``p̃_(i) = max over j ≤ i of min(1, (m - j + 1) · p_(j))`` for the m ordered p-values.
-    """
-    adjusted = np.array(p_values, dtype=np.float64)
-    order = np.argsort(adjusted, kind="stable")[: np.count_nonzero(~np.isnan(adjusted))]
-    raised = np.minimum(1.0, adjusted[order] * np.arange(len(order), 0, -1))
-    adjusted[order] = np.maximum.accumulate(raised)
-    return adjusted
-
-
 def simultaneous(values: Floats, level: float = 0.95) -> list[MeanInterval]:
     """Return intervals that cover the means of all columns of ``values`` [n, m] at once.
 

@@ -10,7 +10,6 @@ from focus.experiment.statistics import (
     at_equal_closed,
     detectable,
     equivalence_p,
-    holm,
     simultaneous,
     student_p,
     t_interval,
@@ -28,12 +27,6 @@ def test_intervals_and_p_values_are_scipys() -> None:
     one, none = t_interval([0.5]), t_interval([math.nan])
     assert (one.mean, one.n, none.n) == (0.5, 1, 0)
     assert all(map(math.isnan, (one.sd, one.low, none.mean, student_p(one), student_p(none))))
-
-
-def test_holm_by_hand() -> None:
-    # In order .005·4, .01·3, .03·2, .04·1; the last may not be below the one before.
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, math.nan, 0.5]) == pytest.approx([1.0, math.nan, 1.0], nan_ok=True)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.012, -0.019, 0.05])
