@@ -39,7 +39,8 @@ class EvaluateConfig(SharedConfig):
     model_dir: str | None = in_model("a folder with a saved model", metavar="DIR")
     scores: str | None = in_data(
         "a CSV or parquet of any detector's scores, which are evaluated in the place of a model's: "
-        "columns path or id, label, score, and any of the manifest's",
+        "columns path or id, label, score, and any of the manifest's; several detectors, named by "
+        "--columns score=A score=B, are ranked",
         metavar="FILE",
     )
     score_scale: ScoreScale = in_data(
@@ -61,7 +62,7 @@ class EvaluateConfig(SharedConfig):
     threshold: str | None = in_threshold()
     output: str | None = in_output(
         "folder for all files (default: evaluation in the folder of --run, else "
-        "evaluation, or comparison, here)",
+        "evaluation, comparison or leaderboard, here)",
         metavar="DIR",
     )
     compare: tuple[str, ...] = in_output(
@@ -90,12 +91,20 @@ class EvaluateConfig(SharedConfig):
         super().__post_init__()
         if len(self.compare) == 1:
             raise InputError(f"--compare needs two runs at least, got {self.compare[0]} alone.")
-        for path in self.tables:
-            if len(names := self.scores_of(path)) > 1:
+        for path in self.compare:
+            names = self.scores_of(path)
+            if len(names) > 1:
                 raise InputError(
-                    f"--columns names {len(names)} scores of {path}, which is evaluated by one: "
-                    f"give score={names[0]} alone, or of each table TABLE:score=NAME."
+                    f"--columns names {len(names)} scores of {path}, of which --compare takes one: "
+                    f"give score={names[0]} alone, of each table TABLE:score=NAME, or rank the "
+                    "detectors of one table by --scores."
                 )
+        if self.ranks_detectors and self.threshold is not None:
+            raise InputError(
+                f"--threshold {self.threshold} is for one detector, and --columns names "
+                f"{len(self.scores_of(str(self.scores)))} scores, which are ranked by AUC: leave "
+                "it out."
+            )
         if self.common and not self.tables:
             raise InputError("--common is for --compare: give runs or tables to compare.")
         sources = [flag(n) for n in ("run", "model_dir", "scores", "compare") if getattr(self, n)]
@@ -126,6 +135,11 @@ class EvaluateConfig(SharedConfig):
     def tables(self) -> list[str]:
         """What ``scores`` and ``compare`` name."""
         return [*([self.scores] if self.scores else []), *self.compare]
+
+    @property
+    def ranks_detectors(self) -> bool:
+        """Whether the table has the scores of several detectors, for a leaderboard."""
+        return self.scores is not None and len(self.scores_of(self.scores)) > 1
 
     @property
     def paths_read(self) -> list[str]:

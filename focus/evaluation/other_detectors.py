@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from focus.config.evaluate import ScoreScale
 from focus.config.layouts import SCORE
@@ -260,6 +261,26 @@ def without_calibration(results: Results) -> Results:
     return {name: without(part) if name in of_sets else part for name, part in results.items()}
 
 
+def rows_to_test(table: ScoreTable) -> NDArray[np.bool_]:
+    """Return [N], the rows that are neither for training nor for validation.
+
+    Raises InputError if none of them has a label.
+    """
+    tested = ~np.isin(table.images.split, _NOT_TESTED)
+    if not (table.images.label[tested] >= 0).any():
+        raise InputError(
+            f"{table.path} has no row with a label to test on, all are for training or validation: "
+            "mark them test in the column split."
+        )
+    return tested
+
+
+def generators_of_training(scores: Scores) -> set[str]:
+    """Return the generators of the fakes that are marked as those for training."""
+    of_training = (scores.label == SYNTHETIC) & (scores.split == "train")
+    return set(scores.generator[of_training]) - {""}
+
+
 def evaluate_scores(
     table: ScoreTable,
     training_generators: Sequence[str] = (),
@@ -277,12 +298,7 @@ def evaluate_scores(
     if len(table.detectors) > 1:
         raise InputError(f"{table.path} has scores of several detectors: name one, score=NAME.")
     every = table.scores
-    tested = every.select(~np.isin(every.split, _NOT_TESTED))
-    if not (tested.label >= 0).any():
-        raise InputError(
-            f"{table.path} has no row with a label to test on, all are for training or validation: "
-            "mark them test in the column split."
-        )
+    tested = every.select(rows_to_test(table))
     validation = every.select((every.split == "validation") & (every.label >= 0))
     points = operating_points(validation) if len(validation) else None
     raw_ends = table.detectors[0].raw_ends
@@ -290,7 +306,7 @@ def evaluate_scores(
         points = replace(points, calibration=None)
     decides = choose_threshold(points, threshold)
     fakes = every.select(every.label == SYNTHETIC)
-    known = training_generators or set(fakes.generator[fakes.split == "train"]) - {""}
+    known = training_generators or generators_of_training(every)
     of_generators = families(zip(fakes.generator, fakes.family, strict=True))
     decided: dict[str, Any] = {"predicted": tested.score > decides.value}
     if points and points.calibration:

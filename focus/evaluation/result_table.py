@@ -153,6 +153,16 @@ def _fewer(rows: list[Row], most: int) -> list[Row]:
     return [row for row in rows if row in kept]
 
 
+def aligned(rows: Sequence[tuple[str, Sequence[str]]], widths: Sequence[int]) -> list[str]:
+    """Return the lines of a table of a label and cells a row, with a rule below its first row."""
+    first = max(len(label) for label, _ in rows)
+    lines = [
+        "  ".join([label.ljust(first), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))])
+        for label, cells in rows
+    ]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
 def format_table(results_by_name: Mapping[str, Results], *, most: int | None = None) -> str:
     """Return the table in plain text: a row a figure, its numbers of images, a column a model.
 
@@ -179,12 +189,7 @@ def format_table(results_by_name: Mapping[str, Results], *, most: int | None = N
     room = max(_SHORTEST, _WIDTH - sum(2 + width for width in widths) - others)
     short = shortened((row.generator for row in rows if row.generator), room)
     labels = [row.title.replace(row.generator, short.get(row.generator, "")) for row in rows]
-    first = max(map(len, labels))
-    lines = [
-        "  ".join([label.ljust(first), *(c.rjust(w) for c, w in zip(line, widths, strict=True))])
-        for label, line in [("", heads), *zip(labels, cells, strict=True)]
-    ]
-    lines.insert(1, "-" * len(lines[0]))
+    lines = aligned([("", heads), *zip(labels, cells, strict=True)], widths)
     undefined = any(cell == "-" for line in cells for cell in line)
     named, unknown = (sum(bool(row.generator) for row in part) for part in (rows, every))
     if named < unknown:

@@ -7,7 +7,17 @@ from focus.evaluation import robustness
 from focus.evaluation.results import FAITHFULNESS
 
 REPORT, FIGURES, ROBUSTNESS = "report.html", "figures", "robustness.png"
-PREFIXES = ("roc", "det", "scores", "entropy", "range", "reliability", "training", "robustness")
+PREFIXES = (
+    "roc",
+    "det",
+    "scores",
+    "entropy",
+    "range",
+    "reliability",
+    "training",
+    "robustness",
+    "leaderboard",
+)
 """The name of a figure's file is one of these, or begins with one and a dash."""
 _FILE_OF_FIGURE = re.compile(rf"({'|'.join(PREFIXES)})(-[A-Za-z0-9-]+)?\.(svg|png)")
 

@@ -180,6 +180,7 @@ def render(
     errors: Sequence[ErrorRate] = (),
     findings: Sequence[Finding],
     tables: Sequence[tables.Table] = (),
+    standings: Sequence[tables.Table] = (),
     differences: Sequence[str] = (),
     sections: Mapping[str, Sequence[plots.Plot]],
     images: Mapping[str, Any] | None = None,
@@ -189,7 +190,7 @@ def render(
     """Draw the figures and write all files; return the path of the page.
 
     facts: The facts of the page's head by name. results: The results by the name of the run.
-    faces: The pictures of a comparison, each with its words.
+    faces: The pictures of a comparison, each with its words. standings: Tables that show unfolded.
     """
     remove_report(folder)
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
@@ -217,6 +218,7 @@ def render(
         findings=findings,
         differences=differences,
         tables=[*([headline(results)] if results else []), *tables],
+        standings=standings,
         sections={heading: plots for heading, plots in sections.items() if plots},
         svgs=svgs,
         images=images,

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter
 
 from focus.data.perturbations import STRENGTHS, UNITS
+from focus.evaluation.leaderboard import Leaderboard
 from focus.evaluation.protocol import UNNAMED, Comparison, match, union
 from focus.evaluation.result_table import SET_TITLES
 from focus.evaluation.results import Results
@@ -57,6 +58,9 @@ _READ_OFF = (0.0001, 0.001, 0.01, 0.05, 0.2, 1.0)
 _READ_OFF_FEW = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The same for fewer than a hundred real images."""
 _SIZE = (4.2, 3.4)  # inches, without a legend
+_COLUMNS = 12  # of a heat map, at most
+_COLUMNS_WITH_NUMBERS = 5
+_ROW, _AROUND_ROWS = 0.22, 2.6  # inches of a heat map: a row, and what is above and below all
 _REAL = "#7f7f7f"
 _LINES = ("-", "--", ":", "-.")
 _BINS = 25  # of a histogram
@@ -72,6 +76,7 @@ class Plot:
     title: str
     alt: str
     draw: Callable[[Axes], None]
+    size: tuple[float, float] = _SIZE
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Curve:
 def figure_of(plot: Plot) -> Figure:
     """Draw the figure: one panel, with its legend below."""
     with matplotlib.rc_context(fname=_STYLE):
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure = Figure(figsize=plot.size, layout="constrained")
         axes = figure.subplots()
         plot.draw(axes)
         legend_below(figure, axes, columns=2)
@@ -279,6 +284,63 @@ def roc_and_det(
         Plot(f"roc-{name}", f"ROC, {title}", f"ROC, {alt}", draw_roc),
         Plot(f"det-{name}", f"DET, {title}", f"DET, {alt}", draw_det),
     ]
+
+
+def of_leaderboard(board: Leaderboard) -> list[Plot]:
+    """Return heat maps of the AUCs, a row a generator and a column a detector.
+
+    Many detectors are on several figures, the best on the first, so that the names can be read.
+    """
+    counts = {generator.name: generator.synthetic for generator in board.generators}
+    short = shortened(counts)
+    rows = [f"{short[name]} ({count:,})" for name, count in counts.items()]
+    names = shortened(standing.detector for standing in board.standings)
+    lowest = min(auc for standing in board.standings for auc in standing.aucs)
+    start = min(0.5, np.floor(10 * lowest) / 10)
+    title = f"AUC by generator (fakes) and detector, {SET_TITLES[board.test_set]}"
+
+    plots = []
+    for number, first in enumerate(range(0, len(board.standings), _COLUMNS), start=1):
+        standings = board.standings[first : first + _COLUMNS]
+        aucs = np.array([standing.aucs for standing in standings]).T
+        said = ", ".join(f"{standing.detector} {standing.auc:.3f}" for standing in standings)
+        columns = [names[standing.detector] for standing in standings]
+        of_ranks = f"{first + 1} to {first + len(standings)} of {len(board.standings)}"
+        plots.append(
+            Plot(
+                f"leaderboard-{board.test_set.replace('_', '-')}-{number}",
+                f"{title}, detectors {of_ranks}",
+                f"{title}, a heat map of detectors {of_ranks}; the hardest generators above. "
+                f"Means: {said}. The figures are in leaderboard.csv.",
+                partial(_heat_map, rows, columns, aucs, start),
+                (_SIZE[0], _ROW * len(rows) + _AROUND_ROWS),
+            )
+        )
+    return plots
+
+
+def _heat_map(
+    rows: Sequence[str], columns: Sequence[str], aucs: Floats, start: float, axes: Axes
+) -> None:
+    """Draw AUCs [rows, columns] as colours from ``start`` to 1, and as numbers if few columns."""
+    colours = axes.pcolormesh(aucs, cmap="cividis", vmin=start, vmax=1)
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_parse_math(False)  # a name may hold dollar signs
+    axes.tick_params(length=0)
+    if len(columns) <= _COLUMNS_WITH_NUMBERS:
+        for (row, column), auc in np.ndenumerate(aucs):
+            dark = auc < (start + 1) / 2
+            text = f"{auc:.2f}".removeprefix("0")
+            colour = "#fefefe" if dark else "#1b1b1b"
+            axes.text(column + 0.5, row + 0.5, text, color=colour, ha="center", va="center")
+    # The distance to the bar is a share of the height, which depends on the number of rows.
+    axes.figure.colorbar(
+        colours, ax=axes, location="bottom", label="AUC", aspect=30, pad=0.1 / (_ROW * len(rows))
+    )
 
 
 def _show_percent(*axes: Axis) -> None:

@@ -8,7 +8,7 @@ from focus.data.images import BAD_FILES
 from focus.data.known_images import is_run
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
-from focus.evaluation import other_detectors
+from focus.evaluation import leaderboard, other_detectors
 from focus.evaluation.findings import recorded
 from focus.evaluation.other_detectors import ScoreTable
 from focus.evaluation.results import Results
@@ -25,9 +25,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation | None:
 
     Each process of a launch scores its share of the images, the main one does the rest. With
     ``--scores`` the scores of a table are evaluated, with ``--compare`` only a report of several
-    runs or tables is written.
+    runs or tables is written. Several detectors of one table are ranked.
 
-    Returns the evaluation, in the main process; None in the others and after a comparison.
+    Returns the evaluation, in the main process; None in the others, after a comparison and after a
+    ranking.
 
     Raises InputError for a missing model or unusable data, before anything is scored or written.
 
@@ -65,6 +66,9 @@ def _of_tables(config: EvaluateConfig) -> Evaluation | None:
         output = Path(config.output or "comparison")
         compare(config.compare, output, evaluated, common=config.common)
         return None
+    if config.ranks_detectors:
+        _rank(config, str(config.scores))
+        return None
     output, path = _output(config), Path(str(config.scores))
     if path.resolve() == (output / "scores.csv").resolve():
         raise InputError(f"--scores {path} is a file that is written: give another --output.")
@@ -79,6 +83,25 @@ def _of_tables(config: EvaluateConfig) -> Evaluation | None:
     if config.report:
         evaluation.lines.append(evaluation.save_report())
     return evaluation
+
+
+def _rank(config: EvaluateConfig, path: str) -> None:
+    """Write and print the leaderboard of the detectors whose scores are in one table."""
+    from focus.report import leaderboard as leaderboard_page  # with matplotlib, to draw
+    from focus.report.page import attempt
+
+    output = Path(config.output or "leaderboard")
+    check_writable(output)
+    if Path(path).resolve() == (output / leaderboard.FILE).resolve():
+        raise InputError(f"--scores {path} is a file that is written: give another --output.")
+    table = _read(config, path)
+    boards = leaderboard.leaderboards(table, config.training_generators)
+    print(leaderboard_page.as_text(boards), end="\n\n")
+    print(f"written: {leaderboard.write(boards, output)}")
+    if config.report:
+        print(attempt(lambda: leaderboard_page.write(boards, table, output)))
+    for finding in leaderboard_page.findings(boards, table):
+        print(finding)
 
 
 def _read(config: EvaluateConfig, path: str) -> ScoreTable:
