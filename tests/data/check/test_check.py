@@ -287,8 +287,8 @@ def test_leaks_are_dropped_where_a_table_has_the_labels(faces: Path, tmp_path: P
     folder = faces.parent
     shutil.copy(folder / "test-real-0.png", folder / "train-real-0.png")
     found = check(folder, f"--labels={faces}", "--drop-copies", output=tmp_path / "out")
-    assert found["leaks"]["same_file"] == 1
-    assert found["without_leaks"]["trainable"]
+    assert found["copies"]["same_file"] == 1
+    assert found["without_copies"]["trainable"]
 
 
 def test_a_fake_and_its_source_are_a_leak_only_across_splits(faces: Path, tmp_path: Path) -> None:
