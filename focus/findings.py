@@ -172,6 +172,16 @@ FINDINGS: dict[str, _Row] = {
     "raw_scores": _Row(
         "note", "Raw scores are shown from 0 ({low:g} in the table) to 1 ({high:g}), uncalibrated."
     ),
+    "rows_left_out": _Row(
+        "warning",
+        "{count} of {total} rows lack the score of a detector and are in no figure: a detector "
+        "that fails on hard images is flattered.",
+    ),
+    "generators_left_out": _Row(
+        "note",
+        "The {test_set} is without {names}, of which a class has fewer than two independent "
+        "images.",
+    ),
     "no_labels": _Row("note", "No image has a label: scores only, no results."),
     "unlabelled": _Row("note", "Images without label: {count}; they are scored and in no result."),
     "one_class": _Row(

@@ -258,7 +258,9 @@ def _looks(
             of_picture = signature(values)
         digest = file_digest(*file)
         # What was replaced meanwhile may be another file than the one that was decoded.
-        return _Look(key if key == _key(*file) else "", digest, verdict, row, of_picture)
+        if key != _key(*file):
+            key, of_picture = "", None
+        return _Look(key, digest, verdict, row, of_picture)
 
     with ThreadPool(usable_cores()) as pool:
         keys = zip(files, pool.starmap(_key, files, chunksize=256), strict=True)

@@ -108,6 +108,11 @@ def fakes_beside_source(manifest: Manifest, signatures: SignatureStore) -> list[
     return pairs
 
 
+def _name_of(split: str) -> str:
+    """Return what images of a split are called; images to evaluate, of none, are test images."""
+    return _SPLITS.get(split, _SPLITS["test"])
+
+
 def left_out(copies: Sequence[Copy], *, drop: bool) -> list[Copy]:
     """Return the copies that are not used: those of equal bytes, or with ``drop`` all."""
     return [copy for copy in copies if drop or copy.kind == "same file"]
@@ -132,9 +137,10 @@ def check_left(manifest: Manifest, copies: Sequence[Copy]) -> None:
         if _kind(copy.sample) not in kept:
             split, label, *_ = _kind(copy.sample)
             raise InputError(
-                f"All {label} {_SPLITS[split]} images{_of_set(copy.sample)} are copies of "
-                f"{_SPLITS[copy.original.split]} images, the first is {place_of(copy.sample)!r} of "
-                f"{place_of(copy.original)!r}: give others, or leave the set out."
+                f"All {label} {_name_of(split)} images{_of_set(copy.sample)} are copies of "
+                f"{_name_of(copy.original.split)} images, the first is "
+                f"{place_of(copy.sample)!r} of {place_of(copy.original)!r}: give others, or leave "
+                "the set out."
             )
 
 
@@ -171,8 +177,8 @@ def copy_findings(
                 name,
                 count=len(members),
                 total=sizes[split, label, of_set],
-                images=f"{label_name}{_SPLITS[split]} images{of_set}",
-                original=_SPLITS[original],
+                images=f"{label_name}{_name_of(split)} images{of_set}",
+                original=_name_of(original),
                 kinds=", ".join(f"{kind}: {count}" for kind, count in kinds.most_common()),
                 path=place_of(members[0].sample),
                 original_path=place_of(members[0].original),

@@ -70,7 +70,7 @@ def detector_scores(
         higher_is: The class that a high score means.
 
     Raises InputError for a cell that is no number, numbers of no scale that is recognised, and
-    log-odds of which several would be 1.0, from some 37 on.
+    different numbers that would all be 0 or 1, such as log-odds from some 37 on.
     """
     numbers, written = _numbers(cells, lines)
     low, high = float(numbers.min(initial=np.inf)), float(numbers.max(initial=-np.inf))
@@ -86,16 +86,19 @@ def detector_scores(
 
     raw_ends = None
     if scale == "log-odds":
-        values = _of_log_odds(-numbers if higher_is == "real" else numbers)
+        distinct = numbers
+        values: Doubles = special.expit(-numbers if higher_is == "real" else numbers)
     else:
         if scale == "raw":
             raw_ends = low, high
             values = (numbers - low) / ((high - low) or 1.0)
         else:
             values = np.clip(numbers / 100 if scale == "percent" else numbers, 0.0, 1.0)
+        distinct = values
         if higher_is == "real":
             values = 1 - values
             raw_ends = raw_ends and raw_ends[::-1]
+    _refuse_lost_ranks(distinct, values, scale)
 
     done = {"percent": "percent, divided by 100", "log-odds": "log-odds", "raw": "raw"}
     remark = ", ".join([*([done[scale]] if scale in done else []), *written])
@@ -130,15 +133,21 @@ def _refuse_outside(
     )
 
 
-def _of_log_odds(odds: Doubles) -> Doubles:
-    values: Doubles = special.expit(odds)
-    # Below 1.0 only close neighbours become the same, as in any table of many digits.
-    if len(np.unique(odds[values == 1])) > 1:
-        raise InputError(
-            f"Log-odds of up to {odds.max():g} become one probability and lose their ranks: "
-            "give --score-scale raw."
-        )
-    return values
+def _refuse_lost_ranks(numbers: Doubles, values: Doubles, scale: ScoreScale) -> None:
+    """Raise InputError if different numbers have become 0 or 1 alike.
+
+    Between the two only close neighbours become the same, as in any table of many digits.
+    """
+    advice = "give --score-scale raw"
+    if scale != "log-odds":
+        advice = "give the detector's logits in their place, with --score-scale raw"
+    for end in (0.0, 1.0):
+        alike = np.unique(numbers[values == end])
+        if len(alike) > 1:
+            raise InputError(
+                f"Scores from {alike[0]:g} to {alike[-1]:g} become one probability, {end:g}, and "
+                f"lose their ranks: {advice}."
+            )
 
 
 def _numbers(cells: Sequence[str], lines: Sequence[str]) -> tuple[Doubles, list[str]]:

@@ -146,7 +146,16 @@ class _Placed(NamedTuple):
     @property
     def quantile(self) -> float:
         """Student's quantile, with the degrees of freedom of the smallest class."""
-        return float(stats.t.ppf((1 + LEVEL) / 2, self.smallest - 1))
+        return float(stats.t.ppf((1 + LEVEL) / 2, self.degrees_of_freedom))
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """The effective number of units in the smallest class, less one.
+
+        At least 1, that of two equal units: one video beside a few photographs has next to none,
+        and one class would make the interval of a whole mean as wide as can be.
+        """
+        return max(1.0, self.smallest - 1)
 
 
 def _parts(comparisons: Sequence[Compared]) -> list[_Part]:
@@ -364,7 +373,7 @@ def _difference(scores: PlacedScores, other_scores: PlacedScores) -> Difference:
         above = max(above, math.hypot(interval[1] - one.auc, other.auc - other_interval[0]))
     towards_0 = below if value > 0 else above
     distance = one.quantile * abs(value) / towards_0 if value else 0.0
-    p_value = float(2 * stats.t.sf(distance, one.smallest - 1))
+    p_value = float(2 * stats.t.sf(distance, one.degrees_of_freedom))
     return Difference(value, value - below, value + above, p_value)
 
 

@@ -7,7 +7,7 @@ from focus.errors import shown
 from focus.evaluation.leaderboard import Leaderboard, Standing
 from focus.evaluation.other_detectors import ScoreTable
 from focus.evaluation.result_table import SET_TITLES, aligned
-from focus.findings import Finding
+from focus.findings import Finding, finding
 from focus.metrics.intervals import Interval
 from focus.report import page, plots
 from focus.report.tables import Cell, Table
@@ -29,20 +29,20 @@ def as_text(boards: Sequence[Leaderboard]) -> str:
 
 
 def findings(boards: Sequence[Leaderboard], table: ScoreTable) -> list[Finding]:
-    """Return what was taken for granted of the scores, and which generators are left out."""
+    """Return what was taken for granted of scores, and which rows and generators are left out."""
     notes = [
-        Finding("note", f"{shown(detector.name)}: {detector.assumption}")
+        finding("scale_assumed", text=f"{shown(detector.name)}: {detector.assumption}")
         for detector in table.detectors
         if detector.assumption
     ]
+    if table.left_out:
+        total = table.left_out + len(table.images.path)
+        notes.insert(0, finding("rows_left_out", count=table.left_out, total=total))
     for board in boards:
         if board.left_out:
             names = shown(", ".join(board.left_out))
-            text = (
-                f"The {SET_TITLES[board.test_set]} is without {names}, of which a class has fewer "
-                "than two independent images."
-            )
-            notes.append(Finding("note", text))
+            test_set = SET_TITLES[board.test_set]
+            notes.append(finding("generators_left_out", test_set=test_set, names=names))
     return notes
 
 

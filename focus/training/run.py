@@ -24,7 +24,7 @@ from focus.data.maps import source_findings
 from focus.data.near_far import families_tested, relation_findings, training_families, with_families
 from focus.data.training_pictures import TrainingPictures
 from focus.data.training_set import RunImages, listed_images, readable_images
-from focus.errors import InputError
+from focus.errors import ImageError, InputError
 from focus.evaluation.inference import images_only, outlier_norm
 from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import (
@@ -292,7 +292,11 @@ def evaluate_best(trainer: Trainer, findings: Sequence[Finding] = ()) -> Evaluat
         shown = trainer.score(best, images_only(trainer.validation), progress=False)
     evaluation = None
     if accelerator.is_main_process:
-        pictures = TrainingPictures.of(trainer.train, best.preprocessing)
+        try:
+            pictures = TrainingPictures.of(trainer.train, best.preprocessing)
+        except ImageError as error:  # of a file that is gone: the scores are worth more
+            print(f"What training saw is not measured, as a file cannot be read: {error}")
+            pictures = None
         best.config = replace(best.config, training_pictures=pictures)
         best.config.write(folder / "model" / CONFIG_FILE)
         facts = {

@@ -146,6 +146,18 @@ def test_a_generator_of_one_image_is_left_out_and_that_is_said(
     assert not (tmp_path / "new" / "report.html").exists()
 
 
+def test_rows_without_a_score_are_left_out_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide_table(tmp_path / "wide.csv", (0.5, 1.0), generators=2, images=40)
+    with (tmp_path / "wide.csv").open("a") as file:
+        file.write("one.png,1,g0,0.5,\n")
+    rank(tmp_path / "wide.csv", 2, tmp_path / "new", "--common")
+    said = "warning: 1 of 41 rows lack the score of a detector"
+    assert said in capsys.readouterr().out
+    assert "1 of 41 rows" in Page(tmp_path / "new" / "report.html").text
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

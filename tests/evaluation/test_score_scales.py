@@ -1,6 +1,7 @@
 """The scale of a table's scores is recognised where it is certain, said, and refused otherwise."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -91,6 +92,16 @@ def test_what_is_not_certain_is_refused(
     cells = [change.get(row, cell) for row, cell in enumerate(texts(PROBABILITIES))]
     with pytest.raises(InputError, match=message):
         table(tmp_path, cells)
+
+
+@pytest.mark.parametrize("scale", ["probability", "raw"])
+def test_probabilities_of_real_that_lose_their_ranks_are_refused(
+    scale: Literal["probability", "raw"], tmp_path: Path
+) -> None:
+    """An overconfident detector: one less such a number is 1.0, whatever the number."""
+    cells = ["1e-18", "3e-20", *texts(PROBABILITIES)[2:]]
+    with pytest.raises(InputError, match="lose their ranks: give the detector's logits"):
+        table(tmp_path, cells, scale=scale, higher_is="real")
 
 
 def test_thousands_are_no_decimals(tmp_path: Path) -> None:

@@ -310,6 +310,19 @@ def test_one_long_video_counts_for_what_it_tells() -> None:
     assert width["long"] > 1.5 * width["even"]
 
 
+def test_one_video_beside_few_photographs_leaves_something_of_a_mean(
+    random: np.random.Generator,
+) -> None:
+    """Of eleven generators one is a video of 1,000 frames and 3 photographs, nearly one unit."""
+    real = random.normal(size=500)
+    compared = [alone(real, random.normal(1.5, 1, 500)) for _ in range(10)]
+    video = random.normal(1.5, 1, 1003)
+    unit = 10_000 + np.r_[np.zeros(1000, dtype=int), 1:4]
+    compared.append((real, video, np.arange(500), unit))
+    low, high = mean_auc_interval(compared) or (0, 1)
+    assert 0.7 < low < high < 0.98
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("both_classes", [False, True])
 @pytest.mark.parametrize("share", [0.3, 0.5])

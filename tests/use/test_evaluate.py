@@ -249,6 +249,18 @@ def test_what_a_model_was_trained_or_chosen_on_is_left_out(
     assert line in capsys.readouterr().out
 
 
+def test_a_picture_of_training_that_is_stored_anew_is_named(
+    own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table or folder to evaluate has no splits."""
+    noise(tmp_path / "others", 4)
+    with Image.open(tmp_path / "images" / "1.png") as image:
+        image.save(tmp_path / "others" / "again.png", compress_level=0)
+    evaluate(run=str(own_run), data=(str(tmp_path / "others"),), output=str(tmp_path / "out"))
+    assert "1 of 5 test images are copies of training images" in capsys.readouterr().out
+    assert "again.png" in (tmp_path / "out" / "copies.csv").read_text()
+
+
 def test_nor_is_an_image_scored_whose_group_the_model_was_trained_on(
     own_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

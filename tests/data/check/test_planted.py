@@ -102,6 +102,15 @@ def partly_wrong_labels(faces: Faces, root: Path) -> list[str]:
     return table(faces, root, label_of)
 
 
+def table_of_a_spreadsheet(faces: Faces, root: Path) -> list[str]:
+    """The same labels, separated by semicolons, in the encoding of Western Windows."""
+    (path,) = map(Path, partly_wrong_labels(faces, root))
+    (root / "real" / "train-train0x.png").rename(root / "real" / "Zoë.png")
+    rows = path.read_text().replace("train-train0x.png", "Zoë.png", 1)
+    path.write_bytes(rows.replace(",", ";").encode("cp1252"))
+    return [str(path)]
+
+
 def one_image_generator(faces: Faces, root: Path) -> list[str]:
     save(faces, root / "data")
     alone = render_face("open", "far-1", 0, artefacts=False).image
@@ -125,6 +134,11 @@ PLANTED: dict[Callable[[Faces, Path], list[str]], tuple[str, str, int]] = {
     one_format: ("file_size_tells_class", "it is the pictures' content", 0),
     reversed_labels: ("labels_reversed", "50 of 50 images taken for synthetic are real", 1),
     partly_wrong_labels: ("labels_partly_wrong", "2 of 52 images taken for synthetic are real", 1),
+    table_of_a_spreadsheet: (
+        "labels_partly_wrong",
+        "2 of 52 images taken for synthetic are real",
+        1,
+    ),
     one_image_generator: ("few_images", "1 test image, synthetic of far", 0),
     named_alike: ("same_stem", "1 validation or test images have the name of an image of an", 0),
 }
