@@ -12,6 +12,7 @@ the signs of a signature in random directions are a key, by which pictures are s
 lists with other directions each. The same picture is among the neighbours in nearly all of them.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from scipy import fft
 from focus.runtime.machine import cache_dir
 from focus.runtime.progress import progress_bar
 from focus.runtime.rows import NAME, RowStore
+
+_log = logging.getLogger(__name__)
 
 Signatures = NDArray[np.int16]
 """Weighted DCT coefficients [N, K], a row of zeros for a picture without a signature."""
@@ -90,7 +93,8 @@ class SignatureStore:
             return
         try:
             self._rows.append(_names(list(self._unwritten)), list(self._unwritten.values()))
-        except OSError:  # the next program computes them again
+        except OSError as error:
+            _log.warning("signatures of pictures are not kept for the next program: %s", error)
             self._next_write = 2 * len(self._unwritten)
             return
         self._unwritten.clear()
