@@ -20,7 +20,7 @@ import focus
 from focus.config.use import ExplainConfig
 from focus.data.bad_files import BadFile, Role
 from focus.data.images import limit_pixels, load_image
-from focus.data.making.faces import Face, FaceFinder, Seen, face_finder
+from focus.data.making.faces import Face, FaceDetector, FaceFinder, Seen, face_finder
 from focus.data.making.videos import VIDEO_EXTENSIONS, frames_of, import_av
 from focus.data.manifest import (
     GEOMETRY,
@@ -37,7 +37,7 @@ from focus.data.overlay import lay, marked
 from focus.data.readers import refuse_inside
 from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.folders import images_without_maps
-from focus.data.training_pictures import sharpness
+from focus.data.training_pictures import has_face, sharpness
 from focus.errors import ImageError, InputError
 from focus.evaluation.inference import geometry_warning
 from focus.metrics.arrays import evenly
@@ -91,12 +91,15 @@ def explain(config: ExplainConfig) -> Explanations:
     finder = face_finder(config.faces, detector.config.geometry)
     _warn(detector, finder, items)
     about = _about(config, detector, finder)
-    found = Explanations(output, threshold, about, _notes(config, detector, finder))
+    face_check = None if finder else _face_check(detector)
+    found = Explanations(output, threshold, about, _notes(config, detector, face_check))
     with sole_writer(output):
         check_empty(output)
         try:
             with ThreadPoolExecutor(usable_cores()) as pool:
-                _Explainer(found, config, detector.to(device), finder, pool).explain(items)
+                find_face = face_check.find if face_check else None
+                model = detector.to(device)
+                _Explainer(found, config, model, finder, find_face, pool).explain(items)
         finally:
             if found.rows:
                 found.save_tables()
@@ -122,7 +125,40 @@ def _warn(detector: Detector, finder: FaceFinder | None, items: list[Item]) -> N
             _log.warning(warning)
 
 
-def _notes(config: ExplainConfig, detector: Detector, finder: FaceFinder | None) -> list[str]:
+class _FaceCheck(NamedTuple):
+    """What looks whether there is a face in a whole picture.
+
+    find: None if nothing does. why_not: Why nothing does, in a sentence.
+    """
+
+    find: FaceDetector | None
+    why_not: str = ""
+
+
+def _face_check(detector: Detector) -> _FaceCheck:
+    """Return what looks for faces in whole pictures, as it did in the training images."""
+    trained = detector.config.training_pictures
+    if trained is None or trained.faces is None:
+        return _FaceCheck(
+            None,
+            "The model was saved without a count of faces in training images. Training counts "
+            "them where dlib is installed: pip install 'focus-faces[faces]'.",
+        )
+    in_training = trained.faces
+    if not in_training.usual:
+        return _FaceCheck(
+            None,
+            f"The detector {in_training.detector} found one in only {in_training.n_with_face} of "
+            f"{in_training.n_images} training images.",
+        )
+    try:
+        return _FaceCheck(in_training.load_detector())
+    except InputError as error:
+        return _FaceCheck(None, str(error))
+
+
+def _notes(config: ExplainConfig, detector: Detector, face_check: _FaceCheck | None) -> list[str]:
+    """Return what a reader must know; face_check: None if faces are cut out."""
     how = {
         "squash": "Pictures are taken whole and squashed to",
         "crop": "Of a picture only the middle is seen, as it is:",
@@ -132,12 +168,14 @@ def _notes(config: ExplainConfig, detector: Detector, finder: FaceFinder | None)
         "cuts the faces out before."
     )
     notes = []
-    if finder is None:
+    if face_check is not None:
         if config.faces is None:
             notes.append(note)
-        notes.append(
-            "Whether there is a face in a picture was not checked: whatever it shows gets a score."
-        )
+        if face_check.find is None:
+            notes.append(
+                "Whether there is a face in a picture was not checked: whatever it shows gets a "
+                f"score. {face_check.why_not}"
+            )
     if detector.config.training_pictures is None:
         notes.append(
             "Whether a picture is unlike those of training was not checked: the model was saved "
@@ -199,12 +237,16 @@ class _View(NamedTuple):
 
 @dataclass(frozen=True)
 class _Explainer:
-    """Scores items and writes their pictures; what is left out is added to ``found``."""
+    """Scores items and writes their pictures; what is left out is added to ``found``.
+
+    find_face: Looks whether there is a face in a whole picture; None if that is not checked.
+    """
 
     found: Explanations
     config: ExplainConfig
     detector: Detector
     finder: FaceFinder | None
+    find_face: FaceDetector | None
     pool: ThreadPoolExecutor
 
     def explain(self, items: list[Item]) -> None:
@@ -276,21 +318,23 @@ class _Explainer:
         whole, how = (0, 0, *picture.size), self.detector.preprocessing
         faces = self.finder(picture) if self.finder else [Face(whole, whole)]
         pixels = {face: as_seen(picture.crop(face.square), how) for face in faces}
-        unlike = {face: self._unlike(face, pixels[face]) for face in faces}
+        unlike = {face: self._unlike(picture, face, pixels[face]) for face in faces}
         small = picture.copy()
         small.thumbnail((self.config.overlay_size,) * 2, Image.Resampling.LANCZOS)
         scale = small.width / picture.width, small.height / picture.height
         seen = [Seen(0, face) for face in faces]
         return _View(item, frame, at, small, scale, pixels, unlike, seen)
 
-    def _unlike(self, face: Face, pixels: Tensor) -> str:
+    def _unlike(self, picture: Image.Image, face: Face, pixels: Tensor) -> str:
         """Return in what a face, or a whole picture, is unlike those of training."""
         trained = self.detector.config.training_pictures
         if trained is None:
             return ""
         left, top, right, bottom = face.square
         shorter_side = min(right - left, bottom - top)
-        return trained.unlike(shorter_side, sharpness(pixels.permute(1, 2, 0).numpy()))
+        seen_sharpness = sharpness(pixels.permute(1, 2, 0).numpy())
+        face_there = has_face(picture, self.find_face) if self.find_face else None
+        return trained.unlike(shorter_side, seen_sharpness, face_there)
 
     def _write(self, view: _View, predictions: list[tuple[Any, ...]]) -> list[CsvRow]:
         """Write the CAM of each face of a view and the overlay of all; return the faces' rows.

@@ -171,8 +171,8 @@ class Explanations:
         """Return the counts of files in a line."""
         kinds = Counter({row["path"]: row["kind"] for row in self.rows}.values())
         return (
-            f"explained: {kinds['image']} pictures, {kinds['video']} videos, without a face: "
-            f"{len(self.no_face)}, not decoded: {len(self.bad)}"
+            f"explained: {kinds['image']} pictures, {kinds['video']} videos, left out without "
+            f"a face: {len(self.no_face)}, not decoded: {len(self.bad)}"
         )
 
     def __str__(self) -> str:

@@ -5,11 +5,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import skimage.data
 from PIL import Image, ImageFilter
 
 from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest, Sample
-from focus.data.training_pictures import TrainingPictures, sharpness
+from focus.data.training_pictures import FacesFound, TrainingPictures, has_face, sharpness
 
 
 def test_sharpness_is_the_variance_of_the_laplacian() -> None:
@@ -47,3 +48,29 @@ def test_what_is_unlike_training_is_said_and_nothing_else_is(tmp_path: Path) -> 
     assert unlike(one.resize((400, 300))).startswith("shorter side 300 pixels, in training 6")
     assert unlike(one.resize((20, 20))).startswith("shorter side 20 pixels, in training 6")
     assert TrainingPictures.of(Manifest([]), how) is None
+
+
+def test_faces_are_counted_in_training_images_until_they_are_too_rare(tmp_path: Path) -> None:
+    portrait = skimage.data.astronaut()[0:200, 140:320]
+    pictures = {"face": portrait, "mirrored": portrait[:, ::-1], "cup": skimage.data.coffee()}
+    paths = {name: str(tmp_path / f"{name}.png") for name in pictures}
+    for name, pixels in pictures.items():
+        Image.fromarray(pixels).save(paths[name])
+    count = FacesFound.of([paths["face"], paths["mirrored"]] * 10, "lbp")
+    assert count == FacesFound("lbp", 20, 20)
+    assert count.usual
+    # Of twenty images two may be without a face, and the third decides.
+    rare = FacesFound.of([paths["face"], paths["cup"]] * 10, "lbp")
+    assert rare == FacesFound("lbp", 6, 3)
+    assert not rare.usual
+    assert FacesFound("dlib", 40, 36).usual
+    assert not FacesFound("dlib", 40, 35).usual
+    assert FacesFound.of([], "lbp") is None
+
+
+@pytest.mark.parametrize("side", [60, 200, 1024])
+def test_a_face_is_seen_at_any_size_of_the_picture(side: int) -> None:
+    find = FacesFound("lbp", 1, 1).load_detector()
+    whole = Image.fromarray(skimage.data.astronaut())
+    assert has_face(whole.crop((140, 0, 320, 180)).resize((side, side)), find)
+    assert not has_face(Image.fromarray(skimage.data.coffee()).resize((side, side)), find)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import skimage.data
 import torch
 from PIL import Image
 
@@ -17,7 +18,7 @@ from focus.config.options import POINTS
 from focus.config.use import ExplainConfig
 from focus.data.manifest import Manifest, Sample
 from focus.data.overlay import overlay
-from focus.data.training_pictures import TrainingPictures
+from focus.data.training_pictures import FacesFound, TrainingPictures
 from focus.errors import InputError
 from focus.evaluation.inference import score_images
 from focus.metrics.calibration import Calibration
@@ -127,7 +128,7 @@ def test_a_folder_gives_evaluations_scores_cams_and_overlays(
     assert f"threshold: {middle:.4g} (eer, fixed on validation images); a score above it" in said
     assert f"{files[0]}: {decisions[0]}, score {scores.score[0]:.4g}, entropy" in said
     assert "left out because they cannot be decoded: 1 (bad_files.csv)" in said
-    assert "explained: 5 pictures, 0 videos, without a face: 0, not decoded: 1\n" in said
+    assert "explained: 5 pictures, 0 videos, left out without a face: 0, not decoded: 1\n" in said
     assert (
         said.count("Pictures are taken whole and squashed to 32 x 32 pixels; --faces largest") == 1
     )
@@ -332,6 +333,64 @@ def test_what_is_unlike_training_is_marked_and_what_was_not_checked_is_said(
     assert "without a summary" not in page
     frames = run(tmp_path / "model", tmp_path / "three", pictures / "a", as_video=True)
     assert frames[0]["unlike"].startswith("2 of 2 frames: shorter side 4")
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Make one photograph with a face and two without."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for name in ("astronaut", "chelsea", "coffee"):
+        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
+    return folder
+
+
+def model_that_saw(detector: Detector, folder: Path, faces: FacesFound | None) -> Path:
+    """Save a detector whose training saw pictures of all sizes, and faces in some of them."""
+    summary = TrainingPictures(40, (1.0, 9e3), (0.0, 1e9), faces)
+    detector.config = replace(detector.config, training_pictures=summary)
+    return saved(detector, folder, 0.5)
+
+
+def test_a_picture_without_a_face_is_marked_where_training_images_had_one(
+    detector: Detector, photographs: Path, tmp_path: Path
+) -> None:
+    model, out = model_that_saw(detector, tmp_path / "m", FacesFound("lbp", 40, 38)), tmp_path / "o"
+    rows = run(model, out, photographs)
+    marked = {Path(row["path"]).stem: row["unlike"] for row in rows}
+    text = "no face found, in training in 38 of 40"
+    assert marked == {"astronaut": "", "chelsea": text, "coffee": text}
+    page = (out / "index.html").read_text()
+    assert page.count(f"unlike what training saw: {text}") == 2
+    assert "2 of 3 are unlike what training saw" in page
+    assert "Whether there is a face" not in page
+    frames = run(model, tmp_path / "film", photographs, as_video=True)
+    assert frames[0]["unlike"] == f"2 of 3 frames: {text}"
+
+
+@pytest.mark.parametrize(
+    ("faces", "reason"),
+    [
+        (None, "The model was saved without a count of faces in training images."),
+        (FacesFound("lbp", 9, 4), "The detector lbp found one in only 4 of 9 training images."),
+        (FacesFound("dlib", 40, 40), "pip install &#39;focus-faces[faces]&#39;."),
+    ],
+)
+def test_where_faces_are_not_looked_for_nothing_is_marked_and_the_reason_is_said(
+    faces: FacesFound | None,
+    reason: str,
+    detector: Detector,
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "dlib", None)  # as if it were not installed
+    model = model_that_saw(detector, tmp_path / "model", faces)
+    rows = run(model, tmp_path / "out", photographs)
+    assert {row["unlike"] for row in rows} == {""}
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "Whether there is a face in a picture was not checked: whatever it shows" in page
+    assert reason in page
 
 
 def test_each_file_once_in_natural_order_without_maps(
