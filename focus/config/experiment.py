@@ -17,8 +17,8 @@ class ExperimentConfig(DataConfig):
         False,
     )
     place: bool = in_training(
-        "do maps help where the shortcut is on the face: the third protocol; with --search how "
-        "strong that shortcut is",
+        "do maps help where the shortcut is all over the picture: the third protocol; with "
+        "--search how strong that shortcut is",
         False,
     )
     photographs: bool = in_training(

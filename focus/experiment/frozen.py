@@ -17,12 +17,12 @@ PHOTOGRAPHS = "photographs"
 """The world of photographs, which is none of the benchmark's."""
 TESTED_BY_TRAINED = 0.5
 """Persons that a split of the photographs tests on, divided by those that it trains on."""
-ON_FACE = "90-cast"
+CAST_WORLD = "90-cast"
 """The world whose shortcut is all over the picture, the face included."""
 IMAGES_OF_WORLD: Mapping[str, Settings] = {
     "90": {"agreement": 0.9},
     "50": {"agreement": 0.5},
-    ON_FACE: {"agreement": 0.9, "shortcut": "cast"},
+    CAST_WORLD: {"agreement": 0.9, "shortcut": "cast"},
 }
 """What :func:`focus.data.demo.demo_manifest` is told of each world."""
 _MINUS = " - "

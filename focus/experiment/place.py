@@ -1,8 +1,9 @@
-"""The protocol of ``--place``: do maps help where the shortcut is on the face, where they point?
+"""The protocol of ``--place``: do maps help where the shortcut is all over the picture?
 
-In the world ``90-cast`` the shortcut is a colour cast of the whole picture in place of the
-background. It was made as strong as the background by the source AUC of cross-entropy alone, on
-spare draws (``--place --search``), before an open-set number of another loss in that world.
+In the world ``90-cast`` the shortcut is a colour cast of the whole picture, the face included, in
+place of the background. It was made as strong as the background by the source AUC of cross-entropy
+alone, on spare draws (``--place --search``), before an open-set number of another loss in that
+world.
 
 - Primary, at .05: `saliency` - `ce` in mean open AUC with the cast.
 - Secondary, with Holm's p-values: own maps - another image's with the cast; and the interaction,
@@ -17,7 +18,7 @@ the cast first.
 
 from focus.experiment.frozen import (
     BASELINE,
-    ON_FACE,
+    CAST_WORLD,
     SPARE,
     WORLDS,
     Arm,
@@ -29,7 +30,7 @@ from focus.experiment.frozen import (
 
 _SETTINGS = {"epochs": 6, "mixed_precision": "bf16"}
 _BACKGROUND = WORLDS[0]
-_WORLDS = (ON_FACE, _BACKGROUND)
+_WORLDS = (CAST_WORLD, _BACKGROUND)
 _GAIN, _OWN_MAPS = minus("saliency", BASELINE), minus("saliency", "shuffled")
 
 STRENGTH = Protocol(
@@ -50,9 +51,9 @@ PLACE = Protocol(
     },
     units=range(50, 62),
     tests=(
-        Test(_GAIN, ON_FACE, "primary"),
-        Test(_OWN_MAPS, ON_FACE, "secondary"),
-        Test(_GAIN, between(_BACKGROUND, ON_FACE), "secondary"),
+        Test(_GAIN, CAST_WORLD, "primary"),
+        Test(_OWN_MAPS, CAST_WORLD, "secondary"),
+        Test(_GAIN, between(_BACKGROUND, CAST_WORLD), "secondary"),
     ),
     described=(_OWN_MAPS,),
     worlds=_WORLDS,

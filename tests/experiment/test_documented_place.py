@@ -27,6 +27,8 @@ def test_all_runs_are_there_with_settings_and_commit(tmp_path: Path) -> None:
     assert len(rows) == 72
     assert {row["commit"] for row in rows} == {"a562793"}
     assert all("epochs 6" in row["settings"] for row in rows)
+    kept_last = sum(row["epoch"] == "6" for row in rows)
+    assert f"kept is the last in {kept_last} of the {len(rows)} runs" in text_of(PAGE)
     write_tables(TABLE, analyse(TABLE, PLACE), tmp_path)
     written = (tmp_path / "comparisons.csv").read_text()
     assert written == (RESULTS / "experiment-place-comparisons.csv").read_text()
@@ -70,7 +72,20 @@ def test_what_is_said_of_place() -> None:
     for shown in (*tested, *described):
         assert span(shown.estimate) in section
     assert tested[0].p_same < 0.05, "it is called the same within .02"
-    assert "(p .788), and within ± .02 of it" in section
+    assert "(p .788), and within ± .02 of 0" in section
+    lower_with_cast = [
+        number(
+            over_draws(TABLE, "ce", "90", figure).mean
+            - over_draws(TABLE, "ce", "90-cast", figure).mean
+        )
+        for figure in ("open", "closed_balanced")
+    ]
+    said = "with the cast `ce` is {} lower in open AUC and {} in closed-balanced AUC"
+    assert said.format(*lower_with_cast) in section
+    readme = text_of("README.md")
+    for shown in (tested[0], described[0]):
+        assert span(shown.estimate) in readme
+    assert f"no gain was seen after {PLACE.settings['epochs']} epochs" in readme
     lines = page[: page.index("## What to take")]
     assert span(tested[0].estimate) in lines
     assert span(tested[2].estimate) in lines
