@@ -160,19 +160,32 @@ def test_what_is_said_of_the_range() -> None:
     assert f"place is {estimate('`saliency-strong` - `shuffled-strong`')}" in page
 
     trend = RANGE_EFFECTS["linear, none ... aggressive", "90", "open"]
-    assert f"goes on to *aggressive*, is {span(trend.estimate)} (p by Holm" in page
-    assert (number(trend.p_holm), trend.role) == (".039", "tested")
+    frozen = (
+        f"The frozen test, the linear trend from none to *aggressive*, is {span(trend.estimate)}"
+    )
+    assert frozen in page
+    assert trend.role == "tested"
+    assert f"(p by Holm {number(trend.p_holm)}, in a family" in page
     assert trend.at_equal_closed is not None
     assert f"At equal closed AUC it is {span(trend.at_equal_closed)}" in page
     to_strong = RANGE_EFFECTS["linear, none ... strong", "90", "open"].estimate
-    assert f"linear trend is {span(to_strong)}" in page
+    unplanned = f"the linear trend is {span(to_strong)}"
+    assert page.index(frozen) < page.index("**Not planned**") < page.index(unplanned)
     fall = [mean("ce", "entropy") - mean(arm, "entropy") for arm in ("strong", "aggressive")]
     assert f"across {100 * fall[0] / fall[1]:.0f} % of the fall of h" in page
     assert f"quadratic contrast is {estimate('quadratic, none ... aggressive')}" in page
     last = RANGE_EFFECTS["`aggressive` - `ce`", "90", "open"]
     assert last.joint is not None
-    joint = f"{signed(last.estimate.mean)}, at once {ends(last.joint)}"
-    assert f"**one dose**, {joint}" in page
+    joint = f"{span(last.estimate)}, at once with the other doses {ends(last.joint)}"
+    assert f"*aggressive* - `ce` is {joint}" in page
+    ends_of_cost = (
+        number(-end)
+        for interval in (last.estimate, last.joint)
+        for end in (interval.high, interval.low)
+    )
+    cost = "{} [{}, {}], at once with the other doses [{}, {}]"
+    said = cost.format(number(-last.estimate.mean), *ends_of_cost)
+    assert page.count(f"a weight of 1 costs {said}") == 2
     for dose in ("faint", "mild", "strong"):
         effect = RANGE_EFFECTS[f"`{dose}` - `ce`", "90", "open"]
         assert effect.joint is not None
