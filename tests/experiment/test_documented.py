@@ -1,6 +1,7 @@
 """The figures of README and of the experiment's pages follow from the tables in bench/results."""
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -217,6 +218,12 @@ def test_the_share_of_scale_in_the_fall_of_the_entropy() -> None:
     entropies = [number(mean(name)) for name in ("h_wide", "h_wide_rescaled", "h_narrow")]
     assert "h falls from {} to {}, that of `saliency` is {}.".format(*entropies) in page
     assert f"brings {number(share.mean)} {ends(share).replace('+', '')} of the fall" in page
+    assert share.mean == pytest.approx(2 / 3, abs=0.02)
+    assert all(re.fullmatch(r"ce-90-\d+", row["wide"]) for row in rows), "with the background"
+    assert all(re.fullmatch(r"saliency-90-\d+", row["narrow"]) for row in rows)
+    commit = json.loads((RESULTS / "cam-scale.json").read_text())["settings"]["commit"]
+    assert f"from a working copy of {commit.removesuffix('-dirty')} with changes" in page
+    assert commit.endswith("-dirty")
 
 
 def test_the_doses_and_what_was_tried() -> None:
