@@ -10,7 +10,7 @@ It was frozen before its first open-set number. The doses are weights at which v
 known methods alone, has the entropies of :mod:`focus.experiment.doses`, on spare splits.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -206,8 +206,3 @@ def _small(mask: Path) -> NDArray[Any]:
     """Return a mask [SIZE, SIZE] uint8."""
     with Image.open(mask) as image:
         return np.asarray(image.convert("L").resize((SIZE, SIZE), Image.Resampling.BOX))
-
-
-def persons_of(samples: Iterable[Sample]) -> set[str]:
-    """Return the persons in pictures."""
-    return {sample.group for sample in samples}
