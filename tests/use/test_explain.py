@@ -331,8 +331,35 @@ def test_what_is_unlike_training_is_marked_and_what_was_not_checked_is_said(
     assert page.count("unlike what training saw: shorter side") == 3
     assert "3 of 5 are unlike what training saw" in page
     assert "without a summary" not in page
-    frames = run(tmp_path / "model", tmp_path / "three", pictures / "a", as_video=True)
-    assert frames[0]["unlike"].startswith("2 of 2 frames: shorter side 4")
+
+
+@pytest.mark.parametrize(
+    ("heights", "said"),
+    [
+        ((42, 42, 43), "2 of 3 frames: shorter side 42 pixels, in training 86 to 400"),
+        ((42, 43), ""),
+        ((43, 42, 43), ""),
+    ],
+)
+def test_a_video_is_unlike_training_if_more_than_half_of_its_frames_are(
+    heights: tuple[int, ...], said: str, detector: Detector, tmp_path: Path
+) -> None:
+    summary = TrainingPictures(9, (86.0, 400.0), (0.0, 1e9))
+    detector.config = replace(detector.config, training_pictures=summary)
+    video, out = tmp_path / "video", tmp_path / "out"
+    video.mkdir()
+    for number, height in enumerate(heights):
+        Image.new("RGB", (60, height)).save(video / f"{number}.png")
+    (row,) = run(saved(detector, tmp_path / "model", 0.5), out, video, as_video=True)
+    assert row["unlike"] == said
+    # Frames keep what is said of them.
+    frames = rows_of(out / "frames.csv")
+    assert [bool(frame["unlike"]) for frame in frames] == [height == 42 for height in heights]
+    page = (out / "index.html").read_text()
+    assert ("1 of 1 are unlike what training saw" in page) == bool(said)
+    assert ("About one in a hundred pictures like those of training is marked" in page) == bool(
+        said
+    )
 
 
 @pytest.fixture
