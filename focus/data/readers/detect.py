@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from focus.config.layouts import COLUMNS, HUB_PREFIX, DataLayout, label_table, parse_labels
+from focus.config.layouts import COLUMNS, HUB_PREFIX, DataLayout, parse_labels
 from focus.config.shared import DataConfig
 from focus.data.manifest import (
     LABEL_NAMES,
@@ -66,15 +66,21 @@ class Reading:
 
 
 def read_path(
-    path: str, config: DataConfig, owners: MapOwners, unnamed: str = DEFAULT_GENERATOR
+    path: str,
+    config: DataConfig,
+    owners: MapOwners,
+    unnamed: str = DEFAULT_GENERATOR,
+    labels: str | None = None,
 ) -> Reading:
     """Read the images of one path, in the order of a table's rows or of the files' names.
 
     Args:
         path: A CSV, a parquet file, a folder, an image, or ``hf://USER/NAME``.
-        config: How to read it; its own paths are not read.
+        config: How to read it; its own paths are not read, but for the names of images in the
+            folders of ``--data``, where there is a table of labels.
         owners: The image that each human map belongs to, so far; new ones are added.
         unnamed: The generator of fakes if neither the data nor the configuration name one.
+        labels: The table of ``--labels``, if it is for this path: for folders of ``--data``.
 
     Raises:
         InputError: with the line number for a table, whatever is missing, empty, unknown,
@@ -82,7 +88,6 @@ def read_path(
     """
     columns = config.columns_of(path)
     words = parse_labels(config.labels)
-    labels = label_table(config.labels)
     place = absolute(path)
     if path.startswith(HUB_PREFIX):
         place = Path(path.removeprefix(HUB_PREFIX).removeprefix("datasets/"))
@@ -113,10 +118,15 @@ def read_path(
             rows = ((line, replace(sample, group="")) for line, sample in rows)
         manifest = from_rows(rows, place)
     elif place.is_dir() and labels is not None:
-        maps = maps or find_maps(place)
+        labelled_folders = {
+            folder: maps or find_maps(folder)
+            for folder in (place, *map(absolute, config.data))
+            if folder.is_dir()
+        }
+        maps = labelled_folders[place]
         layout = "csv"
         found, manifest = label_tables.read(
-            place, Path(labels), config.columns_of(labels), words, maps
+            place, Path(labels), config.columns_of(labels), words, labelled_folders
         )
     elif place.is_dir():
         maps = maps or find_maps(place)

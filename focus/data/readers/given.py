@@ -69,20 +69,26 @@ def read_given(
     if config.layout and not any(takes(config.layout, path) for path in given):
         raise InputError(f"--layout {config.layout} suits none of the paths given: give another.")
     labels = label_table(config.labels)
-    if labels is not None and not any(Path(path).is_dir() for path in given):
+    if labels is not None and not any(Path(path).is_dir() for path in config.data):
         raise InputError(
-            f"--labels {labels} is a table for a folder of images, and no folder is given: give "
-            "the table itself, as --data, with --data-root FOLDER."
+            f"--labels {labels} is a table for a folder of images, and no folder is given as "
+            "--data: give the table itself, as --data or --test-data NAME=TABLE, with --data-root "
+            "FOLDER."
         )
     for_tests = replace(config, human_maps=None, generator=None)
     if test_data or test_real:
         config = replace(config, columns=_without_absent_label(config.columns))
     owners = {} if owners is None else owners
 
-    def read(path: str, config: DataConfig, unnamed: str = DEFAULT_GENERATOR) -> Reading:
+    def read(
+        path: str,
+        config: DataConfig,
+        unnamed: str = DEFAULT_GENERATOR,
+        labels: str | None = None,
+    ) -> Reading:
         if config.layout and not takes(config.layout, path):
             config = replace(config, layout=None)
-        reading = read_path(path, config, owners, unnamed)
+        reading = read_path(path, config, owners, unnamed, labels)
         if output is not None and reading.layout == "images":
             refuse_inside(output, [path])
         if is_main_process():
@@ -90,7 +96,7 @@ def read_given(
         return reading
 
     unnamed = DEFAULT_GENERATOR if name_fakes else ""
-    readings = [read(path, config, unnamed) for path in config.data]
+    readings = [read(path, config, unnamed, labels) for path in config.data]
     if not allow_unlabelled:
         for reading in readings:
             reading.require_labels()

@@ -1,7 +1,8 @@
 """Labels of a folder's images from a table: ``--labels labels.csv`` beside ``--data FOLDER``.
 
 A row names an image by its path below the folder, by its file's name, or by that without the
-extension, as in ``00001``; a name that fits several images is refused.
+extension, as in ``00001``; a name that fits several images is refused, also where these are in
+several folders of ``--data``.
 """
 
 import logging
@@ -23,19 +24,25 @@ _log = logging.getLogger(__name__)
 
 
 def read(
-    folder: Path, table: Path, names: Mapping[str, str], words: Mapping[str, int], maps: Path | None
+    folder: Path,
+    table: Path,
+    names: Mapping[str, str],
+    words: Mapping[str, int],
+    labelled_folders: Mapping[Path, Path | None],
 ) -> tuple[Columns, Manifest]:
     """Return the images of a folder that a table labels, in the table's order.
 
-    Warns of images that the table does not name, and of rows whose image is not in the folder;
-    both are left out.
+    Warns of images that the table does not name, and of rows whose image is in none of the labelled
+    folders; both are left out.
 
     names: The names of the table's columns, by the manifest's. words: The class of each word for a
-    label, beside the usual ones. maps: The folder of human maps, which holds no images.
+    label, beside the usual ones. labelled_folders: All folders that the table is for, this one
+    among them, with the folder of human maps of each, which holds no images.
 
     Raises InputError if no row fits an image, one fits several, and for a row as in any table.
     """
-    image_of = _ImageNames(folder, maps)
+    images_of = {path: _ImageNames(path, maps) for path, maps in labelled_folders.items()}
+    paths = {*images_of[folder].paths}
     form = csv_form(table)
     rows = csv_rows(table, form)
     line, header = next(rows, (1, []))
@@ -47,6 +54,14 @@ def read(
     except ValueError as error:
         raise InputError(f"{table}, line {line}: {error}.") from error
 
+    def image_of(cell: str) -> str:
+        images = [image for names in images_of.values() for image in names.meant_by(cell)]
+        images = [*dict.fromkeys(images)]  # a folder may lie in another one
+        if len(images) > 1:
+            whole = "the path below the folder" if len(images_of) == 1 else "its whole path"
+            raise ValueError(f"{cell!r} may be {images[0]!r} or {images[1]!r}; write {whole}")
+        return images[0] if images else ""
+
     def sample(cells: list[str]) -> Sample:
         row = columns.sample(cells, lambda path: path)
         references: dict[str, Any] = {
@@ -54,33 +69,32 @@ def read(
             for role, reference in (("human_map", row.human_map), ("mask_path", row.mask_path))
             if reference
         }
-        return replace(row, path=image_of(row.path) or "", **references)
+        return replace(row, path=image_of(row.path), **references)
 
     numbered = list(reals_by_generator(parsed(rows, f"{table}, line", sample)))
-    labelled = [(number, row) for number, row in numbered if row.path]
+    labelled = [(number, row) for number, row in numbered if row.path in paths]
     if not labelled:
         raise InputError(
             f"--labels {table} names no image of {folder} ({len(numbered)} rows, "
-            f"{len(image_of.paths)} images): give the paths below the folder, or --columns "
+            f"{len(paths)} images): give the paths below the folder, or --columns "
             "path=NAME."
         )
-    if missing := len(numbered) - len(labelled):
-        first = next(number for number, row in numbered if not row.path)
+    if unmatched := [number for number, row in numbered if not row.path]:
         _log.warning(
             "%s: %d of %d rows name no image of %s and are left out, the first in line %d",
-            *(table, missing, len(numbered), folder, first),
+            *(table, len(unmatched), len(numbered), folder, unmatched[0]),
         )
-    unlabelled = sorted({*image_of.paths} - {row.path for _, row in labelled})
+    unlabelled = sorted(paths - {row.path for _, row in labelled})
     if unlabelled:
         _log.warning(
             "%s: left out %d of %d images that %s has no label for, the first is %r",
-            *(folder, len(unlabelled), len(image_of.paths), table, unlabelled[0]),
+            *(folder, len(unlabelled), len(paths), table, unlabelled[0]),
         )
     return columns, from_rows(labelled, table)
 
 
 class _ImageNames:
-    """Which image of a folder a cell means, tried as a path, a file's name, and without extension.
+    """Which images of a folder a cell may mean: by path, file name, and these without extension.
 
     ``paths`` are those of all images of the folder.
     """
@@ -99,18 +113,12 @@ class _ImageNames:
             by_stem[below.stem].append(path)
         self._indices = (by_path, by_file, by_path_stem, by_stem)
 
-    def __call__(self, cell: str) -> str | None:
-        """Return the path of the image, None if there is none; ValueError if it is several's."""
+    def meant_by(self, cell: str) -> list[str]:
+        """Return the paths of the images that a cell may mean, of the first kind that fits any."""
         if PurePath(cell).is_absolute():
             cell = os.path.relpath(cell, self._folder)
         for name in dict.fromkeys(map(os.path.normpath, (cell, legible(cell)))):
             for index in self._indices:
-                images = index.get(name, [])
-                if len(images) > 1:
-                    raise ValueError(
-                        f"{name!r} may be {images[0]!r} or {images[1]!r}; write the path below the "
-                        "folder"
-                    )
-                if images:
-                    return images[0]
-        return None
+                if name in index:
+                    return index[name]
+        return []

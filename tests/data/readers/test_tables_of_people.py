@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from focus.config.command_line import parse
+from focus.config.layouts import label_table
 from focus.config.shared import DataConfig, SharedConfig
 from focus.config.train import TrainConfig
 from focus.data.manifest import Manifest
 from focus.data.readers import read_given
 from focus.data.readers.detect import Reading, read_path
+from focus.data.readers.given import GivenImages
 from focus.errors import InputError
 
 from ..reading import read_data
@@ -23,7 +25,8 @@ def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(path: str, **settings: object) -> Reading:
-    return read_path(path, DataConfig(data=(path,), **settings), {})  # type: ignore[arg-type]
+    config = DataConfig(data=(path,), **settings)  # type: ignore[arg-type]
+    return read_path(path, config, {}, labels=label_table(config.labels))
 
 
 def facts(manifest: Manifest) -> list[tuple[str, int | None, str]]:
@@ -116,6 +119,37 @@ def test_a_table_labels_the_images_of_a_folder(caplog: pytest.LogCaptureFixture)
         read("set", labels=("labels.csv",))
     with pytest.raises(InputError, match="is a table for a folder of images, and no folder is giv"):
         read_given(TrainConfig(data=("labels.csv",), labels=("labels.csv",)))
+
+
+def test_a_table_of_labels_is_for_the_folders_of_data_alone() -> None:
+    """Files of one name in a test set, or a further folder, got the labels of others in silence."""
+    names = [f"0000{i}.png" for i in range(4)]
+    write({f"{f}/{n}": f"face {ord(f) + i}" for f in "AB" for i, n in enumerate(names)}, Path())
+    write({"C/x.png": "face 9"}, Path())
+    rows = [f"{name},{label}" for name, label in zip(names, ("real", "fake") * 2, strict=True)]
+    Path("labels.csv").write_text("\n".join(["file,klass", *rows]))
+    columns = ("labels.csv:path=file,label=klass",)
+
+    def images(*data: str, **tests: dict[str, str]) -> GivenImages:
+        config = TrainConfig(data=data, labels=("labels.csv",), columns=columns, **tests)  # type: ignore[arg-type]
+        return read_given(config)
+
+    fakes = images("A", test_data={"SG3": "B"})
+    assert [label for _, label, _ in facts(fakes.data)] == [0, 1, 0, 1]
+    assert facts(fakes.tests) == [(name, 1, "SG3") for name in names]
+    with_reals = images("A", test_data={"SG3": "B"}, test_real={"FFHQ": "C"})
+    assert facts(with_reals.tests) == [*facts(fakes.tests), ("x.png", 0, "SG3")]
+    with pytest.raises(InputError, match=r"no folder is given as --data: give .*--test-data NAME="):
+        images("labels.csv", test_data={"SG3": "B"})
+
+    ambiguous = r"line 2: '00000.png' may be .*A/00000.png' or .*B/00000.png'; write its whole path"
+    with pytest.raises(InputError, match=ambiguous):
+        images("A", "B")
+    whole = [f"{Path('A', name).absolute()},fake" for name in names]
+    whole += [f"{Path('B', name).absolute()},real" for name in names]
+    Path("labels.csv").write_text("\n".join(["file,klass", *whole, "x,real"]))
+    labels = [(Path(s.path).parent.name, s.label) for s in images("A", "B", "C").data]
+    assert labels == [*[("A", 1)] * 4, *[("B", 0)] * 4, ("C", 0)]
 
 
 def test_a_decimal_comma_without_quotes_is_named() -> None:
