@@ -20,8 +20,11 @@ _WORDS = {
     **dict.fromkeys(("real", "reals", "original", "authentic", "pristine"), REAL),
     **dict.fromkeys(("fake", "fakes", "synthetic", "synthesis", "manipulated"), SYNTHETIC),
 }
-_FITS_FROM = 2.0
-"""How many times more usual a word must be where it fits the label, to show some labels wrong."""
+_MUCH_MORE_USUAL = 2.0
+"""How many times more usual a word must be on one side of the labels to say that they are wrong.
+
+A cell that has nothing to do with the label is by chance a little more usual on either side.
+"""
 
 
 class _Word(NamedTuple):
@@ -36,8 +39,8 @@ def label_conflicts(
 ) -> list[Finding]:
     """Return a finding if folders below ``root``, names or cells say another class than labels do.
 
-    A word counts against all labels if it is more usual among the images whose label it contradicts
-    than among those that it fits, and against some if it is much more usual among the latter. In
+    A word counts against all labels if it is much more usual among the images whose label it
+    contradicts than among those that it fits, and against some if it is so among the latter. In
     between it says nothing: a folder may be named after what is in the pictures. Nor does an image
     count whose name or other folder says the class of its label, nor do names unless they say both
     classes: a fake may be named after the original that it was made of.
@@ -66,10 +69,10 @@ def label_conflicts(
             continue
         against = len(contradicted) / n_labelled[label]
         fitting = len(said[other, other]) / max(n_labelled[other], 1)
-        if against > fitting:
+        if against >= _MUCH_MORE_USUAL * fitting:
             # The other class is then the other way round, too.
             return [_conflict("labels_reversed", samples, contradicted, label, other)]
-        if only[other, label] and fitting >= _FITS_FROM * against:
+        if only[other, label] and fitting >= _MUCH_MORE_USUAL * against:
             wrong = only[other, label]
             findings.append(_conflict("labels_partly_wrong", samples, wrong, label, other))
     return findings

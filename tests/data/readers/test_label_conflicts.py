@@ -1,12 +1,15 @@
 """Labels that are the other way round are said: a detector would learn the opposite."""
 
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from focus.config.train import TrainConfig
+from focus.data.manifest import Manifest, Sample
 from focus.data.readers import read_given
+from focus.data.readers.label_conflicts import label_conflicts
 
 from ..reading import read_data
 from ..trees import write
@@ -100,3 +103,22 @@ def test_words_that_say_nothing_of_the_labels(tmp_path: Path) -> None:
     inner |= {f"fake/{i}.png": "synthetic" for i in range(15)}
     inner |= {f"real/{i}.png": "real" for i in range(20)}
     assert labelled(tmp_path / "inner", inner) == []
+
+
+def test_a_column_that_has_nothing_to_do_with_the_labels() -> None:
+    """By chance 8 of these 20 tables were said to have their labels the other way round."""
+    for seed in range(20):
+        draw = random.Random(seed)
+        rows = [
+            Sample(f"/set/{i}.png", draw.randrange(2), extra={"version": version})
+            for i, version in enumerate(draw.choices(("original", "resized"), k=400))
+        ]
+        assert label_conflicts(Manifest(rows, "t.csv"), "/set") == []
+
+
+def test_labels_of_which_most_are_the_other_way_round(tmp_path: Path) -> None:
+    folders = {"real": "synthetic", "fake": "real"}
+    rows = {f"{name}/{i}.png": label for name, label in folders.items() for i in range(20)}
+    mended = {"real/3.png": "real", "fake/7.png": "synthetic", "fake/8.png": "synthetic"}
+    (said,) = labelled(tmp_path, rows | mended)
+    assert "19 of 21 images taken for synthetic are real by the name 'real' beside them" in said
