@@ -134,7 +134,9 @@ def read_path(
         unread = folders.unread_findings(place, manifest, maps)
     else:
         layout, manifest = "images", Manifest([Sample(str(place))], str(place))
-    findings = [*unread, *label_conflicts(manifest, str(root), labels_are_folders=place.is_dir())]
+    labels_are_folders = layout in (*folders.TREES, folders.DEEPFAKEBENCH)
+    conflicts = label_conflicts(manifest, str(root), labels_are_folders=labels_are_folders)
+    findings = [*unread, *conflicts]
     if maps:
         manifest = with_maps(manifest, root, maps, owners)
     if most is not None:

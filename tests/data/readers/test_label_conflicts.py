@@ -12,7 +12,7 @@ from focus.data.readers import read_given
 from focus.data.readers.label_conflicts import label_conflicts
 
 from ..reading import read_data
-from ..trees import write
+from ..trees import arrow_table, face, write, write_parquet
 
 KAGGLE = """,id,label,label_str,path
 0,31355,1,real,real/1.jpg
@@ -122,3 +122,23 @@ def test_labels_of_which_most_are_the_other_way_round(tmp_path: Path) -> None:
     mended = {"real/3.png": "real", "fake/7.png": "synthetic", "fake/8.png": "synthetic"}
     (said,) = labelled(tmp_path, rows | mended)
     assert "19 of 21 images taken for synthetic are real by the name 'real' beside them" in said
+
+
+def test_folders_beside_labels_of_a_table(tmp_path: Path) -> None:
+    """They were taken for what says the labels, and so were not compared with them."""
+    write({f"C/{name}/{i}.png": "face 1" for name in ("real", "fake") for i in range(4)}, tmp_path)
+    rows = [f"{name}/{i}.png,{int(name == 'real')}" for name in ("real", "fake") for i in range(4)]
+    table = tmp_path / "c.csv"
+    table.write_text("\n".join(["path,label", *rows]))
+    (said,) = conflicts_in(data=(str(tmp_path / "C"),), labels=(str(table),))
+    assert "4 of 4 images taken for synthetic are real by the name 'real'" in said
+    assert conflicts_in(data=(str(tmp_path / "C"),)) == []
+
+
+def test_cells_beside_labels_in_a_folder_of_parquet_files(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="the extra parquet brings pyarrow")
+    sources = {"image": [face(i) for i in range(8)], "label": [0, 1] * 4}
+    table = arrow_table({**sources, "source": ["fake", "real"] * 4})
+    write_parquet(tmp_path / "P" / "train.parquet", table)
+    (said,) = conflicts_in(data=(str(tmp_path / "P"),))
+    assert "4 of 4 images taken for synthetic are real by the name 'real'" in said
