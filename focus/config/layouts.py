@@ -6,7 +6,7 @@ They stand apart from the readers, so that a command line can be read without th
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Literal
 
 from focus.errors import InputError, did_you_mean
@@ -31,28 +31,37 @@ DataLayout = Literal[
     "hub",
 ]
 HUB_PREFIX = "hf://"
+_CLASS_WORDS = re.compile(r"\s*(real|synthetic)\s*=")
 
 
 def parse_labels(settings: Iterable[str]) -> dict[str, int]:
     """Parse ``real="bona fide",synthetic=attack`` to the class, 0 or 1, of each word.
 
-    A setting without an equals sign names a table (:func:`label_table`). Raises InputError.
+    A setting that begins otherwise names a table (:func:`label_table`). Raises InputError.
     """
     classes: dict[str, int] = {}
-    for part in (part for text in settings if "=" in text for part in text.split(",")):
+    words = [text for text in settings if _CLASS_WORDS.match(text)]
+    for part in (part for text in words for part in text.split(",")):
         name, _, word = (word.strip() for word in part.partition("="))
         if name not in ("real", "synthetic") or not word:
-            raise InputError(f"--labels got {part!r}: give real=WORD,synthetic=WORD, or a table.")
+            raise _neither_words_nor_table(part)
         classes[word.strip("\"'").casefold()] = int(name == "synthetic")
     return classes
 
 
 def label_table(settings: Iterable[str]) -> str | None:
     """Return the table that ``--labels`` names, None if it only gives words; raises InputError."""
-    tables = [text for text in settings if "=" not in text]
+    tables = [text for text in settings if not _CLASS_WORDS.match(text)]
+    for table in tables:
+        if "=" in table and not Path(table).is_file():
+            raise _neither_words_nor_table(table)
     if len(tables) > 1:
         raise InputError(f"--labels got two tables, {tables[0]} and {tables[1]}: give one.")
     return tables[0] if tables else None
+
+
+def _neither_words_nor_table(text: str) -> InputError:
+    return InputError(f"--labels got {text!r}: give real=WORD,synthetic=WORD, or a table.")
 
 
 @dataclass(frozen=True)

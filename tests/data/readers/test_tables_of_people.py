@@ -152,6 +152,15 @@ def test_a_table_of_labels_is_for_the_folders_of_data_alone() -> None:
     assert labels == [*[("A", 1)] * 4, *[("B", 0)] * 4, ("C", 0)]
 
 
+def test_a_table_of_labels_may_have_an_equals_sign_in_its_path() -> None:
+    write({"set/1.png": "face 1", "split=train/set/2.png": "face 2"}, Path())
+    Path("split=train/labels.csv").write_text("path,label\n1,real\n")
+    reading = read("set", labels=("split=train/labels.csv", "synthetic=morphed"))
+    assert facts(reading.manifest) == [("1.png", 0, "")]
+    with pytest.raises(InputError, match=r"--labels got 'fake=morphed': give real=WORD,synthetic="):
+        DataConfig(labels=("fake=morphed",))
+
+
 def test_a_decimal_comma_without_quotes_is_named() -> None:
     Path("t.csv").write_text("path,label,age\na.png,real,21,5\n")
     with pytest.raises(
