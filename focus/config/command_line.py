@@ -352,8 +352,8 @@ def _read_yaml(path: str, parser: _Parser) -> dict[str, Any]:
         values[name] = value
     if parser.passed_over & values.keys():
         # A file of another program, whose output is somewhere else.
-        read = parser.types.keys() - {"output"}
-        values = {name: value for name, value in values.items() if name in read}
+        dropped = parser.passed_over | {"output"}
+        values = {name: value for name, value in values.items() if name not in dropped}
     words: list[str] = []
     for name, value in values.items():
         if name not in parser.types:

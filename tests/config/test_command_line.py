@@ -219,6 +219,10 @@ def test_the_check_takes_a_file_of_train_and_tells_its_flags_from_others(tmp_pat
     file.write_text("data: faces.csv\nlearning: 1\n")
     with pytest.raises(InputError, match="unknown key 'learning'"):
         parse(CheckConfig, ["-c", str(file)])
+    # Also in a file that has settings of training, which are passed over.
+    file.write_text("data: faces.csv\noutput: runs\nlr: 1e-3\ntest_daat: {X: b}\n")
+    with pytest.raises(InputError, match=r"unknown key 'test_daat' \(did you mean --test-data\?\)"):
+        parse(CheckConfig, ["-c", str(file)])
 
 
 @pytest.mark.parametrize(
