@@ -1,6 +1,5 @@
 """The configurations of ``focus data`` and its sub-commands, and of ``focus cache``."""
 
-import shlex
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
@@ -10,8 +9,6 @@ from focus.config.options import (
     PIXELS,
     SEED,
     check_options,
-    flag,
-    flags,
     in_data,
     in_machine,
     in_output,
@@ -54,25 +51,6 @@ class CheckConfig(ImagesConfig):
         """Return the configuration of a run on these images, by default in all else."""
         shared = {f.name for f in fields(self)} & {f.name for f in fields(TrainConfig)}
         return TrainConfig(**{name: getattr(self, name) for name in shared - {"output"}})
-
-
-def check_command(config: TrainConfig) -> str:
-    """Return the command that checks the images of a run, quoted for a shell."""
-    words = ["focus", "data", "check", *config.data]
-    usual = TrainConfig()
-    for name in flags(CheckConfig):
-        value = getattr(config, name, None)
-        decides = name not in ("data", "output", "threads", "debug")
-        if not decides or value is None or value == getattr(usual, name):
-            continue
-        if isinstance(value, bool):
-            words.append(flag(name))
-        elif isinstance(value, dict):
-            for key, path in value.items():
-                words += [flag(name), f"{key}={path}"]
-        else:
-            words += [flag(name), str(value)]
-    return shlex.join(words)
 
 
 @dataclass(frozen=True, kw_only=True)
