@@ -90,8 +90,9 @@ def _rank(config: EvaluateConfig, path: str) -> None:
     from focus.report import leaderboard as leaderboard_page  # with matplotlib, to draw
     from focus.report.page import attempt
 
-    output = Path(config.output or "leaderboard")
-    check_writable(output)
+    output = _checked(
+        Path(config.output or "leaderboard"), usual="leaderboard", other="results.json"
+    )
     if Path(path).resolve() == (output / leaderboard.FILE).resolve():
         raise InputError(f"--scores {path} is a file that is written: give another --output.")
     table = _read(config, path)
@@ -121,11 +122,32 @@ def _read(config: EvaluateConfig, path: str) -> ScoreTable:
 
 
 def _output(config: EvaluateConfig) -> Path:
+    """Return the folder of an evaluation; see :func:`_checked`."""
     output = Path(config.output or Path(config.run or "") / "evaluation")
+    return _checked(output, usual="evaluation", other=leaderboard.FILE)
+
+
+def _checked(output: Path, *, usual: str, other: str) -> Path:
+    """Return the folder to write to.
+
+    Evaluations and leaderboards write their reports under the same names.
+
+    usual: The usual name of such a folder. other: The file by which a folder of the other of the
+    two is recognised.
+
+    Raises:
+        InputError: nothing can be written there; it is the folder of a run, of a model or of what
+            ``other`` belongs to, whose files would be replaced.
+    """
     check_writable(output)
     if is_run(output) or (output / CONFIG_FILE).is_file():
         raise InputError(
             f"--output {output} is the folder of a run or a model, whose files would be replaced: "
-            f"give another one, as {output / 'evaluation'}."
+            f"give another one, as {output / usual}."
+        )
+    if (output / other).is_file():
+        raise InputError(
+            f"--output {output} holds {other} of another command, whose report would be replaced: "
+            "give another folder."
         )
     return output

@@ -1,6 +1,7 @@
 """Several detectors of one table, ranked with what could be chance."""
 
 import csv
+import shutil
 import time
 from collections.abc import Sequence
 from itertools import combinations
@@ -131,6 +132,36 @@ def test_figures_are_those_of_the_paired_comparison_of_each_two(
     assert "4 detectors of wide.csv" in page.text
     assert "2-4" in page.text
     assert (tmp_path / "figures" / "leaderboard-open-1.svg").is_file()
+
+
+def test_no_report_of_another_command_is_replaced(tmp_path: Path) -> None:
+    """Neither that of a run or an evaluation by a leaderboard, nor the other way round."""
+    table = tmp_path / "wide.csv"
+    wide_table(table, (0.5, 1.0), generators=2, images=40)
+    one_column = ["--scores", str(table), "--columns", "score=d0", "--report", "false", "--output"]
+    program.evaluate(parse(EvaluateConfig, [*one_column, str(tmp_path / "evaluation")]))
+    run = tmp_path / "run"
+    shutil.copytree(tmp_path / "evaluation", run)
+    for name in ("manifest.csv", "config.yaml"):
+        (run / name).touch()
+    before = files_in(tmp_path)
+    assert {run / "scores.csv", run / "results.json"} <= before.keys()
+    with pytest.raises(InputError, match=r"folder of a run or a model.*as .*run/leaderboard\."):
+        rank(table, 2, run)
+    with pytest.raises(InputError, match=r"holds results\.json of another command"):
+        rank(table, 2, tmp_path / "evaluation")
+    assert files_in(tmp_path) == before
+    rank(table, 2, run / "leaderboard", "--report", "false")
+    before = files_in(tmp_path)
+    with pytest.raises(InputError, match=r"holds leaderboard\.csv of another command"):
+        program.evaluate(parse(EvaluateConfig, [*one_column, str(run / "leaderboard")]))
+    assert files_in(tmp_path) == before
+    rank(table, 2, run / "leaderboard", "--report", "false")  # a leaderboard anew
+
+
+def files_in(folder: Path) -> dict[Path, bytes]:
+    """Return the contents of all files below a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_generator_of_one_image_is_left_out_and_that_is_said(
