@@ -22,7 +22,7 @@ from focus.data.manifest import Manifest, Sample, Split
 from focus.data.perturbations import STRENGTHS
 from focus.evaluation import faithfulness, other_detectors, robustness
 from focus.evaluation.people import ANSWER_VERSION, Answer
-from focus.evaluation.provenance import provenance
+from focus.evaluation.provenance import PRECISION, WEIGHTS, provenance
 from focus.evaluation.results import VERSION as RESULTS_VERSION
 from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
@@ -158,6 +158,8 @@ def test_keys_of_results(tmp_path: Path) -> None:
         "provenance",
         "name",
         *origin,
+        WEIGHTS,
+        PRECISION,
     }
     (tmp_path / "theirs.csv").write_text("path,label,score\na,1,0.5\n")
     _, theirs = other_detectors.evaluate_scores(other_detectors.read(tmp_path / "theirs.csv", {}))

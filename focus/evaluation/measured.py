@@ -1,28 +1,27 @@
-"""Keep what an earlier evaluation has measured, as long as it is of the same images and scores.
+"""Keep what an earlier evaluation has measured, as long as it is of the same images and model.
 
 Perturbed images take 25 times the time of the scores, which are cheap to compute again.
 """
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.evaluation import faithfulness, robustness
+from focus.evaluation.provenance import DATA, PRECISION, WEIGHTS
 from focus.evaluation.results import FAITHFULNESS
 from focus.evaluation.robustness import PerturbedAUC
 from focus.evaluation.scores import Scores
 
-_SAME = 1e-3
-"""Scores that differ by less are the same: other batches, or another processor, round otherwise."""
-
 
 @dataclass(frozen=True)
 class Measured:
-    """What a folder holds of the same scores.
+    """What a folder holds of the same model and images.
 
     perturbed: The rows of ``robustness.csv``. faithfulness: The means of ``faithfulness.csv``, as
     :func:`focus.evaluation.faithfulness.summarise` returns them.
@@ -32,20 +31,13 @@ class Measured:
     faithfulness: faithfulness.Summary
 
 
-def check_measured(folder: Path, manifest: Manifest) -> None:
-    """Check, before an image is scored, that what a folder holds was measured on these images.
+def measured(folder: Path, manifest: Manifest, origin: Mapping[str, Any]) -> Measured:
+    """Return what was measured in a folder, if it is of these images and of this model.
 
-    Raises:
-        InputError: it was measured on others, and would be lost.
-    """
-    if files := _files(folder):
-        scores = _scores(folder)
-        if scores is None or {*scores.path} != {sample.path for sample in manifest}:
-            raise InputError(_refusal(folder, files, "other images"))
+    It is asked before an image is scored: hours of scoring must not end in a refusal. The images
+    may be in another order.
 
-
-def measured(folder: Path, scores: Scores) -> Measured:
-    """Return what was measured in a folder, if it is of these scores.
+    origin: The provenance of the scores that are to be computed.
 
     Raises:
         InputError: it is of others, and would be lost.
@@ -53,19 +45,57 @@ def measured(folder: Path, scores: Scores) -> Measured:
     files = _files(folder)
     if not files:
         return Measured([], {})
-    before = _scores(folder)
-    if (
-        before is None
-        or before.keys() != scores.keys()
-        or list(before.group) != list(scores.group)
-        or not np.allclose(before.score, scores.score, rtol=0, atol=_SAME)
-    ):
-        raise InputError(_refusal(folder, files, "other scores"))
-    perturbed, falls = folder / robustness.FILE, folder / "results.json"
+    results = _results(folder)
+    before = results.get("provenance") or {}
+    scores = _scores(folder)
+    if scores is None or _rows_of_scores(scores) != _rows_of_manifest(manifest):
+        raise InputError(_refusal(folder, files, "other images, or the same in other groups"))
+    differing = [
+        words
+        for key, words in (
+            (DATA, "other contents of the images"),
+            (WEIGHTS, "other weights"),
+            (PRECISION, "another --mixed-precision"),
+        )
+        if key in before and before[key] != origin[key]
+    ]
+    if differing:
+        raise InputError(_refusal(folder, files, " and ".join(differing)))
+    if not before.keys() >= {DATA, WEIGHTS, PRECISION}:
+        raise InputError(_refusal(folder, files, "a model that is not recorded there"))
+    perturbed = folder / robustness.FILE
     return Measured(
         robustness.read(perturbed) if perturbed in files else [],
-        faithfulness.means_in(json.loads(falls.read_bytes())) if falls.is_file() else {},
+        faithfulness.means_in(results),
     )
+
+
+def _rows_of_scores(scores: Scores) -> Counter[tuple[Any, ...]]:
+    columns = (scores.path, scores.test_set, scores.generator, scores.label, scores.group)
+    return Counter(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def _rows_of_manifest(manifest: Manifest) -> Counter[tuple[Any, ...]]:
+    """Return the images as :func:`_rows_of_scores` returns them; -1 is the label of unlabelled."""
+    return Counter(
+        (
+            sample.path,
+            sample.test_set,
+            sample.generator,
+            -1 if sample.label is None else sample.label,
+            sample.group,
+        )
+        for sample in manifest
+    )
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    """Return ``results.json`` of a folder, empty without it: no image there has a label."""
+    path = folder / "results.json"
+    if not path.is_file():
+        return {}
+    results: dict[str, Any] = json.loads(path.read_bytes())
+    return results
 
 
 def _files(folder: Path) -> list[Path]:

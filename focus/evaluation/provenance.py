@@ -14,6 +14,9 @@ from focus.config.train import TrainConfig
 from focus.data.known_images import CONTENT
 from focus.data.manifest import Manifest
 
+WEIGHTS = "weights_sha256"
+PRECISION = "precision"
+DATA = "data_sha256"
 _PACKAGES = ("torch", "timm", "numpy")
 
 
@@ -31,7 +34,7 @@ def provenance(
         "recipe": config and config.recipe,
         "loss": None if config is None else {"name": config.loss.name, **config.loss.settings},
         "seed": None if config is None else config.seed,
-        "data_sha256": data_digest(manifest),
+        DATA: data_digest(manifest),
         **this_program(),
     }
 

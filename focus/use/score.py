@@ -40,9 +40,9 @@ from focus.data.splits import RENAME_GROUPS
 from focus.errors import InputError
 from focus.evaluation import faithfulness, robustness
 from focus.evaluation.inference import score_images
-from focus.evaluation.measured import Measured, check_measured, measured
+from focus.evaluation.measured import Measured, measured
 from focus.evaluation.people import beside, by_image, read_answers
-from focus.evaluation.provenance import provenance
+from focus.evaluation.provenance import PRECISION, WEIGHTS, provenance
 from focus.evaluation.result_table import people_lines
 from focus.evaluation.results import write_results
 from focus.findings import Finding, finding
@@ -80,7 +80,14 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
     names = perturbations_of(config)
     if names:
         robustness.check_labels(manifest)
-    run_on_all(accelerator, lambda: check_measured(output, manifest))
+    trained = _training(model.parent)
+    network = detector.config
+    origin = {
+        **provenance(network.model, manifest, trained, network.initial_weights),
+        WEIGHTS: network.weights_sha256,
+        PRECISION: accelerator.mixed_precision,
+    }
+    before = run_on_all(accelerator, lambda: measured(output, manifest, origin))
     settings: dict[str, Any] = {
         "batch_size": detector.at_once(config.batch_size),
         "workers": default_workers() if config.workers is None else config.workers,
@@ -89,18 +96,13 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
         scores = score_images(
             detector, manifest, accelerator=accelerator, images=decoded, **settings
         )
-    before = run_on_all(accelerator, lambda: measured(output, scores))
     evaluation: Evaluation | None = None
-    trained = _training(model.parent)
     if main:
         # At once: what follows may take hours, or find an image that the network cannot score.
-        network = detector.config
-        about = {
-            "provenance": provenance(network.model, manifest, trained, network.initial_weights)
-        }
+        about: dict[str, Any] = {"provenance": origin}
         if answers and (scores.label >= 0).any():
             digests = [digest_of(manifest[row]) for row in scores.index]
-            known = detector.config.training_generators
+            known = network.training_generators
             about["people"] = beside(scores, digests, answers, known, threshold.value)
         name = model.parent.name if model.name == "model" else model.name
         findings += source_findings(manifest)

@@ -19,7 +19,10 @@ from focus.config.use import ExplainConfig
 from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
 from focus.evaluation import findings
+from focus.evaluation.measured import measured
+from focus.evaluation.provenance import data_digest
 from focus.evaluation.result_table import SHOWN_ROWS, format_table
+from focus.evaluation.results import write_results
 from focus.evaluation.scores import Scores
 from focus.findings import Finding
 from focus.model.detector import Detector
@@ -161,15 +164,74 @@ def test_what_was_measured_before_stays_or_is_refused(
     assert "robustness-jpeg" in (out / "report.html").read_text()
 
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    noise(tmp_path / "more", 2)
+    with pytest.raises(InputError, match=r"of other images.*: give another --output, or remove"):
+        evaluate(model_dir=str(model), **given, test_real={"more": str(tmp_path / "more")})
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
+
+
+def test_what_another_model_measured_is_refused_before_images_are_scored(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scoring may take hours; in another order the same images are the same."""
+    images = noise(tmp_path / "images", 6)
+    samples = [Sample(str(images / f"{n}.png"), label=n % 2, generator="new") for n in range(6)]
+    Manifest(samples).to_csv(tmp_path / "faces.csv")
+    Manifest(reversed(samples)).to_csv(tmp_path / "reversed.csv")
+    out = tmp_path / "out"
+    flags: dict[str, Any] = {"data": (str(tmp_path / "faces.csv"),), "output": str(out)}
+    evaluate(model_dir=str(model), **flags, equalise=True)
+    perturbed = (out / "robustness.csv").read_text()
+    origin = json.loads((out / "results.json").read_text())["provenance"]
+    saved = json.loads((model / "config.json").read_text())
+    assert (origin["weights_sha256"], origin["precision"]) == (saved["weights_sha256"], "no")
+
+    evaluate(model_dir=str(model), **flags | {"data": (str(tmp_path / "reversed.csv"),)})
+    assert (out / "robustness.csv").read_text() == perturbed
+    assert Scores.from_csv(out / "scores.csv").path[0] == samples[-1].path
+
     torch.manual_seed(1)
     trained_on = tmp_path / "trained on"
     Detector(image_size=32, training_generators=("known",)).save_pretrained(trained_on)
-    with pytest.raises(InputError, match=r"holds robustness.csv and faithfulness.csv of other sc"):
-        evaluate(model_dir=str(trained_on), **given)
-    noise(tmp_path / "more", 2)
-    with pytest.raises(InputError, match=r"of other images: give another --output, or remove the"):
-        evaluate(model_dir=str(model), **given, test_real={"more": str(tmp_path / "more")})
+    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def score_none(*_: object, **__: object) -> None:
+        pytest.fail("images are scored before the refusal")
+
+    monkeypatch.setattr("focus.use.score.score_images", score_none)
+    with pytest.raises(InputError, match=r"robustness.csv of other weights: give another --outp"):
+        evaluate(model_dir=str(trained_on), **flags)
+    grouped = [replace(sample, group=str(n // 2)) for n, sample in enumerate(samples)]
+    Manifest(grouped).to_csv(tmp_path / "grouped.csv")
+    with pytest.raises(InputError, match=r"of other images, or the same in other groups: give"):
+        evaluate(model_dir=str(model), **flags | {"data": (str(tmp_path / "grouped.csv"),)})
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
+
+    noise(tmp_path / "others", 7)
+    shutil.copy(tmp_path / "others" / "6.png", images / "0.png")
+    with pytest.raises(InputError, match=r"robustness.csv of other contents of the images: give"):
+        evaluate(model_dir=str(model), **flags)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "message"),
+    [
+        ({"precision": "bf16"}, r"robustness.csv of another --mixed-precision: give another --out"),
+        ({}, r"robustness.csv of a model that is not recorded there: give another --output"),
+    ],
+)
+def test_what_was_measured_in_another_precision_is_refused(
+    tmp_path: Path, recorded: dict[str, str], message: str
+) -> None:
+    """Results of an earlier version record neither weights nor precision."""
+    manifest = Manifest([Sample("/a.png", label=0)])
+    origin = {"data_sha256": data_digest(manifest), "weights_sha256": "0a", "precision": "no"}
+    scores = Scores.without_cams(path=["/a.png"], label=[0], score=[0.5])
+    before = origin | recorded if recorded else {"data_sha256": origin["data_sha256"]}
+    write_results(tmp_path, scores, {"provenance": before})
+    (tmp_path / "robustness.csv").touch()
+    with pytest.raises(InputError, match=message):
+        measured(tmp_path, manifest, origin)
 
 
 @pytest.mark.parametrize("flag", [None, "0.9"])
