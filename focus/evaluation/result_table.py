@@ -210,19 +210,31 @@ def counts_text(everything: Sequence[Results], keys: Place) -> str:
     """Return how many real images + how many fakes the figure at ``keys`` is of, as ``40+6``.
 
     A number is a range where models scored other images, and 0 of a class that the figure is not
-    of. It is "" where no results have the numbers.
+    of. It is "" where no results have the numbers. Of figures by group it is ``40+6 groups``.
     """
-    start = 2 if keys[0] in _PARTS else 1
-    of_generator = keys[start] == "generators"
-    place = keys[: start + 2] if of_generator else (*keys[:start], "pooled")
     texts = []
     for key in FIGURE[keys[-1]].counts:
-        counts = [at(results, (*place, key)) if key else 0 for results in everything]
+        counts = [
+            at(results, (*_counted_at(results, keys), key)) if key else 0 for results in everything
+        ]
         defined = sorted({count for count in counts if count is not None})
         if not defined:
             return ""
         texts.append("-".join(map(str, dict.fromkeys((defined[0], defined[-1])))))
-    return "+".join(texts)
+    unit = " groups" if keys[0] == "groups" else ""
+    return "+".join(texts) + unit
+
+
+def _counted_at(results: Results, keys: Place) -> Place:
+    """Return where in results.json the numbers of images are that the figure at ``keys`` is of."""
+    start = 2 if keys[0] in _PARTS else 1
+    if keys[start] == "generators":
+        return keys[: start + 2]
+    test_set, name = keys[:start], keys[-1]
+    if keys[start] == "mean" and at(results, (*test_set, "mean", "n_defined", name)) is not None:
+        # The other generators' images have no part in this mean.
+        return (*test_set, "mean", "n_defined_images", name)
+    return (*test_set, "pooled")
 
 
 def wide_intervals(everything: Sequence[Results], places: Iterable[Place]) -> list[str]:

@@ -172,11 +172,13 @@ class SetFigures:
         for name in self._once[-1]:
             values = [entry[name] for entry in generators if entry[name] is not None]
             mean[name] = float(np.mean(values)) if values else None
-        mean["n_defined"] = {
-            place[-1]: len(having)
+        of_fewer = {
+            place[-1]: having
             for place, having in self._defining.items()
             if place in of_mean.values and len(having) < len(self.comparisons)
         }
+        mean["n_defined"] = {name: len(having) for name, having in of_fewer.items()}
+        mean["n_defined_images"] = {name: self._images(having) for name, having in of_fewer.items()}
         errors = of_errors.entry(self._error_intervals(resampler), fewest)
         for point, threshold in self._table.thresholds:
             for entry, group in zip(generators, self._groups, strict=True):
@@ -191,6 +193,15 @@ class SetFigures:
             "pooled": pooled,
             POINTS: errors,
             "generators": dict(zip(names, generators, strict=True)),
+        }
+
+    def _images(self, numbers: Iterable[int]) -> dict[str, int]:
+        """Count the images of some of the generators, by their numbers; shared ones count once."""
+        comparisons = [self.comparisons[number] for number in numbers]
+        images = self._table.scores.images
+        return {
+            "n_real": len(union((c.real for c in comparisons), images)),
+            "n_synthetic": len(union((c.fake for c in comparisons), images)),
         }
 
     def _unseen(self, compared: list[Compared]) -> float:

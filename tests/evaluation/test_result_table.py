@@ -123,19 +123,43 @@ def test_the_hardest_generators_are_first_whatever_their_names() -> None:
     assert {line.split()[4] for line in lines} == {"3+1"}
 
 
+def test_the_counts_of_a_mean_are_of_the_generators_that_define_it() -> None:
+    """B has too few real images for a TPR at 1 % FPR, C has none and so no AUC."""
+    rows = [(0, "A", "", n / 1000) for n in range(1000)] + [(1, "A", "", 0.9)] * 50
+    rows += [(0, "B", "", n / 40) for n in range(40)] + [(1, "B", "", 0.5)] * 600
+    rows += [(1, "C", "", 0.5)] * 7
+    results = summarise(table(rows), [])
+    lines = [re.split("  +", line)[:2] for line in format_table({"one": results}).splitlines()]
+    assert ["open-set AUC, mean of 2", "1040+650"] in lines
+    assert ["open-set TPR at 1 % FPR, mean", "1000+50"] in lines
+    assert ["APCER, mean, open, at *", "0+657"] in lines
+    assert results["open"]["mean"]["n_defined"]["tpr_at_fpr_0.01"] == 1
+    del results["open"]["mean"]["n_defined_images"]  # as an earlier version wrote it
+    lines = [re.split("  +", line)[:2] for line in format_table({"one": results}).splitlines()]
+    assert not any("+" in line[1] for line in lines if line[0].startswith("open-set TPR"))
+
+
+def test_groups_are_counted_as_groups() -> None:
+    rows = [(0, "", "", n / 12) for n in range(12)] + [(1, "new", "", 0.9)] * 6
+    groups = [f"{n // 2}" for n in range(18)]
+    text = format_table({"one": summarise(table(rows, group=groups), [])})
+    assert re.search(r"open-set AUC, mean of 1 +12\+6 ", text)
+    assert re.search(r"open-set AUC by group +6\+3 groups ", text)
+
+
 def test_few_images_are_named_as_the_reason_of_wide_intervals() -> None:
     """Three real images and nine fakes: an AUC of 1 has [.292, 1]; many images say nothing."""
     rows = [(0, "", "", 0.1)] * 3 + [(1, "new", "", 0.9)] * 9
     text = format_table({"one": summarise_with_intervals(table(rows), [], resamples=9)})
     assert "1.000 [.292, 1.000]" in text
-    (sentence,) = (line for line in text.splitlines() if "Few images" in line)
+    (sentence,) = (line for line in text.splitlines() if "the reason why" in line)
     wide, total = map(int, re.findall(r"\d+", sentence)[:2])
     ends = [[*map(float, pair)] for pair in re.findall(r"\[(\.\d+), (1?\.\d+)\]", text)]
     assert wide == sum(high - low > 0.2 for low, high in ends) > 0
     assert total == len(ends)
     many = table(rows * 100)
     text = format_table({"one": summarise_with_intervals(many, [], resamples=9)})
-    assert "Few images" not in text
+    assert "the reason why" not in text
     assert "open set, at *: wrong about 0 of 300 real, 0 of 900 synthetic" in text
 
 
