@@ -246,7 +246,10 @@ def wide_intervals(everything: Sequence[Results], places: Iterable[Place]) -> li
         return []
     which = f"{wide} of {len(defined)} intervals" if len(defined) > 1 else "the interval"
     verb = "are" if wide > 1 else "is"
-    return [f"Few images are the reason why {which} {verb} wider than {WIDE:g}."]
+    return [
+        f"Few images, or few groups of images, are the reason why {which} {verb} wider than "
+        f"{WIDE:g}."
+    ]
 
 
 def confusion_lines(results_by_name: Mapping[str, Results]) -> list[str]:

@@ -23,7 +23,7 @@ POINTS = "operating_points"
 CONFUSION = ("real_as_real", "real_as_synthetic", "synthetic_as_real", "synthetic_as_synthetic")
 """The counts of images by label and by what an operating point calls them."""
 WIDE = 0.2
-"""An interval that is wider says little; few images are the reason."""
+"""An interval that is wider says little; few images, or few groups, are the reason."""
 CHANCE = "chance level of that peak"
 """Stands below the share of CAMs that peak in the artefact: that of uniformly random cells."""
 

@@ -153,6 +153,7 @@ def test_few_images_are_named_as_the_reason_of_wide_intervals() -> None:
     text = format_table({"one": summarise_with_intervals(table(rows), [], resamples=9)})
     assert "1.000 [.292, 1.000]" in text
     (sentence,) = (line for line in text.splitlines() if "the reason why" in line)
+    assert sentence.startswith("Few images, or few groups of images, are the reason why ")
     wide, total = map(int, re.findall(r"\d+", sentence)[:2])
     ends = [[*map(float, pair)] for pair in re.findall(r"\[(\.\d+), (1?\.\d+)\]", text)]
     assert wide == sum(high - low > 0.2 for low, high in ends) > 0
