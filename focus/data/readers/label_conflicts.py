@@ -25,6 +25,8 @@ _MUCH_MORE_USUAL = 2.0
 
 A cell that has nothing to do with the label is by chance a little more usual on either side.
 """
+_LEAST_SHARE = 0.2
+"""Share of the images of one label that a word must be beside: a rare one is there by chance."""
 
 
 class _Word(NamedTuple):
@@ -69,6 +71,8 @@ def label_conflicts(
             continue
         against = len(contradicted) / n_labelled[label]
         fitting = len(said[other, other]) / max(n_labelled[other], 1)
+        if max(against, fitting) < _LEAST_SHARE:
+            continue
         if against >= _MUCH_MORE_USUAL * fitting:
             # The other class is then the other way round, too.
             return [_conflict("labels_reversed", samples, contradicted, label, other)]
