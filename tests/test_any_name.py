@@ -57,10 +57,12 @@ def test_any_name_comes_back(names: list[str], tmp_path: Path) -> None:
     assert robustness.read(robustness.write(aucs, tmp_path)) == aucs
 
     said = {"decision": "real", "score": 0.5, "entropy_predicted": 0.5, "kind": "image"}
+    said |= {"unlike": ""}
     rows: list[dict[str, Any]] = [
         {"path": name, "face": None, "overlay": f"overlays/{name}"} | said for name in names
     ]
-    found = Explanations(tmp_path, choose_threshold(None), {}, [], rows)
+    about = {"date": "today", "model": {"folder": "model", "config": {"model": "net"}}}
+    found = Explanations(tmp_path, choose_threshold(None), about, [], rows)
     found.frames = {(name, None): [{"at": name}] for name in names}
     found.bad = [BadFile(name, "image", name) for name in names]
     found.no_face = [(name, name) for name in names]

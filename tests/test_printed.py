@@ -40,7 +40,6 @@ PRINTED = {
     "a set of drawn fakes": ("data manipulate faces/gan/0_real 'made of' --image-size 64", ""),
     "maps": ("data maps faces --from pca --output 'maps of'", ""),
     "a set without leaks": ("data check leaky.csv --drop-copies --output 'checked it'", ""),
-    "a set without leaks, nowhere": ("data check leaky.csv --drop-copies", ""),
     "files that tell the classes": ("data check formats", ""),
     "files that tell the classes, in training": (f"train --data formats --name new {DRY}", ""),
     "no label": (f"train --data unlabelled.csv --name new {DRY}", ""),

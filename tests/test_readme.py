@@ -240,7 +240,9 @@ def write_files(folder: Path) -> None:
     scores = ["path,label,score,generator"]
     scores += [f"{n}.png,{n % 2},{n / 23},{'ProGAN' * (n % 2)}" for n in range(24)]
     others = {"theirs": scores, "A": scores, "B": scores}
-    tables = {"original": rows, "table": table, "pictures": boxes} | others
+    wide = ["path,label,generator,npr,effort,univfd"]
+    wide += [f"{n}.png,{n % 2},{'ProGAN' * (n % 2)},{n / 23},{n / 25},{n / 27}" for n in range(24)]
+    tables = {"original": rows, "table": table, "pictures": boxes, "wide": wide} | others
     for name, lines in tables.items():
         (folder / f"{name}.csv").write_text("\n".join(lines))
 

@@ -96,8 +96,7 @@ class EvaluateConfig(SharedConfig):
             if len(names) > 1:
                 raise InputError(
                     f"--columns names {len(names)} scores of {path}, of which --compare takes one: "
-                    f"give score={names[0]} alone, of each table TABLE:score=NAME, or rank the "
-                    "detectors of one table by --scores."
+                    f"give score={names[0]} or TABLE:score=NAME, or rank one table by --scores."
                 )
         if self.ranks_detectors and self.threshold is not None:
             raise InputError(

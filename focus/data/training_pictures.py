@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 from PIL import Image
 
-from focus.data.images import Preprocessing, load_image
-from focus.data.making.faces import FaceDetector, detector
-from focus.data.manifest import Manifest
 from focus.errors import InputError
 from focus.metrics.arrays import evenly
 from focus.runtime.machine import usable_cores
+
+if TYPE_CHECKING:  # a detector that scores pictures measures none
+    from focus.data.images import Preprocessing
+    from focus.data.making.faces import FaceDetector
+    from focus.data.manifest import Manifest
 
 MOST = 1000
 """So many training images are measured, at even steps, or all if there are fewer."""
@@ -54,6 +56,9 @@ class FacesFound:
         lbp finds too few faces to be the default: 31 to 37 of 40, where dlib finds 36 to 40.
         Raises ImageError for an image that cannot be decoded.
         """
+        from focus.data.images import load_image
+        from focus.data.making.faces import detector
+
         try:
             find = detector(name)
         except InputError:
@@ -66,8 +71,10 @@ class FacesFound:
                 break
         return cls(name, n_images, n_with_face) if n_images else None
 
-    def load_detector(self) -> FaceDetector:
+    def load_detector(self) -> "FaceDetector":
         """Return the detector that looked for faces; raises InputError if it is not installed."""
+        from focus.data.making.faces import detector
+
         return detector(self.detector)
 
     @property
@@ -90,11 +97,13 @@ class TrainingPictures:
     faces: FacesFound | None = None
 
     @classmethod
-    def of(cls, manifest: Manifest, preprocessing: Preprocessing) -> Self | None:
+    def of(cls, manifest: "Manifest", preprocessing: "Preprocessing") -> Self | None:
         """Measure training images; None if there are none.
 
         Raises ImageError for an image that cannot be decoded.
         """
+        from focus.data.images import load_image
+
         if not len(manifest):
             return None
         paths = [manifest[row].path for row in evenly(len(manifest), MOST)]
@@ -132,7 +141,7 @@ class TrainingPictures:
         return "; ".join(differences)
 
 
-def has_face(image: Image.Image, find: FaceDetector) -> bool:
+def has_face(image: Image.Image, find: "FaceDetector") -> bool:
     """Return whether there is a face in a picture, at one size whatever the picture's."""
     scale = LOOKED_AT_SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

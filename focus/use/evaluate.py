@@ -36,7 +36,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation | None:
         Test the model of a run on fakes of one more generator.
 
         >>> from focus import EvaluateConfig, evaluate
-        >>> config = EvaluateConfig(run="runs/first", test_data={"SG3": "unknown/StyleGAN3"})
+        >>> fakes = {"SG3": "unknown/StyleGAN3"}
+        >>> config = EvaluateConfig(run="runs/first", test_data=fakes, output="sg3")
         >>> evaluation = evaluate(config)
         >>> generator = evaluation.results["open"]["generators"]["SG3"]
         >>> 0 <= generator["auc"] <= 1
