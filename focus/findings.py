@@ -92,13 +92,13 @@ FINDINGS: dict[str, _Row] = {
         "In the {images}, the files' bits per pixel tell real from synthetic with AUC {auc:.3f}: "
         "that is the pictures' content or, as {formats} files do not tell their quality, how they "
         "were compressed. Store both classes in the same way, and see by focus evaluate --run "
-        "runs/NAME --equalise what its AUC owes to it.",
+        "runs/NAME --equalise, what its AUC owes to it.",
     ),
     "pixels_tell_class": _Row(
         "warning",
         "Low-level statistics alone tell the class with AUC {auc:.3f}, by {causes}, and a detector "
         "can learn that instead of the face: give both classes the same processing, and see by "
-        "focus evaluate --run runs/NAME --equalise what its AUC owes to it.",
+        "focus evaluate --run runs/NAME --equalise, what its AUC owes to it.",
     ),
     "bad_files": _Row(
         "warning",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OF_TRAINING = (
     "a detector can learn that instead of the face; store both classes in the same way, and see by "
-    "focus evaluate --run runs/NAME --equalise what its AUC owes to it"
+    "focus evaluate --run runs/NAME --equalise, what its AUC owes to it"
 )
 """What follows where images to train with are stored apart."""
 OF_TEST = (

