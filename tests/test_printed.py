@@ -65,7 +65,6 @@ PRINTED = {
         f"train --data faces --name new {DRY}",
     ),
     "fakes alone": ("evaluate --run runs/run --test-data other=other", ""),
-    "log-odds": ("evaluate --scores odds.csv", ""),
     "log-odds without end": ("evaluate --scores far.csv --score-scale log-odds", ""),
     "a run that has not ended": ("evaluate --compare runs/run runs/unended", ""),
     "help of explain": ("explain --help", ""),
