@@ -214,7 +214,7 @@ def test_compare_ce_trains_both_and_shows_both(data: Path, tmp_path: Path) -> No
     results = json.loads((runs / "tree" / "results.json").read_text())
     assert set(results["closed"]["generators"]) == {"ganA", "ganB"}
     assert results["open"]["mean"]["auc"] is None
-    assert re.search(r"closed-set AUC, mean of 2 +\d\.\d+", out)
+    assert re.search(r"closed-set AUC, mean of 2 +\d+\+\d+ +\d\.\d+", out)
     assert re.search(r"\btree \[95 % interval\] +tree-ce \[95", out)
     plain = yaml.safe_load((runs / "tree-ce" / "config.yaml").read_text())
     assert (plain["loss"], plain["saliency_weight"], plain["focus_level"]) == ("ce", 0.0, "none")
