@@ -230,7 +230,7 @@ def load_checkpoint(path: Path, values: Mapping[str, Any], parts: Parts) -> None
         scheduler.load_state_dict(values["scheduler"])
     except InputError:
         raise
-    except (OSError, RuntimeError, LookupError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path} does not fit the network or its optimiser ({shorten(str(error), 200)}): "
             "resume it with the versions of focus, torch and timm that wrote it."
