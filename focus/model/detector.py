@@ -24,7 +24,6 @@ from focus.model.config import CONFIG_FILE, LARGEST, WEIGHTS_FILE, DetectorConfi
 from focus.model.head import DetectorOutput, FocusHead, pick
 from focus.model.inputs import Normalise, neighbour_differences
 from focus.model.operating_points import THRESHOLDS, OperatingPoints, Threshold, choose_threshold
-from focus.model.packaged_weights import packaged_weights
 from focus.model.prediction import Prediction
 from focus.runtime.files import atomic_write
 from focus.runtime.json_files import read_json
@@ -49,7 +48,7 @@ class Detector(nn.Module):
         input: "rgb", or "npr" for differences of neighbouring pixels (:mod:`focus.model.inputs`).
         fit: "squash" resamples pictures to ``image_size``, "crop" takes their middle.
         pretrained: Whether to load ImageNet's or other weights that timm names: from the package
-            of :mod:`focus.model.packaged_weights` if it is installed, else timm's (downloads).
+            of :data:`focus.model.weights.PACKAGED` if it is installed, else timm's (downloads).
         initial_checkpoint: A file of safetensors, or of ``torch.save`` read with ``weights_only``:
             weights of the network by timm's names, or of a whole detector. If its config.json lies
             beside it, mean and standard deviation are taken from there.
@@ -92,8 +91,12 @@ class Detector(nn.Module):
             raise InputError(f"num_classes is {num_classes}: give 2, for real and synthetic.")
         if image_size is not None and image_size > LARGEST:
             raise InputError(f"image_size is {image_size}: give at most {LARGEST}.")
-        packaged = packaged_weights(model) if pretrained and initial_checkpoint is None else None
-        packaged_file = packaged.path() if packaged else None
+        packaged = packaged_file = None
+        if pretrained and initial_checkpoint is None:
+            from focus.model.weights import packaged_weights
+
+            packaged = packaged_weights(model)
+            packaged_file = packaged.path() if packaged else None
         self.backbone = create_backbone(model, image_size, pretrained and packaged_file is None)
         data = timm.data.resolve_model_data_config(self.backbone)
         size = int(data["input_size"][-1] if image_size is None else image_size)

@@ -5,8 +5,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 
-from focus.errors import InputError
-from focus.model.backbones import first_line
+from focus.errors import InputError, first_line
 from focus.model.card import CARD
 from focus.model.config import CONFIG_FILE, WEIGHTS_FILE
 from focus.model.operating_points import THRESHOLDS

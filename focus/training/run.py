@@ -22,7 +22,6 @@ from focus.data.known_images import BEFORE, known_before
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.maps import source_findings
 from focus.data.near_far import families_tested, relation_findings, training_families, with_families
-from focus.data.training_pictures import TrainingPictures
 from focus.data.training_set import RunImages, listed_images, readable_images
 from focus.errors import ImageError, InputError
 from focus.evaluation.inference import images_only, outlier_norm
@@ -37,6 +36,7 @@ from focus.findings import Finding, finding, worst_first
 from focus.model.card import write_card
 from focus.model.config import CONFIG_FILE, DetectorConfig
 from focus.model.detector import Detector
+from focus.model.training_pictures import training_pictures
 from focus.report.contact_sheet import write_sheet
 from focus.report.evaluation import OVERLAYS, Evaluation
 from focus.report.files import REPORT
@@ -293,7 +293,7 @@ def evaluate_best(trainer: Trainer, findings: Sequence[Finding] = ()) -> Evaluat
     evaluation = None
     if accelerator.is_main_process:
         try:
-            pictures = TrainingPictures.of(trainer.train, best.preprocessing)
+            pictures = training_pictures(trainer.train, best.preprocessing)
         except ImageError as error:  # of a file that is gone: the scores are worth more
             print(f"What training saw is not measured, as a file cannot be read: {error}")
             pictures = None

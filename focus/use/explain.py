@@ -21,6 +21,7 @@ from focus.config.use import ExplainConfig
 from focus.data.bad_files import BadFile, Role
 from focus.data.images import limit_pixels, load_image
 from focus.data.making.faces import Face, FaceDetector, FaceFinder, Seen, face_finder
+from focus.data.making.faces import detector as face_detector
 from focus.data.making.videos import VIDEO_EXTENSIONS, frames_of, import_av
 from focus.data.manifest import (
     GEOMETRY,
@@ -37,12 +38,12 @@ from focus.data.overlay import lay, marked
 from focus.data.readers import refuse_inside
 from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.folders import images_without_maps
-from focus.data.training_pictures import has_face, sharpness
 from focus.errors import ImageError, InputError
 from focus.evaluation.inference import geometry_warning
 from focus.metrics.arrays import evenly
 from focus.model.detector import Detector
 from focus.model.pictures import as_seen
+from focus.model.training_pictures import has_face, sharpness
 from focus.plotting import COLOURS
 from focus.runtime.files import check_empty, check_writable, sole_writer
 from focus.runtime.launch import device_named
@@ -152,7 +153,7 @@ def _face_check(detector: Detector) -> _FaceCheck:
             f"{in_training.n_images} training images.",
         )
     try:
-        return _FaceCheck(in_training.load_detector())
+        return _FaceCheck(face_detector(in_training.detector))
     except InputError as error:
         return _FaceCheck(None, str(error))
 

@@ -32,7 +32,7 @@ from focus.experiment.photographs import (
     split_of,
 )
 from focus.experiment.statistics import of_shared_splits, t_interval
-from focus.model.packaged_weights import PACKAGED
+from focus.model.weights import PACKAGED
 
 
 def setup_in(folder: Path, **settings: bool) -> Setup:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from focus.errors import InputError
 from focus.model.detector import Detector
-from focus.model.packaged_weights import PACKAGED, named_in_order, packaged_weights
-from focus.model.weights import read_weights
+from focus.model.weights import PACKAGED, named_in_order, packaged_weights, read_weights
 
 from .detectors import assert_one_sentence
 
@@ -105,7 +104,7 @@ def test_another_file_in_the_package_is_refused(
     path.parent.mkdir(parents=True)
     path.write_bytes(b"cut short")
     installed = SimpleNamespace(locate_file=lambda name: tmp_path / name)
-    monkeypatch.setattr("focus.model.packaged_weights.distribution", lambda _: installed)
+    monkeypatch.setattr("focus.model.weights.distribution", lambda _: installed)
     with pytest.raises(InputError, match=f"has the SHA-256 .*, not {PACKAGED.sha256}") as caught:
         Detector(PACKAGED.network, pretrained=True)
     assert_one_sentence(caught.value)
@@ -123,7 +122,7 @@ def test_without_the_package_the_message_says_what_to_install(
     def absent(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr("focus.model.packaged_weights.distribution", absent)
+    monkeypatch.setattr("focus.model.weights.distribution", absent)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match=r"pip install 'focus-faces\[weights\]'") as caught:

@@ -391,7 +391,7 @@ def test_advice_without_pretrained_weights_helps(
     """None of it was given before, and followed as it is printed it makes the command work."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("focus.model.packaged_weights.PackagedWeights.path", lambda _: None)
+    monkeypatch.setattr("focus.model.weights.PackagedWeights.path", lambda _: None)
     words = [*ADVISED_WITHOUT_WEIGHTS[case], "--pretrained", "true", "--tune", "head"]
     words += ["--data", str(data / "tree"), "--output", str(tmp_path), "--dry-run"]
     with pytest.raises(SystemExit):

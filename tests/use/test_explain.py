@@ -18,10 +18,10 @@ from focus.config.options import POINTS
 from focus.config.use import ExplainConfig
 from focus.data.manifest import Manifest, Sample
 from focus.data.overlay import overlay
-from focus.data.training_pictures import FacesFound, TrainingPictures
 from focus.errors import InputError
 from focus.evaluation.inference import score_images
 from focus.metrics.calibration import Calibration
+from focus.model.config import FacesFound, TrainingPictures
 from focus.model.detector import Detector
 from focus.model.inputs import Normalise
 from focus.model.operating_points import OperatingPoints

@@ -15,11 +15,10 @@ from PIL import Image
 from focus.config.data import CheckConfig
 from focus.config.train import resolve
 from focus.data.bad_files import BadFile, DecodedFiles, Verdict, check_images, without_digests
-from focus.data.check.headers import CAUSES
+from focus.data.check.headers import CAUSES, Look, look
 from focus.data.check.images import image_findings, storage_to_train_with
 from focus.data.check.pixels import pixel_statistics
 from focus.data.check.shortcuts import WARN_FROM, Audit, audit
-from focus.data.check.survey import Look, look
 from focus.data.copies import Copy, fakes_beside_source, find_copies, left_out, without
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import files_of, human_map, is_drawing, source_findings

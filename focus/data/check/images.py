@@ -8,8 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from focus.data.check.headers import OF_TRAINING, StorageAudit, storage_audit
-from focus.data.check.survey import Look
+from focus.data.check.headers import OF_TRAINING, Look, StorageAudit, storage_audit
 from focus.data.copies import Copy, copy_findings, fakes_beside_source, without
 from focus.data.known_images import CONTENT
 from focus.data.manifest import LABEL_NAMES, SYNTHETIC, Manifest, Sample, place_of

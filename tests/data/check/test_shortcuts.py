@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
+from focus.data.check.headers import look
 from focus.data.check.pixels import pixel_statistics
 from focus.data.check.shortcuts import Audit, audit
-from focus.data.check.survey import look
 from focus.data.demo import render_face
 from focus.metrics.intervals import LEVEL
 

@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from focus.data.check.headers import look
 from focus.data.check.pixels import pixel_statistics
 from focus.data.check.shortcuts import audit
-from focus.data.check.survey import look
 from focus.data.demo import render, render_face
 from focus.data.demo.artefacts import Artefact
 from focus.data.demo.camera import Shortcut

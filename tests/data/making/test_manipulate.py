@@ -11,8 +11,8 @@ from PIL import Image
 
 from focus.config.command_line import parse
 from focus.config.data import ManipulateConfig
+from focus.data.check.headers import look
 from focus.data.check.shortcuts import audit
-from focus.data.check.survey import look
 from focus.data.images import REPLACED, load_map
 from focus.data.making.manipulate import TRAINED, _pictures, manipulate
 from focus.data.making.manipulations import BASIS_SIDE, METHODS, Basis, Given, resized

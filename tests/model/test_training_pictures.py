@@ -9,8 +9,10 @@ import skimage.data
 from PIL import Image, ImageFilter
 
 from focus.data.images import Preprocessing
+from focus.data.making.faces import detector
 from focus.data.manifest import Manifest, Sample
-from focus.data.training_pictures import FacesFound, TrainingPictures, has_face, sharpness
+from focus.model.config import FacesFound
+from focus.model.training_pictures import faces_in, has_face, sharpness, training_pictures
 
 
 def test_sharpness_is_the_variance_of_the_laplacian() -> None:
@@ -31,7 +33,7 @@ def test_what_is_unlike_training_is_said_and_nothing_else_is(tmp_path: Path) -> 
         samples.append(Sample(str(path), label=0))
     how = Preprocessing(64, (4, 4))
     seen, others = Manifest(samples[:40]), samples[40:]
-    summary = TrainingPictures.of(seen, how)
+    summary = training_pictures(seen, how)
     assert summary is not None
     assert summary.n_images == 40
     assert 64 <= summary.shorter_side[0] < 70 < 90 < summary.shorter_side[1] <= 96
@@ -47,7 +49,7 @@ def test_what_is_unlike_training_is_said_and_nothing_else_is(tmp_path: Path) -> 
     assert unlike(noise).startswith("sharper (")
     assert unlike(one.resize((400, 300))).startswith("shorter side 300 pixels, in training 6")
     assert unlike(one.resize((20, 20))).startswith("shorter side 20 pixels, in training 6")
-    assert TrainingPictures.of(Manifest([]), how) is None
+    assert training_pictures(Manifest([]), how) is None
 
 
 def test_faces_are_counted_in_training_images_until_they_are_too_rare(tmp_path: Path) -> None:
@@ -56,21 +58,21 @@ def test_faces_are_counted_in_training_images_until_they_are_too_rare(tmp_path: 
     paths = {name: str(tmp_path / f"{name}.png") for name in pictures}
     for name, pixels in pictures.items():
         Image.fromarray(pixels).save(paths[name])
-    count = FacesFound.of([paths["face"], paths["mirrored"]] * 10, "lbp")
+    count = faces_in([paths["face"], paths["mirrored"]] * 10, "lbp")
     assert count == FacesFound("lbp", 20, 20)
     assert count.usual
     # Of twenty images two may be without a face, and the third decides.
-    rare = FacesFound.of([paths["face"], paths["cup"]] * 10, "lbp")
+    rare = faces_in([paths["face"], paths["cup"]] * 10, "lbp")
     assert rare == FacesFound("lbp", 6, 3)
     assert not rare.usual
     assert FacesFound("dlib", 40, 36).usual
     assert not FacesFound("dlib", 40, 35).usual
-    assert FacesFound.of([], "lbp") is None
+    assert faces_in([], "lbp") is None
 
 
 @pytest.mark.parametrize("side", [60, 200, 1024])
 def test_a_face_is_seen_at_any_size_of_the_picture(side: int) -> None:
-    find = FacesFound("lbp", 1, 1).load_detector()
+    find = detector("lbp")
     whole = Image.fromarray(skimage.data.astronaut())
     assert has_face(whole.crop((140, 0, 320, 180)).resize((side, side)), find)
     assert not has_face(Image.fromarray(skimage.data.coffee()).resize((side, side)), find)
