@@ -71,8 +71,8 @@ def read_given(
     labels = label_table(config.labels)
     if labels is not None and not any(Path(path).is_dir() for path in config.data):
         raise InputError(
-            f"--labels {labels} is a table for folders, and --data has none: give the table "
-            "itself, as --data or --test-data NAME=TABLE, with --data-root FOLDER."
+            f"--labels {labels} is a table for a folder of images, and no folder is given as "
+            "--data: give the table itself, as --data or --test-data NAME=TABLE."
         )
     for_tests = replace(config, human_maps=None, generator=None)
     if test_data or test_real:
