@@ -303,7 +303,7 @@ def test_printed_tables_are_open(browser: Any, misleading: Path) -> None:
 def test_it_prints_on_few_pages(browser: Any, page_file: Path) -> None:
     page = Opened(browser, page_file, scheme="dark").page
     printed = page.pdf(format="A4")
-    assert 1 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 7
+    assert 1 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 6
     page.context.close()
 
 
