@@ -59,10 +59,10 @@ def annotate(config: AnnotateConfig) -> None:
 
 def checked_data(config: AnnotateConfig) -> Manifest:
     """Return the images that can be decoded, with their digests and without maps."""
-    given = read_given(config, allow_unlabelled=True)
-    print_findings(given.findings)
-    bare = (replace(face, human_map=None, mask_path=None) for face in given.data)
-    return check_images(Manifest(bare, given.data.source), max_bad=1.0).manifest
+    listing = read_given(config, allow_unlabelled=True)
+    print_findings(listing.findings)
+    bare = (replace(face, human_map=None, mask_path=None) for face in listing.data)
+    return check_images(Manifest(bare, listing.data.source), max_bad=1.0).manifest
 
 
 def _serve(config: AnnotateConfig, folder: AnswerFolder) -> None:

@@ -85,7 +85,7 @@ def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> 
 
 def listed_images(
     config: ResolvedTrainConfig,
-    given: "GivenImages | None" = None,
+    listing: "GivenImages | None" = None,
     *,
     resumed: bool = False,
     progress: bool = True,
@@ -94,7 +94,7 @@ def listed_images(
     """List all images of a run with their splits: the demo set, or ``--data`` and the test sets.
 
     Args:
-        given: What :func:`focus.data.readers.read_given` returned, if the paths have been read.
+        listing: What :func:`focus.data.readers.read_given` returned, if the paths have been read.
         resumed: Whether to draw no splits, since those of the run's manifest are taken.
         output: The folder of a new run, which may not lie in a folder of images.
 
@@ -104,8 +104,8 @@ def listed_images(
     from focus.data.readers import read_given  # a dozen modules, once the run may begin
 
     with phase("listing images"), _as_they_were(config.run_folder if resumed else None):
-        given = given or read_given(config, output=output)
-    training, tests = given.data, given.tests
+        listing = listing or read_given(config, output=output)
+    training, tests = listing.data, listing.tests
     if not training:
         from focus.data.demo import demo_manifest  # ten modules that draw, for a run without data
 
@@ -118,7 +118,7 @@ def listed_images(
     manifest = training + tests
     if not resumed:
         check_trainable(manifest)
-    return ListedImages(manifest, given.findings)
+    return ListedImages(manifest, listing.findings)
 
 
 def readable_images(

@@ -297,22 +297,24 @@ def evaluate_scores(
     """
     if len(table.detectors) > 1:
         raise InputError(f"{table.path} has scores of several detectors: name one, score=NAME.")
-    every = table.scores
-    tested = every.select(rows_to_test(table))
-    validation = every.select((every.split == "validation") & (every.label >= 0))
+    rows = table.scores
+    tested = rows.select(rows_to_test(table))
+    validation = rows.select((rows.split == "validation") & (rows.label >= 0))
     points = operating_points(validation) if len(validation) else None
     raw_ends = table.detectors[0].raw_ends
     if points and raw_ends:
         points = replace(points, calibration=None)
     decides = choose_threshold(points, threshold)
-    fakes = every.select(every.label == SYNTHETIC)
-    known = training_generators or generators_of_training(every)
+    fakes = rows.select(rows.label == SYNTHETIC)
+    known_generators = training_generators or generators_of_training(rows)
     of_generators = families(zip(fakes.generator, fakes.family, strict=True))
     decided: dict[str, Any] = {"predicted": tested.score > decides.value}
     if points and points.calibration:
         decided["llr"] = points.calibration.llr(tested.score)
     scores = Scores(**(tested.columns() | decided | {"index": np.arange(len(tested))}))
-    results = summarise(scores, known, of_generators, points, threshold=decides, progress=progress)
+    results = summarise(
+        scores, known_generators, of_generators, points, threshold=decides, progress=progress
+    )
     if raw_ends:
         results = without_calibration(results)
     with table.path.open("rb") as file:
@@ -320,11 +322,11 @@ def evaluate_scores(
     columns = {**table.columns, SCORE: table.detectors[0].name}
     origin = {"file": table.path.name, "sha256": digest, "columns": columns}
     results["provenance"] = {"scores": origin, **this_program()}
-    known_before = [finding("no_threshold")] if decides.name == "default" else []
+    of_scores = [finding("no_threshold")] if decides.name == "default" else []
     if table.detectors[0].assumption:
-        known_before.append(finding("scale_assumed", text=table.detectors[0].assumption))
+        of_scores.append(finding("scale_assumed", text=table.detectors[0].assumption))
     if raw_ends:
         low, high = raw_ends
-        known_before.append(finding("raw_scores", low=low, high=high))
-    add_findings(results, scores, points, known_before, files=table.root is not None)
+        of_scores.append(finding("raw_scores", low=low, high=high))
+    add_findings(results, scores, points, of_scores, files=table.root is not None)
     return scores, results

@@ -75,12 +75,12 @@ def control_outcome(run: Run, manifest: Manifest) -> Outcome:
     """
     represent = CONTROLS[run.arm]
     train, validation, test = (manifest.split(name) for name in ("train", "validation", "test"))
-    known = set(train.generators())
+    known_generators = set(train.generators())
 
     def scores(fitted: Pipeline, samples: list[Sample]) -> Floats:
         values = np.stack([represent(sample.path) for sample in samples])
-        found: Floats = fitted.decision_function(values)
-        return found
+        margins: Floats = fitted.decision_function(values)
+        return margins
 
     def area(fitted: Pipeline, images: Manifest, generators: set[str]) -> float:
         real = [sample for sample in images if sample.label == REAL]
@@ -99,11 +99,11 @@ def control_outcome(run: Run, manifest: Manifest) -> Outcome:
             LogisticRegression(C=penalty, class_weight="balanced", max_iter=2000),
         )
         fitted.append(model.fit(values, labels))
-    of_validation = [area(model, validation, known) for model in fitted]
+    of_validation = [area(model, validation, known_generators) for model in fitted]
     best = int(np.argmax(of_validation))
     figures = dict.fromkeys(FIGURES, math.nan) | {
-        "closed": area(fitted[best], test, known),
-        "open": area(fitted[best], test, set(test.generators()) - known),
+        "closed": area(fitted[best], test, known_generators),
+        "open": area(fitted[best], test, set(test.generators()) - known_generators),
         "validation": of_validation[best],
     }
     return Outcome(run, figures, commit() or "")

@@ -123,13 +123,13 @@ def train(config: TrainConfig) -> Trained | None:
     config = config.changed(mixed_precision=accelerator.mixed_precision)
     main = accelerator.is_main_process
     processes = accelerator.num_processes
-    given = None
+    listing = None
     if config.data and config.loss.name is None:  # which the images' maps decide
         from focus.data.readers import read_given  # a dozen modules, for who has data
 
         place = Path(config.output, config.name or "-")
-        given = run_on_main_first(accelerator, lambda: read_given(config, output=place))
-    runs = _runs(config, maps=given is None or any(sample.human_map for sample in given.data))
+        listing = run_on_main_first(accelerator, lambda: read_given(config, output=place))
+    runs = _runs(config, maps=listing is None or any(sample.human_map for sample in listing.data))
     run = runs[0]
     run_on_all(accelerator, lambda: check_begun(run))
     saved = run_on_all(accelerator, lambda: [check_folder(each, processes) for each in runs])
@@ -138,7 +138,7 @@ def train(config: TrainConfig) -> Trained | None:
     output = None if recorded else run.run_folder
     listed = run_on_main_first(
         accelerator,
-        lambda: listed_images(run, given, progress=main, output=output, resumed=not output),
+        lambda: listed_images(run, listing, progress=main, output=output, resumed=not output),
     )
     detectors = run_on_all(accelerator, lambda: [*map(make_detector, runs, saved)])
     decoded = ImageCache.of(detectors[0].image_size, run.image_cache, run.fit)
@@ -148,7 +148,7 @@ def train(config: TrainConfig) -> Trained | None:
     )
     used = images.used
     accelerator.print(images_line(used))
-    if given and run.loss.name == WITHOUT_MAPS:
+    if listing and run.loss.name == WITHOUT_MAPS:
         accelerator.print(
             f"loss: {WITHOUT_MAPS}, as no image has a human map (--human-maps); --loss names "
             "another"

@@ -211,9 +211,9 @@ def _images(
     Without ``--data`` and the like, the images that the run was tested on; with fakes alone, its
     real ones beside them.
     """
-    given = read_given(config, allow_unlabelled=True, output=output)
-    images = given.data + given.tests
-    findings = list(given.findings)
+    listing = read_given(config, allow_unlabelled=True, output=output)
+    images = listing.data + listing.tests
+    findings = list(listing.findings)
     labels = {sample.label for sample in images}
     if config.run is not None and not images:
         images = _tested_on(Path(config.run), progress=progress)
@@ -298,7 +298,7 @@ def _copies_of_known(
     return copies_of(Manifest(originals), unseen, signatures), findings
 
 
-def _unseen(model: Path, given: Manifest) -> tuple[Manifest, list[Finding]]:
+def _unseen(model: Path, images: Manifest) -> tuple[Manifest, list[Finding]]:
     """Return the images that the model was neither trained nor chosen on, nor others of a group.
 
     And what is to be known of those that are left out.
@@ -307,22 +307,22 @@ def _unseen(model: Path, given: Manifest) -> tuple[Manifest, list[Finding]]:
     if not is_run(model.parent):
         findings.append(finding("no_record"))
     known = KnownImages(known_to(model))
-    shared = {id(sample): known.match(sample) for sample in given}
-    others = given.where(lambda s: s.split != "train" and shared[id(s)] != "file")
+    shared = {id(sample): known.match(sample) for sample in images}
+    others = images.where(lambda s: s.split != "train" and shared[id(s)] != "file")
     unseen = others.where(lambda s: not shared[id(s)])
     if not unseen:
         raise InputError(
-            f"All {len(given)} images of {given.source} are for training, or what the model was "
+            f"All {len(images)} images of {images.source} are for training, or what the model was "
             f"chosen on: give others{RENAME_GROUPS if others else ''}."
         )
-    if len(unseen) < len(given):
+    if len(unseen) < len(images):
         count = len(others) - len(unseen)
         by_group = f", {count} of them by their group{RENAME_GROUPS}" if count else ""
         findings.append(
             finding(
                 "known_images",
-                count=len(given) - len(unseen),
-                total=len(given),
+                count=len(images) - len(unseen),
+                total=len(images),
                 by_group=by_group,
             )
         )

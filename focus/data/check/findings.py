@@ -104,8 +104,8 @@ def gather(config: CheckConfig) -> Findings:
     owners: MapOwners = {}
     signatures = SignatureStore()
     try:
-        given = read_given(config, owners=owners)
-        manifest = assign_splits(given.data, seed=config.seed) + given.tests
+        listing = read_given(config, owners=owners)
+        manifest = assign_splits(listing.data, seed=config.seed) + listing.tests
         with _without_warnings():
             decoded = check_images(manifest, signatures=signatures, max_bad=1.0)
     except InputError as error:
@@ -133,7 +133,7 @@ def gather(config: CheckConfig) -> Findings:
     obstacle = (without_copies or training).obstacle
     findings = [
         *([finding("training_refused", obstacle=obstacle)] if obstacle else []),
-        *given.findings,
+        *listing.findings,
         *decoded.findings,
         *image_findings(images, copies, dropped, signatures, storage),
         *source_findings(images),

@@ -72,9 +72,9 @@ def crop(config: CropConfig) -> None:
     """
     output = Path(str(config.output))
     refuse_inside(output, config.data)
-    given = read_given(config, allow_unlabelled=True, name_fakes=False)
-    print_findings(given.findings)
-    manifest = given.data
+    listing = read_given(config, allow_unlabelled=True, name_fakes=False)
+    print_findings(listing.findings)
+    manifest = listing.data
     boxes = any(sample.box is not None for sample in manifest)
     with sole_writer(output):
         cut = cut_faces(

@@ -74,9 +74,9 @@ def manipulate(config: ManipulateConfig) -> None:
     refuse_inside(folder, config.data)
     if not config.resume:
         check_empty(folder)
-    given = read_given(config, allow_unlabelled=True)
-    print_findings(given.findings)
-    reals = _grouped(given.data.where(lambda sample: sample.label != SYNTHETIC))
+    listing = read_given(config, allow_unlabelled=True)
+    print_findings(listing.findings)
+    reals = _grouped(listing.data.where(lambda sample: sample.label != SYNTHETIC))
     with sole_writer(folder):
         faces = list(
             parallel_map(_small, [s.path for s in reals], "reading", processes=config.threads)
@@ -94,8 +94,8 @@ def manipulate(config: ManipulateConfig) -> None:
             print(f"left out {len(bad)}: {folder / BAD_FILES}")
         if len(whole) < _FEWEST:
             raise InputError(
-                f"{given.data.source} has {len(whole)} real faces: give {_FEWEST} at least, better "
-                "1000."
+                f"{listing.data.source} has {len(whole)} real faces: give {_FEWEST} at least, "
+                "better 1000."
             )
         reals = assign_splits(_with_contents(reals, contents), seed=config.seed)
         pictures = _pictures(reals, np.stack([face.pixels for face in whole.values()]), config.seed)

@@ -61,24 +61,24 @@ def make_maps(config: MapsConfig) -> None:
 
     Raises InputError for data without the maps or the faces that it takes.
     """
-    read = read_given(config, allow_unlabelled=True, name_fakes=False)
-    print_findings(read.findings)
-    given = read.data
+    listing = read_given(config, allow_unlabelled=True, name_fakes=False)
+    print_findings(listing.findings)
+    images = listing.data
     place = absolute(config.data[0])
     root = place
-    if len(config.data) > 1 or any(place not in Path(s.path).parents for s in given):
+    if len(config.data) > 1 or any(place not in Path(s.path).parents for s in images):
         if config.output is None:
             raise InputError("These are not the images of one folder: give --output DIR.")
-        root = Path(common_folder(s.path for s in given))
+        root = Path(common_folder(s.path for s in images))
     output = absolute(config.output or place / "human_maps")
     if output != place / "human_maps":
         refuse_inside(output, config.data)
     if not config.resume:
         check_empty(output)
-    made = next((s.extra[MAP_SOURCE] for s in given if s.extra.get(MAP_SOURCE)), "human")
+    made = next((s.extra[MAP_SOURCE] for s in images if s.extra.get(MAP_SOURCE)), "human")
     made = made if config.from_ == "human" else config.from_
     source = ", ".join(filter(None, (made, config.granularity)))
-    maker = (_human if config.from_ == "human" else _machine)(given, config)
+    maker = (_human if config.from_ == "human" else _machine)(images, config)
     with sole_writer(output):
         data = digest([*maker.files.items(), *maker.fitted_on])
         begin(
@@ -110,9 +110,9 @@ def make_maps(config: MapsConfig) -> None:
             replace(s, human_map=paths[s.path], extra={**s.extra, MAP_SOURCE: source})
             if s.path in paths
             else replace(s, human_map=None)
-            for s in given
+            for s in images
         )
-        Manifest(samples, given.source).to_csv(output / MANIFEST)
+        Manifest(samples, images.source).to_csv(output / MANIFEST)
     print(f"{len(paths)} maps ({source}): {output}\n\nTrain with them:\n")
     print(f"  focus train --loss focus --data {shlex.quote(str(output / MANIFEST))}")
 
@@ -192,17 +192,17 @@ class _Map:
     content: str
 
 
-def _human(given: Manifest, _: MapsConfig) -> _Maker:
-    files = {s.path: s.human_map for s in given if s.human_map is not None}
+def _human(images: Manifest, _: MapsConfig) -> _Maker:
+    files = {s.path: s.human_map for s in images if s.human_map is not None}
     if not files:
         raise InputError(
-            f"{given.source} has no human maps: give some by --human-maps, or --from pca."
+            f"{images.source} has no human maps: give some by --human-maps, or --from pca."
         )
     return _Maker(human_map, files, "map")
 
 
-def _machine(given: Manifest, config: MapsConfig) -> _Maker:
-    labels = {s.path: s.label for s in given if s.split in ("train", "") and s.label is not None}
+def _machine(images: Manifest, config: MapsConfig) -> _Maker:
+    labels = {s.path: s.label for s in images if s.split in ("train", "") and s.label is not None}
     paths = sorted(labels)
     chosen = [paths[row] for row in evenly(len(paths), _FITTED)]
     loaded = parallel_map(_usable, chosen, "reading faces", processes=config.threads)
@@ -211,7 +211,7 @@ def _machine(given: Manifest, config: MapsConfig) -> _Maker:
     maps = saliency(config.from_, stacked, np.array([labels[path] for path in whole]))
     return _Maker(
         look=partial(_scaled, maps),
-        files={s.path: s.path for s in given},
+        files={s.path: s.path for s in images},
         role="image",
         fitted_on=tuple(face.content for face in whole.values()),
     )
