@@ -8,8 +8,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from focus.config.recipes import Tune
-from focus.errors import InputError
-from focus.model.backbones import first_line
+from focus.errors import InputError, first_line
 from focus.model.detector import Detector
 
 RANK = 8

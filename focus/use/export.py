@@ -17,10 +17,9 @@ from focus.config.use import ExportConfig
 from focus.data.demo import demo_manifest
 from focus.data.images import load_image
 from focus.data.readers.files import images_below
-from focus.errors import InputError
+from focus.errors import InputError, first_line
 from focus.kernels.reference import normalised_entropy
 from focus.metrics.arrays import evenly
-from focus.model.backbones import first_line
 from focus.model.detector import Detector
 from focus.model.pictures import as_seen
 from focus.runtime.files import atomic_write, check_writable, sole_writer
