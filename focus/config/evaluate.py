@@ -105,7 +105,9 @@ class EvaluateConfig(SharedConfig):
                 "it out."
             )
         if self.common and not self.tables:
-            raise InputError("--common is for --compare: give runs or tables to compare.")
+            raise InputError(
+                "--common is for --compare and --scores: give runs or tables to compare."
+            )
         sources = [flag(n) for n in ("run", "model_dir", "scores", "compare") if getattr(self, n)]
         if len(sources) != 1:
             got = " and ".join(sources) or "none of them"

@@ -158,7 +158,7 @@ def check_images(
     looks = _looks(_files(manifest), store, images, signatures, progress)
     verdicts = {file: verdict for file, (verdict, _) in looks.items()}
     bad = with_rows((v for v in verdicts.values() if isinstance(v, BadFile)), manifest)
-    _refuse_too_many(bad, list(verdicts), _files(manifest), max_bad, manifest.source)
+    _refuse_too_many(bad, Counter(role for _, role in verdicts), max_bad, manifest.source)
     for file in bad:
         _log.warning("left out the %s %r: %s", file.role, file.place, file.reason)
 
@@ -346,17 +346,16 @@ def file_digest(path: str, role: Role) -> str:
 
 
 def _refuse_too_many(
-    bad: list[BadFile], checked: list[_File], total: list[_File], max_bad: float, source: str
+    bad: list[BadFile], totals: Mapping[Role, int], max_bad: float, source: str
 ) -> None:
     for role, n_bad in Counter(file.role for file in bad).items():
-        n_checked, n_total = (sum(r == role for _, r in files) for files in (checked, total))
-        none_left = role == "image" and n_bad == n_checked
-        if none_left or n_bad > max_bad * n_total:
+        none_left = role == "image" and n_bad == totals[role]
+        if none_left or n_bad > max_bad * totals[role]:
             first = next(file for file in bad if file.role == role)
             raise InputError(
-                f"{n_bad} of {n_checked if none_left else n_total} {role} files of "
+                f"{n_bad} of {totals[role]} {role} files of "
                 f"{source or 'the data'} cannot be decoded, more than --max-bad {max_bad:g} "
-                f"allows: fix or leave them out, the first is {first.path!r} ({first.reason})."
+                f"allows: fix or leave them out, the first is {first.place!r} ({first.reason})."
             )
 
 

@@ -12,7 +12,14 @@ from focus.config.train import ResolvedTrainConfig, TrainConfig
 from focus.data.bad_files import DIGESTS, DecodedFiles, check_images
 from focus.data.cache.images import ImageCache
 from focus.data.check.images import image_findings, storage_to_train_with
-from focus.data.copies import Copy, check_left, find_copies, left_out, without
+from focus.data.copies import (
+    Copy,
+    check_left,
+    fakes_beside_source,
+    find_copies,
+    left_out,
+    without,
+)
 from focus.data.known_images import check_unseen, known_before
 from focus.data.manifest import STORED_IN, Manifest, Sample
 from focus.data.signatures import SignatureStore
@@ -66,21 +73,31 @@ class RunImages:
     @property
     def findings(self) -> list[Finding]:
         """What is to be known of how the images were given, of their files and pictures."""
-        storage = storage_to_train_with(self.used)
-        of_images = image_findings(
-            self.manifest, self.copies, self.left_out, self.signatures, storage
-        )
+        used = self.used
+        pairs = fakes_beside_source(used, self.signatures)
+        storage = storage_to_train_with(used)
+        of_images = image_findings(self.manifest, self.copies, self.left_out, pairs, storage)
         return [*self.listed.findings, *self.decoded.findings, *of_images]
 
 
-def training_manifest(config: ResolvedTrainConfig, *, progress: bool = True) -> Manifest:
+def training_manifest(
+    config: ResolvedTrainConfig,
+    listing: "GivenImages | None" = None,
+    copies: list[Copy] | None = None,
+    *,
+    progress: bool = True,
+) -> Manifest:
     """Return the images that a run would take, with their splits and the digests of their files.
+
+    Args:
+        listing: What :func:`focus.data.readers.read_given` returned, if the paths have been read.
+        copies: What :func:`find_copies` returned for the same images, if they have been compared.
 
     Raises:
         InputError: as :func:`listed_images` and :func:`readable_images`.
     """
-    listed = listed_images(config, progress=progress)
-    return readable_images(listed, config, progress=progress).used
+    listed = listed_images(config, listing, progress=progress)
+    return readable_images(listed, config, copies=copies, progress=progress).used
 
 
 def listed_images(
@@ -127,12 +144,14 @@ def readable_images(
     images: ImageCache | None = None,
     *,
     recorded: Manifest | None = None,
+    copies: list[Copy] | None = None,
     progress: bool = True,
 ) -> RunImages:
     """Return those of the images that can be decoded, with digests, and the copies among them.
 
     images: Stores the decoded images. recorded: The manifest of a run that is resumed, whose splits
-    are taken.
+    are taken. copies: What :func:`find_copies` returned for the same images, if they have been
+    compared.
 
     Raises:
         InputError: too many bad files, a split that cannot be trained or of which copies are all
@@ -154,8 +173,9 @@ def readable_images(
     else:
         check_unseen(manifest, known_before(config), str(config.initial_checkpoint))
     check_trainable(manifest)
-    with phase("looking for copies"):
-        copies = find_copies(manifest, signatures)
+    if copies is None:
+        with phase("looking for copies"):
+            copies = find_copies(manifest, signatures)
     dropped = left_out(copies, drop=config.drop_copies)
     check_left(manifest, dropped)
     return RunImages(manifest, listed, decoded, copies, dropped, signatures)

@@ -157,19 +157,21 @@ def train(config: TrainConfig) -> Trained | None:
     if main:  # who prints and writes them
         with phase("findings"):
             findings = [*images.findings, *source_findings(images.manifest)]
-    of_runs = [map_findings(images.manifest, each) for each in runs]
+    findings_by_run = [map_findings(images.manifest, each) for each in runs]
     if run.dry_run:
         from focus.training.dry_run import dry_run
 
         for each, detector in zip(runs, detectors, strict=True):
             dry_run(each, detector, used, accelerator, decoded)
-    of_tests = tested_findings(used, detectors[0].config)
-    for line in worst_first([*findings, *of_tests, *chain.from_iterable(of_runs)]):
+    test_findings = tested_findings(used, detectors[0].config)
+    for line in worst_first([*findings, *test_findings, *chain.from_iterable(findings_by_run)]):
         accelerator.print(line)
     if run.dry_run:
         return None
     done = []
-    for each, detector, checkpoint, of_run in zip(runs, detectors, saved, of_runs, strict=True):
+    for each, detector, checkpoint, run_findings in zip(
+        runs, detectors, saved, findings_by_run, strict=True
+    ):
         begin_run(accelerator, each.run_folder, each.report_to)
         trainer = Trainer(
             each,
@@ -180,7 +182,7 @@ def train(config: TrainConfig) -> Trained | None:
             decoded=decoded,
             left_out=images.left_out,
         )
-        done.append(_run(trainer, images, [*findings, *of_run]))
+        done.append(_run(trainer, images, [*findings, *run_findings]))
         accelerator.free_memory()
     return Trained(tuple(filter(None, done))) if main else None
 

@@ -112,8 +112,9 @@ class Trainer:
         if warning := same_threads(accelerator.device, self.state.threads, config.threads):
             accelerator.print(f"warning: {warning}")
         self.state.threads = torch.get_num_threads()
+        used = without(manifest, left_out)
         self.train, self.validation, self.test = (
-            without(manifest, left_out).split(name) for name in ("train", "validation", "test")
+            used.split(name) for name in ("train", "validation", "test")
         )
         detector.config = detector.config.after(
             self.train.generators(), training_families(self.train), self.train.geometries()

@@ -23,16 +23,17 @@ def freeze(detector: Detector, tune: Tune) -> None:
     """
     if tune == "full":
         return
-    trained = _norms(detector.backbone)
-    detector.backbone.requires_grad_(False)
+    trained: list[nn.Parameter] = []
     if tune == "last-stage":
-        for parameter in _last_stage(detector):
-            parameter.requires_grad = True
+        trained = _last_stage(detector)
     elif tune == "norm":
-        for parameter in trained:
-            parameter.requires_grad = True
+        trained = _norms(detector.backbone)
         _check(trained, detector, tune, "normalisation layers")
-    elif tune == "lora":
+
+    detector.backbone.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad = True
+    if tune == "lora":
         _add_adapters(detector)
 
 

@@ -23,6 +23,7 @@ from focus.data.copies import Copy, fakes_beside_source, find_copies, left_out, 
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import files_of, human_map, is_drawing, source_findings
 from focus.data.readers import read_given
+from focus.data.readers.given import GivenImages
 from focus.data.readers.human_maps import MapOwners, unmatched_maps
 from focus.data.signatures import SignatureStore
 from focus.data.splits import assign_splits
@@ -117,6 +118,7 @@ def gather(config: CheckConfig) -> Findings:
     dropped = left_out(copies, drop=config.drop_copies)
     used = without(images, dropped)
     storage = storage_to_train_with(used, looks)
+    pairs = fakes_beside_source(used, signatures)
 
     audited = _audited(images, config.seed)
     labels = [sample.label or REAL for sample in audited]
@@ -126,7 +128,7 @@ def gather(config: CheckConfig) -> Findings:
     )
     pixels = audit(list(measured), labels, groups, seed=config.seed)
 
-    training = _training(config, progress=True)
+    training = _training(config, listing, copies, progress=True)
     without_copies = None
     if config.drop_copies and config.output is not None:
         without_copies = _without_copies(config, used)
@@ -135,7 +137,7 @@ def gather(config: CheckConfig) -> Findings:
         *([finding("training_refused", obstacle=obstacle)] if obstacle else []),
         *listing.findings,
         *decoded.findings,
-        *image_findings(images, copies, dropped, signatures, storage),
+        *image_findings(images, copies, dropped, pairs, storage),
         *source_findings(images),
         *_pixel_findings(pixels),
     ]
@@ -149,7 +151,7 @@ def gather(config: CheckConfig) -> Findings:
         n_unmatched=sum(len(unmatched_maps(folder, owned)) for folder, owned in owners.items()),
         copies=copies,
         dropped=dropped,
-        pairs=fakes_beside_source(used, signatures),
+        pairs=pairs,
         storage=storage.storage,
         pixels=pixels,
         without_copies=without_copies,
@@ -210,12 +212,21 @@ def _without_warnings() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _training(config: CheckConfig, progress: bool) -> Training:
-    """Return whether training would start."""
+def _training(
+    config: CheckConfig,
+    listing: GivenImages | None = None,
+    copies: list[Copy] | None = None,
+    *,
+    progress: bool,
+) -> Training:
+    """Return whether training would start.
+
+    listing, copies: What was read and compared of these images, if it was.
+    """
     try:
         # The layouts have been printed.
         with _without_warnings(), redirect_stdout(StringIO()):
-            training_manifest(resolve(config.for_training()), progress=progress)
+            training_manifest(resolve(config.for_training()), listing, copies, progress=progress)
     except InputError as error:
         return Training(str(error))
     return Training("")

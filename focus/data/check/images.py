@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from focus.data.check.headers import OF_TRAINING, Look, StorageAudit, storage_audit
-from focus.data.copies import Copy, copy_findings, fakes_beside_source, without
+from focus.data.copies import Copy, copy_findings, without
 from focus.data.known_images import CONTENT
 from focus.data.manifest import LABEL_NAMES, SYNTHETIC, Manifest, Sample, place_of
-from focus.data.signatures import SignatureStore
 from focus.errors import shown
 from focus.findings import Finding, finding
 
@@ -29,7 +28,7 @@ def image_findings(
     manifest: Manifest,
     copies: Sequence[Copy],
     dropped: Sequence[Copy],
-    signatures: SignatureStore,
+    pairs: Sequence[Copy],
     storage: StorageAudit,
 ) -> list[Finding]:
     """Return what is to be known of the images of a run.
@@ -38,7 +37,7 @@ def image_findings(
         manifest: The images with their splits and the digests of their files, copies included.
         copies: The images of later splits that show a picture of an earlier one.
         dropped: Those of the copies that are left out.
-        signatures: Those of the images.
+        pairs: The fakes in the split of their source, of the images that are used.
         storage: The audit of :func:`storage_to_train_with`.
     """
     used = without(manifest, dropped)
@@ -46,7 +45,7 @@ def image_findings(
         *two_label_findings(manifest),
         *copy_findings(manifest, copies, dropped),
         *storage.findings("images to train with", OF_TRAINING),
-        *_source_findings(fakes_beside_source(used, signatures)),
+        *_beside_source_findings(pairs),
         *namesake_findings(used),
         *few_images_findings(used),
     ]
@@ -122,7 +121,7 @@ def namesake_findings(manifest: Manifest) -> list[Finding]:
     return [finding("same_stem", count=len(pairs), path=first, original_path=original)]
 
 
-def _source_findings(pairs: Sequence[Copy]) -> list[Finding]:
+def _beside_source_findings(pairs: Sequence[Copy]) -> list[Finding]:
     if not pairs:
         return []
     first, original = place_of(pairs[0].sample), place_of(pairs[0].original)
