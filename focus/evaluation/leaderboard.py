@@ -50,8 +50,8 @@ class Standing:
     """One detector in a leaderboard.
 
     auc: The mean over the generators. aucs, intervals: Those of each generator, in the order of the
-    leaderboard. difference: Its mean minus that of the first detector; p_holm: that of the test of
-    it, adjusted for all pairs. Both are None of the first. first_rank, last_rank: The ranks that
+    leaderboard. difference: Its mean minus that of the first detector. p_holm: The p-value of this
+    difference, adjusted for all pairs. Both are None for the first detector. first_rank, last_rank: The ranks that
     the tests of all pairs leave open.
     """
 
@@ -150,14 +150,14 @@ def _leaderboard(
     detectors = [list(placed)[number] for number in np.argsort(-means, kind="stable")]
     hardest_first = np.argsort(aucs.mean(axis=0), kind="stable").tolist()
 
-    pairs = list(combinations(range(len(detectors)), 2))
-    differences = [
-        _difference(placed[detectors[one]], placed[detectors[other]]) for one, other in pairs
-    ]
-    adjusted = holm([difference.p_value for difference in differences])
+    differences = {
+        (worse, better): _difference(placed[detectors[worse]], placed[detectors[better]])
+        for better, worse in combinations(range(len(detectors)), 2)
+    }
+    adjusted = holm([difference.p_value for difference in differences.values()])
     tests = {
         pair: (difference.value, float(p_value))
-        for pair, difference, p_value in zip(pairs, differences, adjusted, strict=True)
+        for (pair, difference), p_value in zip(differences.items(), adjusted, strict=True)
     }
     ranks = rank_sets(len(detectors), tests)
 
@@ -180,8 +180,8 @@ def _leaderboard(
                 interval,
                 [placed_scores.aucs[generator] for generator in hardest_first],
                 [intervals[generator] for generator in hardest_first],
-                _difference(placed_scores, placed[detectors[0]]) if number else None,
-                tests[0, number][1] if number else None,
+                differences.get((number, 0)),
+                tests[number, 0][1] if number else None,
                 first_rank,
                 last_rank,
             )

@@ -31,13 +31,16 @@ class Measured:
     faithfulness: faithfulness.Summary
 
 
-def measured(folder: Path, manifest: Manifest, origin: Mapping[str, Any]) -> Measured:
+def measured(
+    folder: Path, manifest: Manifest, origin: Mapping[str, Any], threshold: float
+) -> Measured:
     """Return what was measured in a folder, if it is of these images and of this model.
 
     It is asked before an image is scored: hours of scoring must not end in a refusal. The images
     may be in another order.
 
-    origin: The provenance of the scores that are to be computed.
+    origin: The provenance of the scores that are to be computed. threshold: The one that decides:
+    faithfulness is that of decisions, robustness does not depend on it.
 
     Raises:
         InputError: it is of others, and would be lost.
@@ -63,6 +66,9 @@ def measured(folder: Path, manifest: Manifest, origin: Mapping[str, Any]) -> Mea
         raise InputError(_refusal(folder, files, " and ".join(differing)))
     if not before.keys() >= {DATA, WEIGHTS, PRECISION}:
         raise InputError(_refusal(folder, files, "a model that is not recorded there"))
+    falls = folder / FAITHFULNESS
+    if falls in files and (results.get("decision") or {}).get("threshold") != threshold:
+        raise InputError(_refusal(folder, [falls], "another --threshold"))
     perturbed = folder / robustness.FILE
     return Measured(
         robustness.read(perturbed) if perturbed in files else [],

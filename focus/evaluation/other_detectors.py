@@ -34,7 +34,7 @@ from focus.evaluation.results import Results, summarise
 from focus.evaluation.score_scales import ROUNDING, DetectorScores, detector_scores
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import operating_points
-from focus.findings import finding
+from focus.findings import Finding, finding
 from focus.metrics.figures import FIGURES
 from focus.model.operating_points import choose_threshold
 from focus.runtime.csv_files import CsvForm, csv_form, csv_rows, legible
@@ -71,11 +71,20 @@ class ScoreTable:
     @property
     def scores(self) -> Scores:
         """The rows with the scores of the first detector."""
-        return self.scores_of(self.detectors[0])
+        return Scores(**(self.images.columns() | {"score": self.detectors[0].values}))
 
-    def scores_of(self, detector: DetectorScores) -> Scores:
-        """Return the rows with the scores of one of the detectors."""
-        return Scores(**(self.images.columns() | {"score": detector.values}))
+    @property
+    def findings(self) -> list[Finding]:
+        """Which rows are left out, and what the numbers of each detector were taken for."""
+        findings = []
+        if self.left_out:
+            total = self.left_out + len(self.images)
+            findings.append(finding("rows_left_out", count=self.left_out, total=total))
+        for detector in self.detectors:
+            if detector.assumption:
+                whose = f"{shown(detector.name)}: " if len(self.detectors) > 1 else ""
+                findings.append(finding("scale_assumed", text=whose + detector.assumption))
+        return findings
 
     def __str__(self) -> str:
         columns = [f"{role}={name}" for role, name in self.columns.items()]
@@ -322,9 +331,9 @@ def evaluate_scores(
     columns = {**table.columns, SCORE: table.detectors[0].name}
     origin = {"file": table.path.name, "sha256": digest, "columns": columns}
     results["provenance"] = {"scores": origin, **this_program()}
-    of_scores = [finding("no_threshold")] if decides.name == "default" else []
-    if table.detectors[0].assumption:
-        of_scores.append(finding("scale_assumed", text=table.detectors[0].assumption))
+    of_scores = table.findings
+    if decides.name == "default":
+        of_scores.append(finding("no_threshold"))
     if raw_ends:
         low, high = raw_ends
         of_scores.append(finding("raw_scores", low=low, high=high))

@@ -108,7 +108,8 @@ class _Side(NamedTuple):
     """The units [U] of one class of a comparison.
 
     images: How many images each unit has. moved: By how much each moves the comparison's AUC.
-    wrong, right: Whether it has an image with an image of the other class on that side.
+    wrong: Whether an image of the unit is ranked the wrong way round with any image of the other
+    class, or tied. right: Whether one is ranked the right way round, or tied.
     """
 
     units: NDArray[np.int64]
@@ -132,9 +133,9 @@ class _Placed(NamedTuple):
     ``smallest`` is the effective number of units in the smallest class of a comparison: as many of
     equal sizes would tell as much. ``pairs`` counts the units of the smaller class, and
     ``inverted`` the units of a class with an image of the other on the wrong (or on the right)
-    side, the fewest of these. In ``inverted`` a unit counts by the square of the weight in the mean
-    of the units of its comparison, relative to the heaviest of its class: the errors of a generator
-    with a thousand images do not tell the variance of one with three.
+    side, the fewest of these. It is a weighted count: a unit counts as the square of its weight in
+    the mean, divided by that of the heaviest unit of its class. So the errors of a generator with a
+    thousand images say nothing of the variance of one with three.
     """
 
     auc: float

@@ -30,14 +30,7 @@ def as_text(boards: Sequence[Leaderboard]) -> str:
 
 def findings(boards: Sequence[Leaderboard], table: ScoreTable) -> list[Finding]:
     """Return what was taken for granted of scores, and which rows and generators are left out."""
-    notes = [
-        finding("scale_assumed", text=f"{shown(detector.name)}: {detector.assumption}")
-        for detector in table.detectors
-        if detector.assumption
-    ]
-    if table.left_out:
-        total = table.left_out + len(table.images.path)
-        notes.insert(0, finding("rows_left_out", count=table.left_out, total=total))
+    notes = table.findings
     for board in boards:
         if board.left_out:
             names = shown(", ".join(board.left_out))

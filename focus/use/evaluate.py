@@ -1,21 +1,25 @@
 """Evaluate a trained detector on images, or the scores that any detector left in a table."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from focus.config.evaluate import EvaluateConfig
 from focus.config.layouts import parse_labels
+from focus.data.copies import COPIES
 from focus.data.images import BAD_FILES
 from focus.data.known_images import is_run
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
-from focus.evaluation import leaderboard, other_detectors
+from focus.evaluation import leaderboard, other_detectors, robustness
 from focus.evaluation.findings import recorded
 from focus.evaluation.other_detectors import ScoreTable
-from focus.evaluation.results import Results
+from focus.evaluation.results import FAITHFULNESS, Results
 from focus.evaluation.scores import Scores
+from focus.findings import print_findings
 from focus.model.config import CONFIG_FILE
 from focus.model.operating_points import Threshold
 from focus.report.evaluation import Evaluation
+from focus.report.files import remove_report
 from focus.runtime.files import check_writable
 from focus.runtime.machine import is_main_process
 
@@ -64,7 +68,11 @@ def _of_tables(config: EvaluateConfig) -> Evaluation | None:
     if config.compare:
         from focus.report.comparison import compare  # with torch, to score images in common
 
-        output = Path(config.output or "comparison")
+        output = _checked(
+            Path(config.output or "comparison"),
+            usual="comparison",
+            others=["results.json", leaderboard.FILE],
+        )
         compare(config.compare, output, evaluated, common=config.common)
         return None
     if config.ranks_detectors:
@@ -78,7 +86,8 @@ def _of_tables(config: EvaluateConfig) -> Evaluation | None:
     found = recorded(results)
     evaluation = Evaluation(path.name, output, scores, results, found, manifest=faces)
     written = evaluation.save()
-    (output / BAD_FILES).unlink(missing_ok=True)
+    for name in (BAD_FILES, COPIES):
+        (output / name).unlink(missing_ok=True)
     evaluation.lines = [f"threshold: {Threshold(*results['decision'].values())}"]
     evaluation.lines += [f"written: {file}" for file in written]
     if config.report:
@@ -92,18 +101,18 @@ def _rank(config: EvaluateConfig, path: str) -> None:
     from focus.report.page import attempt
 
     output = _checked(
-        Path(config.output or "leaderboard"), usual="leaderboard", other="results.json"
+        Path(config.output or "leaderboard"), usual="leaderboard", others=["results.json"]
     )
     if Path(path).resolve() == (output / leaderboard.FILE).resolve():
         raise InputError(f"--scores {path} is a file that is written: give another --output.")
     table = _read(config, path)
     boards = leaderboard.leaderboards(table, config.training_generators)
     print(leaderboard_page.as_text(boards), end="\n\n")
+    remove_report(output)
     print(f"written: {leaderboard.write(boards, output)}")
     if config.report:
         print(attempt(lambda: leaderboard_page.write(boards, table, output)))
-    for finding in leaderboard_page.findings(boards, table):
-        print(finding)
+    print_findings(leaderboard_page.findings(boards, table))
 
 
 def _read(config: EvaluateConfig, path: str) -> ScoreTable:
@@ -125,20 +134,23 @@ def _read(config: EvaluateConfig, path: str) -> ScoreTable:
 def _output(config: EvaluateConfig) -> Path:
     """Return the folder of an evaluation; see :func:`_checked`."""
     output = Path(config.output or Path(config.run or "") / "evaluation")
-    return _checked(output, usual="evaluation", other=leaderboard.FILE)
+    others = [leaderboard.FILE]
+    if config.scores:  # whose evaluation measures neither
+        others += [robustness.FILE, FAITHFULNESS]
+    return _checked(output, usual="evaluation", others=others)
 
 
-def _checked(output: Path, *, usual: str, other: str) -> Path:
+def _checked(output: Path, *, usual: str, others: Sequence[str]) -> Path:
     """Return the folder to write to.
 
-    Evaluations and leaderboards write their reports under the same names.
+    Evaluations, leaderboards and comparisons write their reports under the same names.
 
-    usual: The usual name of such a folder. other: The file by which a folder of the other of the
-    two is recognised.
+    usual: The usual name of such a folder. others: Files of other commands, which this one would
+    replace, remove or leave beside its own report.
 
     Raises:
-        InputError: nothing can be written there; it is the folder of a run, of a model or of what
-            ``other`` belongs to, whose files would be replaced.
+        InputError: nothing can be written there; it is the folder of a run or of a model, or holds
+            one of ``others``.
     """
     check_writable(output)
     if is_run(output) or (output / CONFIG_FILE).is_file():
@@ -146,9 +158,10 @@ def _checked(output: Path, *, usual: str, other: str) -> Path:
             f"--output {output} is the folder of a run or a model, whose files would be replaced: "
             f"give another one, as {output / usual}."
         )
-    if (output / other).is_file():
-        raise InputError(
-            f"--output {output} holds {other} of another command, whose report would be replaced: "
-            "give another folder."
-        )
+    for name in others:
+        if (output / name).is_file():
+            raise InputError(
+                f"--output {output} holds {name} of another command, whose files would be "
+                "replaced: give another folder."
+            )
     return output

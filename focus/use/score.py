@@ -87,7 +87,7 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
         WEIGHTS: network.weights_sha256,
         PRECISION: accelerator.mixed_precision,
     }
-    before = run_on_all(accelerator, lambda: measured(output, manifest, origin))
+    before = run_on_all(accelerator, lambda: measured(output, manifest, origin, threshold.value))
     settings: dict[str, Any] = {
         "batch_size": detector.at_once(config.batch_size),
         "workers": default_workers() if config.workers is None else config.workers,

@@ -150,7 +150,16 @@ def test_no_report_of_another_command_is_replaced(tmp_path: Path) -> None:
         rank(table, 2, run)
     with pytest.raises(InputError, match=r"holds results\.json of another command"):
         rank(table, 2, tmp_path / "evaluation")
+    compared = ["--compare", str(table), str(table), "--columns", "score=d0", "--output"]
+    for folder in (run, tmp_path / "evaluation"):
+        with pytest.raises(InputError, match="whose files would be replaced"):
+            program.evaluate(parse(EvaluateConfig, [*compared, str(folder)]))
     assert files_in(tmp_path) == before
+    (tmp_path / "measured").mkdir()
+    (tmp_path / "measured" / "robustness.csv").touch()
+    with pytest.raises(InputError, match=r"holds robustness\.csv of another command"):
+        program.evaluate(parse(EvaluateConfig, [*one_column, str(tmp_path / "measured")]))
+    shutil.rmtree(tmp_path / "measured")
     rank(table, 2, run / "leaderboard", "--report", "false")
     before = files_in(tmp_path)
     with pytest.raises(InputError, match=r"holds leaderboard\.csv of another command"):

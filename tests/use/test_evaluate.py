@@ -167,6 +167,8 @@ def test_what_was_measured_before_stays_or_is_refused(
     noise(tmp_path / "more", 2)
     with pytest.raises(InputError, match=r"of other images.*: give another --output, or remove"):
         evaluate(model_dir=str(model), **given, test_real={"more": str(tmp_path / "more")})
+    with pytest.raises(InputError, match=r"faithfulness.csv of another --threshold: give"):
+        evaluate(model_dir=str(model), **given, threshold="0.9")
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
 
 
@@ -231,7 +233,7 @@ def test_what_was_measured_in_another_precision_is_refused(
     write_results(tmp_path, scores, {"provenance": before})
     (tmp_path / "robustness.csv").touch()
     with pytest.raises(InputError, match=message):
-        measured(tmp_path, manifest, origin)
+        measured(tmp_path, manifest, origin, 0.5)
 
 
 @pytest.mark.parametrize("flag", [None, "0.9"])

