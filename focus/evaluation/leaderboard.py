@@ -51,8 +51,8 @@ class Standing:
 
     auc: The mean over the generators. aucs, intervals: Those of each generator, in the order of the
     leaderboard. difference: Its mean minus that of the first detector. p_holm: The p-value of this
-    difference, adjusted for all pairs. Both are None for the first detector. first_rank, last_rank: The ranks that
-    the tests of all pairs leave open.
+    difference, adjusted for all pairs. Both are None for the first detector. first_rank,
+    last_rank: The ranks that the tests of all pairs leave open.
     """
 
     detector: str

