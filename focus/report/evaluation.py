@@ -84,15 +84,17 @@ class Evaluation:
     def save(self, folder: str | Path | None = None, *, keep_measured: bool = False) -> list[Path]:
         """Write ``results.json``, ``scores.csv`` and a sheet of CAMs; return their paths.
 
-        The report of earlier scores is removed, and what was measured beside them.
+        The report of earlier scores is removed, and what was measured beside them, unless the
+        folder holds this evaluation already.
 
         folder: By default that of the evaluation. keep_measured: Leave robustness and
         faithfulness, which are of these scores.
         """
         folder = Path(folder or self.folder)
+        before = _results_in(folder)
         written = write_results(folder, self.scores, self.results)
         remove_report(folder)
-        if not keep_measured:
+        if not keep_measured and _results_in(folder) != before:
             remove_measured(folder)
         (folder / OVERLAYS).unlink(missing_ok=True)
         if self.detector is not None and self.manifest:
@@ -116,3 +118,9 @@ class Evaluation:
     def __str__(self) -> str:
         table = [self.table(), ""] * (self.results is not None)
         return "\n".join([*table, *self.lines, *map(str, self.findings)])
+
+
+def _results_in(folder: Path) -> list[bytes]:
+    """Return the contents of the files of :func:`write_results` that a folder holds."""
+    files = [folder / "scores.csv", folder / "results.json"]
+    return [file.read_bytes() for file in files if file.is_file()]

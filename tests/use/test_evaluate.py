@@ -172,6 +172,29 @@ def test_what_was_measured_before_stays_or_is_refused(
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
 
 
+def test_an_evaluation_that_is_saved_again_keeps_what_it_measured(
+    model: Path, tmp_path: Path
+) -> None:
+    """Saved again from Python it lost robustness and faithfulness of its own scores."""
+    noise(tmp_path / "data" / "known" / "0_real", 3)
+    noise(tmp_path / "data" / "known" / "1_fake", 2)
+    flags: dict[str, Any] = {"model_dir": str(model), "data": (str(tmp_path / "data"),)}
+    flags |= {"workers": 0, "threads": 1, "report": False}
+    out = tmp_path / "out"
+    measuring = EvaluateConfig(**flags, output=str(out), equalise=True, faithfulness=True)
+    first = evaluation.evaluate(measuring)
+    files = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert files.keys() >= {"robustness.csv", "robustness.png", "faithfulness.csv"}
+    assert first is not None
+    first.save()
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == files
+
+    other = evaluation.evaluate(EvaluateConfig(**flags, output=str(tmp_path / "2"), threshold=".9"))
+    assert other is not None
+    other.save(out)
+    assert not {path.name for path in out.iterdir()} & {"robustness.csv", "faithfulness.csv"}
+
+
 def test_what_another_model_measured_is_refused_before_images_are_scored(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
