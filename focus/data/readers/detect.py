@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from focus.config.layouts import COLUMNS, HUB_PREFIX, DataLayout, parse_labels
+from focus.config.layouts import COLUMNS, HUB_PREFIX, DataLayout, label_table, parse_labels
 from focus.config.shared import DataConfig
 from focus.data.manifest import (
     LABEL_NAMES,
@@ -17,10 +17,11 @@ from focus.data.manifest import (
     numbered_samples,
     place_inside,
 )
-from focus.data.readers import cyborg, folders, label_tables, parquet, tables
+from focus.data.readers import cyborg, folders, parquet, tables
 from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.human_maps import MapOwners, find_maps, maps_in, with_maps
 from focus.data.readers.label_conflicts import label_conflicts
+from focus.data.readers.label_tables import LabelTable
 from focus.data.readers.rows import Portion, from_rows
 from focus.errors import InputError, shown
 from focus.findings import Finding
@@ -70,17 +71,16 @@ def read_path(
     config: DataConfig,
     owners: MapOwners,
     unnamed: str = DEFAULT_GENERATOR,
-    labels: str | None = None,
+    labels: LabelTable | None = None,
 ) -> Reading:
     """Read the images of one path, in the order of a table's rows or of the files' names.
 
     Args:
         path: A CSV, a parquet file, a folder, an image, or ``hf://USER/NAME``.
-        config: How to read it; its own paths are not read, but for the names of images in the
-            folders of ``--data``, where there is a table of labels.
+        config: How to read it; its own paths are not read.
         owners: The image that each human map belongs to, so far; new ones are added.
         unnamed: The generator of fakes if neither the data nor the configuration name one.
-        labels: The table of ``--labels``, if it is for this path: for folders of ``--data``.
+        labels: The table of ``--labels``, which is for folders of ``--data``: None for others.
 
     Raises:
         InputError: with the line number for a table, whatever is missing, empty, unknown,
@@ -118,16 +118,8 @@ def read_path(
             rows = ((line, replace(sample, group="")) for line, sample in rows)
         manifest = from_rows(rows, place)
     elif place.is_dir() and labels is not None:
-        labelled_folders = {
-            folder: maps or find_maps(folder)
-            for folder in (place, *map(absolute, config.data))
-            if folder.is_dir()
-        }
-        maps = labelled_folders[place]
-        layout = "csv"
-        found, manifest = label_tables.read(
-            place, Path(labels), config.columns_of(labels), words, labelled_folders
-        )
+        maps = maps or find_maps(place)
+        layout, found, manifest = "csv", labels.columns, labels.labelled(place)
     elif place.is_dir():
         maps = maps or find_maps(place)
         layout, manifest = folders.read(place, layout, config.generator or "", maps, words)
@@ -143,6 +135,24 @@ def read_path(
         manifest = manifest.where(Portion(most).takes)
     manifest = Manifest((_named(s, config.generator or unnamed) for s in manifest), manifest.source)
     return Reading(str(place), layout, found, manifest, tuple(findings))
+
+
+def read_labels(config: DataConfig) -> LabelTable | None:
+    """Read the table of ``--labels`` for the folders of ``--data``, None if it gives only words.
+
+    Raises InputError as :meth:`LabelTable.read`.
+    """
+    table = label_table(config.labels)
+    if table is None:
+        return None
+    maps = maps_in(absolute(config.human_maps)) if config.human_maps else None
+    folders_of_data = [path for path in map(absolute, config.data) if path.is_dir()]
+    return LabelTable.read(
+        Path(table),
+        config.columns_of(table),
+        parse_labels(config.labels),
+        {folder: maps or find_maps(folder) for folder in folders_of_data},
+    )
 
 
 def takes(layout: DataLayout, path: str) -> bool:

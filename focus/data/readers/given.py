@@ -11,9 +11,16 @@ from focus.config.shared import DataConfig, ImagesConfig
 from focus.data.images import limit_pixels
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
 from focus.data.near_far import SEVERAL, family_of, served_by
-from focus.data.readers.detect import DEFAULT_GENERATOR, Reading, read_path, takes
+from focus.data.readers.detect import (
+    DEFAULT_GENERATOR,
+    Reading,
+    read_labels,
+    read_path,
+    takes,
+)
 from focus.data.readers.human_maps import MapOwners, unmatched_findings
 from focus.data.readers.label_conflicts import label_conflicts
+from focus.data.readers.label_tables import LabelTable
 from focus.data.readers.rows import join
 from focus.errors import InputError, listed
 from focus.findings import Finding
@@ -68,22 +75,23 @@ def read_given(
     given = [*config.data, *test_data.values(), *test_real.values()]
     if config.layout and not any(takes(config.layout, path) for path in given):
         raise InputError(f"--layout {config.layout} suits none of the paths given: give another.")
-    labels = label_table(config.labels)
-    if labels is not None and not any(Path(path).is_dir() for path in config.data):
+    table = label_table(config.labels)
+    if table is not None and not any(Path(path).is_dir() for path in config.data):
         raise InputError(
-            f"--labels {labels} is a table for a folder of images, and no folder is given as "
+            f"--labels {table} is a table for a folder of images, and no folder is given as "
             "--data: give the table itself, as --data or --test-data NAME=TABLE."
         )
     for_tests = replace(config, human_maps=None, generator=None)
     if test_data or test_real:
         config = replace(config, columns=_without_absent_label(config.columns))
+    labels = read_labels(config)
     owners = {} if owners is None else owners
 
     def read(
         path: str,
         config: DataConfig,
         unnamed: str = DEFAULT_GENERATOR,
-        labels: str | None = None,
+        labels: LabelTable | None = None,
     ) -> Reading:
         if config.layout and not takes(config.layout, path):
             config = replace(config, layout=None)

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from focus.config.command_line import parse
-from focus.config.layouts import label_table
 from focus.config.shared import DataConfig, SharedConfig
 from focus.config.train import TrainConfig
 from focus.data.manifest import Manifest
 from focus.data.readers import read_given
-from focus.data.readers.detect import Reading, read_path
+from focus.data.readers.detect import Reading, read_labels, read_path
+from focus.data.readers.folders import images_without_maps
 from focus.data.readers.given import GivenImages
 from focus.errors import InputError
 
@@ -26,7 +26,7 @@ def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read(path: str, **settings: object) -> Reading:
     config = DataConfig(data=(path,), **settings)  # type: ignore[arg-type]
-    return read_path(path, config, {}, labels=label_table(config.labels))
+    return read_path(path, config, {}, labels=read_labels(config))
 
 
 def facts(manifest: Manifest) -> list[tuple[str, int | None, str]]:
@@ -150,6 +150,49 @@ def test_a_table_of_labels_is_for_the_folders_of_data_alone() -> None:
     Path("labels.csv").write_text("\n".join(["file,klass", *whole, "x,real"]))
     labels = [(Path(s.path).parent.name, s.label) for s in images("A", "B", "C").data]
     assert labels == [*[("A", 1)] * 4, *[("B", 0)] * 4, ("C", 0)]
+
+
+def test_a_further_folder_needs_rows_in_the_table_of_labels_or_a_table_of_its_own() -> None:
+    write({"A/1.png": "face 1", "A/2.png": "face 2", "B/3.png": "face 3"}, Path())
+    Path("labels.csv").write_text("path,label\n1,real\n2,fake\n")
+
+    def labels_of(*data: str) -> list[int | None]:
+        images = read_given(TrainConfig(data=data, labels=("labels.csv",))).data
+        return [sample.label for sample in images]
+
+    with pytest.raises(
+        InputError,
+        match=r"^--labels labels.csv has rows for other folders of --data and none for \S+/B "
+        r"\(1 images\): add rows that name its images by their paths below it, or give a table of "
+        r"these paths and labels as --data in its place\.$",
+    ):
+        labels_of("A", "B")
+    Path("B.csv").write_text("path,label\nB/3.png,real\n")
+    assert labels_of("A", "B.csv") == [0, 1, 0]
+    with Path("labels.csv").open("a") as table:
+        table.write("3.png,real\n")
+    assert labels_of("A", "B") == [0, 1, 0]
+
+
+def test_each_folder_is_listed_once_for_a_table_of_labels(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of n folders was listed n times, and the table read n times."""
+    folders = [f"set/{n}" for n in range(20)]
+    write({f"{folder}/{n}.png": "face 1" for n, folder in enumerate(folders)}, Path())
+    rows = [f"{n},{('real', 'fake')[n % 2]}" for n in range(20)]
+    Path("labels.csv").write_text("\n".join(["path,label", *rows, "20,real"]))
+    listed: list[Path] = []
+
+    def listing(folder: Path, maps: Path | None) -> list[Path]:
+        listed.append(folder)
+        return images_without_maps(folder, maps)
+
+    monkeypatch.setattr("focus.data.readers.label_tables.images_without_maps", listing)
+    images = read_given(TrainConfig(data=tuple(folders), labels=("labels.csv",))).data
+    assert [sample.label for sample in images] == [0, 1] * 10
+    assert len(listed) == len(folders)
+    assert caplog.text.count("1 of 21 rows name no image of") == 1
 
 
 def test_a_table_of_labels_may_have_an_equals_sign_in_its_path() -> None:
