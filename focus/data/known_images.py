@@ -93,13 +93,12 @@ def record_of(run: Path) -> Manifest:
     return Manifest.from_csv(run / MANIFEST) if is_run(run) else _NONE
 
 
-def known_to(model: Path) -> Manifest:
-    """Load what a model folder in a run folder was trained or chosen on, by earlier runs too.
+def known_to_run(run: Path, record: Manifest) -> Manifest:
+    """Return what the model of a run was trained or chosen on, by earlier runs too.
 
-    Empty for a model that lies in no run.
+    record: What :func:`record_of` returns for the run; empty for a folder that is no run's.
     """
-    run = absolute(model).parent
-    known = record_of(run).where(lambda sample: sample.split in ("train", "validation"))
+    known = record.where(lambda sample: sample.split in ("train", "validation"))
     before = run / BEFORE
     return known + Manifest.from_csv(before) if known and before.is_file() else known
 
@@ -107,4 +106,7 @@ def known_to(model: Path) -> Manifest:
 def known_before(config: TrainConfig) -> Manifest:
     """Load what the initial weights of a run know; empty without any."""
     weights = config.initial_checkpoint
-    return _NONE if weights is None else known_to(Path(weights).parent)
+    if weights is None:
+        return _NONE
+    run = absolute(weights).parent.parent
+    return known_to_run(run, record_of(run))

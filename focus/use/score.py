@@ -28,7 +28,7 @@ from focus.data.known_images import (
     KnownImages,
     digest_of,
     is_run,
-    known_to,
+    known_to_run,
     record_of,
 )
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, absolute
@@ -111,7 +111,7 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
             faithfulness.add(before.faithfulness, evaluation.results)
         evaluation.perturbed = before.perturbed
         written = [*evaluation.save(keep_measured=True), *images.save(output)]
-        lines = [*_kept_lines(before, config), *people_lines(evaluation.results or {})]
+        lines = [*_kept_lines(before, names, config), *people_lines(evaluation.results or {})]
     if names:
         perturbed = robustness.measure(accelerator, detector, manifest, scores, names, **settings)
         if evaluation:
@@ -138,11 +138,10 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
     return evaluation
 
 
-def _kept_lines(before: Measured, config: EvaluateConfig) -> list[str]:
+def _kept_lines(before: Measured, perturbations: list[str], config: EvaluateConfig) -> list[str]:
     """Say what an earlier evaluation of the same scores has measured, and this one does not."""
-    now = perturbations_of(config)
-    kept = list(dict.fromkeys(row.perturbation for row in before.perturbed))
-    kept = [name for name in kept if name not in now]
+    measured_before = dict.fromkeys(row.perturbation for row in before.perturbed)
+    kept = [name for name in measured_before if name not in perturbations]
     if before.faithfulness and not config.faithfulness:
         kept.append("faithfulness")
     return [f"kept, as measured before on the same scores: {', '.join(kept)}"] if kept else []
@@ -214,11 +213,14 @@ def _images(
     listing = read_given(config, allow_unlabelled=True, output=output)
     images = listing.data + listing.tests
     findings = list(listing.findings)
+    run = model.parent
+    record = record_of(run)
+    known = known_to_run(run, record)
     labels = {sample.label for sample in images}
     if config.run is not None and not images:
-        images = _tested_on(Path(config.run), progress=progress)
+        images = _tested_on(run, record, progress=progress)
     elif config.run is not None and SYNTHETIC in labels and REAL not in labels:
-        reals = _real_images_of(_tested_on(Path(config.run), progress=progress))
+        reals = _real_images_of(_tested_on(run, record, progress=progress))
         images += reals
         if reals:
             findings.append(finding("reals_of_run", count=len(reals), run=config.run))
@@ -233,9 +235,11 @@ def _images(
         progress=progress,
         max_bad=config.max_bad,
     )
-    unseen, of_known = _unseen(model, readable.manifest)
-    copies, of_comparison = _copies_of_known(model, unseen, signatures)
-    trained = _training(model.parent)
+    if not is_run(run):
+        findings.append(finding("no_record"))
+    unseen, of_known = _unseen(known, readable.manifest)
+    copies, of_comparison = _copies_of_known(known, unseen, signatures, progress=progress)
+    trained = _training(run)
     drop = config.drop_copies or (trained is not None and trained.drop_copies)
     dropped = left_out(copies, drop=drop)
     scored = without(unseen, dropped)
@@ -258,9 +262,8 @@ def _images(
     return ScoredImages(scored, bad, copies, dropped, findings)
 
 
-def _tested_on(run: Path, *, progress: bool) -> Manifest:
-    """Return the images that a run was tested on."""
-    record = record_of(run)
+def _tested_on(run: Path, record: Manifest, *, progress: bool) -> Manifest:
+    """Return the images that a run was tested on; record: its manifest."""
     if load_config(TrainConfig, run / "config.yaml").data:
         return record.split("test")
     demo = demo_manifest(progress=progress)
@@ -276,13 +279,12 @@ def _real_images_of(manifest: Manifest) -> Manifest:
 
 
 def _copies_of_known(
-    model: Path, unseen: Manifest, signatures: SignatureStore
+    known: Manifest, unseen: Manifest, signatures: SignatureStore, *, progress: bool
 ) -> tuple[list[Copy], list[Finding]]:
     """Return the images that show what the model was trained or chosen on, stored anew.
 
     And what is to be known of those that can no longer be compared with.
     """
-    known = known_to(model)
     has_signature = signatures.has([sample.extra.get(CONTENT, "") for sample in known])
     originals = [sample for sample, has in zip(known, has_signature, strict=True) if has]
     others = [sample for sample, has in zip(known, has_signature, strict=True) if not has]
@@ -290,7 +292,9 @@ def _copies_of_known(
     there = [replace(s, human_map=None, mask_path=None) for s in others if Path(s.path).is_file()]
     if there:
         with suppress(InputError):  # none can be decoded any more
-            decoded = check_images(Manifest(there), signatures=signatures, max_bad=1.0)
+            decoded = check_images(
+                Manifest(there), signatures=signatures, progress=progress, max_bad=1.0
+            )
             # One that has changed since is not what the model knows.
             originals += [s for s in decoded.manifest if recorded[s.path] in ("", digest_of(s))]
     lacking = len(known) - len(originals)
@@ -298,16 +302,14 @@ def _copies_of_known(
     return copies_of(Manifest(originals), unseen, signatures), findings
 
 
-def _unseen(model: Path, images: Manifest) -> tuple[Manifest, list[Finding]]:
+def _unseen(known: Manifest, images: Manifest) -> tuple[Manifest, list[Finding]]:
     """Return the images that the model was neither trained nor chosen on, nor others of a group.
 
     And what is to be known of those that are left out.
     """
     findings = []
-    if not is_run(model.parent):
-        findings.append(finding("no_record"))
-    known = KnownImages(known_to(model))
-    shared = {id(sample): known.match(sample) for sample in images}
+    known_images = KnownImages(known)
+    shared = {id(sample): known_images.match(sample) for sample in images}
     others = images.where(lambda s: s.split != "train" and shared[id(s)] != "file")
     unseen = others.where(lambda s: not shared[id(s)])
     if not unseen:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -311,6 +312,29 @@ def test_one_threshold_decides_everywhere(
 def test_a_run_alone_is_scored_on_what_it_was_tested_on(own_run: Path) -> None:
     evaluate(run=str(own_run))
     assert names_of(own_run / "evaluation") == ["3.png", "4.png", "6.png"]
+
+
+def test_the_record_of_a_run_is_loaded_once(
+    own_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It was loaded for what to score, what is known and what may be a copy: thousands of rows."""
+    loaded: list[Path] = []
+    load = Manifest.from_csv
+
+    def loading(path: Path) -> Manifest:
+        loaded.append(path)
+        return load(path)
+
+    monkeypatch.setattr(Manifest, "from_csv", loading)
+    monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
+    fakes = noise(tmp_path / "fakes", 4)
+    evaluate(run=str(own_run), test_data={"new": str(fakes)}, output=str(tmp_path / "out"))
+    assert loaded == [own_run / "manifest.csv"]
+    bars = re.findall(r"checking files: 100%\D*(\d+)/", capfd.readouterr().err)
+    assert bars == ["6", "3"], "what is scored, then what the model knows"
 
 
 def test_a_run_on_the_demo_set_is_scored_on_its_own_test_images_too(
