@@ -9,7 +9,7 @@ from pathlib import Path
 from focus.config.layouts import label_table
 from focus.config.shared import DataConfig, ImagesConfig
 from focus.data.images import limit_pixels
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key, place_of
 from focus.data.near_far import SEVERAL, family_of, served_by
 from focus.data.readers.detect import (
     DEFAULT_GENERATOR,
@@ -213,8 +213,8 @@ def _refuse_two_labels(images: Iterable[Sample]) -> None:
         one = first.setdefault((file_key(sample.path), sample.box), sample)
         if {one.label, sample.label} == {REAL, SYNTHETIC}:
             raise InputError(
-                f"{sample.path!r} is given as real and as synthetic, there as {one.path!r}: keep "
-                "one of them."
+                f"{place_of(sample)!r} is given as real and as synthetic, there as "
+                f"{place_of(one)!r}: keep one of them."
             )
 
 

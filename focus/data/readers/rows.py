@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from focus.data.manifest import REAL, Manifest, Sample
+from focus.data.manifest import REAL, Manifest, Sample, place_of
 from focus.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -100,8 +100,8 @@ def _unique(
         for name in ("label",) if label_only else unique:
             if getattr(one, name) != getattr(sample, name):
                 raise InputError(
-                    f"{unit}{at}: {sample.path!r} is in {unit}{other} too, with another {name}; "
-                    "keep one of them."
+                    f"{unit}{at}: {place_of(sample)!r} is in {unit}{other} too, with another "
+                    f"{name}; keep one of them."
                 )
         generator = sample.generator if sample.label == REAL else ""
         purpose = sample.path, sample.split, sample.test_set, generator
@@ -111,6 +111,6 @@ def _unique(
         at, sample = repeated[0]
         _log.warning(
             "left out %d images that were given before, the first in %s%s, %r",
-            *(len(repeated), unit, at, sample.path),
+            *(len(repeated), unit, at, place_of(sample)),
         )
     return list(kept.values())

@@ -52,7 +52,9 @@ def test_a_parquet_file(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFi
             (1, "synthetic", "train", {"width": "3", "stored_in": f"{path}, row 3"}),
         ]
         assert [Path(s.path).read_bytes() for s in found] == [face(1), face(2), face(3)]
-    assert f"left out 1 images that were given before, the first in {path}, row 4" in caplog.text
+    row = f"{path}, row 4"
+    assert f"left out 1 images that were given before, the first in {row}, {row!r}" in caplog.text
+    assert str(cache) not in caplog.text, "nobody knows the copies of the images in the cache"
     files = sorted(path for path in cache.rglob("*") if path.is_file())
     assert [path.suffix for path in files] == [".png"] * 3
     # A file that is not what it was is written again, also one of the same size.
@@ -177,7 +179,10 @@ def test_paths_in_parquet(tmp_path: Path, cache: Path) -> None:
         ({"image": pictures(1), "label": ["maybe"]}, "row 1: label 'maybe' is none of"),
         ({"image": [None], "label": [0]}, "row 1: an empty path"),
         ({"photo": pictures(1), "label": [0]}, "no column names the image among photo, label"),
-        ({"image": pictures(1, 1), "label": [0, 1]}, "row 2: .* is in .*row 1 too, with another"),
+        (
+            {"image": pictures(1, 1), "label": [0, 1]},
+            "row 2: '.*x.parquet, row 2' is in .*row 1 too, with another",
+        ),
         (None, "Cannot read .*x.parquet as parquet .*: check"),
     ],
 )
