@@ -4,7 +4,7 @@ import gc
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from traceback import clear_frames
 from typing import Any, NamedTuple
@@ -36,7 +36,6 @@ from focus.kernels.reference import map_entropy
 from focus.kernels.terms import FLAT_STEPS
 from focus.runtime.progress import progress_bar
 
-UNLABELLED = -1
 # What torch says of a worker that is gone, or of memory that it cannot share.
 _LOST = re.compile(
     "DataLoader worker .pid|shared memory|unable to mmap|Too many open files|Pin memory thread"
@@ -116,17 +115,10 @@ class FaceDataset(Dataset[Batch]):
         images: ImageCache | None = None,
         ends_on_device: bool = False,
     ) -> None:
-        # Arrays: each look at an object changes its count of references, and so, page by page, a
-        # worker would get a copy of the whole manifest, which it shares at first.
-        self._paths = _encoded(sample.path for sample in manifest)
-        self._human_maps = _encoded(sample.human_map or "" for sample in manifest)
-        # "" in a manifest that was not checked.
-        self._digests = {
-            kind: _encoded(sample.extra.get(column, "") for sample in manifest)
-            for kind, column in KINDS.items()
-        }
-        labels = (UNLABELLED if sample.label is None else sample.label for sample in manifest)
-        self._labels = np.fromiter(labels, np.int64, len(manifest))
+        # A worker shares the manifest's columns. Of objects it would get copies, page by page,
+        # since each look at one changes its count of references.
+        self._manifest = manifest
+        self._labels = manifest.labels
         self.image_size, self.grid = preprocessing.image_size, preprocessing.grid
         self.fit = preprocessing.fit
         self.augment = Augmentation(augment, self.image_size) if augment else None
@@ -151,7 +143,7 @@ class FaceDataset(Dataset[Batch]):
     def mean_map_entropy(self, *, progress: bool = True) -> float | None:
         """Return the mean entropy in [0, 1] of the human maps on the grid; None without any."""
         entropies = []
-        with_map = np.flatnonzero(self._human_maps)
+        with_map = np.flatnonzero(self._manifest.has("human_map"))
         for row in progress_bar(with_map, "entropy of the maps", unit="map", disable=not progress):
             heat = self._heat(row) if self.fit == "squash" else self._parts(row, cut=True)[1]
             saliency, has_map = self._saliency([heat], draws=[])
@@ -192,7 +184,7 @@ class FaceDataset(Dataset[Batch]):
         elif self.augment is not None:
             pixels = self.augment.change(pixels, draws)
         saliency, has_map = self._saliency(heats, draws)
-        target = torch.from_numpy(self._labels[rows])
+        target = torch.from_numpy(self._labels[rows].astype(np.int64))
         token = torch.empty((len(keys), 0), device="cpu")
         return Batch(pixels, target, saliency, has_map, torch.tensor(rows), token, table)
 
@@ -206,6 +198,10 @@ class FaceDataset(Dataset[Batch]):
         """Return the key that decides how an image is augmented."""
         return self.seed, int(self._epoch), row + again * len(self)
 
+    def digest(self, kind: str, row: int) -> str:
+        """Return the digest of an image or human map, "" in a manifest that was not checked."""
+        return self._manifest.cell(KINDS[kind], row)
+
     def _load(self, row: int, out: npt.NDArray[np.uint8]) -> None:
         """Write the squashed image [S, S, 3] to ``out``."""
         if self._perturb is None and self._stored and self._stored["image"].read(row, out):
@@ -218,7 +214,7 @@ class FaceDataset(Dataset[Batch]):
         if pixels is not None:
             image = Image.fromarray(pixels)
         else:
-            path, digest = _decoded(self._paths[row]), _decoded(self._digests["image"][row])
+            path, digest = self._manifest.cell("path", row), self.digest("image", row)
             content = read_unchanged([path], digest)[0] if digest else None
             image = load_image(path, content)
         return image if self._perturb is None else self._perturb(image, row)
@@ -227,7 +223,7 @@ class FaceDataset(Dataset[Batch]):
         """Return the image [3, H, W] and its map [H, W]; of ``cut`` ones the middle."""
         image, side, fitting = self._image(row), self.image_size, middle if cut else at_least
         pixels = torch.tensor(fitting(np.asarray(image), side), device="cpu").permute(2, 0, 1)
-        if not self._human_maps[row]:
+        if not self._manifest.cell("human_map", row):
             return pixels, None
         heat = fitting(resized(self._human_map(row), image.size), side)
         return pixels, torch.tensor(heat, device="cpu")
@@ -237,11 +233,11 @@ class FaceDataset(Dataset[Batch]):
         stored: Map | None = self._stored["map"].read_at_own_size(row) if self._stored else None
         if stored is not None:
             return stored
-        return human_map(_decoded(self._human_maps[row]), _decoded(self._digests["map"][row]))
+        return human_map(self._manifest.cell("human_map", row), self.digest("map", row))
 
     def _heat(self, row: int) -> Tensor | None:
         """Return the human map at the images' size, [S, S]."""
-        if not self._human_maps[row]:
+        if not self._manifest.cell("human_map", row):
             return None
         heat = np.empty((self.image_size, self.image_size), np.float32)
         if not (self._stored and self._stored["map"].read(row, heat)):
@@ -277,14 +273,6 @@ class FaceDataset(Dataset[Batch]):
         saliency[positions] = ((cells - low) / span)[varied]
         has_map[positions] = True
         return saliency, has_map
-
-
-def _encoded(texts: Iterable[str]) -> npt.NDArray[np.bytes_]:
-    return np.array([text.encode("utf-8", "surrogateescape") for text in texts], dtype=np.bytes_)
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "surrogateescape")
 
 
 def loader(

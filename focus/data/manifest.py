@@ -4,24 +4,33 @@
 sets, training and evaluation take one.
 """
 
+import copy
 import math
+import operator
 import os
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain
+from itertools import repeat
 from pathlib import Path
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, NamedTuple, Self, SupportsIndex, TypeVar, cast, get_args, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from focus.config.layouts import COLUMNS
+from focus.data.columns import Column, PathColumn, Rows, TextColumn, Texts
 from focus.errors import InputError
 from focus.runtime.csv_files import column_count_error, csv_rows, legible
 from focus.runtime.files import write_csv
 
 REAL, SYNTHETIC = 0, 1
 LABEL_NAMES = ("real", "synthetic")
+UNLABELLED = -1
+"""Stands for None in arrays of labels."""
 
 Split = Literal["", "train", "validation", "test"]
 TestSet = Literal["", "closed", "closed_balanced", "open"]
@@ -36,9 +45,15 @@ GEOMETRY = "geometry"
 """Column that says how a face was cut out: ``box margin 0.3``."""
 WHOLE = "whole"
 """The geometry of an image for which that column says nothing."""
+_Value = TypeVar("_Value", bound=np.generic)
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the upright image."""
 NO_EXTRA: Mapping[str, str] = {}  # shared, since a manifest may have a million rows
+
+_BLOCK = 4096  # rows of which samples are made together
+_NO_BOX = array("d", [math.nan] * 4)
+_PATHS = ("path", "human_map", "mask_path")
+_TEXTS = (*_PATHS, "generator", "family", "split", "test_set", "group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,35 +88,181 @@ def place_of(sample: Sample) -> str:
     return sample.extra.get(STORED_IN, sample.path)
 
 
-class Manifest(tuple[Sample, ...]):
-    """An immutable sequence of samples, and where it came from (``source``, for messages)."""
+class Numbered(NamedTuple):
+    """A column as numbers, which are equal where the texts are.
 
-    source: str
+    numbers: The number of each row's text in ``texts``, [N] int32, -1 where it is "".
+    """
 
-    def __new__(cls, samples: Iterable[Sample] = (), source: str = "") -> Self:
-        manifest = super().__new__(cls, samples)
-        manifest.source = source
+    numbers: NDArray[np.int32]
+    texts: Texts
+
+
+class Manifest(Sequence[Sample]):
+    """An immutable sequence of samples, and where it came from (``source``, for messages).
+
+    It is a table of columns, of some hundred bytes an image, and a :class:`Sample` is made when one
+    is asked for: a loop over a million takes seconds, which :meth:`numbered`, :meth:`cells` and the
+    other methods for whole columns do not. What is selected shares the columns.
+    """
+
+    def __init__(self, samples: Iterable[Sample] = (), source: str = "") -> None:
+        self.source = source
+        self._table: _Table
+        self._rows: Rows | None = None
+        if isinstance(samples, Manifest):
+            self._table, self._rows = samples._table, samples._rows
+        else:
+            self._table = _Table.of(samples)
+
+    @classmethod
+    def _of(cls, table: "_Table", rows: Rows | None, source: str) -> "Manifest":
+        manifest = cls.__new__(cls)
+        manifest._table, manifest._rows, manifest.source = table, rows, source
         return manifest
 
-    def __add__(self, other: "Manifest") -> "Manifest":  # type: ignore[override]
+    def __len__(self) -> int:
+        return len(self._table) if self._rows is None else len(self._rows)
+
+    @overload
+    def __getitem__(self, row: SupportsIndex) -> Sample: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> "Manifest": ...
+
+    def __getitem__(self, row: SupportsIndex | slice) -> "Sample | Manifest":
+        if isinstance(row, slice):
+            return self.take(np.arange(len(self), dtype=np.int32)[row])
+        rows = np.array([self._row(row)], np.int32)
+        return self._table.samples(self._rows_of_table(rows))[0]
+
+    def __iter__(self) -> Iterator[Sample]:
+        for start in range(0, len(self), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(self)), dtype=np.int32)
+            yield from self._table.samples(self._rows_of_table(rows))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Manifest):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Manifest of {len(self)} images from {self.source!r}"
+
+    def __add__(self, other: "Manifest") -> "Manifest":
         joined = ", ".join(dict.fromkeys(s for s in (self.source, other.source) if s))
-        return Manifest(chain(self, other), joined)
+        if not self or not other:
+            return Manifest(self or other, joined)
+        return self._of(self._compact().extended(other._compact()), None, joined)
+
+    def take(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> "Manifest":
+        """Return the samples of these rows, or of those that a mask [N] has, in their order."""
+        if rows.dtype == bool:
+            rows = np.flatnonzero(rows)
+        return self._of(self._table, self._rows_of_table(rows.astype(np.int32)), self.source)
 
     def where(self, keep: Callable[[Sample], bool]) -> "Manifest":
         """Return the samples for which ``keep`` is true, in order."""
-        return Manifest(filter(keep, self), self.source)
+        return self.take(np.fromiter(map(keep, self), bool, len(self)))
 
     def split(self, name: Split) -> "Manifest":
         """Return the samples of one split, in order."""
-        return self.where(lambda sample: sample.split == name)
+        return self.take(self.equals("split", name))
 
     def generators(self) -> list[str]:
         """Return the sorted names of the generators of the fakes."""
-        return sorted({s.generator for s in self if s.label == SYNTHETIC})
+        generator = self.numbered("generator")
+        of_fakes = np.unique(generator.numbers[self.labels == SYNTHETIC])
+        return sorted("" if number < 0 else generator.texts[number] for number in of_fakes.tolist())
 
     def geometries(self) -> Counter[str]:
         """Count the images that are cut out in each way."""
-        return Counter(sample.extra.get(GEOMETRY, WHOLE) for sample in self)
+        return Counter(cell or WHOLE for cell in self.cells(GEOMETRY))
+
+    @property
+    def labels(self) -> NDArray[np.int8]:
+        """The label of each image, [N]: 0 real, 1 synthetic, -1 unlabelled."""
+        return self._selected(np.asarray(self._table.label))
+
+    def cell(self, column: str, row: int) -> str:
+        """Return one text of a column, which may be one of ``extra``; "" if there is none."""
+        texts = self._table.column(column)
+        if texts is None:
+            return ""
+        return texts[self._row(row) if self._rows is None else int(self._rows[row])] or ""
+
+    def cells(self, column: str) -> Iterator[str]:
+        """Yield the texts of a column, which may be one of ``extra``; "" where there is none."""
+        texts = self._table.column(column)
+        if texts is None:
+            yield from repeat("", len(self))
+            return
+        for start in range(0, len(self), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(self)), dtype=np.int32)
+            yield from (text or "" for text in texts.of(self._rows_of_table(rows)))
+
+    def has(self, column: str) -> NDArray[np.bool_]:
+        """Tell which rows have a text in a column, which may be one of ``extra``, [N]."""
+        texts = self._table.column(column)
+        if texts is None:
+            return np.zeros(len(self), bool)
+        return self._selected(texts.has_text())
+
+    def numbered(self, column: str) -> Numbered:
+        """Return a column that holds no paths, which may be one of ``extra``, as numbers."""
+        texts = self._table.column(column)
+        if texts is None:
+            return Numbered(np.full(len(self), -1, np.int32), Texts())
+        if isinstance(texts, PathColumn):
+            raise TypeError(f"{column} holds paths")
+        numbers = self._selected(np.asarray(texts.numbers))
+        first_equal = np.where(texts.texts.are_empty(), -1, texts.texts.first_equal())
+        return Numbered(np.append(first_equal, -1).astype(np.int32)[numbers], texts.texts)
+
+    def equals(self, column: str, text: str) -> NDArray[np.bool_]:
+        """Tell which rows have this text in a column that holds no paths, [N]."""
+        numbers, texts = self.numbered(column)
+        if not text:
+            number = -1
+        elif text in texts:
+            number = texts.index(text)  # of the first one, by which they are numbered
+        else:
+            return np.zeros(len(self), bool)
+        equals: NDArray[np.bool_] = numbers == number
+        return equals
+
+    def with_labels(self, labels: NDArray[np.integer[Any]]) -> "Manifest":
+        """Return the manifest with these labels, [N] as :attr:`labels`."""
+        manifest = self._ascending()
+        changed = copy.copy(manifest._table)
+        new = np.array(changed.label, np.int8)
+        new[manifest._rows_of_table(np.arange(len(self), dtype=np.int32))] = labels
+        changed.label = array("b", new.tobytes())
+        return self._of(changed, manifest._rows, self.source)
+
+    def with_cells(
+        self,
+        column: str,
+        texts: Iterable[str],
+        rows: NDArray[np.integer[Any]] | NDArray[np.bool_] | None = None,
+    ) -> "Manifest":
+        """Return the manifest with other texts in a column; what is not changed is shared.
+
+        column: A field of :class:`Sample` that is a text, or one of ``extra``. texts: One for each
+        row, "" for none. rows: The rows that are changed, ascending, or a mask [N]; by default all.
+        """
+        manifest = self._ascending()
+        if rows is None:
+            rows = np.arange(len(self), dtype=np.int32)
+        elif rows.dtype == bool:
+            rows = np.flatnonzero(rows)
+        rows_of_table = manifest._rows_of_table(rows.astype(np.int32))
+        changed = manifest._table.with_cells(
+            column, (text or None for text in texts), rows_of_table
+        )
+        return self._of(changed, manifest._rows, self.source)
 
     def to_csv(self, path: str | Path) -> None:
         """Write the manifest's file form; :meth:`from_csv` gives back the same samples.
@@ -110,7 +271,8 @@ class Manifest(tuple[Sample, ...]):
         moved together, also to another system.
         """
         folder = f"{absolute(path).parent}{os.sep}"
-        extra = sorted({name for sample in self for name in sample.extra})
+        columns = self._table.extra.items()
+        extra = sorted(name for name, cells in columns if self._selected(cells.is_there()).any())
         rows = (_to_row(sample, folder, extra) for sample in self)
         write_csv(path, (*COLUMNS, *extra), rows)
 
@@ -121,6 +283,184 @@ class Manifest(tuple[Sample, ...]):
         Raises InputError with the line number of a bad row; whether images exist is not checked.
         """
         return cls((sample for _, sample in numbered_samples(path)), str(path))
+
+    def _row(self, row: SupportsIndex) -> int:
+        """Return a number of a row from the beginning on; raise IndexError if there is none."""
+        number = operator.index(row)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"row {number} of {len(self)}")
+        return number % len(self)
+
+    def _selected(self, values: NDArray[_Value]) -> NDArray[_Value]:
+        """Return the values of this manifest's rows, of values for each row of its table."""
+        return values if self._rows is None else values[self._rows]
+
+    def _rows_of_table(self, rows: Rows) -> Rows:
+        return rows if self._rows is None else self._rows[rows]
+
+    def _compact(self) -> "_Table":
+        """Return a table of the rows alone."""
+        return self._table if self._rows is None else self._table.taken(self._rows)
+
+    def _ascending(self) -> "Manifest":
+        """Return the manifest with rows that ascend in its table, so each has cells of its own."""
+        if self._rows is None or (np.diff(self._rows) > 0).all():
+            return self
+        return self._of(self._compact(), None, self.source)
+
+
+class _Table:
+    """The columns of samples; one that is empty in all rows is not there.
+
+    label: 0, 1 and -1 for none. texts: The columns of :class:`Sample` that hold texts, by field.
+    extra: Those of :attr:`Sample.extra`. box: Four numbers a row, NaN where there is none; None if
+    no row has one.
+    """
+
+    def __init__(self) -> None:
+        self.label = array("b")
+        self.texts: dict[str, Column] = {"path": PathColumn()}
+        self.extra: dict[str, TextColumn] = {}
+        self.box: array[float] | None = None
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> Self:
+        """Return the columns of samples, of which no more than one is held at a time."""
+        table = cls()
+        for sample in samples:
+            table._append(sample)
+        for column in (*table.texts.values(), *table.extra.values()):
+            column.pad(len(table))
+            column.finish()
+        return table
+
+    def _append(self, sample: Sample) -> None:
+        row = len(self.label)
+        self.label.append(UNLABELLED if sample.label is None else sample.label)
+        for name in _TEXTS:
+            text = getattr(sample, name)
+            if text:
+                column = self.texts.get(name)
+                if column is None:
+                    column = self.texts[name] = _new_column(name)
+                column.pad(row)
+                column.append(text)
+        if not sample.extra.keys() <= self.extra.keys():
+            names = _merged(self.extra, sample.extra)
+            new = {name: TextColumn() for name in sample.extra}
+            self.extra = {name: (new | self.extra)[name] for name in names}
+        for name, cell in sample.extra.items():
+            self.extra[name].pad(row)
+            self.extra[name].append(cell)
+        if sample.box is not None and self.box is None:
+            self.box = array("d", _NO_BOX * row)
+        if self.box is not None:
+            self.box.extend(_NO_BOX if sample.box is None else sample.box)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def column(self, name: str) -> Column | None:
+        """Return the column of a field of :class:`Sample` that is a text, or of ``extra``."""
+        return self.texts.get(name) if name in _TEXTS else self.extra.get(name)
+
+    def samples(self, rows: Rows) -> list[Sample]:
+        """Return the samples of these rows."""
+
+        def cells(name: str, default: str | None = "") -> Iterable[Any]:
+            column = self.texts.get(name)
+            if column is None:
+                return repeat(default, len(rows))
+            return [default if text is None else text for text in column.of(rows)]
+
+        labels = np.asarray(self.label)[rows].tolist()
+        boxes: Iterable[Box | None] = repeat(None, len(rows))
+        if self.box is not None:
+            sides = np.asarray(self.box).reshape(-1, 4)[rows].tolist()
+            boxes = [None if math.isnan(box[0]) else cast("Box", tuple(box)) for box in sides]
+        fields = zip(
+            cells("path"),
+            (None if label == UNLABELLED else label for label in labels),
+            *(cells(name) for name in ("generator", "family", "split", "test_set")),
+            *(cells(name, None) for name in ("human_map", "mask_path")),
+            boxes,
+            cells("group"),
+            self._extras(rows),
+            strict=True,
+        )
+        return [Sample(*values) for values in fields]
+
+    def _extras(self, rows: Rows) -> Iterable[Mapping[str, str]]:
+        columns = [column.of(rows) for column in self.extra.values()]
+        if not columns:
+            return repeat(NO_EXTRA, len(rows))
+        return [
+            {name: cell for name, cell in zip(self.extra, cells, strict=True) if cell is not None}
+            or NO_EXTRA
+            for cells in zip(*columns, strict=True)
+        ]
+
+    def with_cells(self, name: str, texts: Iterable[str | None], rows: Rows) -> "_Table":
+        """Return the table with other texts in these ascending rows of a column."""
+        table = copy.copy(self)
+        column = self.column(name)
+        if column is None:
+            column = _new_column(name)
+            column.pad(len(self))
+        column = column.replaced(rows, texts)
+        if name in _TEXTS:
+            table.texts = {**self.texts, name: column}
+        else:
+            table.extra = {**self.extra, name: cast("TextColumn", column)}
+        return table
+
+    def taken(self, rows: Rows) -> "_Table":
+        """Return a table of these rows."""
+        table = _Table()
+        table.label = array("b", np.asarray(self.label)[rows].tobytes())
+        table.texts = {name: column.taken(rows) for name, column in self.texts.items()}
+        table.extra = {name: column.taken(rows) for name, column in self.extra.items()}
+        if self.box is not None:
+            table.box = array("d", np.asarray(self.box).reshape(-1, 4)[rows].tobytes())
+        return table
+
+    def extended(self, other: "_Table") -> "_Table":
+        """Return a table of the rows of both."""
+        table = _Table()
+        table.label = self.label + other.label
+        for name in dict.fromkeys((*self.texts, *other.texts)):
+            columns = self._or_empty(name), other._or_empty(name)
+            table.texts[name] = columns[0].extended(cast("Any", columns[1]))
+        for name in _merged(self.extra, other.extra):
+            columns = self._or_empty(name), other._or_empty(name)
+            table.extra[name] = cast("TextColumn", columns[0].extended(cast("Any", columns[1])))
+        if self.box is not None or other.box is not None:
+            boxes = (part.box or array("d", _NO_BOX * len(part)) for part in (self, other))
+            table.box = sum(boxes, array("d"))
+        return table
+
+    def _or_empty(self, name: str) -> Column:
+        column = self.column(name)
+        if column is None:
+            column = _new_column(name)
+            column.pad(len(self))
+        return column
+
+
+def _merged(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Return all names in their order, new ones before what follows them among the others."""
+    merged = list(names)
+    position = len(merged)
+    for name in reversed(list(others)):
+        if name in merged:
+            position = merged.index(name)
+        else:
+            merged.insert(position, name)
+    return merged
+
+
+def _new_column(name: str) -> Column:
+    return PathColumn() if name in _PATHS else TextColumn()
 
 
 def numbered_samples(

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class BatchPlan:
     "balanced" draws N with replacement, each class with the same probability.
     """
 
-    labels: Sequence[int]
+    labels: Sequence[int] | NDArray[np.integer[Any]]
     batch_size: int
     accumulation: int = 1
     processes: int = 1

@@ -94,7 +94,7 @@ class _ViewedFaces(FaceDataset):
 
     def draw(self, row: int, again: int) -> tuple[int, int, int]:
         """Return the key that decides how an image is augmented; again: the view."""
-        return again, int(self._digests["image"][row], 16), 0
+        return again, int(self.digest("image", row), 16), 0
 
 
 def _computed(

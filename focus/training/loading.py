@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
@@ -10,7 +11,7 @@ from focus.config.train import ResolvedTrainConfig
 from focus.data.cache.features import CachedFaces
 from focus.data.cache.images import ImageCache
 from focus.data.dataset import Batch, FaceDataset, RowIndex, load_batches, loader
-from focus.data.manifest import Manifest
+from focus.data.manifest import REAL, Manifest
 from focus.model.detector import Detector
 from focus.training.batches import BatchPlan, MicroBatch
 
@@ -28,7 +29,7 @@ class TrainingImages:
     ) -> None:
         self.device = accelerator.device
         self.plan = BatchPlan(
-            labels=[int(sample.label or 0) for sample in manifest],
+            labels=np.maximum(manifest.labels, REAL),
             batch_size=config.batch_size,
             accumulation=config.grad_accum_steps,
             processes=accelerator.num_processes,

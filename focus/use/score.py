@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from focus.config.command_line import load_config
 from focus.config.evaluate import EvaluateConfig
 from focus.config.train import TrainConfig
@@ -309,9 +311,9 @@ def _unseen(known: Manifest, images: Manifest) -> tuple[Manifest, list[Finding]]
     """
     findings = []
     known_images = KnownImages(known)
-    shared = {id(sample): known_images.match(sample) for sample in images}
-    others = images.where(lambda s: s.split != "train" and shared[id(s)] != "file")
-    unseen = others.where(lambda s: not shared[id(s)])
+    shared = np.array([known_images.match(sample) for sample in images], "U5")
+    is_other = ~images.equals("split", "train") & (shared != "file")
+    others, unseen = images.take(is_other), images.take(is_other & (shared == ""))
     if not unseen:
         raise InputError(
             f"All {len(images)} images of {images.source} are for training, or what the model was "

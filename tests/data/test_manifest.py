@@ -1,7 +1,11 @@
 """The manifest's file form gives back what was written, and a bad row is named."""
 
+import csv
+import io
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from focus.data.manifest import Manifest, Sample
@@ -76,3 +80,102 @@ def test_bad_rows_are_refused_with_their_line(tmp_path: Path, text: str, message
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         Manifest.from_csv(path)
+
+
+def hard_samples(folder: str) -> list[Sample]:
+    """Return samples whose fields are each empty, unusual or repeated in some of the rows."""
+    rows = [
+        Sample(f"{folder}/a, b.png", 1, "StyleGAN2", "stylegan", "train", "closed", group="1"),
+        Sample(f"{folder}/Zoë 019_0.png", 0, "StyleGAN2 | ü", split="validation", group="vidéo"),
+        Sample(f"{folder}/x/two\nlines.png", None, human_map=f"{folder}/maps/{{a.png,b.png}}"),
+        Sample("no folder.png", 1, "ü", mask_path="/m.png", box=(0.1 + 0.2, 2.0, 1e-17, -4.5)),
+        Sample(f"{folder}/not-utf8-\udcff.png", extra={"source": "FFHQ", "age": "30"}),
+        Sample(f"{folder}/half-\ud83d.png", split="test", test_set="open", extra={"age": ""}),
+        Sample(f"{folder}/漢字/😀.png", 0, extra={"licence": "", "source": "a;b"}, group="1"),
+        Sample("", 1, "StyleGAN2", "stylegan", "train", human_map="/faces.json#7"),
+        Sample("/", 0, split="train", group="1", box=(0, 0, 1, 1)),
+    ]
+    return [*rows, *reversed(rows), *rows[::2]]
+
+
+def test_a_manifest_is_the_sequence_of_its_samples() -> None:
+    """Whatever is in them, in what is selected and joined too: a list is the measure."""
+    samples = hard_samples("/data/faces")
+    manifest = Manifest(iter(samples), "here")
+    joined = manifest[3:9] + Manifest(samples[:4], "there") + Manifest()
+    of_list = samples[3:9] + samples[:4]
+    later = joined.where(lambda sample: sample.split != "train").take(np.array([4, 0, 0, 5]))
+    of_later = [[s for s in of_list if s.split != "train"][row] for row in (4, 0, 0, 5)]
+    for table, rows in (
+        (manifest, samples),
+        (manifest[::-2], samples[::-2]),
+        (joined, of_list),
+        (later, of_later),
+        (manifest.split("train"), [sample for sample in samples if sample.split == "train"]),
+        (manifest.split(""), [sample for sample in samples if not sample.split]),
+        (manifest.take(np.zeros(len(samples), bool)), []),
+    ):
+        assert list(table) == rows
+        assert [table[row] for row in range(-len(rows), len(rows))] == rows * 2
+        assert (len(table), bool(table), table == Manifest(rows)) == (len(rows), bool(rows), True)
+        assert table.labels.tolist() == [-1 if s.label is None else s.label for s in rows]
+        assert table.generators() == sorted({s.generator for s in rows if s.label == 1})
+        for name in ("path", "human_map", "mask_path", "generator", "family", "split", "group"):
+            cells = [getattr(sample, name) or "" for sample in rows]
+            assert list(table.cells(name)) == cells
+            assert [table.cell(name, row) for row in range(len(rows))] == cells
+            assert table.has(name).tolist() == [bool(cell) for cell in cells]
+        for name in ("generator", "group", "age"):
+            numbers, texts = table.numbered(name)
+            cells = list(table.cells(name))
+            assert [texts[n] if n >= 0 else "" for n in numbers.tolist()] == cells
+            assert len({*numbers.tolist()}) == len({*cells})
+    assert joined.source == "here, there"
+    assert manifest != Manifest(samples[:-1] + samples[:1])
+    for row in (len(samples), -len(samples) - 1):
+        with pytest.raises(IndexError):
+            manifest[row]
+
+
+def test_columns_are_changed_in_the_rows_of_a_selection() -> None:
+    """Also where a row is there twice; what they were taken from stays as it was."""
+    samples = hard_samples("/data/faces")
+    manifest = Manifest(samples)
+    for rows in ([4, 7, 10, 13], [7, 2, 2, 0]):
+        changed = manifest.take(np.array(rows)).with_cells("group", "wxyz")
+        changed = changed.with_cells("split", ["test", ""], np.array([False, True, False, True]))
+        changed = changed.with_cells("human_map", ["/maps/1.png"], np.array([2]))
+        changed = changed.with_cells("new", iter(["1", "", "", "1"]))
+        changed = changed.with_labels(np.array([1, -1, 0, 1]))
+        first, second, third, fourth = (samples[row] for row in rows)
+        assert list(changed) == [
+            replace(first, group="w", label=1, extra={**first.extra, "new": "1"}),
+            replace(second, group="x", label=None, split="test"),
+            replace(third, group="y", label=0, human_map="/maps/1.png"),
+            replace(fourth, group="z", label=1, split="", extra={**fourth.extra, "new": "1"}),
+        ]
+    assert list(manifest) == samples
+
+
+def test_what_is_written_is_what_rows_say(tmp_path: Path) -> None:
+    """Byte by byte: the header with the columns beside, sorted; paths below the folder; boxes."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    samples = [s for s in hard_samples(str(folder)) if s.path and "\ud83d" not in s.path]
+    Manifest(samples).to_csv(folder / "m.csv")
+    names = ["path", "label", "generator", "family", "split", "test_set", "human_map"]
+    names += ["mask_path", "box", "group"]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, "age", "licence", "source"])
+    for sample in samples:
+        row = {name: getattr(sample, name) or "" for name in names}
+        for name in ("path", "human_map", "mask_path"):
+            row[name] = row[name].removeprefix(f"{folder}/")
+        row["label"] = "" if sample.label is None else ("real", "synthetic")[sample.label]
+        row["box"] = " ".join(repr(float(side)) for side in sample.box or ())
+        extra = [sample.extra.get(name, "") for name in ("age", "licence", "source")]
+        writer.writerow([*row.values(), *extra])
+    assert (folder / "m.csv").read_bytes() == text.getvalue().encode("utf-8", "surrogateescape")
+    Manifest().to_csv(folder / "empty.csv")
+    assert (folder / "empty.csv").read_text() == ",".join(names) + "\n"

@@ -94,7 +94,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def manifest(**splits: Sequence[str]) -> Manifest:
     return Manifest(
-        Sample(path, label=0, split=split)  # type: ignore[arg-type]
+        Sample(str(path), label=0, split=split)  # type: ignore[arg-type]
         for split, paths in splits.items()
         for path in paths
     )

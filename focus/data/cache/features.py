@@ -20,7 +20,7 @@ from torch import Tensor
 
 from focus.data.bad_files import DIGESTS, Role, file_digest
 from focus.data.cache.images import gb
-from focus.data.dataset import UNLABELLED, Batch
+from focus.data.dataset import Batch
 from focus.data.manifest import Manifest
 from focus.errors import InputError, UnreadableError
 from focus.runtime.files import waiting_for
@@ -202,8 +202,7 @@ class CachedFaces:
         self._rows = cache.store.find(digests(manifest, augment, views))
         if (self._rows < 0).any():
             raise cache.changed()
-        labels = (UNLABELLED if sample.label is None else sample.label for sample in manifest)
-        self._labels = torch.tensor([*labels])
+        self._labels = torch.from_numpy(manifest.labels.astype(np.int64))
 
     def batch(self, rows: Sequence[int], views: Sequence[int] | int = 0) -> Batch:
         """Return the batch of these rows of the manifest, each in its view."""

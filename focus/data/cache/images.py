@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,7 @@ class ImageCache:
     def rows_of(self, manifest: Manifest, kind: str) -> "StoredRows":
         """Return the rows of the images of a manifest, or of their human maps."""
         column = KINDS[kind]
-        names = _names([sample.extra.get(column, "") for sample in manifest])
+        names = _names(manifest.cells(column))
         store, shapes = self._stores[kind], self._shapes.get(kind)
         if shapes is None:
             return StoredRows(store, store.find(names))
@@ -214,5 +214,5 @@ def gb(size: float) -> str:
     return f"{size / 1e9:.3g} GB"
 
 
-def _names(digests: Sequence[str]) -> NDArray[np.bytes_]:
-    return np.array([bytes.fromhex(digest) for digest in digests], NAME)
+def _names(digests: Iterable[str]) -> NDArray[np.bytes_]:
+    return np.fromiter(map(bytes.fromhex, digests), NAME)

@@ -132,7 +132,7 @@ def test_image_map_and_mask_are_cut_alike(boxed: Manifest, tmp_path: Path) -> No
 
     assert [(Path(path).name, why) for path, why in cut.no_face] == [
         ("2.png", "no box"),
-        ("3.png", "the box (60, 0, 70, 10) is empty or outside the image"),
+        ("3.png", "the box (60.0, 0.0, 70.0, 10.0) is empty or outside the image"),
     ]
     bad = [(Path(file.path).name, file.role) for file in cut.bad]
     assert bad == [("bad.png", "map"), ("bad.png", "image")]

@@ -1,0 +1,271 @@
+"""Texts as columns: one block of bytes and arrays of numbers, no object for each text.
+
+A million Python objects take hundreds of bytes each, and a process that was forked gets a copy of
+each page whose objects it looks at, since a look counts references. Arrays have neither.
+"""
+
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int32]
+"""Numbers of rows."""
+
+_NONE = -1
+_RECENT = 2**14  # texts of a column that are recognised when they come again
+_ERRORS = "surrogatepass"  # any str comes back as it was
+
+
+class Texts(Sequence[str]):
+    """Texts one after another in one block of memory; equal ones may be there several times."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._bytes = bytearray()
+        self._bounds = array("Q", [0])
+        for text in texts:
+            self.append(text)
+
+    def append(self, text: str) -> None:
+        """Add a text behind the others."""
+        self._bytes += text.encode("utf-8", _ERRORS)
+        self._bounds.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> "Texts": ...
+
+    def __getitem__(self, number: int | slice) -> "str | Texts":
+        if isinstance(number, slice):
+            return Texts(self[n] for n in range(*number.indices(len(self))))
+        start, end = self._bounds[number], self._bounds[number + 1]
+        return self._bytes[start:end].decode("utf-8", _ERRORS)
+
+    def __iter__(self) -> Iterator[str]:
+        for start, end in pairwise(self._bounds):
+            yield self._bytes[start:end].decode("utf-8", _ERRORS)
+
+    def of(self, numbers: Iterable[int]) -> list[str]:
+        """Return the texts of these numbers."""
+        content, bounds = self._bytes, self._bounds
+        return [content[bounds[n] : bounds[n + 1]].decode("utf-8", _ERRORS) for n in numbers]
+
+    def extended(self, other: "Texts") -> "Texts":
+        """Return the texts of both."""
+        both = Texts()
+        both._bytes = self._bytes + other._bytes
+        bounds = np.asarray(other._bounds)[1:] + np.uint64(len(self._bytes))
+        both._bounds = array("Q", self._bounds)
+        both._bounds.frombytes(bounds.tobytes())
+        return both
+
+    def taken(self, numbers: Iterable[int]) -> "Texts":
+        """Return the texts of these numbers as texts of their own."""
+        taken, content, bounds = Texts(), self._bytes, self._bounds
+        for number in numbers:
+            taken._bytes += content[bounds[number] : bounds[number + 1]]
+            taken._bounds.append(len(taken._bytes))
+        return taken
+
+    def are_empty(self) -> NDArray[np.bool_]:
+        """Tell which texts are "", [N]."""
+        are_empty: NDArray[np.bool_] = np.diff(np.asarray(self._bounds)) == 0
+        return are_empty
+
+    def first_equal(self) -> NDArray[np.int32]:
+        """Return for each text the number of the first one that equals it."""
+        first = np.arange(len(self), dtype=np.int32)
+        number_of: dict[str, int] = {}
+        hashes = np.fromiter(map(hash, self), np.int64, len(self))
+        for number in repeated(hashes).tolist():
+            first[number] = number_of.setdefault(self[number], number)
+        return first
+
+
+def repeated(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the numbers of the keys that are there more than once, in order."""
+    order = np.argsort(keys, kind="stable")
+    equals_next = keys[order[:-1]] == keys[order[1:]]
+    is_repeated = np.zeros(len(keys), bool)
+    is_repeated[order[:-1][equals_next]] = True
+    is_repeated[order[1:][equals_next]] = True
+    return np.flatnonzero(is_repeated)
+
+
+class TextColumn:
+    """A column of texts that are the same in many rows; each is stored once, or a few times.
+
+    numbers: The number of each row's text in ``texts``, -1 for none.
+    """
+
+    def __init__(self) -> None:
+        self.numbers = array("i")
+        self.texts = Texts()
+        self._recent: dict[str, int] = {}
+
+    def append(self, text: str | None) -> None:
+        """Add a row."""
+        if text is None:
+            self.numbers.append(_NONE)
+            return
+        number = self._recent.get(text)
+        if number is None:
+            if len(self._recent) == _RECENT:
+                self._recent.clear()
+            number = self._recent[text] = len(self.texts)
+            self.texts.append(text)
+        self.numbers.append(number)
+
+    def pad(self, count: int) -> None:
+        """Add rows without a text until there are ``count``."""
+        self.numbers.extend([_NONE] * (count - len(self.numbers)))
+
+    def finish(self) -> None:
+        """Forget what only :meth:`append` needs."""
+        self._recent = {}
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, row: int) -> str | None:
+        number = self.numbers[row]
+        return None if number == _NONE else self.texts[number]
+
+    def of(self, rows: Rows) -> list[str | None]:
+        """Return the texts of these rows."""
+        numbers = np.asarray(self.numbers)[rows]
+        distinct, positions = np.unique(numbers, return_inverse=True)
+        texts: list[str | None] = [
+            None if number == _NONE else self.texts[number] for number in distinct.tolist()
+        ]
+        return [texts[position] for position in positions.tolist()]
+
+    def is_there(self) -> NDArray[np.bool_]:
+        """Tell which rows are not None, [N]."""
+        is_there: NDArray[np.bool_] = np.asarray(self.numbers) != _NONE
+        return is_there
+
+    def has_text(self) -> NDArray[np.bool_]:
+        """Tell which rows are neither None nor "", [N]."""
+        of_texts: NDArray[np.bool_] = ~self.texts.are_empty()
+        has_text: NDArray[np.bool_] = np.append(of_texts, False)[np.asarray(self.numbers)]
+        return has_text
+
+    def taken(self, rows: Rows) -> "TextColumn":
+        """Return these rows, with the same texts."""
+        taken = TextColumn()
+        taken.texts = self.texts
+        taken.numbers.frombytes(np.asarray(self.numbers)[rows].tobytes())
+        return taken
+
+    def replaced(self, rows: Rows, texts: Iterable[str | None]) -> "TextColumn":
+        """Return the column with other texts in these rows."""
+        new = TextColumn()
+        for text in texts:
+            new.append(text)
+        numbers = np.array(self.numbers, np.int32)
+        if len(rows) < len(numbers):
+            both = self.extended(new)
+            numbers[rows] = both.numbers[len(numbers) :]
+            new.texts = both.texts
+        else:
+            numbers[rows] = new.numbers
+        new.numbers = array("i")
+        new.numbers.frombytes(numbers.tobytes())
+        new.finish()
+        return new
+
+    def extended(self, other: "TextColumn") -> "TextColumn":
+        """Return the rows of both."""
+        both = TextColumn()
+        both.texts = self.texts.extended(other.texts)
+        numbers = np.array(other.numbers, np.int32)
+        numbers[numbers != _NONE] += len(self.texts)
+        both.numbers = array("i", self.numbers)
+        both.numbers.frombytes(numbers.tobytes())
+        return both
+
+
+class PathColumn:
+    """A column of paths, which share folders: the names of the files alone are there for each row.
+
+    names: What follows the folder of each row, "" in a row without a path.
+    """
+
+    def __init__(self) -> None:
+        self.folders = TextColumn()
+        self.names = Texts()
+
+    def append(self, text: str | None) -> None:
+        """Add a row."""
+        if text is None:
+            self.folders.append(None)
+            self.names.append("")
+            return
+        split = text.rfind(os.sep) + 1
+        self.folders.append(text[:split])
+        self.names.append(text[split:])
+
+    def pad(self, count: int) -> None:
+        """Add rows without a path until there are ``count``."""
+        for _ in range(count - len(self.names)):
+            self.names.append("")
+        self.folders.pad(count)
+
+    def finish(self) -> None:
+        """Forget what only :meth:`append` needs."""
+        self.folders.finish()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, row: int) -> str | None:
+        folder = self.folders[row]
+        return None if folder is None else folder + self.names[row]
+
+    def of(self, rows: Rows) -> list[str | None]:
+        """Return the paths of these rows."""
+        pairs = zip(self.folders.of(rows), self.names.of(rows.tolist()), strict=True)
+        return [None if folder is None else folder + name for folder, name in pairs]
+
+    def has_text(self) -> NDArray[np.bool_]:
+        """Tell which rows have a path, [N]."""
+        return self.folders.is_there()
+
+    def taken(self, rows: Rows) -> "PathColumn":
+        """Return these rows."""
+        taken = PathColumn()
+        taken.folders = self.folders.taken(rows)
+        taken.names = self.names.taken(rows.tolist())
+        return taken
+
+    def replaced(self, rows: Rows, texts: Iterable[str | None]) -> "PathColumn":
+        """Return the column with other paths in these rows, which ascend."""
+        new = PathColumn()
+        for row, text in zip(rows.tolist(), texts, strict=True):
+            for other in range(len(new), row):
+                new.append(self[other])
+            new.append(text)
+        for other in range(len(new), len(self)):
+            new.append(self[other])
+        new.finish()
+        return new
+
+    def extended(self, other: "PathColumn") -> "PathColumn":
+        """Return the rows of both."""
+        both = PathColumn()
+        both.folders = self.folders.extended(other.folders)
+        both.names = self.names.extended(other.names)
+        return both
+
+
+Column = TextColumn | PathColumn
