@@ -8,7 +8,7 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,12 +160,17 @@ class TextColumn:
         has_text: NDArray[np.bool_] = np.append(of_texts, False)[np.asarray(self.numbers)]
         return has_text
 
+    @classmethod
+    def of_numbers(cls, numbers: NDArray[np.integer[Any]], texts: Texts) -> "TextColumn":
+        """Return a column of the numbers of texts, -1 for none."""
+        column = cls()
+        column.texts = texts
+        column.numbers.frombytes(numbers.astype(np.int32).tobytes())
+        return column
+
     def taken(self, rows: Rows) -> "TextColumn":
         """Return these rows, with the same texts."""
-        taken = TextColumn()
-        taken.texts = self.texts
-        taken.numbers.frombytes(np.asarray(self.numbers)[rows].tobytes())
-        return taken
+        return self.of_numbers(np.asarray(self.numbers)[rows], self.texts)
 
     def replaced(self, rows: Rows, texts: Iterable[str | None]) -> "TextColumn":
         """Return the column with other texts in these rows."""
@@ -173,26 +178,19 @@ class TextColumn:
         for text in texts:
             new.append(text)
         numbers = np.array(self.numbers, np.int32)
-        if len(rows) < len(numbers):
-            both = self.extended(new)
-            numbers[rows] = both.numbers[len(numbers) :]
-            new.texts = both.texts
-        else:
+        if len(rows) == len(numbers):
             numbers[rows] = new.numbers
-        new.numbers = array("i")
-        new.numbers.frombytes(numbers.tobytes())
-        new.finish()
-        return new
+            return self.of_numbers(numbers, new.texts)
+        both = self.extended(new)
+        numbers[rows] = both.numbers[len(numbers) :]
+        return self.of_numbers(numbers, both.texts)
 
     def extended(self, other: "TextColumn") -> "TextColumn":
         """Return the rows of both."""
-        both = TextColumn()
-        both.texts = self.texts.extended(other.texts)
         numbers = np.array(other.numbers, np.int32)
         numbers[numbers != _NONE] += len(self.texts)
-        both.numbers = array("i", self.numbers)
-        both.numbers.frombytes(numbers.tobytes())
-        return both
+        numbers = np.concatenate([np.asarray(self.numbers), numbers])
+        return self.of_numbers(numbers, self.texts.extended(other.texts))
 
 
 class PathColumn:

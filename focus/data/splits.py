@@ -2,13 +2,17 @@
 
 import hashlib
 import os
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import chain
-from typing import NamedTuple
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, file_key
+import numpy as np
+from numpy.typing import NDArray
+
+from focus.data.columns import repeated
+from focus.data.manifest import REAL, SYNTHETIC, UNLABELLED, Manifest, Sample, Split, file_key
 from focus.errors import InputError
 
 SHARE = 0.15
@@ -17,15 +21,10 @@ SHARE = 0.15
 RENAME_GROUPS = "; if unrelated groups share a name, rename one, or give --columns group="
 """Advice for images that are left out, or refused, by their group."""
 
-_Kind = tuple[int | None, str]
-"""Label and generator: a share of each is cut off."""
-
-
-class _Unit(NamedTuple):
-    """A group, or the rows of one file: they stay together."""
-
-    rows: list[int]
-    counts: Counter[_Kind]
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_TRAIN = 0
+"""The number of train in ``_SPLITS``."""
+_NONE = -1
 
 
 def assign_splits(manifest: Manifest, *, seed: int) -> Manifest:
@@ -39,22 +38,28 @@ def assign_splits(manifest: Manifest, *, seed: int) -> Manifest:
 
     Call it on the data of ``--data``, before test sets given apart are joined.
     """
-    group_split = {s.group: s.split for s in manifest if s.group and s.split}
-    splits: list[Split] = [s.split or group_split.get(s.group, "train") for s in manifest]
-    cuts: list[Split] = [] if any(sample.split for sample in manifest) else ["test"]
-    if "validation" not in splits:
+    splits = _split_numbers(manifest)
+    cuts: list[Split] = [] if (splits != _NONE).any() else ["test"]
+    group = manifest.numbered("group").numbers
+    of_group = np.full(group.max(initial=_NONE) + 2, _TRAIN, np.int8)  # the last: of no group
+    in_both = (group != _NONE) & (splits != _NONE)
+    of_group[group[in_both]] = splits[in_both]
+    splits = np.where(splits == _NONE, of_group[group], splits)
+    if not (splits == _SPLITS.index("validation")).any():
         cuts.append("validation")
 
-    pool = [row for row, split in enumerate(splits) if split == "train"] if cuts else []
-    units = _units(manifest, pool, seed)
-    sizes: Counter[_Kind] = sum((unit.counts for unit in units), Counter())
-    for split in cuts:
-        chosen = _cut(units, {kind: round(SHARE * size) for kind, size in sizes.items()})
-        for row in chain.from_iterable(units[number].rows for number in chosen):
-            splits[row] = split
-        units = [unit for number, unit in enumerate(units) if number not in chosen]
-    assigned = (replace(s, split=split) for s, split in zip(manifest, splits, strict=True))
-    return Manifest(assigned, manifest.source)
+    if cuts:
+        pool = np.flatnonzero(splits == _TRAIN)
+        units = _Units.of(manifest.take(pool), common_folder(_folders(manifest)), seed)
+        is_free = np.ones(units.number, bool)
+        quota = [round(SHARE * size) for size in units.sizes]
+        for split in cuts:
+            chosen = units.cut(is_free, quota)
+            is_free[chosen] = False
+            is_chosen = np.zeros(units.number, bool)
+            is_chosen[chosen] = True
+            splits[pool[is_chosen[units.of_row]]] = _SPLITS.index(split)
+    return manifest.with_numbered("split", splits, _SPLITS)
 
 
 def check_trainable(manifest: Manifest) -> None:
@@ -67,19 +72,28 @@ def check_trainable(manifest: Manifest) -> None:
         InputError: they cannot be trained on.
     """
     place = manifest.source or "the data"
-    _check_apart(manifest, "groups", lambda sample: sample.group, RENAME_GROUPS)
-    _check_apart(manifest, "images", lambda sample: file_key(sample.path), "")
-    for split in ("train", "validation", "test"):
-        count = Counter(sample.label for sample in manifest if sample.split == split)
+    splits, labels = _split_numbers(manifest), manifest.labels
+    _check_apart(
+        manifest,
+        "groups",
+        splits,
+        manifest.numbered("group").numbers,
+        lambda sample: sample.group,
+        RENAME_GROUPS,
+    )
+    files = equal_files(manifest)
+    _check_apart(manifest, "images", splits, files, lambda sample: file_key(sample.path), "")
+    for number, split in enumerate(_SPLITS):
+        count = Counter(labels[splits == number].tolist())
         advice = "give some of both, training needs them in it"
         if split == "test":
             advice = "give some of both (--test-data, --test-real), or none"
             if not count[REAL] and not count[SYNTHETIC]:
                 continue
-        elif count[None]:
+        elif count[UNLABELLED]:
             raise InputError(
-                f"{count[None]} of {count.total()} {split} images of {place} have no label: label "
-                "them or take them out."
+                f"{count[UNLABELLED]} of {count.total()} {split} images of {place} have no label: "
+                "label them or take them out."
             )
         if not count[REAL] or not count[SYNTHETIC]:
             raise InputError(
@@ -88,70 +102,183 @@ def check_trainable(manifest: Manifest) -> None:
             )
 
 
+def equal_files(manifest: Manifest) -> NDArray[np.int64]:
+    """Return the same number for rows of one file, by whatever link; -1 for the only one."""
+    numbers = np.full(len(manifest), _NONE, np.int64)
+    rows = repeated(manifest.file_hashes())
+    number_of: dict[str, int] = {}
+    for row, path in zip(rows.tolist(), manifest.take(rows).cells("path"), strict=True):
+        numbers[row] = number_of.setdefault(file_key(path), len(number_of))
+    return numbers
+
+
+def _split_numbers(manifest: Manifest) -> NDArray[np.int8]:
+    """Return the number of each row's split in ``_SPLITS``, -1 for none."""
+    numbers = np.full(len(manifest), _NONE, np.int8)
+    for number, split in enumerate(_SPLITS):
+        numbers[manifest.equals("split", split)] = number
+    return numbers
+
+
 def _check_apart(
-    manifest: Manifest, what: str, name_of: Callable[[Sample], str], advice: str
+    manifest: Manifest,
+    what: str,
+    splits: NDArray[np.int8],
+    members: NDArray[np.integer[Any]],
+    name_of: Callable[[Sample], str],
+    advice: str,
 ) -> None:
-    first: dict[str, Sample] = {}
-    torn: dict[str, Sample] = {}
-    for sample in manifest:
-        name = name_of(sample)
-        if name and sample.split and first.setdefault(name, sample).split != sample.split:
-            torn.setdefault(name, sample)
-    if torn:
-        name, two = next(iter(torn.items()))
-        one = first[name]
+    """Refuse rows of one group, or of one file, that lie in several splits.
+
+    splits, members: The numbers of each row's split and of its group, or file; -1 for none.
+    """
+    rows = np.flatnonzero((members != _NONE) & (splits != _NONE))
+    _, first, positions = np.unique(members[rows], return_index=True, return_inverse=True)
+    first_rows = rows[first[positions]]
+    is_torn = splits[rows] != splits[first_rows]
+    if is_torn.any():
+        n_torn = len(np.unique(positions[is_torn]))
+        one, two = manifest[first_rows[is_torn][0]], manifest[rows[is_torn][0]]
         raise InputError(
-            f"{len(torn)} {what} of {manifest.source or 'the data'} lie in more than one split, "
-            f"the first is {name!r} in {one.split} ({one.path!r}) and {two.split} ({two.path!r}): "
-            f"give each one split{advice}."
+            f"{n_torn} {what} of {manifest.source or 'the data'} lie in more than one split, "
+            f"the first is {name_of(two)!r} in {one.split} ({one.path!r}) and {two.split} "
+            f"({two.path!r}): give each one split{advice}."
         )
 
 
-def _units(manifest: Manifest, rows: Sequence[int], seed: int) -> list[_Unit]:
-    """Return the units in the order of a hash of the seed and the name of group or file."""
-    folder = common_folder(sample.path for sample in manifest)
-    members: defaultdict[str, list[int]] = defaultdict(list)
-    for row in rows:
-        sample = manifest[row]
-        name = f"group {sample.group}" if sample.group else sample.path.removeprefix(folder)
-        members[name].append(row)
+@dataclass(frozen=True)
+class _Units:
+    """Groups, and files without one, whose rows stay together, in the order of the cuts.
 
-    def place(name: str) -> bytes:
-        text = f"{seed} {name}".encode(errors="surrogateescape")
-        return hashlib.blake2b(text, digest_size=16).digest()
+    A kind is a label and a generator, of each of which a share is cut off.
 
-    return [
-        _Unit(rows, Counter((manifest[row].label, manifest[row].generator) for row in rows))
-        for rows in (members[name] for name in sorted(members, key=place))
-    ]
-
-
-def _cut(units: Sequence[_Unit], quota: Mapping[_Kind, int]) -> set[int]:
-    """Return the numbers of the first units that fill the quotas without passing one.
-
-    Of each kind with a quota at least one unit is taken and one left, if there are two.
+    Attributes:
+        of_row: The number of each row's unit.
+        sizes: The number of rows of each kind.
+        names: Each kind as text, by which kinds are ordered.
+        bounds: Where the entries of each unit begin, and where the last one's end.
+        kinds: The kind of each entry: the kinds of the first unit, then those of the next.
+        counts: The number of its rows.
     """
-    spare = Counter(chain.from_iterable(unit.counts for unit in units))
-    left = Counter(quota)
-    chosen: set[int] = set()
 
-    def take(number: int) -> None:
-        chosen.add(number)
-        left.subtract(units[number].counts)
-        spare.subtract(units[number].counts.keys())
+    of_row: NDArray[np.int64]
+    sizes: list[int]
+    names: list[str]
+    bounds: "array[int]"
+    kinds: "array[int]"
+    counts: "array[int]"
 
-    def dispensable(unit: _Unit) -> bool:
-        return all(spare[kind] > 1 for kind in unit.counts)
+    @property
+    def number(self) -> int:
+        """The number of units."""
+        return len(self.bounds) - 1
 
-    for number, unit in enumerate(units):
-        if all(n <= left[kind] for kind, n in unit.counts.items()) and dispensable(unit):
-            take(number)
-    for kind in sorted(quota, key=str):
-        if not any(kind in units[number].counts for number in chosen):
-            able = [n for n, unit in enumerate(units) if kind in unit.counts and dispensable(unit)]
+    @classmethod
+    def of(cls, pool: Manifest, folder: str, seed: int) -> Self:
+        """Return the units in the order of a hash of the seed and the name of group or file.
+
+        folder: What is left out of the paths.
+        """
+        members = _members(pool)
+        _, first, unsorted = np.unique(members, return_index=True, return_inverse=True)
+        place = _places(pool.take(first), folder, seed)
+        of_row = place[unsorted]
+
+        generator = pool.numbered("generator")
+        pairs = np.stack([pool.labels, generator.numbers], 1)
+        distinct, kind_of_row = np.unique(pairs, axis=0, return_inverse=True)
+        names = [
+            str((None if label == UNLABELLED else label, generator.text(number)))
+            for label, number in distinct.tolist()
+        ]
+        n_kinds = max(len(names), 1)
+        entries, counts = np.unique(of_row * n_kinds + kind_of_row.ravel(), return_counts=True)
+        units, kinds = np.divmod(entries, n_kinds)
+        bounds = np.searchsorted(units, np.arange(len(first) + 1))
+        sizes = np.bincount(kind_of_row.ravel(), minlength=len(names)).tolist()
+        return cls(of_row, sizes, names, *(_as_array(values) for values in (bounds, kinds, counts)))
+
+    def cut(self, is_free: NDArray[np.bool_], quota: Sequence[int]) -> list[int]:
+        """Return the first free units that fill the quotas of the kinds without passing one.
+
+        Of each kind with a quota at least one unit is taken and one left, if there are two.
+        """
+        free_entries = np.repeat(is_free, np.diff(self.bounds))
+        n_units = np.bincount(np.asarray(self.kinds)[free_entries], minlength=len(quota)).tolist()
+        wanted = list(quota)
+        n_open = sum(number > 0 for number in wanted)
+        chosen: list[int] = []
+        has_unit = [False] * len(quota)
+
+        def entries(unit: int) -> range:
+            return range(self.bounds[unit], self.bounds[unit + 1])
+
+        def is_dispensable(unit: int) -> bool:
+            return all(n_units[self.kinds[entry]] > 1 for entry in entries(unit))
+
+        def take(unit: int) -> None:
+            chosen.append(unit)
+            for entry in entries(unit):
+                kind = self.kinds[entry]
+                wanted[kind] -= self.counts[entry]
+                n_units[kind] -= 1
+                has_unit[kind] = True
+
+        for unit in np.flatnonzero(is_free).tolist():
+            if not n_open:
+                break
+            fits = all(self.counts[entry] <= wanted[self.kinds[entry]] for entry in entries(unit))
+            if fits and is_dispensable(unit):
+                take(unit)
+                n_open = sum(number > 0 for number in wanted)
+        for kind in sorted(range(len(quota)), key=self.names.__getitem__):
+            if has_unit[kind]:
+                continue
+            of_kind = np.flatnonzero(free_entries & (np.asarray(self.kinds) == kind))
+            units = np.searchsorted(self.bounds, of_kind, side="right") - 1
+            able = [unit for unit in units.tolist() if is_dispensable(unit)]
             if able:
-                take(min(able, key=lambda number: len(units[number].rows)))
-    return chosen
+                take(min(able, key=lambda unit: sum(self.counts[e] for e in entries(unit))))
+        return chosen
+
+
+def _as_array(values: NDArray[np.int64]) -> "array[int]":
+    """Return numbers as an array of Python's, whose items are faster to look at."""
+    return array("q", values.tobytes())
+
+
+def _members(pool: Manifest) -> NDArray[np.int64]:
+    """Return a number for each row, the same for rows of one group, or else of one path."""
+    group = pool.numbered("group").numbers
+    numbers = group + np.int64(len(pool))
+    alone = np.flatnonzero(group == _NONE)
+    numbers[alone] = alone
+    paths = pool.take(alone)
+    rows = repeated(paths.hashes())
+    number_of: dict[str, int] = {}
+    for row, path in zip(alone[rows].tolist(), paths.take(rows).cells("path"), strict=True):
+        numbers[row] = number_of.setdefault(path, row)
+    return numbers
+
+
+def _places(first: Manifest, folder: str, seed: int) -> NDArray[np.int64]:
+    """Return the place of each unit in the order of the hashes. first: The first row of each."""
+    digests = bytearray()
+    for group, path in zip(first.cells("group"), first.cells("path"), strict=True):
+        name = f"group {group}" if group else path.removeprefix(folder)
+        text = f"{seed} {name}".encode(errors="surrogateescape")
+        digests += hashlib.blake2b(text, digest_size=16).digest()
+    halves = np.frombuffer(bytes(digests), ">u8").reshape(-1, 2)
+    place = np.empty(len(first), np.int64)
+    place[np.lexsort((halves[:, 1], halves[:, 0]))] = np.arange(len(first))
+    return place
+
+
+def _folders(manifest: Manifest) -> Iterator[str]:
+    """Yield the folders that the images lie in."""
+    numbers, texts = manifest.folders()
+    for number in np.unique(numbers[numbers != _NONE]).tolist():
+        yield texts[number]
 
 
 def common_folder(files: Iterable[str]) -> str:
