@@ -171,7 +171,8 @@ def read(
     )
     _refuse_contradictions(samples, lines, detectors)
     if root is not None:
-        refuse_missing(kept, f"{unit} ")
+        numbers = [number for number, _ in kept]
+        refuse_missing((sample.path for sample in samples), numbers, f"{unit} ")
 
     texts = ("path", "generator", "family", "split", "test_set", "group")
     images = Scores.without_cams(

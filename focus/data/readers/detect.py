@@ -4,13 +4,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
+
+import numpy as np
 
 from focus.config.layouts import COLUMNS, HUB_PREFIX, DataLayout, label_table, parse_labels
 from focus.config.shared import DataConfig
 from focus.data.manifest import (
     LABEL_NAMES,
     SYNTHETIC,
+    UNLABELLED,
     Manifest,
     Sample,
     absolute,
@@ -46,10 +50,10 @@ class Reading:
     findings: tuple[Finding, ...] = ()
 
     def __str__(self) -> str:
-        labels = Counter(sample.label for sample in self.manifest)
+        labels = Counter(self.manifest.labels.tolist())
         counts = {name: labels[label] for label, name in enumerate(LABEL_NAMES)}
-        counts["unlabelled"] = labels[None]
-        counts["with a human map"] = sum(s.human_map is not None for s in self.manifest)
+        counts["unlabelled"] = labels[UNLABELLED]
+        counts["with a human map"] = int(self.manifest.has("human_map").sum())
         columns = f" ({shown(str(self.columns))})" if self.columns else ""
         found = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
         size = len(self.manifest)
@@ -57,11 +61,11 @@ class Reading:
 
     def require_labels(self) -> None:
         """Raise InputError if an image has no label."""
-        without = [sample.path for sample in self.manifest if sample.label is None]
+        without = self.manifest.take(self.manifest.labels == UNLABELLED)
         if without:
             raise InputError(
                 f"{len(without)} of {len(self.manifest)} images of {self.path} have no label "
-                f"(layout {self.layout}), the first is {without[0]!r}: name a column by "
+                f"(layout {self.layout}), the first is {without[0].path!r}: name a column by "
                 "--columns label=NAME, or use folders 0_real and 1_fake."
             )
 
@@ -133,7 +137,7 @@ def read_path(
         manifest = with_maps(manifest, root, maps, owners)
     if most is not None:
         manifest = manifest.where(Portion(most).takes)
-    manifest = Manifest((_named(s, config.generator or unnamed) for s in manifest), manifest.source)
+    manifest = _named(manifest, config.generator or unnamed)
     return Reading(str(place), layout, found, manifest, tuple(findings))
 
 
@@ -164,11 +168,11 @@ def takes(layout: DataLayout, path: str) -> bool:
     return layout not in (*folders.TREES, folders.DEEPFAKEBENCH) or not Path(path).is_file()
 
 
-def _named(sample: Sample, generator: str) -> Sample:
-    is_unnamed = sample.label == SYNTHETIC and not sample.generator
-    if is_unnamed or sample.generator == DEFAULT_GENERATOR:
-        return replace(sample, generator=generator)
-    return sample
+def _named(manifest: Manifest, generator: str) -> Manifest:
+    """Return the manifest with a name for the generator of fakes that have none."""
+    is_unnamed = (manifest.labels == SYNTHETIC) & ~manifest.has("generator")
+    rows = np.flatnonzero(is_unnamed | manifest.equals("generator", DEFAULT_GENERATOR))
+    return manifest.with_cells("generator", repeat(generator, len(rows)), rows)
 
 
 def _layout_of(path: str, columns: Mapping[str, str]) -> DataLayout | None:

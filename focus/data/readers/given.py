@@ -3,13 +3,23 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
+
+import numpy as np
 
 from focus.config.layouts import label_table
 from focus.config.shared import DataConfig, ImagesConfig
+from focus.data.columns import repeated
 from focus.data.images import limit_pixels
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, file_key, place_of
+from focus.data.manifest import (
+    REAL,
+    SYNTHETIC,
+    Manifest,
+    Sample,
+    file_key,
+    place_of,
+)
 from focus.data.near_far import SEVERAL, family_of, served_by
 from focus.data.readers.detect import (
     DEFAULT_GENERATOR,
@@ -121,7 +131,7 @@ def read_given(
         parts.append(_test_reals(readings[-1], name, name if name in generators else ""))
     tests = join(parts)
     unmatched = unmatched_findings(owners, config.human_maps)
-    _refuse_two_labels(chain(data, tests))
+    _refuse_two_labels(data, tests)
     findings = [finding for reading in readings for finding in reading.findings]
     if test_real:
         tests = _named_after_fakes(data, tests)
@@ -203,13 +213,19 @@ def _test_reals(reading: Reading, name: str, generator: str) -> Manifest:
     return Manifest(samples, manifest.source)
 
 
-def _refuse_two_labels(images: Iterable[Sample]) -> None:
+def _refuse_two_labels(data: Manifest, tests: Manifest) -> None:
     """Raise InputError for an image, or a face in it, given as real and as synthetic.
 
     Also where a link gives it another path.
     """
+    parts = [part for part in (data, tests) if part]
+    if not parts:
+        return
+    is_repeated = np.zeros(len(data) + len(tests), bool)
+    is_repeated[repeated(np.concatenate([part.file_hashes() for part in parts]))] = True
+    images = data.take(is_repeated[: len(data)]), tests.take(is_repeated[len(data) :])
     first: dict[object, Sample] = {}
-    for sample in images:
+    for sample in chain(*images):
         one = first.setdefault((file_key(sample.path), sample.box), sample)
         if {one.label, sample.label} == {REAL, SYNTHETIC}:
             raise InputError(
@@ -224,15 +240,13 @@ def _named_after_fakes(data: Manifest, tests: Manifest) -> Manifest:
     Else they would be mixed with the reals of the data, which are of another source. Where the data
     have no reals to test on, or all generators have their own, shared reals serve all.
     """
-    tested = data.where(lambda s: s.split in ("", "test"))
-    reals = [s for s in (*tested, *tests) if s.label == REAL]
-    served = frozenset[str]().union(*(served_by(s.generator) for s in reals))
+    tested = data.take(data.equals("split", "") | data.equals("split", "test"))
+    reals = [part.take(part.labels == REAL) for part in (tested, tests)]
+    of_reals = {generator for part in reals for generator in {*part.cells("generator")}}
+    served = frozenset[str]().union(*map(served_by, of_reals))
     lacking = sorted(set(tests.generators()) - served)
-    if not lacking or (data and not any(s.label == REAL and not s.generator for s in tested)):
+    if not lacking or (data and reals[0].has("generator").all()):
         return tests
-
-    def serving(s: Sample) -> Sample:
-        shared = s.label == REAL and not (s.generator or s.test_set)
-        return replace(s, generator=SEVERAL.join(lacking)) if shared else s
-
-    return Manifest(map(serving, tests), tests.source)
+    has_own = tests.has("generator") | tests.has("test_set")
+    shared = np.flatnonzero((tests.labels == REAL) & ~has_own)
+    return tests.with_cells("generator", repeat(SEVERAL.join(lacking), len(shared)), shared)

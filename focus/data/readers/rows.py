@@ -2,11 +2,17 @@
 
 import logging
 import os
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from focus.data.columns import repeated
 from focus.data.manifest import REAL, Manifest, Sample, place_of
 from focus.errors import InputError
 
@@ -16,6 +22,7 @@ _log = logging.getLogger(__name__)
 _UNIQUE = ("label", "split", "human_map", "mask_path", "box", "group")
 _UNIQUE_OF_FAKES = (*_UNIQUE, "generator", "family")
 _THREADS = 16  # a network's file system takes its time for each file
+_LOOKED_FOR = 2**16  # files, whose paths are held at once
 
 
 class Portion:
@@ -40,6 +47,25 @@ def _kind(sample: Sample) -> tuple[object, ...]:
     return sample.split, sample.label, sample.generator
 
 
+class TableRows:
+    """The rows of a table: their samples as a manifest, and the number of each.
+
+    It is read as pairs of both.
+    """
+
+    def __init__(self, rows: Iterable[tuple[int, Sample]]) -> None:
+        self.numbers = array("q")
+        self.manifest = Manifest(self._counted(rows))
+
+    def _counted(self, rows: Iterable[tuple[int, Sample]]) -> Iterator[Sample]:
+        for number, sample in rows:
+            self.numbers.append(number)
+            yield sample
+
+    def __iter__(self) -> Iterator[tuple[int, Sample]]:
+        return zip(self.numbers, self.manifest, strict=True)
+
+
 def from_rows(
     rows: Iterable[tuple[int, Sample]], source: str | Path, *, embedded: bool = False
 ) -> Manifest:
@@ -50,23 +76,34 @@ def from_rows(
 
     Raises InputError if two rows contradict each other, a file is missing or there are no rows.
     """
+    table = rows if isinstance(rows, TableRows) else TableRows(rows)
     unit = f"{source}, {'row' if embedded else 'line'} "
-    kept = _unique(rows, unit, label_only=embedded)
-    if not kept:
+    is_kept = _is_first(table.manifest, table.numbers.__getitem__, unit, label_only=embedded)
+    if not is_kept.any():
         raise InputError(f"{source} has no rows: give a table with at least one image.")
-    refuse_missing(kept, unit)
-    return Manifest((sample for _, sample in kept), str(source))
+    kept = Manifest(table.manifest.take(is_kept), str(source))
+    refuse_missing(kept.cells("path"), np.asarray(table.numbers)[is_kept], unit)
+    return kept
 
 
-def refuse_missing(rows: Sequence[tuple[object, Sample]], unit: str) -> None:
-    """Raise InputError if an image does not exist. unit: What precedes the number of its row."""
+def refuse_missing(
+    paths: Iterable[str], numbers: Sequence[int] | NDArray[np.int64], unit: str
+) -> None:
+    """Raise InputError if an image does not exist.
+
+    numbers: The numbers of their rows. unit: What precedes such a number.
+    """
+    missing: list[tuple[int, str]] = []
+    remaining = zip(numbers, paths, strict=True)
     with ThreadPool(_THREADS) as pool:
-        found = pool.map(os.path.lexists, [sample.path for _, sample in rows], chunksize=256)
-    if missing := [row for row, there in zip(rows, found, strict=True) if not there]:
-        number, sample = missing[0]
+        while part := list(islice(remaining, _LOOKED_FOR)):
+            is_there = pool.map(os.path.lexists, [path for _, path in part], chunksize=256)
+            missing += [row for row, there in zip(part, is_there, strict=True) if not there]
+    if missing:
+        number, path = missing[0]
         raise InputError(
-            f"{unit}{number}: {len(missing)} of {len(rows)} images do not exist, the first is "
-            f"{sample.path!r}: fix or remove the rows, or give another --data-root."
+            f"{unit}{number}: {len(missing)} of {len(numbers)} images do not exist, the first is "
+            f"{path!r}: fix or remove the rows, or give another --data-root."
         )
 
 
@@ -78,39 +115,51 @@ def join(parts: Sequence[Manifest]) -> Manifest:
     if len(parts) == 1:
         return parts[0]
     source = ", ".join(dict.fromkeys(part.source for part in parts if part.source))
-    kept = _unique((part.source, sample) for part in parts for sample in part)
-    return Manifest((sample for _, sample in kept), source)
+    joined = sum(parts, Manifest())
+    ends = np.cumsum([len(part) for part in parts])
+
+    def source_of(row: int) -> str:
+        return parts[int(np.searchsorted(ends, row, side="right"))].source
+
+    return Manifest(joined.take(_is_first(joined, source_of)), source)
 
 
-def _unique(
-    rows: Iterable[tuple[object, Sample]], unit: str = "", *, label_only: bool = False
-) -> list[tuple[object, Sample]]:
-    """Return the rows without repetitions, of which it warns. unit: What precedes a row's number.
+def _is_first(
+    manifest: Manifest,
+    origin_of: Callable[[int], object],
+    unit: str = "",
+    *,
+    label_only: bool = False,
+) -> NDArray[np.bool_]:
+    """Tell which rows are no repetitions of earlier ones, [N], and warn of those that are.
 
     An image may be there several times for several purposes: a test set each, and a real image for
     each generator that it is compared with.
+
+    origin_of: Says where a row comes from, for messages. unit: What precedes that.
     """
-    first: dict[str, tuple[object, Sample]] = {}
-    kept: dict[tuple[str, ...], tuple[object, Sample]] = {}
-    repeated: list[tuple[object, Sample]] = []
-    for row in rows:
-        at, sample = row
-        other, one = first.setdefault(sample.path, row)
+    is_first = np.ones(len(manifest), bool)
+    first: dict[str, tuple[int, Sample]] = {}
+    purposes = set[tuple[str, ...]]()
+    rows = repeated(manifest.hashes())  # most paths are there once
+    for row, sample in zip(rows.tolist(), manifest.take(rows), strict=True):
+        first_row, one = first.setdefault(sample.path, (row, sample))
         unique = _UNIQUE if sample.label == REAL else _UNIQUE_OF_FAKES
         for name in ("label",) if label_only else unique:
             if getattr(one, name) != getattr(sample, name):
                 raise InputError(
-                    f"{unit}{at}: {place_of(sample)!r} is in {unit}{other} too, with another "
-                    f"{name}; keep one of them."
+                    f"{unit}{origin_of(row)}: {place_of(sample)!r} is in "
+                    f"{unit}{origin_of(first_row)} too, with another {name}; keep one of them."
                 )
         generator = sample.generator if sample.label == REAL else ""
         purpose = sample.path, sample.split, sample.test_set, generator
-        if kept.setdefault(purpose, row) is not row:
-            repeated.append(row)
-    if repeated:
-        at, sample = repeated[0]
+        is_first[row] = purpose not in purposes
+        purposes.add(purpose)
+    repetitions = np.flatnonzero(~is_first)
+    if len(repetitions):
+        row = int(repetitions[0])
         _log.warning(
             "left out %d images that were given before, the first in %s%s, %r",
-            *(len(repeated), unit, at, place_of(sample)),
+            *(len(repetitions), unit, origin_of(row), place_of(manifest[row])),
         )
-    return list(kept.values())
+    return is_first

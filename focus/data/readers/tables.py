@@ -4,9 +4,12 @@ Columns are found by their names, unless ``--columns`` gives them; labels are wo
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
+
+import numpy as np
 
 from focus.config.layouts import COLUMNS
 from focus.data.manifest import (
@@ -22,7 +25,7 @@ from focus.data.manifest import (
     refuse_repeated,
     sample_of,
 )
-from focus.data.readers.rows import from_rows
+from focus.data.readers.rows import TableRows, from_rows
 from focus.errors import InputError, listed
 from focus.runtime.csv_files import column_count_error, csv_form, csv_rows, legible
 
@@ -216,18 +219,23 @@ class Columns:
         return "" if label is None else LABEL_NAMES[label], generator
 
 
-def reals_by_generator(samples: Iterable[tuple[int, Sample]]) -> Iterator[tuple[int, Sample]]:
-    """Yield the samples; a real image keeps a generator only if the table has fakes of it.
+def reals_by_generator(rows: Iterable[tuple[int, Sample]]) -> TableRows:
+    """Return the rows; a real image keeps a generator only if the table has fakes of it.
 
     Else the column says where the real image is from, which is kept as ``source``.
     """
-    rows = list(samples)
-    generators = {sample.generator for _, sample in rows if sample.label == SYNTHETIC}
-    for number, sample in rows:
-        if sample.label == REAL and sample.generator and sample.generator not in generators:
-            extra = {"source": sample.generator, **sample.extra}
-            sample = replace(sample, generator="", extra=extra)
-        yield number, sample
+    table = TableRows(rows)
+    manifest = table.manifest
+    generator = manifest.numbered("generator")
+    of_fakes = np.unique(generator.numbers[manifest.labels == SYNTHETIC])
+    is_named = (manifest.labels == REAL) & (generator.numbers >= 0)
+    renamed = np.flatnonzero(is_named & ~np.isin(generator.numbers, of_fakes))
+    if len(renamed):
+        without_source = renamed[~manifest.has("source")[renamed]]
+        sources = manifest.take(without_source).cells("generator")
+        manifest = manifest.with_cells("source", sources, without_source)
+        table.manifest = manifest.with_cells("generator", repeat("", len(renamed)), renamed)
+    return table
 
 
 def _labels(column: str) -> Mapping[str, int]:
