@@ -225,6 +225,10 @@ class Manifest(Sequence[Sample]):
         first_equal = np.where(texts.texts.are_empty(), -1, texts.texts.first_equal())
         return Numbered(np.append(first_equal, -1).astype(np.int32)[numbers], texts.texts)
 
+    def extra_columns(self) -> list[str]:
+        """Return the names of the columns of ``extra``, some of which may be empty here."""
+        return list(self._table.extra)
+
     def folders(self, column: str = "path") -> Numbered:
         """Return the folders of a column of paths, which end with the separator, as numbers."""
         paths = self._table.column(column)

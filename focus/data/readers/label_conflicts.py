@@ -7,12 +7,15 @@ row of a table the wrong label.
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
+import numpy as np
+from numpy.typing import NDArray
+
+from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, UNLABELLED, Manifest
 from focus.data.near_far import family_of
 from focus.findings import Finding, finding
 
@@ -20,6 +23,10 @@ _WORDS = {
     **dict.fromkeys(("real", "reals", "original", "authentic", "pristine"), REAL),
     **dict.fromkeys(("fake", "fakes", "synthetic", "synthesis", "manipulated"), SYNTHETIC),
 }
+_PARTS_OF_WORDS = ("real", "original", "authentic", "pristine", "fake", "synthe", "manipulated")
+"""What a text has in it that has one of these words, in small letters."""
+_OF_NAME = ""
+"""Stands for a file's name, of which each image has its own."""
 _MUCH_MORE_USUAL = 2.0
 """How many times more usual a word must be on one side of the labels to say that they are wrong.
 
@@ -49,28 +56,26 @@ def label_conflicts(
 
     labels_are_folders: Whether the labels are those that the folders say; then only names count.
     """
-    labelled = [sample for sample in samples if sample.label is not None]
-    n_labelled = Counter(sample.label for sample in labelled)
-    of_names = [_word_in(Path(sample.path).stem) for sample in labelled]
-    names_say_both = len({word.label for word in of_names if word is not None}) == 2
-    said: defaultdict[tuple[int, int], list[tuple[Sample, str]]] = defaultdict(list)
-    only: defaultdict[tuple[int, int], list[tuple[Sample, str]]] = defaultdict(list)
-    for sample, of_name in zip(labelled, of_names, strict=True):
-        words = [] if labels_are_folders else _words_beside(sample, root)
-        if of_name is not None and names_say_both:
-            words = [*words, of_name]
-        if not words or sample.label is None:
-            continue
-        said[words[0].label, sample.label].append((sample, words[0].text))
-        if all(word.label != sample.label for word in words):
-            only[words[0].label, sample.label].append((sample, words[0].text))
+    is_labelled = samples.labels != UNLABELLED
+    n_labelled = {label: int((samples.labels == label).sum()) for label in (REAL, SYNTHETIC)}
+    words = _WordsOfRows(samples)
+    if not labels_are_folders:
+        words.add_folders(root)
+        words.add_cells()
+    words.add_names(is_labelled)
+    said: defaultdict[tuple[int, int], list[_Alike]] = defaultdict(list)
+    only: defaultdict[tuple[int, int], list[_Alike]] = defaultdict(list)
+    for alike in words.alike(is_labelled):
+        said[alike.words[0].label, alike.label].append(alike)
+        if all(word.label != alike.label for word in alike.words):
+            only[alike.words[0].label, alike.label].append(alike)
     findings = []
     for label, other in ((SYNTHETIC, REAL), (REAL, SYNTHETIC)):
         contradicted = said[other, label]
         if not contradicted:
             continue
-        against = len(contradicted) / n_labelled[label]
-        fitting = len(said[other, other]) / max(n_labelled[other], 1)
+        against = _count(contradicted) / n_labelled[label]
+        fitting = _count(said[other, other]) / max(n_labelled[other], 1)
         if max(against, fitting) < _LEAST_SHARE:
             continue
         if against >= _MUCH_MORE_USUAL * fitting:
@@ -82,29 +87,107 @@ def label_conflicts(
     return findings
 
 
+class _Alike(NamedTuple):
+    """The images of one label that have the same words beside them.
+
+    words: At least one. n_images: Their number. first: The row of the first.
+    """
+
+    words: tuple[_Word, ...]
+    label: int
+    n_images: int
+    first: int
+
+
+class _WordsOfRows:
+    """The words beside each image that name a class, the one that counts most first.
+
+    kinds: All that are beside some image. of_row: The number of each row's words there.
+    """
+
+    def __init__(self, samples: Manifest) -> None:
+        self._samples = samples
+        self.kinds: dict[tuple[_Word, ...], int] = {(): 0}
+        self.of_row = np.zeros(len(samples), np.int32)
+
+    def _number(self, words: tuple[_Word, ...]) -> int:
+        return self.kinds.setdefault(words, len(self.kinds))
+
+    def add_folders(self, root: str) -> None:
+        """Take the words of the folders below ``root``, the innermost first."""
+        numbers, folders = self._samples.folders()
+        of_folder = [
+            self._number(_words_of_folders(os.path.dirname(folder.removeprefix(root))))  # noqa: PTH120
+            for folder in folders
+        ]
+        self.of_row = np.array([*of_folder, 0], np.int32)[numbers]
+
+    def add_cells(self) -> None:
+        """Take the word of a cell alone where one is nothing else, the generator's first."""
+        for column in reversed(["generator", *self._samples.extra_columns()]):
+            numbers, cells = self._samples.numbered(column)
+            words = np.zeros(len(cells) + 1, np.int32)
+            for number, cell in enumerate(cells):
+                if (label := _WORDS.get(cell.strip().casefold())) is not None:
+                    words[number] = self._number((_Word(label, cell),))
+            words_of_rows = words[numbers]
+            self.of_row = np.where(words_of_rows > 0, words_of_rows, self.of_row)
+
+    def add_names(self, is_labelled: NDArray[np.bool_]) -> None:
+        """Take the words of the files' names behind the others, if the names say both classes."""
+        labels = np.full(len(self._samples), UNLABELLED, np.int8)
+        for row in np.flatnonzero(is_labelled & _may_name_class(self._samples)).tolist():
+            word = _word_in(Path(self._samples.cell("path", row)).stem)
+            if word is not None:
+                labels[row] = word.label
+        if not {REAL, SYNTHETIC} <= {*np.unique(labels).tolist()}:
+            return
+        words_of = [*self.kinds]
+        rows = np.flatnonzero(labels != UNLABELLED)
+        for row, label in zip(rows.tolist(), labels[rows].tolist(), strict=True):
+            of_name = _Word(label, _OF_NAME)
+            self.of_row[row] = self._number((*words_of[self.of_row[row]], of_name))
+
+    def alike(self, is_labelled: NDArray[np.bool_]) -> list[_Alike]:
+        """Return the labelled images that have words, those with the same ones together."""
+        rows = np.flatnonzero(is_labelled & (self.of_row > 0))
+        pairs = np.stack([self.of_row[rows], self._samples.labels[rows]], 1)
+        distinct, first, counts = np.unique(pairs, axis=0, return_index=True, return_counts=True)
+        words_of = [*self.kinds]
+        return [
+            _Alike(words_of[kind], label, count, row)
+            for (kind, label), count, row in zip(
+                distinct.tolist(), counts.tolist(), rows[first].tolist(), strict=True
+            )
+        ]
+
+
+def _may_name_class(samples: Manifest) -> NDArray[np.bool_]:
+    """Tell which rows have a word in their files' names that may name a class, [N]."""
+    names = (path[path.rfind(os.sep) + 1 :].casefold() for path in samples.cells("path"))
+    may = (any(word in name for word in _PARTS_OF_WORDS) for name in names)
+    return np.fromiter(may, bool, len(samples))
+
+
+def _count(alike: list[_Alike]) -> int:
+    return sum(part.n_images for part in alike)
+
+
 def _conflict(
-    name: str, samples: Manifest, conflicts: list[tuple[Sample, str]], label: int, other: int
+    name: str, samples: Manifest, conflicts: list[_Alike], label: int, other: int
 ) -> Finding:
-    sample, word = conflicts[0]
+    first = min(conflicts, key=lambda alike: alike.first)
+    path = samples.cell("path", first.first)
     return finding(
         name,
         source=samples.source,
-        count=len(conflicts),
-        total=sum(one.label == label for one in samples),
+        count=_count(conflicts),
+        total=int((samples.labels == label).sum()),
         label=LABEL_NAMES[label],
         other=LABEL_NAMES[other],
-        word=word,
-        path=sample.path,
+        word=first.words[0].text or Path(path).stem,
+        path=path,
     )
-
-
-def _words_beside(sample: Sample, root: str) -> list[_Word]:
-    """Return the words that name a class: of a cell alone, else of folders, the innermost first."""
-    for cell in (sample.generator, *sample.extra.values()):
-        if (label := _WORDS.get(cell.strip().casefold())) is not None:
-            return [_Word(label, cell)]
-    folder = os.path.dirname(sample.path.removeprefix(root))  # noqa: PTH120
-    return [*_words_of_folders(folder)]
 
 
 @lru_cache(maxsize=4096)
