@@ -125,6 +125,23 @@ class Manifest(Sequence[Sample]):
         manifest._table, manifest._rows, manifest.source = table, rows, source
         return manifest
 
+    @classmethod
+    def in_folders(
+        cls, paths: PathColumn, of_folder: Mapping[str, Sample], source: str = ""
+    ) -> "Manifest":
+        """Return the images whose folder is among those of ``of_folder``, in the paths' order.
+
+        of_folder: By the path of a folder, what is known of its images, without a path.
+        """
+        rows = {os.path.join(folder, ""): row for row, folder in enumerate(of_folder)}  # noqa: PTH118
+        row_of_folder = np.array([rows.get(text, -1) for text in paths.folders.texts], np.int32)
+        row_of_path = row_of_folder[np.asarray(paths.folders.numbers)]
+        is_known = row_of_path >= 0
+        table = _Table.of(of_folder.values()).taken(row_of_path[is_known])
+        if not is_known.all():
+            paths = paths.taken(np.flatnonzero(is_known).astype(np.int32))
+        return cls._of(table.with_column("path", paths), None, source)
+
     def __len__(self) -> int:
         return len(self._table) if self._rows is None else len(self._rows)
 

@@ -21,9 +21,18 @@ def images_below(
     folder: Path,
     extensions: Collection[str] = IMAGE_EXTENSIONS,
     skip: Callable[[Path], bool] = lambda _: False,
-    _above: tuple[str, ...] = (),
 ) -> Iterator[Path]:
-    """Yield the image files below a folder in natural order, without hidden ones.
+    """Yield the image files below a folder in natural order, as :func:`paths_below`."""
+    return map(Path, paths_below(folder, extensions, skip))
+
+
+def paths_below(
+    folder: Path,
+    extensions: Collection[str] = IMAGE_EXTENSIONS,
+    skip: Callable[[Path], bool] = lambda _: False,
+    _above: tuple[str, ...] = (),
+) -> Iterator[str]:
+    """Yield the paths of the image files below a folder in natural order, without hidden ones.
 
     Follows symbolic links, but not in circles. extensions: in small letters. skip: tells which
     folders below it, by their absolute paths, to leave out. Raises InputError for a folder that
@@ -39,16 +48,35 @@ def images_below(
         raise InputError(
             f"Cannot list {folder} ({error.strerror}): make the folder readable."
         ) from error
-    for name in sorted(found, key=_natural_key):
+    beginning = os.path.join(folder, "")  # noqa: PTH118 - a million Path objects take seconds
+    for name in _in_natural_order(found):
         if found[name]:
-            yield from images_below(folder / name, extensions, skip, (*_above, real))
+            yield from paths_below(folder / name, extensions, skip, (*_above, real))
         elif os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122
-            yield folder / name
+            yield beginning + name
 
 
 def is_listed(name: str) -> bool:
     """Return whether a file or folder of that name is looked at."""
     return not name.startswith(_NOT_LISTED)
+
+
+def _in_natural_order(names: Collection[str]) -> list[str]:
+    """Return the names in the order of :func:`_natural_key`.
+
+    That key takes ten times as long as a number, in which the names of most folders differ alone.
+    """
+    if not names:
+        return []
+    shared = os.path.commonprefix([min(names), max(names)])  # noqa: RUF071 - letters, no folders
+    beginning = shared.rstrip("0123456789")
+    ending = re.split("[0-9]", min(names))[-1]
+    start, end = len(beginning), -len(ending) or None
+    if all(name.endswith(ending) for name in names):
+        numbers = [name[start:end] for name in names]
+        if all(number.isascii() and number.isdecimal() for number in numbers):
+            return [name for _, name in sorted(zip(map(int, numbers), names, strict=True))]
+    return sorted(names, key=_natural_key)
 
 
 def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:

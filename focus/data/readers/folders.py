@@ -11,15 +11,17 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from focus.config.layouts import DataLayout
+from focus.data.columns import PathColumn
 from focus.data.manifest import NO_EXTRA, REAL, SYNTHETIC, Manifest, Sample, Split
 from focus.data.near_far import family_of
 from focus.data.readers import deepfakebench
-from focus.data.readers.files import IMAGE_EXTENSIONS, images_below, is_listed
+from focus.data.readers.files import IMAGE_EXTENSIONS, is_listed, paths_below
 from focus.data.readers.human_maps import MAP_FOLDERS
 from focus.data.readers.tables import NO_WORDS, split_of
 from focus.errors import InputError
@@ -57,10 +59,11 @@ def read(
     images. words: The class of each further name of a folder, in small letters, for the layout
     ``real-fake``. Raises InputError for a folder without images, or without those of the layout.
     """
-    paths = [str(path) for path in images_without_maps(root, maps)]
-    if not paths:
+    paths = list_images(root, maps)
+    if not len(paths):
         raise InputError(f"There are no images in the folder {root}: give one that holds some.")
-    folders = {at: Path(at).relative_to(root).parts for at in {_folder(path) for path in paths}}
+    listed = dict.fromkeys(map(_folder, paths.folders.texts))
+    folders = {folder: Path(folder).relative_to(root).parts for folder in listed}
     known = deepfakebench.read_folders(root, folders) if layout in (None, DEEPFAKEBENCH) else {}
     if known or layout == DEEPFAKEBENCH:
         return DEEPFAKEBENCH, _known(paths, known, root, "of a set that is known")
@@ -68,19 +71,20 @@ def read(
     if layout is None:
         layout = next((name for name in trees if _fits(name, trees[name], folders.values())), None)
     if layout is None or layout == "images":
-        return "images", Manifest(map(Sample, paths), str(root))
+        unlabelled = dict.fromkeys(folders, Sample(""))
+        return "images", Manifest.in_folders(paths, unlabelled, str(root))
     known = _read_folders(layout, trees[layout], folders, root, generator)
     return layout, _known(paths, known, root, " or ".join(trees[layout]))
 
 
-def _known(paths: list[str], known: Mapping[str, Sample], root: Path, names: str) -> Manifest:
+def _known(paths: PathColumn, known: Mapping[str, Sample], root: Path, names: str) -> Manifest:
     """Return the images in folders that are known; raise InputError if there are none."""
-    samples = [replace(known[at], path=path) for path in paths if (at := _folder(path)) in known]
-    if not samples:
+    manifest = Manifest.in_folders(paths, known, str(root))
+    if not manifest:
         raise InputError(f"No image of {root} is in a folder {names}: give another --layout.")
-    if left := len(paths) - len(samples):
-        _log.warning("%s: left out %d images that are in no folder %s", root, left, names)
-    return Manifest(samples, str(root))
+    if n_other := len(paths) - len(manifest):
+        _log.warning("%s: left out %d images that are in no folder %s", root, n_other, names)
+    return manifest
 
 
 def unread_findings(root: Path, manifest: Manifest, maps: Path | None) -> list[Finding]:
@@ -88,7 +92,8 @@ def unread_findings(root: Path, manifest: Manifest, maps: Path | None) -> list[F
 
     maps: The folder of the human maps, which are read.
     """
-    read = {Path(folder) for folder in {_folder(sample.path) for sample in manifest}}
+    numbers, texts = manifest.folders()
+    read = {Path(_folder(texts[number])) for number in np.unique(numbers).tolist()}
     read |= {parent for folder in read for parent in folder.parents}
     unread: list[str] = []
     for name, folders, _ in os.walk(root):
@@ -107,10 +112,18 @@ def unread_findings(root: Path, manifest: Manifest, maps: Path | None) -> list[F
 def images_without_maps(
     root: Path, maps: Path | None = None, extensions: Collection[str] = IMAGE_EXTENSIONS
 ) -> list[Path]:
-    """Return the image files below a folder, without those in folders of maps and masks.
+    """Return the image files below a folder, as :func:`list_images`."""
+    paths = list_images(root, maps, extensions)
+    return [Path(path) for path in paths.of(np.arange(len(paths), dtype=np.int32)) if path]
+
+
+def list_images(
+    root: Path, maps: Path | None = None, extensions: Collection[str] = IMAGE_EXTENSIONS
+) -> PathColumn:
+    """List the image files below a folder, without those in folders of maps and masks.
 
     Warns of folders that are passed over, but for ``maps``, and of files that Pillow does not read.
-    extensions: The extensions of the files to return.
+    extensions: The extensions of the files to list.
     """
     passed: list[Path] = []
 
@@ -120,17 +133,23 @@ def images_without_maps(
             return True
         return folder == maps
 
-    images = list(images_below(root, {*extensions, *_NOT_READ}, holds_maps))
-    found = [path for path in images if path.suffix.lower() in extensions]
+    paths = PathColumn()
+    n_unread = 0
+    for path in paths_below(root, {*extensions, *_NOT_READ}, holds_maps):
+        if os.path.splitext(path)[1].lower() in extensions:  # noqa: PTH122
+            paths.append(path)
+        else:
+            n_unread += 1
+    paths.finish()
     for folder in passed:
-        if n_files := sum(1 for _ in images_below(folder, extensions)):
+        if n_files := sum(1 for _ in paths_below(folder, extensions)):
             _log.warning(
                 "%s: passed over %d files in %s, which by its name holds maps and no images",
                 *(root, n_files, folder.relative_to(root)),
             )
-    if unread := len(images) - len(found):
-        _log.warning("%s: left out %d HEIC or JPEG XL files: convert them", root, unread)
-    return found
+    if n_unread:
+        _log.warning("%s: left out %d HEIC or JPEG XL files: convert them", root, n_unread)
+    return paths
 
 
 def _folder(path: str) -> str:
