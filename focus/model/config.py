@@ -93,14 +93,23 @@ class TrainingPictures:
             )
         least, most = self.sharpness
         if sharpness < least:
-            differences.append(f"less sharp ({sharpness:.3g}, in training {least:.3g} or more)")
+            differences.append(
+                f"less sharp ({_rounded(sharpness)}, in training {_rounded(least)} or more)"
+            )
         if sharpness > most:
-            differences.append(f"sharper ({sharpness:.3g}, in training {most:.3g} or less)")
+            differences.append(
+                f"sharper ({_rounded(sharpness)}, in training {_rounded(most)} or less)"
+            )
         if face is False and self.faces:
             differences.append(
                 f"no face found, in training in {self.faces.n_with_face} of {self.faces.n_images}"
             )
         return "; ".join(differences)
+
+
+def _rounded(sharpness: float) -> str:
+    """Return three digits of a variance, up to millions without an exponent."""
+    return f"{float(f'{sharpness:.3g}'):.10g}"
 
 
 @dataclass(frozen=True)

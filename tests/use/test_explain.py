@@ -29,6 +29,7 @@ from focus.model.pictures import as_seen
 from focus.runtime.files import sole_writer
 from focus.use.explain import explain, find_items
 
+from ..browser import NEEDS_CHROMIUM
 from ..launching import in_another_process
 
 # The program runs in one thread, as what is expected of it: sums over two differ in the last bit.
@@ -139,6 +140,29 @@ def test_a_folder_gives_evaluations_scores_cams_and_overlays(
     for row in rows:
         assert f'data-decision="{row["decision"]}"><a class="card" href="{row["overlay"]}">' in page
         assert f"<b>{row['decision']}</b> · score {float(row['score']):.4g} · h" in page
+
+
+@pytest.mark.slow
+@NEEDS_CHROMIUM
+def test_long_names_leave_the_page_as_wide_as_the_screen(
+    detector: Detector, tmp_path: Path, browser: Any
+) -> None:
+    """At 360 pixels the name of a run made the page wider; at 1280 each picture had a line."""
+    long = "a_name_without_a_space_as_a_script_makes_it_of_all_settings_" * 2
+    model = saved(detector, tmp_path / long / "model", 0.5)
+    for number in range(4):
+        pixels = np.full((40, 40, 3), 60 * number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{long}{number}.png")
+    run(model, tmp_path / "out", *sorted(tmp_path.glob("*.png")))
+    for width, n_columns in ((360, 2), (1280, 4)):
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.goto((tmp_path / "out" / "index.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        lefts = page.eval_on_selector_all(
+            ".cards li", "all => all.map(card => card.getBoundingClientRect().left)"
+        )
+        assert len(set(lefts)) == n_columns
+        page.close()
 
 
 def test_a_transformers_cam_lies_over_the_patch_that_it_is_of(tmp_path: Path) -> None:
