@@ -192,7 +192,10 @@ def _shortcut_lines(found: Findings) -> list[str]:
         ("low-level statistics alone", found.pixels),
     ):
         if result is None:
-            lines.append(f"shortcuts: {what} not audited, fewer than {MIN_IMAGES} images a class")
+            lines.append(
+                f"shortcuts: {what} not audited, fewer than {MIN_IMAGES} images of a class are to "
+                "train with"
+            )
             continue
         low, high = result.interval
         lines.append(
