@@ -7,7 +7,7 @@ from typing import Any
 
 from focus.config.data import CheckConfig
 from focus.data.check import contact_sheet, findings, report
-from focus.data.check.findings import Findings
+from focus.data.check.findings import CheckedData
 from focus.data.check.verdict import is_fit, verdict
 from focus.data.readers import refuse_inside
 from focus.runtime.files import check_writable, sole_writer
@@ -21,27 +21,27 @@ def check(config: CheckConfig) -> None:
         SystemExit: with code 1 if training would not start, or on a finding that is an error.
     """
     if config.output is None:
-        found, *_ = _print(config)
+        checked, *_ = _print(config)
     else:
         output = Path(config.output)
         check_writable(output)
         refuse_inside(output, (*config.test_data.values(), *config.test_real.values()))
         with sole_writer(output):
-            found, content, shown = _print(config)
-            contact_sheet.draw(found, output / "contact_sheet.png")
-            report.write(found, content, shown, output)
+            checked, content, shown = _print(config)
+            contact_sheet.draw(checked, output / "contact_sheet.png")
+            report.write(checked, content, shown, output)
         print(f"report: {output}")
-    if found.obstacle or (config.strict and not is_fit(found)):
+    if checked.obstacle or (config.strict and not is_fit(checked)):
         raise SystemExit(1)
 
 
-def _print(config: CheckConfig) -> tuple[Findings, dict[str, Any], str]:
+def _print(config: CheckConfig) -> tuple[CheckedData, dict[str, Any], str]:
     """Print the findings, the verdict first and last; return them, and check.json and check.txt."""
     layouts = StringIO()
     with redirect_stdout(layouts):
-        found = findings.gather(config)
-    content, first = report.content_of(found), verdict(found)
-    shown = report.text(found, content)
+        checked = findings.gather(config)
+    content, first = report.content_of(checked), verdict(checked)
+    shown = report.text(checked, content)
     body = layouts.getvalue() + shown
     print(*([first, body, first] if body else [first]), sep="\n\n")
-    return found, content, f"{first}\n\n{shown}"
+    return checked, content, f"{first}\n\n{shown}"

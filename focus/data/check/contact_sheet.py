@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from focus.data.check.findings import Findings, kinds
+from focus.data.check.findings import CheckedData, kinds
 from focus.data.overlay import NO_CAM, SheetRow, contact_sheet, strip
 from focus.metrics.arrays import evenly
 
@@ -14,15 +14,15 @@ SIDE = 144
 MAX_ROWS = 40
 
 
-def draw(found: Findings, path: Path) -> None:
+def draw(checked: CheckedData, path: Path) -> None:
     """Write the PNG; nothing if there are no images. At most MAX_ROWS kinds are shown.
 
     Of a kind that has human maps, images with one are shown.
     """
-    bad = {file.path for file in found.bad}
-    rows, every = [], kinds(found.manifest)
+    bad = {file.path for file in checked.bad}
+    rows, every = [], kinds(checked.manifest)
     for (split, label, generator), numbers in list(every.items())[:MAX_ROWS]:
-        whole = [sample for n in numbers if (sample := found.manifest[n]).path not in bad]
+        whole = [sample for n in numbers if (sample := checked.manifest[n]).path not in bad]
         samples = [replace(s, human_map=None) if s.human_map in bad else s for s in whole]
         mapped = [sample for sample in samples if sample.human_map]
         able, limit = (mapped, CELLS // 2) if mapped else (samples, CELLS)
@@ -33,7 +33,7 @@ def draw(found: Findings, path: Path) -> None:
             rows.append(SheetRow(generator or label, about, cells))
     if rows:
         title = "Images by split and class"
-        title += "; beside it the human map over it, where there are any" * bool(found.map_sizes)
+        title += "; beside it the human map over it, where there are any" * bool(checked.map_sizes)
         if len(every) > MAX_ROWS:
             title += f"; {len(every) - MAX_ROWS} more generators are not shown"
         contact_sheet(path, [title], rows, SIDE)

@@ -49,8 +49,8 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """All that the check found.
+class CheckedData:
+    """The images that were checked, and what the check found.
 
     Attributes:
         manifest: All images, those to test on included; none if they cannot be read.
@@ -97,7 +97,7 @@ class Findings:
         return self.decoded.odd(verdict) if self.decoded else []
 
 
-def gather(config: CheckConfig) -> Findings:
+def gather(config: CheckConfig) -> CheckedData:
     """Read the images, give them the splits that training would, and look at every file.
 
     With ``drop_copies`` and an output a manifest without copies and bad images is written too.
@@ -141,7 +141,7 @@ def gather(config: CheckConfig) -> Findings:
         *source_findings(images),
         *_pixel_findings(pixels),
     ]
-    return Findings(
+    return CheckedData(
         manifest,
         training,
         worst_first(findings),
@@ -158,10 +158,10 @@ def gather(config: CheckConfig) -> Findings:
     )
 
 
-def _refused(obstacle: str) -> Findings:
+def _refused(obstacle: str) -> CheckedData:
     """Return what is to be said where no image can be read."""
     refusal = finding("training_refused", obstacle=obstacle)
-    return Findings(Manifest([]), Training(obstacle), [refusal])
+    return CheckedData(Manifest([]), Training(obstacle), [refusal])
 
 
 def _pixel_findings(audit: Audit | None) -> list[Finding]:

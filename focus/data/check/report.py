@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from focus.data.check.findings import Findings, Training, kinds
+from focus.data.check.findings import CheckedData, Training, kinds
 from focus.data.check.images import files_of_two_labels
 from focus.data.check.shortcuts import MIN_IMAGES
 from focus.data.check.verdict import is_fit
@@ -20,29 +20,29 @@ _SHOWN, _CAUSES = 5, 3  # of each list, and of the causes of an AUC, on the cons
 _LONGEST = 30  # characters of a generator's name in the table
 
 
-def write(found: Findings, content: Mapping[str, Any], shown: str, folder: Path) -> None:
+def write(checked: CheckedData, content: Mapping[str, Any], shown: str, folder: Path) -> None:
     """Write check.json, check.txt and copies.csv."""
     as_json = json.dumps(content, indent=1, allow_nan=False)
     (folder / "check.json").write_text(as_json + "\n", encoding="utf-8")
     (folder / "check.txt").write_text(f"{shown}\n", encoding="utf-8")
-    write_copies(found.copies, folder, found.dropped, found.pairs)
+    write_copies(checked.copies, folder, checked.dropped, checked.pairs)
 
 
-def content_of(found: Findings) -> dict[str, Any]:
+def content_of(checked: CheckedData) -> dict[str, Any]:
     """Return the content of check.json, which ``docs/formats.md`` describes."""
-    manifest = found.manifest
-    images = found.decoded.manifest if found.decoded else manifest
-    bad = {file.path for file in found.bad if file.role == "image"}
+    manifest = checked.manifest
+    images = checked.decoded.manifest if checked.decoded else manifest
+    bad = {file.path for file in checked.bad if file.role == "image"}
     masks = {sample.mask_path for sample in manifest} - {None}
     train = Counter(s.label for s in manifest.split("train") if s.label is not None)
-    copy_kinds = Counter(copy.kind for copy in found.copies)
-    without = found.without_copies
+    copy_kinds = Counter(copy.kind for copy in checked.copies)
+    without = checked.without_copies
     return {
         "version": 3,
         "source": manifest.source,
-        "fit": is_fit(found),
-        "findings": [asdict(one) for one in found.findings],
-        **_trainable(found.training),
+        "fit": is_fit(checked),
+        "findings": [asdict(one) for one in checked.findings],
+        **_trainable(checked.training),
         "n_images": len(manifest),
         "kinds": [
             {
@@ -52,29 +52,29 @@ def content_of(found: Findings) -> dict[str, Any]:
                 "images": len(rows),
                 "with_map": sum(manifest[row].human_map is not None for row in rows),
                 "unreadable": sum(manifest[row].path in bad for row in rows),
-                **_appearances(found, (manifest[row].path for row in rows)),
+                **_appearances(checked, (manifest[row].path for row in rows)),
             }
             for (split, label, generator), rows in kinds(manifest).items()
         ],
         "train_share_real": train[REAL] / train.total() if train else None,
-        **_appearances(found, (sample.path for sample in manifest)),
-        "maps": _maps(found),
-        "masks": {"masks": len(masks), "faint": len(found.odd("faint"))},
+        **_appearances(checked, (sample.path for sample in manifest)),
+        "maps": _maps(checked),
+        "masks": {"masks": len(masks), "faint": len(checked.odd("faint"))},
         "contradictory": files_of_two_labels(images),
-        "bad_files": [asdict(file) for file in found.bad],
+        "bad_files": [asdict(file) for file in checked.bad],
         "copies": {
-            "images": len(found.copies),
+            "images": len(checked.copies),
             "same_file": copy_kinds["same file"],
             "same_picture": copy_kinds["same picture"],
             "mirrored_picture": copy_kinds["mirrored picture"],
             "fake_and_source": copy_kinds[SOURCE],
             "between": _counts(
-                f"{copy.original.split}-{copy.sample.split}" for copy in found.copies
+                f"{copy.original.split}-{copy.sample.split}" for copy in checked.copies
             ),
         },
         "shortcuts": {
-            "storage": found.storage and asdict(found.storage),
-            "pixels": found.pixels and asdict(found.pixels),
+            "storage": checked.storage and asdict(checked.storage),
+            "pixels": checked.pixels and asdict(checked.pixels),
         },
         "without_copies": without
         and {"path": without.path, "n_images": without.n_images, **_trainable(without)},
@@ -85,10 +85,10 @@ def _trainable(training: Training) -> dict[str, bool | str | None]:
     return {"trainable": not training.obstacle, "obstacle": training.obstacle or None}
 
 
-def _appearances(found: Findings, paths: Iterable[str]) -> dict[str, dict[str, int]]:
+def _appearances(checked: CheckedData, paths: Iterable[str]) -> dict[str, dict[str, int]]:
     """Count the sizes, formats and modes of the images that can be decoded."""
-    bad = {file.path for file in found.bad if file.role == "image"}
-    looks = [found.looks[path] for path in paths if path not in bad]
+    bad = {file.path for file in checked.bad if file.role == "image"}
+    looks = [checked.looks[path] for path in paths if path not in bad]
     return {
         "sizes": _counts(f"{look.width}x{look.height}" for look in looks),
         "formats": _counts(str(look.storage["file format"]) for look in looks),
@@ -96,22 +96,22 @@ def _appearances(found: Findings, paths: Iterable[str]) -> dict[str, dict[str, i
     }
 
 
-def _maps(found: Findings) -> dict[str, int]:
+def _maps(checked: CheckedData) -> dict[str, int]:
     """Count the human maps that are odd in some way, and the images that have none."""
     size_of: dict[str, tuple[int, int]] = {}
-    for sample in found.manifest:
+    for sample in checked.manifest:
         if sample.human_map is not None:
-            header = found.looks[sample.path]
+            header = checked.looks[sample.path]
             size_of[sample.human_map] = header.width, header.height
-    sizes = found.map_sizes
+    sizes = checked.map_sizes
     return {
         "maps": len(size_of),
-        "images_without": sum(sample.human_map is None for sample in found.manifest),
-        "unreadable": sum(file.role == "map" for file in found.bad),
-        "blank": len(found.odd("blank")),
-        "inverted": len(found.odd("inverted")),
+        "images_without": sum(sample.human_map is None for sample in checked.manifest),
+        "unreadable": sum(file.role == "map" for file in checked.bad),
+        "blank": len(checked.odd("blank")),
+        "inverted": len(checked.odd("inverted")),
         "of_another_size": sum(size_of[path] != size for path, size in sizes.items()),
-        "unmatched": found.n_unmatched,
+        "unmatched": checked.n_unmatched,
     }
 
 
@@ -119,14 +119,14 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def text(found: Findings, content: Mapping[str, Any]) -> str:
+def text(checked: CheckedData, content: Mapping[str, Any]) -> str:
     """Return what the console shows of check.json, below the verdict."""
     lines: list[str] = []
-    if found.manifest:
-        lines += [*_table(content["kinds"]), "", *_file_lines(found, content)]
-        lines += [*_copy_lines(found, content["copies"]), *_shortcut_lines(found)]
-    if without := found.without_copies:
-        if obstacle := found.training.obstacle:
+    if checked.manifest:
+        lines += [*_table(content["kinds"]), "", *_file_lines(checked, content)]
+        lines += [*_copy_lines(checked, content["copies"]), *_shortcut_lines(checked)]
+    if without := checked.without_copies:
+        if obstacle := checked.training.obstacle:
             lines.append(f"training would not start: {obstacle}")
         table = shlex.quote(without.path)
         verdict = (
@@ -152,29 +152,29 @@ def _table(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["  ".join(aligned).format(*row).rstrip() for row in rows]
 
 
-def _file_lines(found: Findings, content: Mapping[str, Any]) -> list[str]:
+def _file_lines(checked: CheckedData, content: Mapping[str, Any]) -> list[str]:
     lines = []
     if content["train_share_real"] is not None:
         lines.append(f"balance: {100 * content['train_share_real']:.0f} % of train is real")
-    if content["maps"]["maps"] or found.n_unmatched:
+    if content["maps"]["maps"] or checked.n_unmatched:
         odd = [f"{n} {name.replace('_', ' ')}" for name, n in content["maps"].items() if n]
         lines.append(f"human maps: {', '.join(odd)}")
     if pairs := content["contradictory"]:
         lines.append(f"the same file as real and as synthetic: {len(pairs)}")
         lines += _first([", ".join(map(repr, paths)) for paths in pairs])
-    lines.append(f"unreadable files: {len(found.bad)}")
-    return lines + _first([f"{file.role} {file.place!r}: {file.reason}" for file in found.bad])
+    lines.append(f"unreadable files: {len(checked.bad)}")
+    return lines + _first([f"{file.role} {file.place!r}: {file.reason}" for file in checked.bad])
 
 
-def _copy_lines(found: Findings, counts: Mapping[str, Any]) -> list[str]:
-    if not found.copies:
+def _copy_lines(checked: CheckedData, counts: Mapping[str, Any]) -> list[str]:
+    if not checked.copies:
         return ["copies: none, no picture is in two splits"]
     between = ", ".join(f"{n} {pair}" for pair, n in counts["between"].items())
     return [
         f"copies: {counts['images']} images show a picture of an earlier split ({between}; "
         f"{counts['same_file']} same file, {counts['same_picture']} same picture, "
         f"{counts['mirrored_picture']} mirrored picture, {counts['fake_and_source']} {SOURCE})",
-        *_first([_in_words(copy) for copy in found.copies]),
+        *_first([_in_words(copy) for copy in checked.copies]),
     ]
 
 
@@ -185,11 +185,11 @@ def _in_words(copy: Copy) -> str:
     )
 
 
-def _shortcut_lines(found: Findings) -> list[str]:
+def _shortcut_lines(checked: CheckedData) -> list[str]:
     lines = []
     for what, result in (
-        ("the files' storage alone", found.storage),
-        ("low-level statistics alone", found.pixels),
+        ("the files' storage alone", checked.storage),
+        ("low-level statistics alone", checked.pixels),
     ):
         if result is None:
             lines.append(

@@ -1,18 +1,18 @@
 """The verdict on all that the check found, in words."""
 
-from focus.data.check.findings import Findings
+from focus.data.check.findings import CheckedData
 
 FIT = "fit for training"
 
 
-def is_fit(found: Findings) -> bool:
+def is_fit(checked: CheckedData) -> bool:
     """Return whether nothing has to be mended before training."""
-    return not any(one.severity == "error" for one in found.findings)
+    return not any(one.severity == "error" for one in checked.findings)
 
 
-def verdict(found: Findings) -> str:
+def verdict(checked: CheckedData) -> str:
     """Return the verdict in one line, and each finding in one below, worst first."""
-    head = FIT if is_fit(found) else "mend this before training"
-    if not found.findings:
+    head = FIT if is_fit(checked) else "mend this before training"
+    if not checked.findings:
         return head
-    return "\n".join([f"{head}:", *map(str, found.findings)])
+    return "\n".join([f"{head}:", *map(str, checked.findings)])
