@@ -7,7 +7,7 @@ each page whose objects it looks at, since a look counts references. Arrays have
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -34,6 +34,10 @@ class Texts(Sequence[str]):
         """Add a text behind the others."""
         self._bytes += text.encode("utf-8", _ERRORS)
         self._bounds.append(len(self._bytes))
+
+    def pad(self, count: int) -> None:
+        """Add empty texts until there are ``count``."""
+        self._bounds.extend(array("Q", [len(self._bytes)]) * (count - len(self)))
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -127,7 +131,7 @@ class TextColumn:
 
     def pad(self, count: int) -> None:
         """Add rows without a text until there are ``count``."""
-        self.numbers.extend([_NONE] * (count - len(self.numbers)))
+        self.numbers.extend(array("i", [_NONE]) * (count - len(self.numbers)))
 
     def finish(self) -> None:
         """Forget what only :meth:`append` needs."""
@@ -215,8 +219,7 @@ class PathColumn:
 
     def pad(self, count: int) -> None:
         """Add rows without a path until there are ``count``."""
-        for _ in range(count - len(self.names)):
-            self.names.append("")
+        self.names.pad(count)
         self.folders.pad(count)
 
     def finish(self) -> None:
@@ -249,12 +252,16 @@ class PathColumn:
     def replaced(self, rows: Rows, texts: Iterable[str | None]) -> "PathColumn":
         """Return the column with other paths in these rows, which ascend."""
         new = PathColumn()
-        for row, text in zip(rows.tolist(), texts, strict=True):
+        is_empty = not self.has_text().any()
+        for row, text in zip(
+            chain(array("i", rows.tobytes()), [len(self)]), chain(texts, [None]), strict=True
+        ):
+            if is_empty:
+                new.pad(row)
             for other in range(len(new), row):
                 new.append(self[other])
-            new.append(text)
-        for other in range(len(new), len(self)):
-            new.append(self[other])
+            if row < len(self):
+                new.append(text)
         new.finish()
         return new
 

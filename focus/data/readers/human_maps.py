@@ -2,9 +2,13 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Container, Mapping
-from dataclasses import replace
+from collections.abc import Container, Iterable, Mapping
+from itertools import repeat
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from focus.data.images import reason
 from focus.data.manifest import Manifest, absolute
@@ -48,18 +52,26 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
             f"The human maps {folder} are neither a folder nor a .json file: give other "
             "--human-maps."
         )
-    plain = {sample.path: _name_below(sample.path, root) for sample in manifest}
+    map_names: dict[str, str] = {}
+    if folder.is_dir():
+        map_names = {str(path): _name_below(path, folder) for path in images_below(folder)}
+        rows = _rows_with_names(manifest, root, map_names.values())
+    else:
+        rows = _rows_with_names(manifest, root, _drawn_references(folder))
+    images_of_maps = manifest.take(rows)
+    plain = {path: _name_below(path, root) for path in images_of_maps.cells("path")}
     count = Counter(plain.values())
     names = {
         path: name if not name or count[name] == 1 else f"{name}{Path(path).suffix}"
         for path, name in plain.items()
     }
     same_stem = defaultdict[str, dict[str, bool]](dict)  # image -> whether it is in training
-    for sample in manifest:
-        same_stem[Path(sample.path).stem][sample.path] = sample.split == "train"
+    in_training = images_of_maps.equals("split", "train").tolist()
+    for path, is_train in zip(images_of_maps.cells("path"), in_training, strict=True):
+        same_stem[Path(path).stem][path] = is_train
     images = {stem: next(iter(paths)) for stem, paths in same_stem.items()}
     images |= {name: path for path, name in names.items() if name}
-    maps = map_references(folder, images)
+    maps = map_references(folder, map_names, images, _top_folders(manifest, root))
     owned = owners.setdefault(folder, {})
 
     def map_of(path: str) -> str | None:
@@ -86,13 +98,57 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
             )
         return reference if path == candidates[0] else None
 
-    found = [(sample, map_of(sample.path)) for sample in manifest]
-    for sample, reference in found:
-        owned |= dict.fromkeys(_members(reference), sample.path) if reference else {}
-    source = source_of(folder)
-    made = {MAP_SOURCE: source} if source else {}
-    mapped = (replace(s, human_map=m, extra={**s.extra, **made}) if m else s for s, m in found)
-    return Manifest(mapped, manifest.source)
+    references = [map_of(path) for path in images_of_maps.cells("path")]
+    for path, reference in zip(images_of_maps.cells("path"), references, strict=True):
+        if reference:
+            owned |= dict.fromkeys(_members(reference), path)
+    has_map = np.array([bool(reference) for reference in references], bool)
+    manifest = manifest.with_cells("human_map", filter(None, references), rows[has_map])
+    if source := source_of(folder):
+        sources = repeat(source, int(has_map.sum()))
+        manifest = manifest.with_cells(MAP_SOURCE, sources, rows[has_map])
+    return manifest
+
+
+def _rows_with_names(
+    manifest: Manifest, root: Path, map_names: Iterable[str]
+) -> NDArray[np.integer[Any]]:
+    """Return the rows of images that a map may belong to, by the names of all maps.
+
+    There may be millions of images, and few of them with a map.
+    """
+    base_names = set[str]()
+    in_folder = defaultdict[str, set[str]](set)
+    for map_name in map_names:
+        below_annotator = map_name.partition(os.sep)[2]
+        for name in (map_name, below_annotator):
+            for image in filter(None, (name, name.rpartition("_")[0])):
+                folder, _, base = image.rpartition(os.sep)
+                bases = {base, os.path.splitext(base)[0], base.partition(".")[0]}  # noqa: PTH122
+                in_folder[folder] |= bases
+                if not folder:
+                    base_names |= bases
+    numbers, folders = manifest.folders()
+    beginning = os.path.join(root, "")  # noqa: PTH118 - a million Path objects take seconds
+    below_root = [in_folder.get(at.removeprefix(beginning).rstrip(os.sep)) for at in folders]
+
+    def may_have_map(path: str, number: int) -> bool:
+        name = path[path.rfind(os.sep) + 1 :]
+        bases = {name, name.rpartition(".")[0]}
+        in_same_folder = below_root[number]
+        return not (bases.isdisjoint(base_names) and bases.isdisjoint(in_same_folder or ()))
+
+    may = map(may_have_map, manifest.cells("path"), numbers.tolist())
+    return np.flatnonzero(np.fromiter(may, bool, len(manifest)))
+
+
+def _top_folders(manifest: Manifest, root: Path) -> set[str]:
+    """Return the names of the folders in ``root`` that images lie below."""
+    numbers, folders = manifest.folders()
+    beginning = os.path.join(root, "")  # noqa: PTH118
+    used = [folders[number] for number in np.unique(numbers).tolist()]
+    below = [at.removeprefix(beginning) for at in used if at.startswith(beginning)]
+    return {at.partition(os.sep)[0] for at in below if at}
 
 
 def unmatched_findings(owners: MapOwners, required: str | None) -> list[Finding]:
@@ -127,7 +183,12 @@ def _members(reference: str) -> list[str]:
     return [reference] if is_drawing(reference) else files_of(reference)
 
 
-def map_references(place: Path, images: Mapping[str, str]) -> dict[str, str]:
+def map_references(
+    place: Path,
+    map_names: Mapping[str, str],
+    images: Mapping[str, str],
+    image_folders: Container[str],
+) -> dict[str, str]:
     """Return the human maps at ``place``, by the name of the image that each belongs to.
 
     A name is the path below ``place``, or COCO's ``file_name``, without extension. In a folder:
@@ -139,25 +200,24 @@ def map_references(place: Path, images: Mapping[str, str]) -> dict[str, str]:
        of the images' are annotators: ``anna/a.png`` and ``ben/a.png`` are averaged for ``a``;
     4. any other map keeps its name, which no image has.
 
-    images: The path of the image by each name: the base name and the path below the image root,
-    both without extension.
+    map_names: The name of each map. images: The path of the image by each name that one has or may
+    be numbered after: the base name and the path below the image root, both without extension.
+    image_folders: The names of the folders in the image root that images lie below.
 
     Raises InputError for two maps of one image and a file that is not COCO's.
     """
     if place.suffix.lower() == ".json":
         return _drawn_references(place)
-    names = {str(path): _name_below(path, place) for path in images_below(place)}
-    mirrored = any(os.sep in name and name in images for name in names.values())
-    image_folders = {image.partition(os.sep)[0] for image in images if os.sep in image}
+    mirrored = any(os.sep in name and name in images for name in map_names.values())
     found = defaultdict[str, list[str]](list)
-    for path, name in names.items():
+    for path, name in map_names.items():
         image = name
         if name not in images:
             folder, _, below = name.partition(os.sep)
             is_annotator = not mirrored and folder not in image_folders and below in images
             image = _numbered(name, images) or (below if is_annotator else name)
         found[image].append(path)
-        if len(found[image]) > 1 and image in map(names.get, found[image]):
+        if len(found[image]) > 1 and image in map(map_names.get, found[image]):
             first, other = found[image][-2:]
             raise InputError(
                 f"{first!r} and {other!r} are maps of one image: keep one, or name them IMAGE_1, "

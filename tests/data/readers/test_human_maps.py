@@ -9,6 +9,7 @@ import pytest
 from focus.config.train import TrainConfig
 from focus.data.manifest import Manifest
 from focus.data.readers import read_given
+from focus.data.readers.files import images_below
 from focus.data.readers.human_maps import map_references
 from focus.errors import InputError
 
@@ -68,7 +69,12 @@ def test_images_that_differ_in_their_extension_alone(tmp_path: Path) -> None:
 
 
 def references(folder: Path, *images: str) -> dict[str, str]:
-    found = map_references(folder, {name: str(folder.parent / f"{name}.png") for name in images})
+    paths = {name: str(folder.parent / f"{name}.png") for name in images}
+    maps = {
+        str(path): str(path.relative_to(folder).with_suffix("")) for path in images_below(folder)
+    }
+    image_folders = {name.partition("/")[0] for name in images if "/" in name}
+    found = map_references(folder, maps, paths, image_folders)
     return {name: path.removeprefix(f"{folder}/") for name, path in found.items()}
 
 
