@@ -17,6 +17,7 @@ from functools import cache
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, SupportsIndex, TypeVar, cast, get_args, overload
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,6 +182,8 @@ class Manifest(Sequence[Sample]):
     def take(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> "Manifest":
         """Return the samples of these rows, or of those that a mask [N] has, in their order."""
         if rows.dtype == bool:
+            if rows.all():
+                return self._of(self._table, self._rows, self.source)
             rows = np.flatnonzero(rows)
         return self._of(self._table, self._rows_of_table(rows.astype(np.int32)), self.source)
 
@@ -263,7 +266,14 @@ class Manifest(Sequence[Sample]):
 
     def file_hashes(self) -> NDArray[np.int64]:
         """Return a number for each row, [N], that is the same where :func:`file_key` is."""
-        return np.fromiter(map(hash, map(file_key, self.cells("path"))), np.int64, len(self))
+        paths = self._table.texts["path"]
+        hashes = _file_hashes.get(paths)
+        if hashes is not None:
+            return self._selected(hashes)
+        hashes = np.fromiter(map(hash, map(file_key, self.cells("path"))), np.int64, len(self))
+        if self._rows is None:
+            _file_hashes[paths] = hashes
+        return hashes
 
     def equals(self, column: str, text: str) -> NDArray[np.bool_]:
         """Tell which rows have this text in a column that holds no paths, [N]."""
@@ -657,6 +667,11 @@ def place_inside(path: str, root: str, *, outside: bool) -> str:
             "slash at its beginning, or give --allow-outside-root"
         )
     return whole
+
+
+# Of files that are looked for twice before they are decoded. They are not in the columns, since
+# another process has other hashes.
+_file_hashes = WeakKeyDictionary[Column, NDArray[np.int64]]()
 
 
 def file_key(path: str) -> str:

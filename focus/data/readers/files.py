@@ -52,7 +52,7 @@ def paths_below(
     for name in _in_natural_order(found):
         if found[name]:
             yield from paths_below(folder / name, extensions, skip, (*_above, real))
-        elif os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122
+        elif name[name.rfind(".") :].lower() in extensions:
             yield beginning + name
 
 

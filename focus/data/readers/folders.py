@@ -136,7 +136,7 @@ def list_images(
     paths = PathColumn()
     n_unread = 0
     for path in paths_below(root, {*extensions, *_NOT_READ}, holds_maps):
-        if os.path.splitext(path)[1].lower() in extensions:  # noqa: PTH122
+        if path[path.rfind(".") :].lower() in extensions:
             paths.append(path)
         else:
             n_unread += 1

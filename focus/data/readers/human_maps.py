@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from focus.data.images import reason
 from focus.data.manifest import Manifest, absolute
 from focus.data.maps import MAP_SOURCE, files_of, is_drawing, read_coco, source_of
-from focus.data.readers.files import images_below
+from focus.data.readers.files import paths_below
 from focus.errors import InputError
 from focus.findings import Finding, finding
 
@@ -54,7 +54,7 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
         )
     map_names: dict[str, str] = {}
     if folder.is_dir():
-        map_names = {str(path): _name_below(path, folder) for path in images_below(folder)}
+        map_names = {path: _name_below(path, folder) for path in paths_below(folder)}
         rows = _rows_with_names(manifest, root, map_names.values())
     else:
         rows = _rows_with_names(manifest, root, _drawn_references(folder))
@@ -68,7 +68,7 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
     same_stem = defaultdict[str, dict[str, bool]](dict)  # image -> whether it is in training
     in_training = images_of_maps.equals("split", "train").tolist()
     for path, is_train in zip(images_of_maps.cells("path"), in_training, strict=True):
-        same_stem[Path(path).stem][path] = is_train
+        same_stem[_stem(path[path.rfind(os.sep) + 1 :])][path] = is_train
     images = {stem: next(iter(paths)) for stem, paths in same_stem.items()}
     images |= {name: path for path, name in names.items() if name}
     maps = map_references(folder, map_names, images, _top_folders(manifest, root))
@@ -171,9 +171,7 @@ def unmatched_maps(folder: Path, owned: Container[str]) -> list[str]:
     There are none if no map at all is owned: then they are maps of other data.
     """
     is_coco = folder.suffix.lower() == ".json"
-    maps = dict.fromkeys(
-        _drawn_references(folder).values() if is_coco else map(str, images_below(folder))
-    )
+    maps = dict.fromkeys(_drawn_references(folder).values() if is_coco else paths_below(folder))
     odd = [m for m in maps if m not in owned]
     return odd if len(odd) < len(maps) else []
 
@@ -253,7 +251,16 @@ def _drawn_references(path: Path) -> dict[str, str]:
     return {str(Path(name).with_suffix("")): at for name, at in whole.items()} | whole
 
 
-def _name_below(path: str | Path, root: Path) -> str:
+def _name_below(path: str, root: Path) -> str:
     """Return the path below ``root`` without extension, "" if it is not there."""
-    whole = Path(path)
-    return str(whole.relative_to(root).with_suffix("")) if whole.is_relative_to(root) else ""
+    beginning = os.path.join(root, "")  # noqa: PTH118 - a million Path objects take seconds
+    if not path.startswith(beginning):
+        return ""
+    folder, separator, name = path.removeprefix(beginning).rpartition(os.sep)
+    return f"{folder}{separator}{_stem(name)}"
+
+
+def _stem(name: str) -> str:
+    """Return the name of a file without extension, as :attr:`pathlib.PurePath.stem`."""
+    dot = name.rfind(".")
+    return name[:dot] if 0 < dot < len(name) - 1 else name
