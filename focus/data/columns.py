@@ -7,7 +7,7 @@ each page whose objects it looks at, since a look counts references. Arrays have
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, pairwise
+from itertools import accumulate, chain, islice, pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -34,6 +34,18 @@ class Texts(Sequence[str]):
         """Add a text behind the others."""
         self._bytes += text.encode("utf-8", _ERRORS)
         self._bounds.append(len(self._bytes))
+
+    def extend(self, texts: Sequence[str]) -> None:
+        """Add texts behind the others."""
+        joined = "".join(texts)
+        if joined.isascii():
+            lengths: Iterable[int] = map(len, texts)
+            self._bytes += joined.encode()
+        else:
+            encoded = [text.encode("utf-8", _ERRORS) for text in texts]
+            lengths = map(len, encoded)
+            self._bytes += b"".join(encoded)
+        self._bounds.extend(islice(accumulate(lengths, initial=self._bounds[-1]), 1, None))
 
     def pad(self, count: int) -> None:
         """Add empty texts until there are ``count``."""
@@ -129,6 +141,14 @@ class TextColumn:
             self.texts.append(text)
         self.numbers.append(number)
 
+    def extend(self, texts: Sequence[str]) -> None:
+        """Add rows, those of "" without a text; faster than one by one."""
+        numbers = {"": _NONE}
+        for text in filter(None, dict.fromkeys(texts)):
+            self.append(text)
+            numbers[text] = self.numbers.pop()
+        self.numbers.extend(map(numbers.__getitem__, texts))
+
     def pad(self, count: int) -> None:
         """Add rows without a text until there are ``count``."""
         self.numbers.extend(array("i", [_NONE]) * (count - len(self.numbers)))
@@ -216,6 +236,12 @@ class PathColumn:
         split = text.rfind(os.sep) + 1
         self.folders.append(text[:split])
         self.names.append(text[split:])
+
+    def extend(self, paths: Sequence[str]) -> None:
+        """Add rows, those of "" without a path; faster than one by one."""
+        parts = [path.rpartition(os.sep) for path in paths]
+        self.folders.extend([folder + separator for folder, separator, _ in parts])
+        self.names.extend([name for _, _, name in parts])
 
     def pad(self, count: int) -> None:
         """Add rows without a path until there are ``count``."""

@@ -8,10 +8,9 @@ import copy
 import math
 import operator
 import os
-import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import repeat
@@ -52,6 +51,7 @@ Box = tuple[float, float, float, float]
 NO_EXTRA: Mapping[str, str] = {}  # shared, since a manifest may have a million rows
 
 _BLOCK = 4096  # rows of which samples are made together
+_LABEL_OF = {"": UNLABELLED, **{name: label for label, name in enumerate(LABEL_NAMES)}}
 _NO_BOX = array("d", [math.nan] * 4)
 _PATHS = ("path", "human_map", "mask_path")
 _TEXTS = (*_PATHS, "generator", "family", "split", "test_set", "group")
@@ -349,7 +349,7 @@ class Manifest(Sequence[Sample]):
 
         Raises InputError with the line number of a bad row; whether images exist is not checked.
         """
-        return cls((sample for _, sample in numbered_samples(path)), str(path))
+        return read_numbered(path).manifest
 
     def _row(self, row: SupportsIndex) -> int:
         """Return a number of a row from the beginning on; raise IndexError if there is none."""
@@ -395,13 +395,46 @@ class _Table:
         """Return the columns of samples, of which no more than one is held at a time."""
         table = cls()
         for sample in samples:
-            table._append(sample)
-        for column in (*table.texts.values(), *table.extra.values()):
-            column.pad(len(table))
-            column.finish()
-        return table
+            table.append(sample)
+        return table.finished()
 
-    def _append(self, sample: Sample) -> None:
+    def finished(self) -> Self:
+        """Return the table once all rows are there."""
+        for column in (*self.texts.values(), *self.extra.values()):
+            column.pad(len(self))
+            column.finish()
+        return self
+
+    def extend(self, columns: Mapping[str, Sequence[str]]) -> None:
+        """Add rows by whole columns of the file form, whose cells are valid and without boxes."""
+        row, count = len(self), len(columns["path"])
+        if "label" in columns:
+            self.label.extend(map(_LABEL_OF.__getitem__, columns["label"]))
+        else:
+            self.label.extend([UNLABELLED] * count)
+        if self.box is not None:
+            self.box.extend(_NO_BOX * count)
+        filled = [name for name, cells in columns.items() if any(cells)]
+        for name in _TEXTS:
+            if name in filled:
+                column = self.texts.setdefault(name, _new_column(name))
+                column.pad(row)
+                column.extend(columns[name])
+        others = [name for name in filled if name not in COLUMNS]
+        self._add_extra(others)
+        for name in others:
+            self.extra[name].pad(row)
+            self.extra[name].extend(columns[name])
+
+    def _add_extra(self, names: Collection[str]) -> None:
+        """Make columns of ``extra`` for those of the names that have none."""
+        if not self.extra.keys() >= {*names}:
+            new = {name: TextColumn() for name in names}
+            merged = _merged(self.extra, names)
+            self.extra = {name: (new | self.extra)[name] for name in merged}
+
+    def append(self, sample: Sample) -> None:
+        """Add a row."""
         row = len(self.label)
         self.label.append(UNLABELLED if sample.label is None else sample.label)
         for name in _TEXTS:
@@ -412,10 +445,8 @@ class _Table:
                     column = self.texts[name] = _new_column(name)
                 column.pad(row)
                 column.append(text)
-        if not sample.extra.keys() <= self.extra.keys():
-            names = _merged(self.extra, sample.extra)
-            new = {name: TextColumn() for name in sample.extra}
-            self.extra = {name: (new | self.extra)[name] for name in names}
+        if sample.extra:
+            self._add_extra(sample.extra.keys())
         for name, cell in sample.extra.items():
             self.extra[name].pad(row)
             self.extra[name].append(cell)
@@ -529,10 +560,17 @@ def _new_column(name: str) -> Column:
     return PathColumn() if name in _PATHS else TextColumn()
 
 
-def numbered_samples(
+class NumberedManifest(NamedTuple):
+    """A manifest that was read, and the number of each image's line."""
+
+    manifest: Manifest
+    numbers: "array[int]"
+
+
+def read_numbered(
     path: str | Path, root: str | Path | None = None, *, confined: bool = False
-) -> Iterator[tuple[int, Sample]]:
-    """Yield the samples of a manifest's file form, each with its line number.
+) -> NumberedManifest:
+    """Read a manifest's file form.
 
     root: The folder that relative paths start from, by default the file's. confined: Whether a
     relative path may not leave it. Raises InputError, with the line number.
@@ -564,7 +602,74 @@ def numbered_samples(
         cells = {name: extra.pop(name, "") for name in COLUMNS}
         return sample_of(cells, extra, place)
 
-    yield from parsed(rows, f"{path}, line", sample)
+    table, numbers = _Table(), array("q")
+    beginning = os.path.join(folder, "")  # noqa: PTH118
+    for block in _blocks(rows):
+        columns = _plain_columns(header, [row for _, row in block], beginning)
+        if columns is not None:
+            table.extend(columns)
+        else:
+            for _, one in parsed(block, f"{path}, line", sample):
+                table.append(one)
+        numbers.extend(number for number, _ in block)
+    return NumberedManifest(Manifest._of(table.finished(), None, str(path)), numbers)
+
+
+def _blocks(rows: Iterator[tuple[int, list[str]]]) -> Iterator[list[tuple[int, list[str]]]]:
+    """Yield rows some thousand at a time, those before an error, too, as one may be wrong."""
+    block: list[tuple[int, list[str]]] = []
+    try:
+        for row in rows:
+            block.append(row)
+            if len(block) == _BLOCK:
+                yield block
+                block = []
+    except InputError:
+        yield block
+        raise
+    yield block
+
+
+def _plain_columns(
+    header: Sequence[str], rows: Sequence[Sequence[str]], beginning: str
+) -> dict[str, Sequence[str]] | None:
+    """Return rows as columns by name, with whole paths; None if a row needs a closer look.
+
+    It takes a fifth of the time of :func:`sample_of`, and only that says what is wrong.
+    beginning: The folder that relative paths start from, with the separator.
+    """
+    if {*map(len, rows)} != {len(header)}:
+        return None
+    columns: dict[str, Sequence[str]] = dict(zip(header, zip(*rows, strict=True), strict=True))
+    for name, words in (("label", ("", *LABEL_NAMES)), ("split", _SPLITS), ("test_set", _SETS)):
+        if not {*columns.get(name, ())} <= {*words}:
+            return None
+    if "" in columns["path"] or any(columns.get("box", ())):
+        return None
+    for name in _PATHS:
+        if name in columns:
+            paths = _plain_paths(columns[name], beginning)
+            if paths is None:
+                return None
+            columns[name] = paths
+    return columns
+
+
+def _is_utf_8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _plain_paths(cells: Sequence[str], beginning: str) -> list[str] | None:
+    """Return what :func:`place_inside` makes of the cells that are not ""; None if one is odd."""
+    joined = "\n".join(filter(None, cells))
+    is_odd = any(part in f"\n{joined}\n" for part in ("//", "/.", "\n.", "/\n"))
+    if is_odd or os.sep != "/" or not _is_utf_8(joined):
+        return None
+    return [cell if not cell or cell.startswith("/") else beginning + cell for cell in cells]
 
 
 def sample_of(
@@ -583,16 +688,15 @@ def sample_of(
     return Sample(
         path=place(cells["path"]),
         label=LABEL_NAMES.index(cells["label"]) if cells["label"] else None,
-        # One text for all rows, since a manifest may have a million.
-        generator=sys.intern(cells["generator"]),
-        family=sys.intern(cells["family"]),
+        generator=cells["generator"],
+        family=cells["family"],
         split=cast("Split", cells["split"]),
         test_set=cast("TestSet", cells["test_set"]),
         human_map=place(cells["human_map"]) if cells["human_map"] else None,
         mask_path=place(cells["mask_path"]) if cells["mask_path"] else None,
         box=_box(cells["box"]) if cells["box"] else None,
-        group=sys.intern(cells["group"]),
-        extra={name: sys.intern(cell) for name, cell in extra.items() if cell} or NO_EXTRA,
+        group=cells["group"],
+        extra={name: cell for name, cell in extra.items() if cell} or NO_EXTRA,
     )
 
 

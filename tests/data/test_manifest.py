@@ -179,3 +179,30 @@ def test_what_is_written_is_what_rows_say(tmp_path: Path) -> None:
     assert (folder / "m.csv").read_bytes() == text.getvalue().encode("utf-8", "surrogateescape")
     Manifest().to_csv(folder / "empty.csv")
     assert (folder / "empty.csv").read_text() == ",".join(names) + "\n"
+
+
+def test_plain_rows_are_read_as_others_are(tmp_path: Path) -> None:
+    """Plain ones by whole columns, for which an odd row among them is no reason to differ."""
+    header = "camera,path,label,split,map_path,mask_path,group,age"
+    rows = [
+        f"phone {n % 3},{('a', f'{tmp_path}/b', 'ü/ü')[n % 3]}/{n}.png,{('real', '')[n % 2]},"
+        f"{('train', '')[n // 2 % 2]},{('', 'm.png', '/far/m.png')[n % 3]},,{n % 4 or ''},"
+        f"{'30' if n > 5 else ''}"
+        for n in range(9)
+    ]
+    tables = {"plain.csv": rows, "odd.csv": [*rows, ",./z.png,,,,,,"]}
+    for name, lines in tables.items():
+        (tmp_path / name).write_text("\n".join([header, *lines]) + "\n", "utf-8")
+    plain, odd = (list(Manifest.from_csv(tmp_path / name)) for name in tables)
+    assert plain == odd[:-1]
+    assert plain[7] == Sample(
+        f"{tmp_path}/b/7.png",
+        human_map=f"{tmp_path}/m.png",
+        group="3",
+        extra={"camera": "phone 1", "age": "30"},
+    )
+    assert list(plain[7].extra) == ["camera", "age"]
+    for cell, message in (("", "line 11: an empty path"), ("a.png,x", "line 11: 9 columns")):
+        (tmp_path / "wrong.csv").write_text("\n".join([header, *rows, f"x,{cell},,,,,,"]), "utf-8")
+        with pytest.raises(InputError, match=message):
+            Manifest.from_csv(tmp_path / "wrong.csv")

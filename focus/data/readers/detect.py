@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -18,15 +18,15 @@ from focus.data.manifest import (
     Manifest,
     Sample,
     absolute,
-    numbered_samples,
     place_inside,
+    read_numbered,
 )
 from focus.data.readers import cyborg, folders, parquet, tables
 from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.human_maps import MapOwners, find_maps, maps_in, with_maps
 from focus.data.readers.label_conflicts import label_conflicts
 from focus.data.readers.label_tables import LabelTable
-from focus.data.readers.rows import Portion, from_rows
+from focus.data.readers.rows import Portion, TableRows, from_rows
 from focus.errors import InputError, shown
 from focus.findings import Finding
 from focus.runtime.csv_files import csv_rows
@@ -117,9 +117,11 @@ def read_path(
         maps = maps or find_maps(place.parent, root)
         manifest = cyborg.read(place, inside)
     elif layout == "manifest":
-        rows = numbered_samples(place, root, confined=not config.allow_outside_root)
+        read = read_numbered(place, root, confined=not config.allow_outside_root)
+        rows = TableRows(read.manifest, read.numbers)
         if columns.get("group") == "":
-            rows = ((line, replace(sample, group="")) for line, sample in rows)
+            without_groups = repeat("", len(rows.numbers))
+            rows.manifest = rows.manifest.with_cells("group", without_groups)
         manifest = from_rows(rows, place)
     elif place.is_dir() and labels is not None:
         maps = maps or find_maps(place)

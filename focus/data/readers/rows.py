@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ _log = logging.getLogger(__name__)
 _UNIQUE = ("label", "split", "human_map", "mask_path", "box", "group")
 _UNIQUE_OF_FAKES = (*_UNIQUE, "generator", "family")
 _THREADS = 16  # a network's file system takes its time for each file
-_LOOKED_FOR = 2**16  # files, whose paths are held at once
+_LOOKED_FOR = 2**13  # files, whose paths are held at once
 
 
 class Portion:
@@ -53,14 +54,20 @@ class TableRows:
     It is read as pairs of both.
     """
 
-    def __init__(self, rows: Iterable[tuple[int, Sample]]) -> None:
-        self.numbers = array("q")
-        self.manifest = Manifest(self._counted(rows))
+    def __init__(self, manifest: Manifest, numbers: "array[int]") -> None:
+        self.manifest, self.numbers = manifest, numbers
 
-    def _counted(self, rows: Iterable[tuple[int, Sample]]) -> Iterator[Sample]:
-        for number, sample in rows:
-            self.numbers.append(number)
-            yield sample
+    @classmethod
+    def of(cls, rows: Iterable[tuple[int, Sample]]) -> Self:
+        """Return the rows, of which no more than one is held as a sample."""
+        numbers = array("q")
+
+        def counted() -> Iterator[Sample]:
+            for number, sample in rows:
+                numbers.append(number)
+                yield sample
+
+        return cls(Manifest(counted()), numbers)
 
     def __iter__(self) -> Iterator[tuple[int, Sample]]:
         return zip(self.numbers, self.manifest, strict=True)
@@ -76,7 +83,7 @@ def from_rows(
 
     Raises InputError if two rows contradict each other, a file is missing or there are no rows.
     """
-    table = rows if isinstance(rows, TableRows) else TableRows(rows)
+    table = rows if isinstance(rows, TableRows) else TableRows.of(rows)
     unit = f"{source}, {'row' if embedded else 'line'} "
     is_kept = _is_first(table.manifest, table.numbers.__getitem__, unit, label_only=embedded)
     if not is_kept.any():

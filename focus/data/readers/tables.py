@@ -224,7 +224,7 @@ def reals_by_generator(rows: Iterable[tuple[int, Sample]]) -> TableRows:
 
     Else the column says where the real image is from, which is kept as ``source``.
     """
-    table = TableRows(rows)
+    table = TableRows.of(rows)
     manifest = table.manifest
     generator = manifest.numbered("generator")
     of_fakes = np.unique(generator.numbers[manifest.labels == SYNTHETIC])
