@@ -17,7 +17,7 @@ from focus.config.losses import LossConfig
 from focus.config.options import POINTS
 from focus.data.maps import human_map, source_of
 from focus.data.readers.deepfakebench import read_folders
-from focus.data.readers.human_maps import map_references
+from focus.data.readers.human_maps import drawn_references
 from focus.errors import InputError
 from focus.metrics.calibration import Calibration
 from focus.model.detector import Detector
@@ -132,7 +132,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     add(
         "coco.json",
         json.dumps(COCO),
-        lambda: [human_map(r) for r in map_references(folder / "coco.json", {}).values()],
+        lambda: [human_map(r) for r in drawn_references(folder / "coco.json").values()],
     )
     video = "original_sequences/youtube/c23/frames/071"
     add("ff/train.json", '[["071", "054"]]', lambda: read_folders(folder, [f"{folder}/ff/{video}"]))

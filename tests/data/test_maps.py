@@ -10,7 +10,7 @@ from PIL import Image
 from skimage.draw import polygon2mask
 
 from focus.data.maps import files_of, human_map, is_blank, looks_inverted, resized
-from focus.data.readers.human_maps import map_references
+from focus.data.readers.human_maps import drawn_references
 from focus.errors import ImageError, InputError
 
 IMAGE = {"id": 1, "file_name": "faces/a.jpg", "width": 6, "height": 4}
@@ -77,7 +77,7 @@ def test_polygons_and_boxes_are_filled(tmp_path: Path) -> None:
     expected = np.zeros((4, 6))
     expected[:2, :2] = expected[1:3, 1:4] = 1  # where they overlap, no more than 1
     assert files_of(f"{file}#1") == [str(file)]
-    assert map_references(file, {}) == dict.fromkeys(("faces/a", "faces/a.jpg"), f"{file}#1")
+    assert drawn_references(file) == dict.fromkeys(("faces/a", "faces/a.jpg"), f"{file}#1")
     np.testing.assert_array_equal(human_map(f"{file}#1"), expected)
     # Given by two annotators: the share of them. The file has changed and is read again.
     coco(file, [IMAGE], [square | {"annotator": "A"}, BOX | {"annotator": "B"}])
@@ -114,7 +114,7 @@ def test_a_wrong_value_is_named_with_its_place(tmp_path: Path) -> None:
     for annotation, reason in wrong:
         file = coco(tmp_path / "a.json", [IMAGE], [BOX | annotation])
         with pytest.raises(InputError, match=r"^Cannot read the human maps in .*a.json") as caught:
-            map_references(file, {})
+            drawn_references(file)
         assert f"a.json ({reason}" in str(caught.value)
 
 
@@ -122,6 +122,6 @@ def test_a_file_that_is_not_cocos(tmp_path: Path) -> None:
     for content in ("[1, 2]", '{"images": []}', "{"):
         (tmp_path / "a.json").write_text(content)
         with pytest.raises(InputError, match=r"^Cannot read the human maps in .*a.json \("):
-            map_references(tmp_path / "a.json", {})
+            drawn_references(tmp_path / "a.json")
         with pytest.raises(ImageError, match=r"^Cannot decode '.*a.json#1' \("):
             human_map(f"{tmp_path}/a.json#1")

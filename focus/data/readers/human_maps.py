@@ -52,12 +52,11 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
             f"The human maps {folder} are neither a folder nor a .json file: give other "
             "--human-maps."
         )
+    drawn = None if folder.is_dir() else drawn_references(folder)
     map_names: dict[str, str] = {}
-    if folder.is_dir():
+    if drawn is None:
         map_names = {path: _name_below(path, folder) for path in paths_below(folder)}
-        rows = _rows_with_names(manifest, root, map_names.values())
-    else:
-        rows = _rows_with_names(manifest, root, _drawn_references(folder))
+    rows = _rows_with_names(manifest, root, map_names.values() if drawn is None else drawn)
     images_of_maps = manifest.take(rows)
     plain = {path: _name_below(path, root) for path in images_of_maps.cells("path")}
     count = Counter(plain.values())
@@ -71,7 +70,10 @@ def with_maps(manifest: Manifest, root: Path, folder: Path, owners: MapOwners) -
         same_stem[_stem(path[path.rfind(os.sep) + 1 :])][path] = is_train
     images = {stem: next(iter(paths)) for stem, paths in same_stem.items()}
     images |= {name: path for path, name in names.items() if name}
-    maps = map_references(folder, map_names, images, _top_folders(manifest, root))
+    if drawn is None:
+        maps = map_references(folder, map_names, images, _top_folders(manifest, root))
+    else:
+        maps = drawn
     owned = owners.setdefault(folder, {})
 
     def map_of(path: str) -> str | None:
@@ -171,7 +173,7 @@ def unmatched_maps(folder: Path, owned: Container[str]) -> list[str]:
     There are none if no map at all is owned: then they are maps of other data.
     """
     is_coco = folder.suffix.lower() == ".json"
-    maps = dict.fromkeys(_drawn_references(folder).values() if is_coco else paths_below(folder))
+    maps = dict.fromkeys(drawn_references(folder).values() if is_coco else paths_below(folder))
     odd = [m for m in maps if m not in owned]
     return odd if len(odd) < len(maps) else []
 
@@ -187,9 +189,9 @@ def map_references(
     images: Mapping[str, str],
     image_folders: Container[str],
 ) -> dict[str, str]:
-    """Return the human maps at ``place``, by the name of the image that each belongs to.
+    """Return the human maps in a folder, by the name of the image that each belongs to.
 
-    A name is the path below ``place``, or COCO's ``file_name``, without extension. In a folder:
+    A name is the path below ``place`` without extension.
 
     1. a map whose name is an image's is that image's map;
     2. else ``a_1.png``, ``a_2.png`` are averaged for the image ``a``, unless an image ``a_1`` lies
@@ -202,10 +204,8 @@ def map_references(
     be numbered after: the base name and the path below the image root, both without extension.
     image_folders: The names of the folders in the image root that images lie below.
 
-    Raises InputError for two maps of one image and a file that is not COCO's.
+    Raises InputError for two maps of one image.
     """
-    if place.suffix.lower() == ".json":
-        return _drawn_references(place)
     mirrored = any(os.sep in name and name in images for name in map_names.values())
     found = defaultdict[str, list[str]](list)
     for path, name in map_names.items():
@@ -238,7 +238,11 @@ def _numbered(name: str, images: Mapping[str, str]) -> str:
     return "" if os.path.lexists(path.with_name(f"{path.stem}_{number}{path.suffix}")) else image
 
 
-def _drawn_references(path: Path) -> dict[str, str]:
+def drawn_references(path: Path) -> dict[str, str]:
+    """Return the human maps in a COCO file by its ``file_name``, with and without extension.
+
+    Raises InputError for a file that is not COCO's.
+    """
     try:
         images = read_coco(str(path))
     except (OSError, ValueError) as error:
