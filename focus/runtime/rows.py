@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
-import torch
 import xxhash
 from numpy.typing import NDArray
 
@@ -72,6 +71,9 @@ class RowStore:
         self._index_identity, self._index_bytes = b"", 0
         # With the number of the process: forked ones would share the position in the file.
         self._open_file: tuple[int, BinaryIO] | None = None
+        # Imported late: it takes seconds, and evaluating a table of scores opens no rows.
+        import torch
+
         # Shared by the processes that are forked from this one.
         self._warned = torch.zeros((), dtype=torch.bool, device="cpu").share_memory_()
 
