@@ -31,7 +31,6 @@ from focus.metrics.figures import (
 from focus.metrics.intervals import (
     Compared,
     Interval,
-    mean_auc_interval,
     mean_of_rates,
     rate_interval,
 )
@@ -54,23 +53,37 @@ DECISION = "decision"
 
 
 class WeightedScores:
-    """All scores of an evaluation; its parts follow its weights."""
+    """All scores of an evaluation; its parts follow its weights.
+
+    counts: How many images [N] have each row's scores, by default one.
+    """
 
     def __init__(
-        self, scores: Scores, points: OperatingPoints | None, threshold: Threshold
+        self,
+        scores: Scores,
+        points: OperatingPoints | None,
+        threshold: Threshold,
+        counts: Floats | None = None,
     ) -> None:
         self.scores, self.points, self.threshold = scores, points, threshold.value
+        self.counts = np.ones(len(scores)) if counts is None else counts
         fixed = {} if points is None else points.thresholds
         # The largest ratio in the table costs this much for an image of the wrong class.
         self.largest_cost = float(llr_costs(-np.abs(scores.llr).max(initial=0), SYNTHETIC))
         self.thresholds = [(DECISION, threshold.value)]
         self.thresholds += [(name, value) for name, value in fixed.items() if value is not None]
-        self.values = np.stack([getattr(scores, name).astype(np.float64) for name in _SOURCES])
-        hits = np.isin(_SOURCES, HITS)[:, None]
-        self.values[hits & (self.values < 0)] = np.nan
-        empty = np.isnan(self.values).all(axis=1) & np.isin(_SOURCES, LATER)
-        self.sources = set(np.array(_SOURCES)[~empty]) if scores.has_cams else set()
-        self.cells = scores.peak_row * (int(scores.peak_col.max(initial=0)) + 1) + scores.peak_col
+        columns = _measures(scores)
+        self.columns = list(columns)
+        self.values = np.stack([*columns.values()]) if columns else np.zeros((0, len(scores)))
+        self.sources: set[str] = set()
+        if scores.has_cams:
+            self.sources = {
+                name
+                for name, values in columns.items()
+                if name not in LATER or not np.isnan(values).all()
+            }
+            width = int(scores.peak_col.max(initial=0)) + 1
+            self.cells = scores.peak_row * width + scores.peak_col
         self._parts: dict[tuple[int, bytes], Part] = {}
 
     def part(self, rows: Integers, label: int) -> "Part":
@@ -86,6 +99,20 @@ class WeightedScores:
             part.weigh(weights.take(part.rows, axis=1))
 
 
+def _measures(scores: Scores) -> dict[str, Floats]:
+    """Return the columns [N] whose means are figures, NaN for an empty cell.
+
+    Without CAMs those without any value are left out: of a million rows they would take 120 MB.
+    """
+    measures = {}
+    for name in _SOURCES:
+        column = getattr(scores, name)
+        empty = column < 0 if name in HITS else np.isnan(column)
+        if scores.has_cams or not empty.all():
+            measures[name] = np.where(empty, np.nan, column.astype(np.float64))
+    return measures
+
+
 class Part:
     """Images of one class in a table: their scores sorted, and sums for the present weights.
 
@@ -94,25 +121,35 @@ class Part:
     """
 
     def __init__(self, table: WeightedScores, rows: Integers, label: int) -> None:
-        scores, points = table.scores, table.points
-        self.rows, self.side = rows, Side(scores.score[rows])
-        self._has_cams = scores.has_cams
+        scores, points, counts = table.scores, table.points, table.counts[rows]
+        self.rows, self.side = rows, Side(scores.score[rows], counts)
+        self._has_cams, self._columns = scores.has_cams, table.columns
+        self._units: tuple[Resampler, Integers] | None = None
         self.values = table.values[:, rows]
         self.costs = llr_costs(scores.llr[rows], label)
         if points is not None and points.calibration is not None:
             self.side.tempered = points.calibration.tempered(self.side.scores)
-        self._known = (~np.isnan(self.values)).astype(np.float64)
-        self._filled = np.nan_to_num(self.values)
-        cells = table.cells[rows]
-        self._by_cell = np.argsort(cells, kind="stable")
-        self.cells, self._starts = np.unique(cells[self._by_cell], return_index=True)
-        self.weigh(np.ones((1, len(rows))))
+        if self._has_cams:
+            self._known = (~np.isnan(self.values)).astype(np.float64)
+            self._filled = np.nan_to_num(self.values)
+            cells = table.cells[rows]
+            self._by_cell = np.argsort(cells, kind="stable")
+            self.cells, self._starts = np.unique(cells[self._by_cell], return_index=True)
+        self.weigh(counts[None])
 
     def known(self, column: str) -> tuple[Integers, Floats]:
         """Return the rows that have a value in a column, and the values."""
-        values = self.values[_SOURCES.index(column)]
+        if column not in self._columns:
+            return self.rows[:0], np.zeros(0)
+        values = self.values[self._columns.index(column)]
         there = ~np.isnan(values)
         return self.rows[there], values[there]
+
+    def units(self, resampler: Resampler) -> Integers:
+        """Return the units [N] of the images by rising score; groups that share them share it."""
+        if self._units is None or self._units[0] is not resampler:
+            self._units = resampler, resampler.unit[self.rows[self.side.order]]
+        return self._units[1]
 
     def weigh(self, weights: Floats) -> None:
         """Sum up again with ``weights`` [R, N]."""
@@ -120,8 +157,8 @@ class Part:
         self.cost = divided(weights @ self.costs, self.side.total)
         if not self._has_cams:
             return
-        self.sums = dict(zip(_SOURCES, self._filled @ weights.T, strict=True))
-        self.counts = dict(zip(_SOURCES, self._known @ weights.T, strict=True))
+        self.sums = dict(zip(self._columns, self._filled @ weights.T, strict=True))
+        self.counts = dict(zip(self._columns, self._known @ weights.T, strict=True))
         # [R, cells]: the weight of the images whose CAM peaks there.
         self.peaks = np.zeros((len(weights), 0))
         if len(self.rows):
@@ -134,11 +171,17 @@ class Group:
     def __init__(self, table: WeightedScores, real: Integers, fake: Integers) -> None:
         self._table = table
         self.real, self.fake = table.part(real, REAL), table.part(fake, SYNTHETIC)
-        self.rows = np.append(real, fake)
         both = [self.real, self.fake]
         self._parts: dict[Unit, list[Part]] = {"real": both[:1], "fake": both[1:]}
         self._parts |= {"both": both, "smaller": both}
-        self._ranking = Ranking(self.real.side, self.fake.side)
+
+    @functools.cached_property
+    def _ranking(self) -> Ranking:
+        return Ranking(self.real.side, self.fake.side)
+
+    def forget_ranking(self) -> None:
+        """Free what takes memory for each image, also where generators share the real images."""
+        self.__dict__.pop("_ranking", None)
 
     def figures(self) -> Figures:
         """Return the figures that are resampled, for the present weights of the table."""
@@ -178,44 +221,52 @@ class Group:
 
     def units(self, resampler: Resampler) -> Units:
         """Count what ``resampler`` draws as one."""
-        rows = {"real": self.real.rows, "fake": self.fake.rows, "both": self.rows}
+        rows = {"real": self.real.rows, "fake": self.fake.rows}
+        rows["both"] = np.append(self.real.rows, self.fake.rows)
         rows |= {figure.name: self.known(figure)[0] for figure in FIGURES if figure.source}
         return {name: resampler.units(own) for name, own in rows.items()}
 
     def compared(self, resampler: Resampler) -> Compared:
         """Return the scores of the real images and of the fakes, and their units."""
-        rows = self.real.rows, self.fake.rows
-        score, unit = self._table.scores.score, resampler.unit
-        return score[rows[0]], score[rows[1]], unit[rows[0]], unit[rows[1]]
+        real, fake = self.real, self.fake
+        return real.side.scores, fake.side.scores, real.units(resampler), fake.units(resampler)
 
     def errors(self, threshold: float) -> list[tuple[int, int]]:
         """Count real images above ``threshold``, of how many, and fakes not above, of how many."""
         real, fake = self.real.side.scores, self.fake.side.scores
-        flagged, missed = int((real > threshold).sum()), int((fake <= threshold).sum())
-        return [(flagged, len(real)), (missed, len(fake))]
+        cuts = (np.searchsorted(scores, threshold, side="right") for scores in (real, fake))
+        not_flagged, missed = map(int, cuts)
+        return [(len(real) - not_flagged, len(real)), (missed, len(fake))]
 
     def confusion(self, threshold: float) -> dict[str, int]:
         """Count the images by label and by what the threshold calls them."""
         (flagged, real), (missed, fake) = self.errors(threshold)
         return dict(zip(CONFUSION, (real - flagged, flagged, missed, fake - missed), strict=True))
 
-    def exact_intervals(self, values: Mapping[Place, float], resampler: Resampler) -> Intervals:
-        """Return DeLong's of the AUC, and those of rates whose images are independent."""
-        found: Intervals = {("auc",): mean_auc_interval([self.compared(resampler)])}
+    def exact_intervals(self, values: Mapping[Place, float], units: Units) -> Intervals:
+        """Return those of rates whose images are independent.
+
+        units: Those of :meth:`units`.
+        """
+        intervals: Intervals = {}
         for place, value in values.items():
             figure = FIGURE[place[-1]]
             if math.isnan(value) or figure.interval not in _RATES:
                 continue
-            rows = [part.rows for part in self._parts[figure.unit]]
-            own = self.known(figure)[0] if figure.source else np.concatenate(rows)
-            if not resampler.independent(own):
+            if figure.source:
+                images, independent = len(self.known(figure)[0]), units[figure.name]
+            else:
+                images = sum(len(part.rows) for part in self._parts[figure.unit])
+                independent = units["both" if figure.unit == "smaller" else figure.unit]
+            if independent != images:
                 continue
             if figure.interval is Method.TWO_RATES:
                 errors = self.errors(self._table.threshold)
-                found[place] = mean_of_rates([(total - wrong, total) for wrong, total in errors])
+                rates = [(total - wrong, total) for wrong, total in errors]
+                intervals[place] = mean_of_rates(rates)
             else:
-                found[place] = rate_interval(round(value * len(own)), len(own))
-        return found
+                intervals[place] = rate_interval(round(value * images), images)
+        return intervals
 
     def excess(self) -> dict[Place, float]:
         """Return what chance adds to each calibration error; nothing without both classes."""
@@ -264,14 +315,24 @@ class Group:
 class Estimate:
     """Figures of the same images: their values, and the draws of their resamples."""
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, figures: Figures, of_cells: Figures | None = None) -> None:
+        """Take the figures of the images.
+
+        of_cells: Those of the cells that are resampled in the place of the images; the draws move
+            by the difference.
+        """
         self.values = {place: float(values[0]) for place, values in figures.items()}
+        self._of_cells = of_cells
         self._draws: dict[Place, list[Floats]] = {place: [] for place in figures}
 
     def draw(self, figures: Figures) -> None:
         """Add the figures of some resamples."""
         for place, draws in self._draws.items():
-            draws.append(figures[place])
+            if self._of_cells is None:
+                draws.append(figures[place])
+            else:
+                moved = figures[place] + (self.values[place] - self._of_cells[place])
+                draws.append(np.clip(moved, *FIGURE[place[-1]].bounds))
 
     def entry(
         self,

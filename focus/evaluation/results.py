@@ -5,7 +5,7 @@ that :func:`write_results` leaves.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,15 @@ from threadpoolctl import threadpool_limits
 from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS
 from focus.data.near_far import families, relation, with_families
 from focus.evaluation.estimates import Estimate, Figures, Group, Intervals, WeightedScores
+from focus.evaluation.merging import merge
 from focus.evaluation.protocol import UNNAMED, Comparison, match, strata, union
 from focus.evaluation.scores import Scores
-from focus.metrics.bootstrap import Resampler
+from focus.metrics.bootstrap import CellResampler, Resampler
 from focus.metrics.figures import FIGURE, FIGURES, POINTS, Errors, Method, Place
 from focus.metrics.intervals import (
     LEVEL,
-    Compared,
-    few_inverted,
-    mean_auc_interval,
+    Interval,
+    PlacedScores,
     mean_interval,
     mean_of_rates,
     rate_interval,
@@ -39,6 +39,8 @@ FAITHFULNESS = "faithfulness.csv"
 """What :mod:`focus.evaluation.faithfulness` measured of the same scores."""
 AUC: Place = ("auc",)
 RESAMPLES = 2000
+MOST_RESAMPLED = 20_000
+"""Rows without CAMs above which neighbouring scores are resampled together, as one cell."""
 _AT_ONCE = 2**20  # weights; 2**18 takes twice the time for 100,000 images, 2**21 as long
 Results = dict[str, Any]
 GroupMap = Callable[[Callable[[Group], Figures], list[Group]], Iterable[Figures]]
@@ -85,16 +87,28 @@ def summarise(
         "undefined_thresholds": {} if points is None else points.undefined(),
     }
     results["n_real_unused"] = results["n_real"] - len(union(c.real for c in comparisons))
-    table = WeightedScores(scores, points, threshold)
-    test_sets = {
-        name: SetFigures(table, [c for c in comparisons if c.test_set == name])
-        for name in TEST_SETS
-        if name != "closed_balanced" or any(c.test_set == name for c in comparisons)
-    }
     images = scores.images
-    resampler = Resampler(strata(scores.label, comparisons, images), scores.group, images)
+    strata_of_rows = strata(scores.label, comparisons, images)
+    resampler = Resampler(strata_of_rows, scores.group, images)
+    table = WeightedScores(scores, points, threshold)
+    drawn_table, drawn_comparisons = table, comparisons
+    drawer: Resampler | CellResampler = resampler
+    if resamples and len(scores) > MOST_RESAMPLED and not scores.has_cams:
+        merged = merge(scores, strata_of_rows, comparisons, resampler)
+        drawn_table = WeightedScores(merged.scores, points, threshold, merged.counts)
+        drawn_comparisons, drawer = merged.comparisons, merged.resampler
+    test_sets: dict[str, SetFigures] = {}
+    for set_name in TEST_SETS:
+        of_set = [number for number, c in enumerate(comparisons) if c.test_set == set_name]
+        if of_set or set_name != "closed_balanced":
+            of_images = SetGroups(table, [comparisons[number] for number in of_set])
+            drawn = of_images
+            if drawn_table is not table:
+                drawn = SetGroups(drawn_table, [drawn_comparisons[number] for number in of_set])
+            test_sets[set_name] = SetFigures(of_images, drawn)
+
     random = np.random.default_rng(0)
-    at_once = max(1, _AT_ONCE // max(1, len(scores)))
+    at_once = max(1, _AT_ONCE // max(1, len(drawn_table.scores)))
     # On matrices so narrow a second thread of BLAS gains nothing and takes a core from the pool.
     with (
         threadpool_limits(1, "blas"),
@@ -103,7 +117,7 @@ def summarise(
     ):
         for done in range(0, resamples, at_once):
             count = min(at_once, resamples - done)
-            table.weigh(resampler.draw(random, count))
+            drawn_table.weigh(drawer.draw(random, count))
             for test_set in test_sets.values():
                 test_set.draw(pool.map)
             bar.update(count)
@@ -124,27 +138,58 @@ def summarise(
     return results
 
 
-class SetFigures:
-    """The comparisons of one test set, with figures by generator, of all images, and their mean."""
+class SetGroups:
+    """The groups of one test set in a table: the images of each generator, and all together."""
 
     def __init__(self, table: WeightedScores, comparisons: list[Comparison]) -> None:
-        self.comparisons, self._table = comparisons, table
-        self._groups = [Group(table, c.real, c.fake) for c in comparisons]
-        rows = [
-            union((getattr(c, side) for c in comparisons), table.scores.images)
-            for side in ("real", "fake")
-        ]
+        self.table, self.comparisons = table, comparisons
+        self.generators = [Group(table, c.real, c.fake) for c in comparisons]
         # One generator is the whole test set.
-        self._pooled = self._groups[0] if len(comparisons) == 1 else Group(table, *rows)
-        self._defining = _defining([group.figures() for group in self._groups])
-        self._estimates = [Estimate(figures) for figures in self._figures()]
-        groups = [*self._groups, self._pooled]
-        self._excess = [group.excess() for group in groups]
-        self._once = [{f.name: f.compute(g) for f in FIGURES if f.where == "once"} for g in groups]
+        self.pooled = self.generators[0] if len(comparisons) == 1 else self._all_images()
+
+    def _all_images(self) -> Group:
+        images = self.table.scores.images
+        real = union((c.real for c in self.comparisons), images)
+        return Group(self.table, real, union((c.fake for c in self.comparisons), images))
+
+    def figures(self, each: GroupMap) -> list[Figures]:
+        """Return the figures of each generator, then of all images; ``each`` is used as ``map``."""
+        # The largest first, so that the threads end at about the same time.
+        several = len(self.generators) != 1
+        figures = list(each(Group.figures, [self.pooled] * several + self.generators))
+        return [*figures[several:], figures[0]]
+
+
+class SetFigures:
+    """The comparisons of one test set, with figures by generator, of all images, and their mean.
+
+    groups: Those of the images. drawn: Those that are resampled, the same or of merged scores.
+    """
+
+    def __init__(self, groups: SetGroups, drawn: SetGroups) -> None:
+        self.comparisons, self._table, self._drawn = groups.comparisons, groups.table, drawn
+        self._groups, self._pooled = groups.generators, groups.pooled
+        figures = []
+        self._excess: list[dict[Place, float]] = []
+        self._once: list[dict[str, float | None]] = []
+        for group in (*self._groups, self._pooled):
+            figures.append(group.figures())
+            self._excess.append(group.excess())
+            self._once.append({f.name: f.compute(group) for f in FIGURES if f.where == "once"})
+            if drawn is not groups:
+                group.forget_ranking()
+        self._defining = _defining(figures[:-1])
+        of_images = self._with_means(figures)
+        if drawn is groups:
+            self._estimates = [Estimate(figures) for figures in of_images]
+        else:
+            of_cells = self._with_means(drawn.figures(map))
+            self._estimates = [Estimate(*both) for both in zip(of_images, of_cells, strict=True)]
 
     def draw(self, each: GroupMap) -> None:
         """Add the figures for the present weights of the table; ``each`` is used as ``map``."""
-        for figures, estimate in zip(self._figures(each), self._estimates, strict=True):
+        drawn = self._with_means(self._drawn.figures(each))
+        for figures, estimate in zip(drawn, self._estimates, strict=True):
             estimate.draw(figures)
 
     def results(self, resampler: Resampler) -> Results:
@@ -153,22 +198,31 @@ class SetFigures:
         units = [group.units(resampler) for group in groups]
         # The mean over images with a value does not count groups that have none.
         fewest = {name: min((n for u in units if (n := u[name])), default=0) for name in units[0]}
-        compared = [group.compared(resampler) for group in groups]
         *estimates, of_mean, of_errors = self._estimates
+        ranked = self._defining.get(AUC, [])
+        placed = PlacedScores([self._groups[n].compared(resampler) for n in ranked])
+        of_pooled = PlacedScores([self._pooled.compared(resampler)])
+        aucs: list[tuple[Interval | None, bool]] = [(None, False)] * len(self._groups)
+        for number, n in enumerate(ranked):
+            aucs[n] = placed.of_comparison(number)
+        aucs.append(of_pooled.of_comparison(0))
         exact = [
-            group.exact_intervals(estimate.values, resampler)
-            for group, estimate in zip(groups, estimates, strict=True)
+            {AUC: auc} | group.exact_intervals(estimate.values, units_of_group)
+            for group, estimate, (auc, _), units_of_group in zip(
+                groups, estimates, aucs, units, strict=True
+            )
         ]
         entries = []
         for n, (group, estimate) in enumerate(zip(groups, estimates, strict=True)):
-            entry = estimate.entry(exact[n], units[n], self._excess[n], self._unseen([compared[n]]))
+            unseen = self._table.largest_cost if aucs[n][1] else 0.0
+            entry = estimate.entry(exact[n], units[n], self._excess[n], unseen)
             about = {**group.counts(), "undefined": group.undefined()}
             entries.append(entry | about | self._once[n])
         *generators, pooled = entries
         names = [c.generator or UNNAMED for c in self.comparisons]
-        known = [compared[n] for n in self._defining.get(AUC, [])]
-        sure = self._mean_intervals(exact, resampler) | {AUC: mean_auc_interval(known)}
-        mean = of_mean.entry(sure, fewest, _largest(self._excess[:-1]), self._unseen(known))
+        sure = self._mean_intervals(exact, resampler) | {AUC: placed.interval}
+        unseen = self._table.largest_cost if placed.few_inverted else 0.0
+        mean = of_mean.entry(sure, fewest, _largest(self._excess[:-1]), unseen)
         for name in self._once[-1]:
             values = [entry[name] for entry in generators if entry[name] is not None]
             mean[name] = float(np.mean(values)) if values else None
@@ -188,7 +242,7 @@ class SetFigures:
             worst = names[int(np.nanargmax(missed))] if np.nansum(missed) else None
             errors[point]["apcer_max_generator"] = worst
         return {
-            "n_generators": len(known),
+            "n_generators": len(ranked),
             "mean": mean,
             "pooled": pooled,
             POINTS: errors,
@@ -204,15 +258,12 @@ class SetFigures:
             "n_synthetic": len(union((c.fake for c in comparisons), images)),
         }
 
-    def _unseen(self, compared: list[Compared]) -> float:
-        return self._table.largest_cost if few_inverted(compared) else 0.0
+    def _with_means(self, figures: Sequence[Figures]) -> list[Figures]:
+        """Return the figures of each generator, of all images, the means, and the error rates.
 
-    def _figures(self, each: GroupMap = map) -> list[Figures]:
-        """Return the figures of each generator, of all images, the means, and the error rates."""
-        # The largest first, so that the threads end at about the same time.
-        several = len(self._groups) != 1
-        found = list(each(Group.figures, [self._pooled] * several + self._groups))
-        pooled, generators = found[0], found[several:]
+        figures: Those of each generator, then of all images.
+        """
+        *generators, pooled = figures
         undefined = np.full_like(pooled[AUC], np.nan)
         known = {
             place: [generators[n][place] for n in having]

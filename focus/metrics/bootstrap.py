@@ -4,13 +4,15 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import sparse, special
 
-from focus.metrics.arrays import Array
+from focus.metrics.arrays import Array, Integers
 from focus.metrics.intervals import LEVEL, Interval
 from focus.metrics.ranking import SUPPORT
 
 Floats = NDArray[np.float64]
+CELLS_PER_DEVIATION = 4
+"""Into how many cells :func:`merged` divides what moves a rank by chance, its square root."""
 
 
 class Resampler:
@@ -24,6 +26,7 @@ class Resampler:
 
     def __init__(self, strata: Array, groups: Array, images: Array | None = None) -> None:
         strata = np.asarray(strata, dtype=np.int64)
+        self.images: Integers = np.arange(len(strata)) if images is None else images
         _, self.unit = np.unique(units(groups, images), return_inverse=True)
         self.count = int(self.unit.max(initial=-1)) + 1
         pairs = np.unique(np.stack([self.unit, strata]), axis=1)
@@ -31,7 +34,7 @@ class Resampler:
         pool = np.where(strata_of_unit > 1, -1, pairs[1][first])
         # In the order of their first unit, so that the draws do not depend on the strata's numbers.
         _, met = np.unique(pool, return_index=True)
-        self._pools = [np.flatnonzero(pool == stratum) for stratum in pool[np.sort(met)]]
+        self.pools = [np.flatnonzero(pool == stratum) for stratum in pool[np.sort(met)]]
 
     def units(self, rows: NDArray[np.int64]) -> int:
         """Return how many independent units the images in ``rows`` are."""
@@ -44,12 +47,104 @@ class Resampler:
     def draw(self, random: np.random.Generator, resamples: int) -> Floats:
         """Return [R, N], how often each image is in each resample."""
         times = np.zeros((resamples, self.count))
-        for pool in self._pools:
+        for pool in self.pools:
             drawn = random.integers(0, len(pool), (resamples, len(pool)))
-            drawn += len(pool) * np.arange(resamples)[:, None]
-            counts = np.bincount(drawn.ravel(), minlength=drawn.size)
-            times[:, pool] = counts.reshape(drawn.shape)
+            times[:, pool] = _counted(drawn, len(pool))
         return times if self.count == len(self.unit) else times[:, self.unit]
+
+
+class CellResampler:
+    """Draws of the units of a :class:`Resampler`, each image counted in its cell.
+
+    The law of the counts is that of its draws added up by cell; the random numbers are others. It
+    takes time and memory for each cell, and not for each image, where units are single images.
+
+    cells: The cell [N] of each row, from 0 on; rows of one image have one cell.
+    """
+
+    def __init__(self, resampler: Resampler, cells: Integers) -> None:
+        images = np.unique(resampler.images)
+        self.count = int(cells.max(initial=-1)) + 1
+        counts = np.ones(len(images))
+        of_units = sparse.csr_array(
+            (counts, (resampler.unit[images], cells[images])), (resampler.count, self.count)
+        )
+        self._pools = [_Pool(of_units[units_of_pool]) for units_of_pool in resampler.pools]
+
+    def draw(self, random: np.random.Generator, resamples: int) -> Floats:
+        """Return [R, cells], how many images of each cell are in each resample."""
+        drawn = np.zeros((resamples, self.count))
+        for pool in self._pools:
+            drawn[:, pool.cells] += pool.draw(random, resamples)
+        return drawn
+
+
+class _Pool:
+    """Units that are drawn among each other, as kinds: single images of one cell are one kind."""
+
+    def __init__(self, of_units: sparse.csr_array) -> None:
+        """Take how many images [units, cells] each unit has in each cell."""
+        self.units, cells = of_units.shape
+        single = of_units.sum(axis=1) == 1
+        kind = cells + np.arange(self.units)
+        kind[single] = of_units[single].indices
+        _, first, self._kind_of_unit, self._sizes = np.unique(
+            kind, return_index=True, return_inverse=True, return_counts=True
+        )
+        of_kinds = of_units[first]
+        self.cells = np.unique(of_kinds.indices)
+        # Kinds of single images are their cells, in the same order.
+        self._content = None if single.all() else of_kinds[:, self.cells]
+
+    def draw(self, random: np.random.Generator, resamples: int) -> Floats:
+        """Return [R, cells], how many images of each of ``cells`` are in each resample."""
+        kinds = len(self._sizes)
+        if self.units > _UNITS_A_KIND * kinds:
+            drawn = random.multinomial(self.units, self._sizes / self.units, resamples)
+        else:
+            units = random.integers(0, self.units, (resamples, self.units))
+            drawn = _counted(self._kind_of_unit.take(units), kinds)
+        counts: Floats = drawn.astype(np.float64)
+        return counts if self._content is None else np.asarray(counts @ self._content)
+
+
+def _counted(numbers: Integers, count: int) -> Integers:
+    """Return [R, count], how often each number from 0 on is in each row of ``numbers`` [R, N]."""
+    rows = len(numbers)
+    places = numbers + count * np.arange(rows)[:, None]
+    return np.bincount(places.ravel(), minlength=rows * count).reshape(rows, count)
+
+
+_UNITS_A_KIND = 8  # from which on counts of kinds cost less than the units that are drawn
+
+
+def merged(scores: Floats, strata: Integers) -> Integers:
+    """Return the cells [N] of scores [N]: neighbours among those of one stratum.
+
+    Equal scores of a stratum are one cell. Others are merged by rank: the image with t others
+    between it and the nearer end of its stratum shares a cell with about ``sqrt(t) /
+    CELLS_PER_DEVIATION`` others, and none if that is below one. So a cell holds less than what a
+    sample moves the number of images beyond a score by, up to a rare rate's few images.
+    """
+    order = np.lexsort((scores, strata))
+    ordered_scores, ordered_strata = scores[order], strata[order]
+    _, first, sizes = np.unique(ordered_strata, return_index=True, return_counts=True)
+    begin, end = np.repeat(first, sizes), np.repeat(first + sizes, sizes)
+
+    new_stratum = np.arange(len(order)) == begin
+    new_score = new_stratum | np.append(True, np.diff(ordered_scores) != 0)[: len(order)]
+    rank = np.maximum.accumulate(np.where(new_score, np.arange(len(order)), 0))
+    below, above = rank - begin, end - 1 - rank
+    # The integral of CELLS_PER_DEVIATION / sqrt(t): the number of cells from the end on.
+    lower, upper = (
+        np.floor(2 * CELLS_PER_DEVIATION * np.sqrt(others)).astype(np.int64)
+        for others in (below, above)
+    )
+    level = np.where(below <= above, lower, -1 - upper)
+    new_cell = new_stratum | np.append(True, np.diff(level) != 0)[: len(order)]
+    cells = np.empty(len(order), dtype=np.int64)
+    cells[order] = np.cumsum(new_cell) - 1
+    return cells
 
 
 def units(groups: Array, images: Array | None = None) -> NDArray[np.int64]:

@@ -3,11 +3,12 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import sparse, special, stats
 
 from focus.metrics.arrays import Array
 from focus.metrics.ranking import SUPPORT
@@ -95,43 +96,37 @@ def mean_auc_interval(comparisons: Sequence[Compared]) -> Interval | None:
     return PlacedScores(comparisons).interval
 
 
-def few_inverted(comparisons: Sequence[Compared]) -> bool:
-    """Return whether fewer than ``SUPPORT`` units of a class are on the wrong side of the other.
+class _Class(NamedTuple):
+    """The images [N] of one class of a comparison as units [U].
 
-    The variance is then not known well, as in :func:`mean_auc_interval`.
-    """
-    parts = _parts(comparisons)
-    return bool(parts) and _placed(parts).inverted < SUPPORT
-
-
-class _Side(NamedTuple):
-    """The units [U] of one class of a comparison.
-
-    images: How many images each unit has. moved: By how much each moves the comparison's AUC.
-    wrong: Whether an image of the unit is ranked the wrong way round with any image of the other
-    class, or tied. right: Whether one is ranked the right way round, or tied.
+    units: The integers of the units, rising. unit: The number of each image's unit in ``units``.
+    images: How many images each unit has.
     """
 
     units: NDArray[np.int64]
+    unit: NDArray[np.int64]
     images: NDArray[np.int64]
+
+
+class _Side(NamedTuple):
+    """What the scores of a comparison say of each unit [U] of one class.
+
+    moved: By how much each moves the comparison's AUC. wrong: Whether an image of the unit is
+    ranked the wrong way round with any image of the other class, or tied. right: Whether one is
+    ranked the right way round, or tied.
+    """
+
     moved: Floats
     wrong: NDArray[np.bool_]
     right: NDArray[np.bool_]
 
 
-class _Part(NamedTuple):
-    """One comparison, placed: its AUC, its real images and its fakes."""
-
-    auc: float
-    sides: tuple[_Side, _Side]
-
-
 class _Placed(NamedTuple):
     """A mean AUC and the parts of DeLong's variance of it.
 
-    ``moved`` is by how much each unit moves the mean; the sum of its squares is the variance.
-    ``smallest`` is the effective number of units in the smallest class of a comparison: as many of
-    equal sizes would tell as much. ``pairs`` counts the units of the smaller class, and
+    ``error`` is the standard error, the root of the sum of the squares by which each unit moves the
+    mean. ``smallest`` is the effective number of units in the smallest class of a comparison: as
+    many of equal sizes would tell as much. ``pairs`` counts the units of the smaller class, and
     ``inverted`` the units of a class with an image of the other on the wrong (or on the right)
     side, the fewest of these. It is a weighted count: a unit counts as the square of its weight in
     the mean, divided by that of the heaviest unit of its class. So the errors of a generator with a
@@ -139,7 +134,7 @@ class _Placed(NamedTuple):
     """
 
     auc: float
-    moved: Floats
+    error: float
     smallest: float
     pairs: int
     inverted: float
@@ -159,59 +154,33 @@ class _Placed(NamedTuple):
         return max(1.0, self.smallest - 1)
 
 
-def _parts(comparisons: Sequence[Compared]) -> list[_Part]:
-    """Return each comparison, placed; none if a class of one has fewer than two units."""
-    parts = []
-    for real, fake, *units_of_sides in comparisons:
-        placements = _placements(real, fake)
-        auc = float(np.mean(placements[1])) if len(fake) else math.nan
-        real_side, fake_side = (
-            _side(placed, units, auc)
-            for placed, units in zip(placements, units_of_sides, strict=True)
-        )
-        if min(len(real_side.units), len(fake_side.units)) < 2:
-            return []
-        parts.append(_Part(auc, (real_side, fake_side)))
-    return parts
-
-
-def _side(placements: Floats, unit_of_image: Array, auc: float) -> _Side:
-    """Add up the placements [N] of one class by the unit of each image."""
+def _class_of(unit_of_image: Array) -> _Class:
     units, unit, images = np.unique(unit_of_image, return_inverse=True, return_counts=True)
-    if len(units) < 2:
-        nothing = np.zeros(len(units), dtype=bool)
-        return _Side(units, images, np.zeros(len(units)), nothing, nothing)
+    return _Class(units, unit, images)
+
+
+def _classes(comparisons: Sequence[Compared]) -> list[tuple[_Class, _Class]]:
+    """Return the classes of each comparison; comparisons with the same images share one."""
+    classes: dict[bytes, _Class] = {}
+
+    def class_of(unit_of_image: Array) -> _Class:
+        key = xxhash.xxh3_128_digest(np.ascontiguousarray(unit_of_image, dtype=np.int64).data)
+        if key not in classes:
+            classes[key] = _class_of(unit_of_image)
+        return classes[key]
+
+    return [(class_of(real), class_of(fake)) for _, _, real, fake in comparisons]
+
+
+def _side(placements: Floats, members: _Class, auc: float) -> _Side:
+    """Add up the placements [N] of one class by the unit of each image."""
     # For n images by themselves the square of this is Bessel's n / (n - 1).
-    correction = 1 / np.sqrt(1 - images / len(placements))
-    summed = np.bincount(unit, placements - auc, len(units))
-    wrong, right = np.zeros((2, len(units)), dtype=bool)
-    wrong[unit[placements < 1]] = right[unit[placements > 0]] = True
-    return _Side(units, images, correction * summed / len(placements), wrong, right)
-
-
-def _placed(parts: Sequence[_Part]) -> _Placed:
-    """Return the mean over at least one comparison."""
-    count = len(parts)
-    everyone = np.unique(np.concatenate([side.units for part in parts for side in part.sides]))
-    sizes, effective_sizes, moved = [], [], np.zeros(len(everyone))
-    weights = np.zeros((2, len(everyone)))
-    wrong, right = np.zeros((2, 2, len(everyone)), dtype=bool)
-    for part in parts:
-        for number, side in enumerate(part.sides):
-            unit = np.searchsorted(everyone, side.units)
-            size = len(side.units)
-            sizes.append(size)
-            effective_sizes.append(effective_number(side.images))
-            moved[unit] += side.moved / count
-            weights[number, unit] += 1 / (count * size)
-            wrong[number, unit] |= side.wrong
-            right[number, unit] |= side.right
-    pairs = min(count * min(sizes), *np.count_nonzero(weights, axis=1).tolist())
-    relative = (weights / weights.max(axis=1, keepdims=True)) ** 2
-    # Rounded, as the sum of five ones may come out a little less than five.
-    inverted = min(round(float((relative * side).sum(axis=1).min()), 6) for side in (wrong, right))
-    auc = float(np.mean([part.auc for part in parts]))
-    return _Placed(auc, moved, min(effective_sizes), pairs, inverted)
+    correction = 1 / np.sqrt(1 - members.images / len(placements))
+    count = len(members.units)
+    summed = np.bincount(members.unit, placements - auc, count)
+    wrong, right = np.zeros((2, count), dtype=bool)
+    wrong[members.unit[placements < 1]] = right[members.unit[placements > 0]] = True
+    return _Side(correction * summed / len(placements), wrong, right)
 
 
 def effective_number(sizes: Array) -> float:
@@ -234,21 +203,6 @@ def _placements(real: Array, fake: Array) -> tuple[Floats, Floats]:
     return 1 - shares[0], shares[1]
 
 
-def _interval(parts: Sequence[_Part], placed: _Placed) -> Interval:
-    auc, error = placed.auc, math.sqrt((placed.moved**2).sum())
-    low = high = auc
-    if error > 0 and 0 < auc < 1:
-        half = placed.quantile * error / (auc * (1 - auc))
-        low, high = map(float, special.expit(special.logit(auc) + np.array([-half, half])))
-        if placed.inverted >= SUPPORT:
-            return low, high
-    least, most = _by_pairs(placed)
-    if len(parts) > 1:
-        from_parts = _from_parts(parts)
-        least, most = max(least, from_parts[0]), min(most, from_parts[1])
-    return min(low, least), max(high, most)
-
-
 def _by_pairs(placed: _Placed) -> Interval:
     """Return the interval of an AUC as if it were the share of independent pairs in order."""
     # A fraction of a pair stays, as a whole number would favour one class; only float noise goes.
@@ -257,93 +211,196 @@ def _by_pairs(placed: _Placed) -> Interval:
     return interval
 
 
-def _from_parts(parts: Sequence[_Part]) -> Interval:
-    """Return the interval of the mean AUC that follows from those of its comparisons.
-
-    The squares of the distances to the ends are added up, and twice their products for comparisons
-    that share images (Zou and Donner, 2008).
-    """
-    aucs, below, above = [], [], []
-    for part in parts:
-        low, high = _interval([part], _placed([part]))
-        aucs.append(part.auc)
-        below.append(part.auc - low)
-        above.append(high - part.auc)
-    mean, count, alike = float(np.mean(aucs)), len(aucs), _correlations(parts)
-    down, up = (math.sqrt(side @ alike @ side) for side in (np.array(below), np.array(above)))
-    return mean - down / count, mean + up / count
-
-
-def _correlations(parts: Sequence[_Part]) -> Floats:
-    """Return [K, K], how much the errors of K comparisons go together by the images they share.
-
-    It is the cosine of the weights of their units: 1 for the same images, 0 for none in common,
-    n / (m + n) for two generators with n fakes each and the same m real images.
-    """
-    everyone = np.unique(np.concatenate([side.units for part in parts for side in part.sides]))
-    directions = np.zeros((len(parts), 2, len(everyone)))
-    for direction, part in zip(directions, parts, strict=True):
-        for weights, side in zip(direction, part.sides, strict=True):
-            weights[np.searchsorted(everyone, side.units)] = side.images / side.images.sum()
-        direction /= np.linalg.norm(direction)
-    flat = directions.reshape(len(parts), -1)
-    return np.asarray(flat @ flat.T)
+def _interval(placed: _Placed, of_parts: Interval | None = None) -> Interval:
+    """Return the interval of an AUC, or of a mean with the one that follows from its parts."""
+    auc, error = placed.auc, placed.error
+    low = high = auc
+    if error > 0 and 0 < auc < 1:
+        half = placed.quantile * error / (auc * (1 - auc))
+        low, high = map(float, special.expit(special.logit(auc) + np.array([-half, half])))
+        if placed.inverted >= SUPPORT:
+            return low, high
+    least, most = _by_pairs(placed)
+    if of_parts is not None:
+        least, most = max(least, of_parts[0]), min(most, of_parts[1])
+    return min(low, least), max(high, most)
 
 
 class PlacedScores:
-    """A model's scores over some comparisons, placed once for its AUCs and any differences."""
+    """A model's scores over some comparisons, placed once for its AUCs and any differences.
+
+    It takes memory for each unit and for each comparison, and not for each image of each
+    comparison, so that many generators may share many real images.
+    """
 
     def __init__(self, comparisons: Sequence[Compared]) -> None:
-        self._parts = _parts(comparisons)
+        self._comparisons = comparisons
+        self._classes = _classes(comparisons)
+        distinct = {id(members): members for classes in self._classes for members in classes}
+        everyone = [members.units for members in distinct.values()]
+        self._everyone = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *everyone]))
+        self._positions = {
+            key: np.searchsorted(self._everyone, members.units) for key, members in distinct.items()
+        }
+        self._orders: list[bytes] = []
+        self._parts: list[_Placed | None] = []
+        self._mean: _Placed | None = None
+        self._place()
 
-    @functools.cached_property
-    def _mean(self) -> _Placed:
-        return _placed(self._parts)
+    def _place(self) -> None:
+        """Place the scores of each comparison, and add up what its units do to the mean."""
+        count, everyone = len(self._comparisons), len(self._everyone)
+        self._moved = np.zeros(everyone)
+        weights = np.zeros((2, everyone))
+        wrong, right = np.zeros((2, 2, everyone), dtype=bool)
+        for (real, fake, *_), classes in zip(self._comparisons, self._classes, strict=True):
+            pairs = min(len(members.units) for members in classes)
+            if pairs < 2:
+                self._parts.append(None)
+                self._orders.append(b"")
+                continue
+            placements = _placements(real, fake)
+            auc = float(np.mean(placements[1]))
+            order, moved = xxhash.xxh3_128(), np.zeros(everyone)
+            inverted = []
+            for number, (placed, members) in enumerate(zip(placements, classes, strict=True)):
+                side, position = _side(placed, members, auc), self._positions[id(members)]
+                moved[position] += side.moved
+                self._moved[position] += side.moved / count
+                weights[number, position] += 1 / (count * len(members.units))
+                wrong[number, position] |= side.wrong
+                right[number, position] |= side.right
+                inverted += [np.count_nonzero(side.wrong), np.count_nonzero(side.right)]
+                order.update(side.moved.data)
+            smallest = min(effective_number(members.images) for members in classes)
+            error = math.sqrt((moved**2).sum())
+            self._parts.append(_Placed(auc, error, smallest, pairs, float(min(inverted))))
+            self._orders.append(order.digest())
+        parts = self._defined
+        if parts and len(parts) == count:
+            self._mean = self._mean_of(parts, weights, (wrong, right))
+
+    @property
+    def _defined(self) -> list[_Placed]:
+        """The comparisons whose classes have two units."""
+        return [part for part in self._parts if part is not None]
+
+    def _mean_of(
+        self,
+        parts: Sequence[_Placed],
+        weights: Floats,
+        inverted: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    ) -> _Placed:
+        """Return the mean of all comparisons.
+
+        weights: Those of the units in the mean, by class, [2, U]. inverted: Whether a unit of the
+        class has an image on the wrong, and one on the right side, [2, U].
+        """
+        pairs = min(
+            len(parts) * min(part.pairs for part in parts),
+            *np.count_nonzero(weights, axis=1).tolist(),
+        )
+        relative = (weights / weights.max(axis=1, keepdims=True)) ** 2
+        # Rounded, as the sum of five ones may come out a little less than five.
+        fewest = min(round(float((relative * side).sum(axis=1).min()), 6) for side in inverted)
+        auc = float(np.mean([part.auc for part in parts]))
+        smallest = min(part.smallest for part in parts)
+        return _Placed(auc, math.sqrt((self._moved**2).sum()), smallest, pairs, fewest)
 
     @property
     def auc(self) -> float | None:
         """The mean AUC; None where a class of a comparison has fewer than two units."""
-        return self._mean.auc if self._parts else None
+        return None if self._mean is None else self._mean.auc
 
     @functools.cached_property
     def interval(self) -> Interval | None:
         """The interval of the mean AUC, that of :func:`mean_auc_interval`."""
-        return _interval(self._parts, self._mean) if self._parts else None
+        if self._mean is None:
+            return None
+        several = len(self._parts) > 1
+        return _interval(self._mean, self._from_parts() if several and self.few_inverted else None)
+
+    @property
+    def few_inverted(self) -> bool:
+        """Whether fewer than ``SUPPORT`` units of a class are on the wrong side of the other.
+
+        The variance is then not known well, as in :func:`mean_auc_interval`.
+        """
+        return self._mean is not None and self._mean.inverted < SUPPORT
 
     @property
     def aucs(self) -> list[float]:
-        """The AUC of each comparison."""
-        return [part.auc for part in self._parts]
+        """The AUC of each comparison whose classes have two units."""
+        return [part.auc for part in self._defined]
 
     @property
     def intervals(self) -> list[Interval]:
-        """The interval of the AUC of each comparison."""
-        return [_interval([part], _placed([part])) for part in self._parts]
+        """The interval of the AUC of each comparison whose classes have two units."""
+        return [_interval(part) for part in self._defined]
+
+    def of_comparison(self, number: int) -> tuple[Interval | None, bool]:
+        """Return the interval of the AUC of one comparison, and whether few are inverted in it."""
+        part = self._parts[number]
+        return (None, False) if part is None else (_interval(part), part.inverted < SUPPORT)
+
+    def _from_parts(self) -> Interval:
+        """Return the interval of the mean AUC that follows from those of its comparisons.
+
+        The squares of the distances to the ends are added up, and twice their products for
+        comparisons that share images (Zou and Donner, 2008).
+        """
+        aucs, count, alike = self.aucs, len(self._parts), self._correlations()
+        ends = list(zip(aucs, self.intervals, strict=True))
+        below = np.array([auc - low for auc, (low, _) in ends])
+        above = np.array([high - auc for auc, (_, high) in ends])
+        mean = float(np.mean(aucs))
+        down, up = (math.sqrt(side @ alike @ side) for side in (below, above))
+        return mean - down / count, mean + up / count
+
+    def _correlations(self) -> Floats:
+        """Return [K, K], how much the errors of K comparisons go together by shared images.
+
+        It is the cosine of the weights of their units: 1 for the same images, 0 for none in common,
+        n / (m + n) for two generators with n fakes each and the same m real images.
+        """
+        distinct = {id(members): members for classes in self._classes for members in classes}
+        number = {key: row for row, key in enumerate(distinct)}
+        shares = [members.images / members.images.sum() for members in distinct.values()]
+        columns = [self._positions[key] for key in distinct]
+        rows = np.repeat(np.arange(len(shares)), [len(share) for share in shares])
+        weights = sparse.csr_array(
+            (np.concatenate(shares), (rows, np.concatenate(columns))),
+            (len(shares), len(self._everyone)),
+        )
+        products = (weights @ weights.T).toarray()
+        real, fake = np.array([[number[id(c)] for c in classes] for classes in self._classes]).T
+        both = products[np.ix_(real, real)] + products[np.ix_(fake, fake)]
+        lengths = np.sqrt(both.diagonal())
+        return np.asarray(both / np.outer(lengths, lengths))
 
     def minus(self, other: "PlacedScores") -> Difference | None:
         """Return the difference of the mean AUCs, that of :func:`mean_auc_difference`."""
-        if not self._parts or not other._parts:
+        if self._mean is None or other._mean is None:
             return None
-        pairs = list(zip(self._parts, other._parts, strict=True))
-        differing = [pair for pair in pairs if not _same_order(*pair)]
+        differing = [n for n in range(len(self._parts)) if not self._same_order(other, n)]
         if not differing:
             return Difference(0.0, 0.0, 0.0, 1.0)
-        share = len(differing) / len(pairs)
-        if share == 1:
-            value, low, high, p_value = _difference(self, other)
-        else:
-            value, low, high, p_value = _difference(
-                PlacedScores._of([part for part, _ in differing]),
-                PlacedScores._of([part for _, part in differing]),
-            )
+        share = len(differing) / len(self._parts)
+        one_of_them, other_of_them = (
+            scores if share == 1 else PlacedScores([scores._comparisons[n] for n in differing])
+            for scores in (self, other)
+        )
+        value, low, high, p_value = _difference(one_of_them, other_of_them)
         low, high = max(-1.0, share * low), min(1.0, share * high)
         return Difference(share * value, low, high, p_value)
 
-    @classmethod
-    def _of(cls, parts: list[_Part]) -> Self:
-        placed_scores = cls([])
-        placed_scores._parts = parts
-        return placed_scores
+    def _same_order(self, other: "PlacedScores", number: int) -> bool:
+        """Return whether two models rank a comparison's images alike, with errors on both."""
+        part, other_part = self._parts[number], other._parts[number]
+        assert part is not None
+        assert other_part is not None
+        same_auc = part.auc == other_part.auc not in (0.0, 1.0)
+        return same_auc and self._orders[number] == other._orders[number]
 
 
 def mean_auc_difference(first: Sequence[Compared], second: Sequence[Compared]) -> Difference | None:
@@ -364,7 +421,9 @@ def mean_auc_difference(first: Sequence[Compared], second: Sequence[Compared]) -
 def _difference(scores: PlacedScores, other_scores: PlacedScores) -> Difference:
     """Return the difference of two models whose scores differ in each comparison."""
     one, other = scores._mean, other_scores._mean
-    value, apart = one.auc - other.auc, one.moved - other.moved
+    assert one is not None
+    assert other is not None
+    value, apart = one.auc - other.auc, scores._moved - other_scores._moved
     below = above = one.quantile * math.sqrt((apart**2).sum())
     if min(one.inverted, other.inverted) < SUPPORT:
         interval, other_interval = scores.interval, other_scores.interval
@@ -376,11 +435,3 @@ def _difference(scores: PlacedScores, other_scores: PlacedScores) -> Difference:
     distance = one.quantile * abs(value) / towards_0 if value else 0.0
     p_value = float(2 * stats.t.sf(distance, one.degrees_of_freedom))
     return Difference(value, value - below, value + above, p_value)
-
-
-def _same_order(one: _Part, other: _Part) -> bool:
-    """Return whether two models rank the images of a comparison alike, with errors on both."""
-    return one.auc == other.auc not in (0.0, 1.0) and all(
-        np.array_equal(side.moved, other_side.moved)
-        for side, other_side in zip(one.sides, other.sides, strict=True)
-    )

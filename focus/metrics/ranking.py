@@ -23,19 +23,23 @@ SUPPORT = 5
 class Side:
     """The scores of one class, sorted once, with the weights of its images.
 
-    ``scores`` [N] ascend, and ``weights`` [R, N] are in their order, 1 each until :meth:`weigh`.
-    ``below`` [R, N+1] is the weight of the k images with the lowest scores, ``total`` [R] that of
-    all. ``tempered`` [N] are probabilities after a temperature, None without a calibration.
+    ``scores`` [N] ascend, and ``weights`` [R, N] are in their order, until :meth:`weigh` the number
+    of images that have each score. ``below`` [R, N+1] is the weight of the k lowest scores,
+    ``total`` [R] that of all. ``images`` is the number of images. ``tempered`` [N] are
+    probabilities after a temperature, None without a calibration.
 
-    Raises ValueError for a score that is not finite.
+    counts: How many images [N] have each score, by default one. Raises ValueError for a score that
+    is not finite.
     """
 
-    def __init__(self, scores: Array) -> None:
+    def __init__(self, scores: Array, counts: Array | None = None) -> None:
         scores = finite(scores, "scores")
+        counts = np.ones(len(scores)) if counts is None else counts
         self.order = np.argsort(scores, kind="stable")
         self.tempered: Floats | None = None
         self.scores = scores[self.order]
-        self.weigh(np.ones((1, len(scores))))
+        self.images = int(counts.sum())
+        self.weigh(counts[None])
 
     def weigh(self, weights: Array) -> None:
         """Set the weights [R, N], in the order of the constructor's scores."""
@@ -43,6 +47,16 @@ class Side:
         self.below = _cumulated(self.weights)
         self.total = self.below[:, -1]
         self._moments: dict[int, tuple[Floats, Floats]] = {}
+        self._squares: dict[int, Floats] = {}
+
+    def squares(self, label: int) -> Floats:
+        """Return [R], the sum of weight times squared distance of the score from ``label``.
+
+        It is kept until the weights change, as rankings of several fakes share the real images.
+        """
+        if label not in self._squares:
+            self._squares[label] = self.weights @ (label - self.scores) ** 2
+        return self._squares[label]
 
     def moment(self, values: Floats) -> Floats:
         """Return [R, N+1], the sums of weight times ``values`` [N] over the k lowest scores.
@@ -70,9 +84,10 @@ class Ranking:
         self._tied_from = np.searchsorted(fake.scores, fake.scores, side="left")
         # A threshold at each score and one above all; without scores there is one level.
         every = np.concatenate([real.scores, fake.scores])
-        self.levels = np.unique(every) if len(every) else np.zeros(1)
-        self._real_at = np.searchsorted(real.scores, [*self.levels, np.inf], side="left")
-        self._fake_at = np.searchsorted(fake.scores, [*self.levels, np.inf], side="left")
+        self.levels = _distinct(every) if len(every) else np.zeros(1)
+        thresholds = np.append(self.levels, np.inf)
+        self._real_at = np.searchsorted(real.scores, thresholds, side="left")
+        self._fake_at = np.searchsorted(fake.scores, thresholds, side="left")
 
     @classmethod
     def of(cls, real_scores: Array, fake_scores: Array) -> Self:
@@ -127,7 +142,7 @@ class Ranking:
         """
         cut = np.searchsorted(self.fake.scores, self._score_at_fpr(target), side="right")
         found = 1 - divided(_taken(self.fake.below, cut[:, None])[:, 0], self.fake.total)
-        supported = len(self.real.scores) * target >= SUPPORT * (1 - 1e-12)
+        supported = self.real.images * target >= SUPPORT * (1 - 1e-12)
         return np.where(self.defined & supported, found, np.nan)
 
     def bpcer(self, threshold: float) -> Floats:
@@ -158,8 +173,7 @@ class Ranking:
 
         ``balanced`` weighs both classes alike.
         """
-        real = self.real.weights @ self.real.scores**2
-        fake = self.fake.weights @ (1 - self.fake.scores) ** 2
+        real, fake = self.real.squares(0), self.fake.squares(1)
         if balanced:
             return (divided(real, self.real.total) + divided(fake, self.fake.total)) / 2
         return divided(real + fake, self.real.total + self.fake.total)
@@ -184,7 +198,7 @@ class Ranking:
         """
         mass, scored, _ = self.calibration_bins(balanced=balanced, probabilities=probabilities)
         p = np.clip(np.nan_to_num(divided(scored, mass)), 0, 1)
-        reals, fakes = (len(self.real.scores), len(self.fake.scores)) if balanced else (1, 1)
+        reals, fakes = (self.real.images, self.fake.images) if balanced else (1, 1)
         variances = mass * p * (1 - p) * (p / reals + (1 - p) / fakes)
         spread = math.sqrt(2 / math.pi) * np.sqrt(variances).sum()
         return float(spread / mass.sum())
@@ -293,6 +307,12 @@ def auc(real_scores: Array, fake_scores: Array) -> float | None:
     """Return the AUC of scores [M] of real images and [N] of fakes; None where one is empty."""
     value = float(Ranking.of(real_scores, fake_scores).auc()[0])
     return None if np.isnan(value) else value
+
+
+def _distinct(values: Floats) -> Floats:
+    """Return the different values, sorted; fast for a few sorted runs, one after the other."""
+    ordered: Floats = np.sort(values, kind="stable")
+    return np.asarray(ordered[np.append(True, ordered[1:] != ordered[:-1])])
 
 
 def _cumulated(values: Floats) -> Floats:
