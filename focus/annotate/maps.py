@@ -79,7 +79,8 @@ def write_maps(folder: AnswerFolder, data: Manifest, config: AnnotateConfig) -> 
     rows = [SheetRow("", "", cells[at : at + 4]) for at in range(0, len(cells), 4)]
     if rows:
         contact_sheet(root / SHEET, (), rows, _SIDE)
-    return [*annotation_lines(summary), f"written: {folder.folder}, for --human-maps of train.py"]
+    use = "for focus train --human-maps" if made else "without a map to train with"
+    return [*annotation_lines(summary), f"written: {folder.folder}, {use}"]
 
 
 def _names(faces: Sequence[Sample], config: AnnotateConfig) -> dict[str, str]:

@@ -25,7 +25,7 @@ class AnnotateConfig(DataConfig):
     """Settings of ``focus annotate``."""
 
     data: tuple[str, ...] = in_data(
-        "faces, in any layout that train.py takes", (), metavar="PATH", positional=True
+        "faces, in any layout that focus train takes", (), metavar="PATH", positional=True
     )
     output: str = in_output(
         "folder of answers and maps; with that of an earlier call it goes on", "human_maps"

@@ -104,6 +104,16 @@ def test_a_map_is_the_mean_of_those_who_were_right(answered: Answered) -> None:
     assert answered.written() == {both}, "those of an earlier call are gone"
 
 
+def test_a_folder_without_maps_is_not_named_for_training(
+    answered: Answered, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`focus train --human-maps` refused what was printed as made for it."""
+    answered.maps()
+    assert f"written: {answered.output}, for focus train --human-maps\n" in capsys.readouterr().out
+    answered.maps("--min-annotators", "3")
+    assert f"written: {answered.output}, without a map to train with\n" in capsys.readouterr().out
+
+
 def test_what_is_told_of_people(answered: Answered) -> None:
     told = answered.maps()
     assert told["annotators"]["anna"]["accuracy"] == 4 / 5
