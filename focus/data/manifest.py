@@ -245,6 +245,41 @@ class Manifest(Sequence[Sample]):
         first_equal = np.where(texts.texts.are_empty(), -1, texts.texts.first_equal())
         return Numbered(np.append(first_equal, -1).astype(np.int32)[numbers], texts.texts)
 
+    def counts(self, *columns: str) -> Counter[tuple[Any, ...]]:
+        """Count the images by the values of columns, in the order in which these are first there.
+
+        columns: ``label``, which is None for unlabelled images, and columns of texts, not of paths.
+        """
+        keys = np.zeros(len(self), np.int64)
+        values_of: list[Callable[[int], Any]] = []
+        sizes: list[int] = []
+        for column in columns:
+            if column == "label":
+                numbers, size = self.labels.astype(np.int64), len(LABEL_NAMES) + 1
+                values_of.append(lambda number: None if number == UNLABELLED else number)
+            else:
+                of_column = self.numbered(column)
+                numbers, size = of_column.numbers.astype(np.int64), len(of_column.texts) + 1
+                values_of.append(of_column.text)
+            keys = keys * size + numbers + 1
+            sizes.append(size)
+        distinct, first, counts = np.unique(keys, return_index=True, return_counts=True)
+        counted = Counter[tuple[Any, ...]]()
+        for position in np.argsort(first).tolist():
+            key, values = int(distinct[position]), list[Any]()
+            for size, value_of in zip(reversed(sizes), reversed(values_of), strict=True):
+                key, number = divmod(key, size)
+                values.insert(0, value_of(number - 1))
+            counted[tuple(values)] = int(counts[position])
+        return counted
+
+    @property
+    def boxes(self) -> NDArray[np.float64]:
+        """The box of each image, [N, 4], NaN where there is none."""
+        if self._table.box is None:
+            return np.full((len(self), 4), math.nan)
+        return self._selected(np.asarray(self._table.box).reshape(-1, 4))
+
     def extra_columns(self) -> list[str]:
         """Return the names of the columns of ``extra``, some of which may be empty here."""
         return list(self._table.extra)

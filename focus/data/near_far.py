@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Literal
 
-from focus.data.manifest import SYNTHETIC, Sample
+from focus.data.manifest import SYNTHETIC, Manifest
 from focus.errors import shown
 from focus.findings import Finding, finding
 
@@ -168,9 +168,10 @@ def families(fakes: Iterable[tuple[str, str]]) -> dict[str, str]:
     }
 
 
-def training_families(samples: Iterable[Sample]) -> dict[str, str]:
-    """Return :func:`families` of the fakes among the training samples."""
-    return families((s.generator, s.family) for s in samples if s.label == SYNTHETIC)
+def training_families(manifest: Manifest) -> dict[str, str]:
+    """Return :func:`families` of the fakes among the training images."""
+    fakes = manifest.take(manifest.labels == SYNTHETIC)
+    return families(fakes.counts("generator", "family").elements())
 
 
 def with_families(generators: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The images of a training run: read, split, checked."""
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from focus.config.train import ResolvedTrainConfig, TrainConfig
 from focus.data.bad_files import DIGESTS, DecodedFiles, check_images
@@ -30,6 +33,8 @@ from focus.runtime.cpu_time import phase
 
 if TYPE_CHECKING:
     from focus.data.readers.given import GivenImages
+
+_FILES = ("path", "human_map", "mask_path")
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,9 @@ def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> M
     Raises:
         InputError: one is missing, is new or has changed; the message names it.
     """
+    if _are_same(manifest, recorded):
+        return manifest.with_numbered("split", *recorded.numbered("split"))
+    # What differs is looked for image by image.
     now, then = _comparable(manifest), _comparable(recorded)
     paths, before = (Counter(sample.path for sample in each) for each in (now, then))
     whole = {own.path: s.path for own, s in zip([*now, *then], [*manifest, *recorded], strict=True)}
@@ -220,6 +228,39 @@ def _as_they_were(run: Path | None) -> Iterator[None]:
         ) from error
 
 
+def _are_same(manifest: Manifest, recorded: Manifest) -> bool:
+    """Tell whether images and what is known of them are those recorded, but for their splits."""
+    if len(manifest) != len(recorded) or (manifest.labels != recorded.labels).any():
+        return False
+    if not np.array_equal(manifest.boxes, recorded.boxes, equal_nan=True):
+        return False
+    apart = {STORED_IN, *DIGESTS.values()}
+    extra = {*manifest.extra_columns(), *recorded.extra_columns()} - apart
+    for column in ("generator", "family", "test_set", "group", *extra):
+        if not all(map(operator.eq, manifest.cells(column), recorded.cells(column))):
+            return False
+    now_in, then_in = _folder_of_all(manifest), _folder_of_all(recorded)
+    for column in _FILES:
+        for now, then in zip(manifest.cells(column), recorded.cells(column), strict=True):
+            if now.removeprefix(now_in) != then.removeprefix(then_in):
+                return False
+    for column in DIGESTS.values():
+        # A run may have been begun by a version that wrote fewer digests.
+        for now, then in zip(manifest.cells(column), recorded.cells(column), strict=True):
+            if then not in ("", now):
+                return False
+    return True
+
+
+def _folder_of_all(manifest: Manifest) -> str:
+    """Return what the paths of all images, maps and masks begin with."""
+    folders: list[str] = []
+    for column in _FILES:
+        numbers, texts = manifest.folders(column)
+        folders += [texts[number] for number in np.unique(numbers).tolist() if number >= 0]
+    return common_folder(folders)
+
+
 def _difference(now: Sample, then: Sample) -> str:
     if now == then:
         return ""
@@ -236,9 +277,8 @@ def _changed_file(now: Sample, then: Sample) -> str:
 
 def _comparable(manifest: Manifest) -> Sequence[Sample]:
     """Return the samples without splits, their paths below the common folder of all files."""
-    names = ("path", "human_map", "mask_path")
-    paths = [{n: path for n in names if (path := getattr(s, n))} for s in manifest]
-    folder = common_folder(path for own in paths for path in own.values())
+    paths = [{n: path for n in _FILES if (path := getattr(s, n))} for s in manifest]
+    folder = _folder_of_all(manifest)
     # Digests are compared apart; runs of earlier versions do not say what an image was stored in.
     apart = {STORED_IN, *DIGESTS.values()}
     return [
@@ -254,13 +294,13 @@ def _comparable(manifest: Manifest) -> Sequence[Sample]:
 
 def _drawn_line(own: Manifest, config: TrainConfig) -> str:
     """Say that splits are drawn, since a table may have a column for them by another name."""
-    without = [sample.path for sample in own if not sample.split]
+    without = own.take(own.equals("split", ""))
     if not without:
         return ""
     if len(without) < len(own):
         return (
             f"warning: {len(without)} of {len(own)} images have no split, the first is "
-            f"{without[0]!r}: they count as train unless others of their group are elsewhere"
+            f"{without[0].path!r}: they count as train unless others of their group are elsewhere"
         )
     in_tables = not all(Path(path).is_dir() for path in config.data)
     return (

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 from focus.data.check.headers import OF_TEST, storage_audit
-from focus.data.manifest import TEST_SETS, Sample
+from focus.data.manifest import TEST_SETS, Manifest, Sample
 from focus.data.near_far import relation_findings
 from focus.errors import shown
 from focus.evaluation.protocol import UNNAMED, match, union
@@ -116,7 +116,7 @@ def _stored(scores: Scores, results: Results) -> Iterator[Finding]:
         of_set = [c for c in comparisons if c.test_set == test_set]
         part = scores.select(union(side for c in of_set for side in (c.real, c.fake)))
         columns = zip(part.path, part.label, part.group, strict=True)
-        samples = [Sample(path, label, group=group) for path, label, group in columns]
+        samples = Manifest(Sample(path, label, group=group) for path, label, group in columns)
         yield from storage_audit(samples).findings(SET_TITLES[test_set], OF_TEST)
 
 

@@ -57,12 +57,12 @@ def model_card(
 
 def trained_on(manifest: Manifest, paths: Sequence[str]) -> str:
     """Return what a card says of training images read from ``paths``; none: the demo set."""
-    labels = [sample.label for sample in manifest]
-    maps = sum(sample.human_map is not None for sample in manifest)
+    n_real, n_synthetic = ((manifest.labels == label).sum() for label in (REAL, SYNTHETIC))
+    maps = manifest.has("human_map").sum()
     # The last part of a path: where it lay on somebody's disk is nobody's business.
     names = ", ".join(Path(path).name for path in paths)
     return (
-        f"{labels.count(REAL)} real and {labels.count(SYNTHETIC)} synthetic images of "
+        f"{n_real} real and {n_synthetic} synthetic images of "
         f"{names or 'the embedded demo set, whose faces are drawn'}, {maps} with a human map"
     )
 

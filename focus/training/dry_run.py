@@ -2,7 +2,6 @@
 
 import textwrap
 import time
-from collections import Counter
 from contextlib import closing
 from typing import Any
 
@@ -13,7 +12,7 @@ from focus.config.options import GROUPS, flag, flags, flat
 from focus.config.recipes import RECIPES, SOURCES
 from focus.config.train import ResolvedTrainConfig, TrainConfig
 from focus.data.cache.images import ImageCache, gb
-from focus.data.manifest import LABEL_NAMES, Manifest
+from focus.data.manifest import LABEL_NAMES, UNLABELLED, Manifest
 from focus.errors import shown
 from focus.evaluation.inference import images_only
 from focus.model.detector import Detector
@@ -110,8 +109,10 @@ def image_counts(manifest: Manifest) -> list[str]:
     """Return a line for each split, with its classes and generators."""
     lines = []
     for split in ("train", "validation", "test"):
-        labelled = (s for s in manifest.split(split) if s.label is not None)
-        counts = Counter((LABEL_NAMES[s.label or 0], s.generator) for s in labelled)
+        of_split = manifest.split(split)
+        labelled = of_split.take(of_split.labels != UNLABELLED)
+        by_kind = labelled.counts("label", "generator")
+        counts = {(LABEL_NAMES[label], name): count for (label, name), count in by_kind.items()}
         kinds = [
             f"{count} {label}{f' of {shown(generator)}' if generator else ''}"
             for (label, generator), count in sorted(counts.items())
@@ -140,7 +141,7 @@ def _seconds_per_step(trainer: Trainer) -> float:
 def _seconds_per_image(trainer: Trainer) -> float:
     """Time validation by all processes, with the start of its workers, which each has."""
     count = _TIMED_BATCHES * trainer.config.eval_batch_size
-    images = Manifest(trainer.validation[:count])
+    images = trainer.validation[:count]
     began = time.perf_counter()
     trainer.score(trainer.kept, images_only(images), progress=False)
     return (time.perf_counter() - began) / len(images)

@@ -1,7 +1,6 @@
 """Train: data, detector, trainer, fit and evaluate."""
 
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -129,7 +128,7 @@ def train(config: TrainConfig) -> Trained | None:
 
         place = Path(config.output, config.name or "-")
         listing = run_on_main_first(accelerator, lambda: read_given(config, output=place))
-    runs = _runs(config, maps=listing is None or any(sample.human_map for sample in listing.data))
+    runs = _runs(config, maps=listing is None or bool(listing.data.has("human_map").any()))
     run = runs[0]
     run_on_all(accelerator, lambda: check_begun(run))
     saved = run_on_all(accelerator, lambda: [check_folder(each, processes) for each in runs])
@@ -328,11 +327,11 @@ def evaluate_best(trainer: Trainer, findings: Sequence[Finding] = ()) -> Evaluat
 
 def images_line(manifest: Manifest) -> str:
     """Count the images of each split in a line."""
+    of_split = manifest.counts("split", "label")
     counts = []
     for split in ("train", "validation", "test"):
-        labels = Counter(s.label for s in manifest if s.split == split)
-        counts.append(f"{split} {labels[REAL]} + {labels[SYNTHETIC]}")
-    n_maps = sum(sample.human_map is not None for sample in manifest.split("train"))
+        counts.append(f"{split} {of_split[split, REAL]} + {of_split[split, SYNTHETIC]}")
+    n_maps = int(manifest.split("train").has("human_map").sum())
     return f"images (real + synthetic): {', '.join(counts)}; {n_maps} human maps to train with"
 
 
@@ -342,14 +341,14 @@ def tested_findings(manifest: Manifest, before: DetectorConfig | None) -> list[F
     if before is not None:
         after = before.after(known, known, ())
         known = with_families(after.training_generators, after.training_families)
-    fakes = manifest.where(lambda sample: sample.split == "test" and sample.label == SYNTHETIC)
-    tested = families_tested(((s.test_set, s.generator, s.family) for s in fakes), known)
+    fakes = manifest.take(manifest.equals("split", "test") & (manifest.labels == SYNTHETIC))
+    tested = families_tested(fakes.counts("test_set", "generator", "family").elements(), known)
     return relation_findings(tested, known)
 
 
 def map_findings(manifest: Manifest, run: ResolvedTrainConfig) -> list[Finding]:
     """Return a finding if the loss of a run asks for human maps and there are none."""
-    if any(sample.human_map for sample in manifest.split("train")):
+    if manifest.split("train").has("human_map").any():
         return []
     terms = ["saliency"] if run.loss.saliency_weight else []
     if run.loss.aims_at_maps:

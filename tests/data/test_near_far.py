@@ -1,7 +1,7 @@
 """Names of generators, their families, and how far a test generator is from training."""
 
 from focus.data.demo.grammar import NAMES as DEMO
-from focus.data.manifest import Sample
+from focus.data.manifest import Manifest, Sample
 from focus.data.near_far import (
     FAMILIES,
     canonical,
@@ -78,7 +78,7 @@ def test_a_generators_family_is_the_one_given_most_often() -> None:
     fakes = [("SG2", "a"), ("SG2", ""), ("SG2", ""), ("SG2", "b"), ("SG2", "b"), ("x", "")]
     assert families(fakes) == {"SG2": "b", "x": ""}
     samples = [Sample("/r", 0, "its own", "f"), Sample("/f", 1, "SG2"), Sample("/g", 1, "g", "h")]
-    assert training_families(samples) == {"SG2": "stylegan", "g": "h"}
+    assert training_families(Manifest(samples)) == {"SG2": "stylegan", "g": "h"}
     found = with_families(["SG2", "g", "x"], {"g": "h", "x": ""})
     assert found == {"SG2": "stylegan", "g": "h", "x": ""}
 

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import get_sampling
 
 from focus.data.images import check_regular, reason
-from focus.data.manifest import REAL, SYNTHETIC, Sample
+from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.findings import Finding, finding
 from focus.metrics.bootstrap import units
 from focus.metrics.intervals import mean_auc_interval
@@ -148,9 +148,7 @@ class StorageAudit:
         return [finding(name, images=images, auc=self.size_auc, formats=self.silent_formats)]
 
 
-def storage_audit(
-    samples: Sequence[Sample], looks: Mapping[str, Look] | None = None
-) -> StorageAudit:
+def storage_audit(samples: Manifest, looks: Mapping[str, Look] | None = None) -> StorageAudit:
     """Return how well the storage of the files of some images of each class tells their class.
 
     What cannot be opened is passed over.
@@ -164,7 +162,7 @@ def storage_audit(
     labels: list[int] = []
     groups: list[str] = []
     for label in (REAL, SYNTHETIC):
-        of_class = [sample for sample in samples if sample.label == label]
+        of_class = samples.take(samples.labels == label)
         for sample in draw.sample(of_class, min(len(of_class), _LOOKED_AT)):
             header = look(sample.path) if looks is None else looks[sample.path]
             if not header.error:

@@ -3,12 +3,17 @@
 The data check, training and evaluation ask here, so that all say the same.
 """
 
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from focus.data.check.headers import OF_TRAINING, Look, StorageAudit, storage_audit
+from focus.data.columns import repeated
 from focus.data.copies import Copy, copy_findings, without
 from focus.data.known_images import CONTENT
 from focus.data.manifest import LABEL_NAMES, SYNTHETIC, Manifest, Sample, place_of
@@ -56,16 +61,21 @@ def storage_to_train_with(used: Manifest, looks: Mapping[str, Look] | None = Non
 
     looks: The headers by path, if they have been read.
     """
-    chosen_on = [sample for sample in used if sample.split in ("train", "validation")]
-    return storage_audit(chosen_on, looks)
+    return storage_audit(used.take(_chosen_on(used)), looks)
+
+
+def _chosen_on(manifest: Manifest) -> NDArray[np.bool_]:
+    """Tell which images are of training or validation, [N]."""
+    return manifest.equals("split", "train") | manifest.equals("split", "validation")
 
 
 def files_of_two_labels(manifest: Manifest) -> list[list[str]]:
     """Return the paths of each file that is given as a real image and as a fake."""
     of_content: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for sample in manifest:
+    contents = manifest.take(manifest.has(CONTENT))
+    for sample in contents.take(repeated(contents.hashes(CONTENT))):
         digest = sample.extra.get(CONTENT, "")
-        if digest and sample.label is not None:
+        if sample.label is not None:
             of_content[digest][sample.path] = sample.label
     return [list(labels) for labels in of_content.values() if len({*labels.values()}) > 1]
 
@@ -80,11 +90,11 @@ def two_label_findings(manifest: Manifest) -> list[Finding]:
 
 def few_images_findings(manifest: Manifest) -> list[Finding]:
     """Return a finding of the classes and generators that have fewer than ``FEW`` images."""
-    counts = Counter(
-        ("training" if sample.split in ("train", "validation") else "test", _kind_of(sample))
-        for sample in manifest
-        if sample.label is not None
-    )
+    counts = Counter[tuple[str, str]]()
+    for (split, label, generator), count in manifest.counts("split", "label", "generator").items():
+        part = "training" if split in ("train", "validation") else "test"
+        if label is not None:
+            counts[part, _kind(label, generator)] += count
     few = [
         f"{count} {part} image{'s' if count > 1 else ''}, {kind}"
         for (part, kind), count in sorted(counts.items(), key=lambda item: item[1])
@@ -100,10 +110,13 @@ def few_images_findings(manifest: Manifest) -> list[Finding]:
 def namesake_findings(manifest: Manifest) -> list[Finding]:
     """Return a finding of images of a later split that are named as one of an earlier split."""
     namesakes: defaultdict[tuple[str, str], list[Sample]] = defaultdict(list)
-    for sample in manifest:
-        if match := _NUMBERED.fullmatch(Path(sample.path).stem):
-            namesakes[match[1].casefold(), _kind_of(sample)].append(sample)
     most = max(_MOST_NAMESAKES, _MOST_NAMESAKES_SHARE * len(manifest))
+    names = np.fromiter(map(hash, map(_numbered_name, manifest.cells("path"))), np.int64)
+    _, positions, counts = np.unique(names, return_inverse=True, return_counts=True)
+    has_namesakes = (counts > 1)[positions] & (names != hash(""))
+    for sample in manifest.take(has_namesakes):
+        kind = _kind(sample.label, sample.generator)
+        namesakes[_numbered_name(sample.path), kind].append(sample)
     pairs: list[tuple[Sample, Sample]] = []
     for samples in namesakes.values():
         if len(samples) > most:
@@ -128,10 +141,19 @@ def _beside_source_findings(pairs: Sequence[Copy]) -> list[Finding]:
     return [finding("source_in_same_split", count=len(pairs), path=first, original_path=original)]
 
 
-def _kind_of(sample: Sample) -> str:
+def _numbered_name(path: str) -> str:
+    """Return the name that a file shares with those of other numbers, "" for a file without."""
+    name = path[path.rfind(os.sep) + 1 :]
+    if not (name[-1:].isdigit() or name.rpartition(".")[0][-1:].isdigit()):
+        return ""
+    match = _NUMBERED.fullmatch(Path(name).stem)
+    return match[1].casefold() if match else ""
+
+
+def _kind(label: int | None, generator: str) -> str:
     """Return the class of an image, and the generator of a fake."""
-    if sample.label is None:
+    if label is None:
         return "unlabelled"
-    is_named = sample.label == SYNTHETIC and sample.generator
-    of_generator = f" of {shown(sample.generator)}" if is_named else ""
-    return f"{LABEL_NAMES[sample.label]}{of_generator}"
+    is_named = label == SYNTHETIC and generator
+    of_generator = f" of {shown(generator)}" if is_named else ""
+    return f"{LABEL_NAMES[label]}{of_generator}"

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from focus.data.check.headers import storage_audit
-from focus.data.manifest import Sample
+from focus.data.manifest import Manifest, Sample
 
 
 def stored(folder: Path, side: int, extension: str) -> list[Sample]:
@@ -23,13 +23,13 @@ def stored(folder: Path, side: int, extension: str) -> list[Sample]:
 
 
 def test_what_tells_the_classes_apart_is_named(tmp_path: Path) -> None:
-    audit = storage_audit(stored(tmp_path / "a", 64, ".png"))
+    audit = storage_audit(Manifest(stored(tmp_path / "a", 64, ".png")))
     (found,) = audit.findings("open set", "so be it")
     assert found.severity == "error"
     apart = "tells real from synthetic with AUC 1.000, by colour mode (real: L 100 %, "
     assert found.text.startswith(f"In the open set, the storage of the files alone {apart}")
     assert found.text.endswith(": so be it.")
-    audit = storage_audit([*stored(tmp_path / "b", 25, ".jpg"), Sample("gone.png", 0)])
+    audit = storage_audit(Manifest([*stored(tmp_path / "b", 25, ".jpg"), Sample("gone.png", 0)]))
     (found,) = audit.findings("", "")
     assert "file format (real: PNG 100 %, synthetic: JPEG 100 %)" in found.text
 
@@ -40,7 +40,7 @@ def test_files_alike_and_too_few_say_nothing(tmp_path: Path) -> None:
         for number, sample in enumerate(stored(tmp_path / "a", 64, ".jpg"))
     ]
     for samples in (alike, alike[:8], []):
-        assert storage_audit(samples).findings("", "") == []
+        assert storage_audit(Manifest(samples)).findings("", "") == []
 
 
 def pictures(folder: Path, extension: str) -> list[Sample]:
@@ -64,7 +64,7 @@ def test_files_that_are_stored_alike_differ_in_size_by_what_they_show(tmp_path: 
         (".webp", "warning", "as WEBP files do not tell their quality"),
     ):
         samples = pictures(tmp_path / extension[1:], extension)
-        (found,) = storage_audit(samples).findings("open set", "so be it")
+        (found,) = storage_audit(Manifest(samples)).findings("open set", "so be it")
         assert found.severity == severity
         assert "bits per pixel tell real from synthetic with AUC 1.000" in found.text
         assert said in found.text
