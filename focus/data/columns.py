@@ -7,7 +7,7 @@ each page whose objects it looks at, since a look counts references. Arrays have
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, chain, islice, pairwise
+from itertools import accumulate, chain, count, islice, pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -143,10 +143,15 @@ class TextColumn:
 
     def extend(self, texts: Sequence[str]) -> None:
         """Add rows, those of "" without a text; faster than one by one."""
-        numbers = {"": _NONE}
-        for text in filter(None, dict.fromkeys(texts)):
-            self.append(text)
-            numbers[text] = self.numbers.pop()
+        distinct = dict.fromkeys(texts)
+        numbers = {text: self._recent[text] for text in distinct if text in self._recent}
+        new = [text for text in distinct if text and text not in numbers]
+        number_of_new = dict(zip(new, count(len(self.texts)), strict=False))
+        self.texts.extend(new)
+        if len(self._recent) + len(new) > _RECENT:
+            self._recent.clear()
+        self._recent |= number_of_new
+        numbers |= {**number_of_new, "": _NONE}
         self.numbers.extend(map(numbers.__getitem__, texts))
 
     def pad(self, count: int) -> None:

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -23,7 +25,8 @@ _log = logging.getLogger(__name__)
 _UNIQUE = ("label", "split", "human_map", "mask_path", "box", "group")
 _UNIQUE_OF_FAKES = (*_UNIQUE, "generator", "family")
 _THREADS = 16  # a network's file system takes its time for each file
-_LOOKED_FOR = 2**13  # files, whose paths are held at once
+_SLOW = 50e-6  # seconds for a file, from which on threads wait for several at once
+_TIMED, _LOOKED_FOR = 64, 2**13  # files: the first, and then those whose paths are held at once
 
 
 class Portion:
@@ -101,11 +104,18 @@ def refuse_missing(
     numbers: The numbers of their rows. unit: What precedes such a number.
     """
     missing: list[tuple[int, str]] = []
-    remaining = zip(numbers, paths, strict=True)
+    rows = zip(numbers, paths, strict=True)
     with ThreadPool(_THREADS) as pool:
-        while part := list(islice(remaining, _LOOKED_FOR)):
-            is_there = pool.map(os.path.lexists, [path for _, path in part], chunksize=256)
+        look_for: Callable[..., Iterable[bool]] = map
+        part = list(islice(rows, _TIMED))
+        while part:
+            began = time.perf_counter()
+            is_there = look_for(os.path.lexists, [path for _, path in part])
             missing += [row for row, there in zip(part, is_there, strict=True) if not there]
+            # On a local disk threads take several times as long as the looks themselves.
+            if (time.perf_counter() - began) / len(part) > _SLOW:
+                look_for = partial(pool.map, chunksize=256)
+            part = list(islice(rows, _LOOKED_FOR))
     if missing:
         number, path = missing[0]
         raise InputError(
