@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.data.near_far import home_of, served_by
 from focus.evaluation.scores import Scores
+from focus.metrics.arrays import Integers, joined
 
 UNNAMED = "(unnamed)"
 
@@ -32,44 +33,67 @@ def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison
     generator; the generator's own without a test set; those given apart, with neither.
     """
     known = list(training_generators)
+    test_set_code, test_sets = scores.numbered("test_set")
+    generator_code, generators = scores.numbered("generator")
     # What the results call a fake without a name is no name.
-    names = np.where(scores.generator == UNNAMED, "", scores.generator)
-    given = list(zip(scores.test_set, names, strict=True))
-    homes = {pair: home_of(*pair, known) for pair in set(given)}
-    home = np.array([homes[pair] for pair in given], dtype=np.object_)
+    names = ["" if name == UNNAMED else name for name in generators]
+
+    # Rows of one class, test set and name are alike: a kind, whose rows are looked up once.
     real, fake = scores.label == REAL, scores.label == SYNTHETIC
-    nameless = real & (names == "")
-    serving = {text: served_by(text) for text in set(names[real])}
+    label_code = np.select([real, fake], [0, 1], 2)
+    kind = joined(label_code, test_set_code, generator_code)
+    _, first = np.unique(kind, return_index=True)
+    order = np.argsort(kind, kind="stable")
+    rows_of_kind = np.split(order, np.flatnonzero(np.diff(kind[order])) + 1)
+    reals: dict[tuple[str, str], list[Integers]] = {}
+    fakes: dict[tuple[str, str], list[Integers]] = {}
+    for row, rows in zip(first.tolist(), rows_of_kind, strict=True):
+        test_set, name = test_sets[test_set_code[row]], names[generator_code[row]]
+        if label_code[row] == 0:
+            reals.setdefault((test_set, name), []).append(rows)
+        elif label_code[row] == 1:
+            home = home_of(test_set, name, known)
+            fakes.setdefault((home, name), []).append(rows)
+    serving = {name: served_by(name) for _, name in reals}
+
     comparisons = []
-    for test_set, generator in sorted(set(zip(home[fake], names[fake], strict=True))):
-        own = np.zeros(len(scores), bool)
-        for text in (text for text, served in serving.items() if generator in served):
-            own |= real & (names == text)
-        here = scores.test_set == test_set
-        apart = scores.test_set == ""
+    chosen_rows: dict[tuple[tuple[str, str], ...], Integers] = {}
+    for (test_set, generator), of_generator in sorted(fakes.items()):
         at_home = home_of("", generator, known) == test_set
+        own = [(s, name) for s, name in reals if generator in serving[name]]
         candidates = (
-            own & (here | (apart & at_home)),
-            nameless & here,
-            own & apart,
-            nameless & apart,
+            [(s, name) for s, name in own if s == test_set or (s == "" and at_home)],
+            [(s, name) for s, name in reals if s == test_set and name == ""],
+            [(s, name) for s, name in own if s == ""],
+            [(s, name) for s, name in reals if s == "" and name == ""],
         )
-        chosen = next((rows for rows in candidates if rows.any()), np.zeros(len(scores), bool))
-        fakes = fake & (home == test_set) & (names == generator)
+        chosen = tuple(next((kinds for kinds in candidates if kinds), []))
+        if chosen not in chosen_rows:  # generators that share real images share their rows
+            chosen_rows[chosen] = _sorted(rows for kind in chosen for rows in reals[kind])
         comparisons.append(
-            Comparison(test_set, generator, np.flatnonzero(chosen), np.flatnonzero(fakes))
+            Comparison(test_set, generator, chosen_rows[chosen], _sorted(of_generator))
         )
     return comparisons
+
+
+def _sorted(parts: Iterable[Integers]) -> Integers:
+    """Return the row numbers of all parts, rising."""
+    return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *parts]))
 
 
 def union(
     rows: Iterable[NDArray[np.int64]], images: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
     """Return the numbers in any of ``rows``, sorted; with ``images`` [N] one row of each image."""
-    found = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *rows]))
+    # Generators often share their real images, as the same array.
+    parts = list({id(part): part for part in rows}.values())
+    member = np.zeros(1 + max((int(part.max(initial=-1)) for part in parts), default=-1), bool)
+    for part in parts:
+        member[part] = True
+    numbers = np.flatnonzero(member)
     if images is None:
-        return found
-    return found[np.sort(np.unique(images[found], return_index=True)[1])]
+        return numbers
+    return numbers[np.sort(np.unique(images[numbers], return_index=True)[1])]
 
 
 def strata(
@@ -80,9 +104,12 @@ def strata(
     labels [N] of the scored images, whose rows the comparisons hold. images [N]: of each row the
     first that has its image.
     """
-    found = labels
+    stratum = np.unique(labels, return_inverse=True)[1]
     for comparison in comparisons:
+        divided = 2 * stratum
         member = np.zeros(len(labels), dtype=np.int64)
         member[images[comparison.real]] = member[images[comparison.fake]] = 1
-        _, found = np.unique(2 * found + member, return_inverse=True)
-    return found[images]
+        divided += member
+        # The numbers that there are, from 0 on without gaps.
+        stratum = (np.cumsum(np.bincount(divided) > 0) - 1)[divided]
+    return np.asarray(stratum[images])

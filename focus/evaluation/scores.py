@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from focus.errors import InputError
+from focus.metrics.arrays import first_rows, joined, numbered, times_before
 from focus.runtime.files import write_csv
 
 Text = NDArray[np.object_]
@@ -96,8 +97,10 @@ class Scores:
         """Return rows without CAMs; every column [N] that is not given is "", NaN or -1."""
         rows = len(columns["score"])
         blank = {np.object_: "", np.int64: -1, np.float32: math.nan, np.float64: math.nan}
+        # A blank column is one value for all rows, and takes no memory for each.
         made: dict[str, Any] = {
-            f.name: np.full(rows, blank[_DTYPES[f.type]]) for f in fields(Scores)[:-1]
+            f.name: np.broadcast_to(np.array(blank[_DTYPES[f.type]], _DTYPES[f.type]), rows)
+            for f in fields(Scores)[:-1]
         }
         return Scores(**(made | {"index": np.arange(rows)} | columns))
 
@@ -106,7 +109,29 @@ class Scores:
         chosen = np.asarray(rows)
         if chosen.size == 0:
             chosen = chosen.astype(np.int64)
-        return Scores(**{name: column[chosen] for name, column in self.columns().items()})
+        count = int(chosen.sum()) if chosen.dtype == np.bool_ else len(chosen)
+        return Scores(
+            **{
+                name: np.broadcast_to(column[:1], count)
+                if column.strides == (0,) and len(column)
+                else column[chosen]
+                for name, column in self.columns().items()
+            }
+        )
+
+    def numbered(self, name: str) -> tuple[Integers, list[str]]:
+        """Return the number [N] of each text of a column, and the different texts as first met."""
+        if name not in self._numbered:
+            column = getattr(self, name)
+            if column.strides == (0,) and len(column):
+                self._numbered[name] = np.zeros(len(column), dtype=np.int64), [column[0]]
+            else:
+                self._numbered[name] = numbered(column)
+        return self._numbered[name]
+
+    @functools.cached_property
+    def _numbered(self) -> dict[str, tuple[Integers, list[str]]]:
+        return {}
 
     def keys(self) -> list[tuple[Any, ...]]:
         """Return a key of each row, the same in any table with the same images."""
@@ -127,12 +152,15 @@ class Scores:
         Its score is their mean; its path, which names the row, that of the first. An image without
         a group is a row by itself.
         """
-        about = zip(self.group, self.label, self.generator, self.test_set, strict=True)
-        places: dict[object, int] = {}
-        place = [
-            places.setdefault(key if key[0] else n, len(places)) for n, key in enumerate(about)
-        ]
-        _, first, sizes = np.unique(place, return_index=True, return_counts=True)
+        group, names_of_groups = self.numbered("group")
+        texts = (self.numbered(name)[0] for name in ("generator", "test_set"))
+        key = joined(group, self.label - self.label.min(initial=0), *texts)
+        if "" in names_of_groups:
+            alone = group == names_of_groups.index("")
+            key[alone] = len(self) + np.arange(len(self))[alone]
+        # Numbered in the order of their first rows.
+        _, place, sizes = np.unique(first_rows(key), return_inverse=True, return_counts=True)
+        first = np.unique(place, return_index=True)[1]
         names = ("path", "label", "generator", "family", "split", "test_set", "group")
         return Scores.without_cams(
             **{name: getattr(self, name)[first] for name in names},
@@ -146,16 +174,14 @@ class Scores:
         An image is one file of one class. Where a generator lists a file several times, as for
         several faces in it, each is an image: the first is the first of another generator.
         """
-        listed: Counter[tuple[Any, ...]] = Counter()
-        first: dict[tuple[Any, ...], int] = {}
-        found = np.arange(len(self))
-        about = zip(self.path, self.label, self.test_set, self.generator, strict=True)
-        for row, (path, label, *owner) in enumerate(about):
-            place = (path, label, *owner)
-            if path:
-                found[row] = first.setdefault((path, label, listed[place]), row)
-                listed[place] += 1
-        return found
+        path, paths = self.numbered("path")
+        rows = np.arange(len(self))
+        if len(paths) == len(self):
+            return rows
+        file = joined(path, self.label - self.label.min(initial=0))
+        texts = (self.numbered(name)[0] for name in ("test_set", "generator"))
+        first = first_rows(joined(file, times_before(joined(file, *texts))))
+        return np.where(self.path == "", rows, first)
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the arrays that there are by name, in the order of the fields."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, special
 
-from focus.metrics.arrays import Array, Integers
+from focus.metrics.arrays import Array, Integers, first_rows, numbered
 from focus.metrics.intervals import LEVEL, Interval
 from focus.metrics.ranking import SUPPORT
 
@@ -29,9 +29,11 @@ class Resampler:
         self.images: Integers = np.arange(len(strata)) if images is None else images
         _, self.unit = np.unique(units(groups, images), return_inverse=True)
         self.count = int(self.unit.max(initial=-1)) + 1
-        pairs = np.unique(np.stack([self.unit, strata]), axis=1)
-        first, strata_of_unit = np.unique(pairs[0], return_index=True, return_counts=True)[1:]
-        pool = np.where(strata_of_unit > 1, -1, pairs[1][first])
+        _, stratum = np.unique(strata, return_inverse=True)
+        count = int(stratum.max(initial=-1)) + 1
+        of_pairs, strata_of_pairs = np.divmod(np.unique(self.unit * count + stratum), max(1, count))
+        first, strata_of_unit = np.unique(of_pairs, return_index=True, return_counts=True)[1:]
+        pool = np.where(strata_of_unit > 1, -1, strata_of_pairs[first])
         # In the order of their first unit, so that the draws do not depend on the strata's numbers.
         _, met = np.unique(pool, return_index=True)
         self.pools = [np.flatnonzero(pool == stratum) for stratum in pool[np.sort(met)]]
@@ -156,10 +158,7 @@ def units(groups: Array, images: Array | None = None) -> NDArray[np.int64]:
     groups = np.asarray(groups, dtype=np.object_)
     unit, named = np.arange(len(groups)), np.flatnonzero(groups != "")
     if len(named):
-        _, first, inverse = np.unique(
-            groups[named].astype(str), return_index=True, return_inverse=True
-        )
-        unit[named] = named[first][inverse]
+        unit[named] = named[first_rows(numbered(groups[named])[0])]
     return unit if images is None else unit[images]
 
 
