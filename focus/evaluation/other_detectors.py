@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from focus.config.layouts import SCORE
 from focus.data.manifest import (
     LABEL_NAMES,
     SYNTHETIC,
+    Manifest,
     Sample,
     absolute,
     parsed,
@@ -35,6 +36,7 @@ from focus.evaluation.score_scales import ROUNDING, DetectorScores, detector_sco
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import operating_points
 from focus.findings import Finding, finding
+from focus.metrics.arrays import first_rows, joined
 from focus.metrics.figures import FIGURES
 from focus.model.operating_points import choose_threshold
 from focus.runtime.csv_files import CsvForm, csv_form, csv_rows, legible
@@ -145,41 +147,43 @@ def read(
         ) from error
     root = None if data_root is None else str(absolute(data_root))
     place = legible if root is None else partial(place_inside, root=root, outside=True)
-    cells_by_row: list[list[str]] = []
+    cells_by_detector: list[list[str]] = [[] for _ in positions]
 
     def parse(cells: Sequence[str]) -> Sample:
         sample = table_columns.sample(cells, place)
-        cells_by_row.append([cells[position] for position in positions])
+        for position, of_detector in zip(positions, cells_by_detector, strict=True):
+            of_detector.append(cells[position])
         return sample
 
-    numbered = list(reals_by_generator(parsed(rows, unit, parse)))
+    table_rows = reals_by_generator(parsed(rows, unit, parse))
+    manifest, numbers = table_rows.manifest, np.asarray(table_rows.numbers)
+    total = len(manifest)
     if common:
-        has_all = [all(cell.strip() for cell in cells) for cells in cells_by_row]
-        cells_by_row = list(compress(cells_by_row, has_all))
-        kept = list(compress(numbered, has_all))
-    else:
-        kept = numbered
-    samples = [sample for _, sample in kept]
-    if not any(sample.label is not None for sample in samples):
+        is_there = [[bool(cell.strip()) for cell in cells] for cells in cells_by_detector]
+        has_all = np.all(is_there, axis=0)
+        cells_by_detector = [list(compress(cells, has_all)) for cells in cells_by_detector]
+        manifest, numbers = manifest.take(has_all), numbers[has_all]
+    labels = manifest.labels.astype(np.int64)
+    if not (labels >= 0).any():
         raise InputError(f"No row of {path} has a label: name its column by --columns label=NAME.")
 
+    texts = ("generator", "family", "split", "test_set", "group")
+    images = Scores.without_cams(
+        path=np.fromiter(manifest.cells("path"), dtype=np.object_, count=len(manifest)),
+        **{name: _texts(manifest, name) for name in texts},
+        label=labels,
+        score=np.full(len(manifest), np.nan),
+    )
     names = [table_columns.header[position] for position in positions]
-    lines = [f"{unit} {number}" for number, _ in kept]
+    lines = _Lines(unit, numbers)
     detectors = tuple(
         detector_scores(name, cells, lines, scale, higher_is)
-        for name, cells in zip(names, zip(*cells_by_row, strict=True), strict=True)
+        for name, cells in zip(names, cells_by_detector, strict=True)
     )
-    _refuse_contradictions(samples, lines, detectors)
+    _refuse_contradictions(images, lines, detectors)
     if root is not None:
-        numbers = [number for number, _ in kept]
-        refuse_missing((sample.path for sample in samples), numbers, f"{unit} ")
+        refuse_missing(images.path, numbers.tolist(), f"{unit} ")
 
-    texts = ("path", "generator", "family", "split", "test_set", "group")
-    images = Scores.without_cams(
-        **{name: [getattr(sample, name) for sample in samples] for name in texts},
-        label=[-1 if sample.label is None else sample.label for sample in samples],
-        score=np.full(len(samples), np.nan),
-    )
     return ScoreTable(
         path,
         images,
@@ -188,8 +192,37 @@ def read(
         root,
         str(form),
         [name for name in table_columns.unused if name not in names],
-        len(numbered) - len(kept),
+        total - len(manifest),
     )
+
+
+class _Lines(Sequence[str]):
+    """Where each row of a table is, for messages. numbers: The number [N] of each row."""
+
+    def __init__(self, unit: str, numbers: NDArray[np.int64]) -> None:
+        self._unit, self._numbers = unit, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, row: SupportsIndex) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> "_Lines": ...
+
+    def __getitem__(self, row: SupportsIndex | slice) -> "str | _Lines":
+        if isinstance(row, slice):
+            return _Lines(self._unit, self._numbers[row])
+        return f"{self._unit} {self._numbers[row]}"
+
+
+def _texts(manifest: Manifest, column: str) -> NDArray[np.object_]:
+    """Return a column [N] in which equal texts are one object."""
+    numbers, _ = numbered = manifest.numbered(column)
+    different, place = np.unique(numbers, return_inverse=True)
+    texts = [numbered.text(number) for number in different.tolist()]
+    return np.array(texts, dtype=np.object_)[place]
 
 
 def _columns(
@@ -226,34 +259,32 @@ def _columns(
 
 
 def _refuse_contradictions(
-    samples: Sequence[Sample], lines: Sequence[str], detectors: Sequence[DetectorScores]
+    images: Scores, lines: Sequence[str], detectors: Sequence[DetectorScores]
 ) -> None:
     """Raise InputError for an image of two classes, and for one with two scores."""
-    first_of_class: dict[str, int] = {}
-    first_of_image: dict[tuple[str, int | None], int] = {}
-    repeated: list[tuple[int, int]] = []
-    for row, sample in enumerate(samples):
-        if sample.label is not None:
-            earlier = first_of_class.setdefault(sample.path, row)
-            earlier_label = samples[earlier].label
-            if earlier_label is not None and earlier_label != sample.label:
-                raise InputError(
-                    f"{lines[row]}: {sample.path!r} is {LABEL_NAMES[sample.label]}, and "
-                    f"{LABEL_NAMES[earlier_label]} in {lines[earlier]}; remove one of them, or "
-                    "give each image a path or id of its own."
-                )
-        earlier = first_of_image.setdefault((sample.path, sample.label), row)
-        if earlier != row:
-            repeated.append((row, earlier))
-
-    later_rows, earlier_rows = np.array(repeated, dtype=np.int64).reshape(-1, 2).T
+    path, paths = images.numbered("path")
+    if len(paths) == len(images):
+        return
+    labelled = np.flatnonzero(images.label >= 0)
+    first = labelled[first_rows(path[labelled])]
+    differing = np.flatnonzero(images.label[labelled] != images.label[first])
+    if len(differing):
+        row, earlier = (int(rows[differing[0]]) for rows in (labelled, first))
+        raise InputError(
+            f"{lines[row]}: {images.path[row]!r} is {LABEL_NAMES[images.label[row]]}, and "
+            f"{LABEL_NAMES[images.label[earlier]]} in {lines[earlier]}; remove one of them, or "
+            "give each image a path or id of its own."
+        )
+    first_of_image = first_rows(joined(path, images.label + 1))
+    later_rows = np.flatnonzero(first_of_image != np.arange(len(images)))
+    earlier_rows = first_of_image[later_rows]
     for detector in detectors:
         difference = np.abs(detector.values[later_rows] - detector.values[earlier_rows])
         different = np.flatnonzero(difference > ROUNDING)
         if len(different):
             row = int(later_rows[different[0]])
             raise InputError(
-                f"{lines[row]}: {samples[row].path!r} is there before, with another score; give "
+                f"{lines[row]}: {images.path[row]!r} is there before, with another score; give "
                 "each image a path or id of its own, and what images share, as a video, in a "
                 "column group."
             )

@@ -7,7 +7,7 @@ import csv
 import functools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +27,8 @@ Cells = Annotated[Integers, "of a CAM, -1 unknown"]
 Hits = Annotated[Integers, "of a CAM, 0 or 1, -1 unknown"]
 Measures = Annotated[Floats, "of a CAM"]
 Cams = NDArray[np.float32] | None
+
+_BLOCK = 2**14  # rows that are written at a time
 
 _DTYPES: dict[object, type] = {
     Text: np.object_,
@@ -206,8 +208,18 @@ class Scores:
     def to_csv(self, path: str | Path) -> None:
         """Write ``scores.csv``; floats with as many digits as they need to come back."""
         left_out = {"index", "cams"} | (set() if self.has_cams else _OF_CAMS)
-        columns = {n: _to_text(n, own) for n, own in self.columns().items() if n not in left_out}
-        write_csv(path, columns, zip(*columns.values(), strict=True), may_lack=LATER)
+        columns = {name: column for name, column in self.columns().items() if name not in left_out}
+        for name in LATER:
+            if name in columns and not _has_value(name, columns[name]):
+                del columns[name]
+
+        def rows() -> Iterator[tuple[str, ...]]:
+            for start in range(0, len(self), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                texts = (_to_text(name, column[block]) for name, column in columns.items())
+                yield from zip(*texts, strict=True)
+
+        write_csv(path, columns, rows())
 
     @staticmethod
     def from_csv(path: str | Path) -> "Scores":
@@ -248,6 +260,10 @@ LATER = ("peak_outlier", "stored_in")
 """Columns that are left out where no row has a value, as in files of older programs."""
 _OF_CAMS = {*_columns(Cells, Hits, Measures)}  # left out together
 _UNKNOWN = ("label", *_columns(Cells, Hits))  # an empty cell is -1; in one of float32 it is NaN
+
+
+def _has_value(name: str, column: NDArray[Any]) -> bool:
+    return bool((column >= 0).any() if name in _UNKNOWN else (column != "").any())
 
 
 def _to_text(name: str, column: NDArray[Any]) -> list[str]:
