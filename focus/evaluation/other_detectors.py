@@ -1,8 +1,9 @@
 """Compute results from the scores that any detector left in a table."""
 
 import hashlib
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
@@ -16,17 +17,16 @@ from focus.config.evaluate import ScoreScale
 from focus.config.layouts import SCORE
 from focus.data.manifest import (
     LABEL_NAMES,
+    REAL,
     SYNTHETIC,
-    Manifest,
     Sample,
     absolute,
-    parsed,
     place_inside,
 )
 from focus.data.near_far import families
 from focus.data.readers.parquet import PARQUET, text_rows
 from focus.data.readers.rows import refuse_missing
-from focus.data.readers.tables import NAMES, NO_WORDS, Columns, plain_name, reals_by_generator
+from focus.data.readers.tables import NAMES, NO_WORDS, PATHS, Columns, plain_group, plain_name
 from focus.errors import InputError, listed, shown
 from focus.evaluation.findings import add_findings
 from focus.evaluation.provenance import this_program
@@ -39,7 +39,7 @@ from focus.findings import Finding, finding
 from focus.metrics.arrays import first_rows, joined
 from focus.metrics.figures import FIGURES
 from focus.model.operating_points import choose_threshold
-from focus.runtime.csv_files import CsvForm, csv_form, csv_rows, legible
+from focus.runtime.csv_files import CsvForm, column_count_error, csv_form, csv_rows, legible
 
 _SCORES = (
     *("score", "p_synthetic", "p_fake", "fake_prob", "fake_score"),
@@ -147,32 +147,35 @@ def read(
         ) from error
     root = None if data_root is None else str(absolute(data_root))
     place = legible if root is None else partial(place_inside, root=root, outside=True)
-    cells_by_detector: list[list[str]] = [[] for _ in positions]
-
-    def parse(cells: Sequence[str]) -> Sample:
-        sample = table_columns.sample(cells, place)
-        for position, of_detector in zip(positions, cells_by_detector, strict=True):
-            of_detector.append(cells[position])
-        return sample
-
-    table_rows = reals_by_generator(parsed(rows, unit, parse))
-    manifest, numbers = table_rows.manifest, np.asarray(table_rows.numbers)
-    total = len(manifest)
+    read_rows = _read_rows(rows, unit, table_columns, positions, place)
+    cells_by_detector, paths = read_rows.cells_by_detector, read_rows.paths
+    kind, group = np.asarray(read_rows.kinds), np.asarray(read_rows.groups)
+    numbers = np.asarray(read_rows.numbers)
+    total = len(paths)
     if common:
         is_there = [[bool(cell.strip()) for cell in cells] for cells in cells_by_detector]
         has_all = np.all(is_there, axis=0)
         cells_by_detector = [list(compress(cells, has_all)) for cells in cells_by_detector]
-        manifest, numbers = manifest.take(has_all), numbers[has_all]
-    labels = manifest.labels.astype(np.int64)
+        paths = list(compress(paths, has_all))
+        kind, group, numbers = kind[has_all], group[has_all], numbers[has_all]
+    labels = np.array(
+        [-1 if sample.label is None else sample.label for sample in read_rows.samples],
+        dtype=np.int64,
+    )[kind]
     if not (labels >= 0).any():
         raise InputError(f"No row of {path} has a label: name its column by --columns label=NAME.")
 
-    texts = ("generator", "family", "split", "test_set", "group")
+    samples = _with_generators_of_fakes(read_rows.samples)
+    texts = {
+        name: np.array([getattr(sample, name) for sample in samples], dtype=np.object_)[kind]
+        for name in ("generator", "family", "split", "test_set")
+    }
     images = Scores.without_cams(
-        path=np.fromiter(manifest.cells("path"), dtype=np.object_, count=len(manifest)),
-        **{name: _texts(manifest, name) for name in texts},
+        path=paths,
+        **texts,
+        group=np.array(read_rows.names_of_groups, dtype=np.object_)[group],
         label=labels,
-        score=np.full(len(manifest), np.nan),
+        score=np.full(len(paths), np.nan),
     )
     names = [table_columns.header[position] for position in positions]
     lines = _Lines(unit, numbers)
@@ -192,7 +195,7 @@ def read(
         root,
         str(form),
         [name for name in table_columns.unused if name not in names],
-        total - len(manifest),
+        total - len(paths),
     )
 
 
@@ -217,12 +220,76 @@ class _Lines(Sequence[str]):
         return f"{self._unit} {self._numbers[row]}"
 
 
-def _texts(manifest: Manifest, column: str) -> NDArray[np.object_]:
-    """Return a column [N] in which equal texts are one object."""
-    numbers, _ = numbered = manifest.numbered(column)
-    different, place = np.unique(numbers, return_inverse=True)
-    texts = [numbered.text(number) for number in different.tolist()]
-    return np.array(texts, dtype=np.object_)[place]
+@dataclass
+class _TableRows:
+    """The rows [N] of a table of scores.
+
+    Rows with the same label, generator, family, split and test set are one kind, which is read
+    once.
+
+    numbers: The number of each row in its file. kinds: The number of its sample in ``samples``,
+    whose path and group are those of another row. groups: The number of its group in
+    ``names_of_groups``. cells_by_detector: Its scores, [D][N].
+    """
+
+    samples: list[Sample]
+    names_of_groups: list[str]
+    cells_by_detector: list[list[str]]
+    paths: list[str]
+    numbers: "array[int]"
+    kinds: "array[int]"
+    groups: "array[int]"
+
+
+def _read_rows(
+    rows: Iterable[tuple[int, list[str]]],
+    unit: str,
+    columns: Columns,
+    score_positions: Sequence[int],
+    place: Callable[[str], str],
+) -> _TableRows:
+    """Return the rows of a table; raises InputError with the number of one that cannot be read."""
+    table = _TableRows([], [], [[] for _ in score_positions], [], *(array("q") for _ in range(3)))
+    path_position, group_position = columns.positions["path"], columns.positions.get("group")
+    of_kind = [i for role, i in columns.positions.items() if role not in (*PATHS, "group")]
+    kind_numbers: dict[tuple[str, ...], int] = {}
+    group_numbers: dict[str, int] = {}
+    for number, cells in rows:
+        try:
+            if len(cells) != len(columns.header):
+                raise column_count_error(cells, columns.header)
+            key = tuple([cells[position] for position in of_kind])
+            kind = kind_numbers.get(key)
+            if kind is None:
+                table.samples.append(columns.sample(cells, place))
+                kind = kind_numbers[key] = len(kind_numbers)
+            path = cells[path_position].strip()
+            if not path:
+                raise ValueError("an empty path")
+            table.paths.append(place(path))
+        except ValueError as error:
+            raise InputError(f"{unit} {number}: {error}; fix the row.") from error
+        group = "" if group_position is None else cells[group_position]
+        if group not in group_numbers:
+            group_numbers[group] = len(group_numbers)
+            table.names_of_groups.append(plain_group(legible(group).strip()))
+        table.numbers.append(number)
+        table.kinds.append(kind)
+        table.groups.append(group_numbers[group])
+        for position, of_detector in zip(score_positions, table.cells_by_detector, strict=True):
+            of_detector.append(cells[position])
+    return table
+
+
+def _with_generators_of_fakes(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the samples; a real image keeps a generator only if the table has fakes of it."""
+    of_fakes = {sample.generator for sample in samples if sample.label == SYNTHETIC}
+    return [
+        replace(sample, generator="")
+        if sample.label == REAL and sample.generator not in of_fakes
+        else sample
+        for sample in samples
+    ]
 
 
 def _columns(

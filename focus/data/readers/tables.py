@@ -201,8 +201,7 @@ class Columns:
         cell["label"], cell["generator"] = self._label(cell["label"], cell["generator"])
         cell["split"] = split_of(cell["split"]) or cell["split"]
         cell["box"] = re.sub(r"[][(),;]", " ", cell["box"]).strip()
-        # 12.0, as pandas writes 12 in a column with empty cells, is 12.
-        cell["group"] = re.sub(r"^(\d+)\.0$", r"\1", cell["group"])
+        cell["group"] = plain_group(cell["group"])
         return sample_of(cell, {name: legible(cells[i]) for name, i in self.rest.items()}, inside)
 
     def _label(self, word: str, generator: str) -> tuple[str, str]:
@@ -245,6 +244,11 @@ def _labels(column: str) -> Mapping[str, int]:
     if column in ("is_fake", "fake", "is_synthetic", "synthetic"):
         return LABELS | {"true": SYNTHETIC, "false": REAL}
     return LABELS
+
+
+def plain_group(group: str) -> str:
+    """Return the name of a group: 12.0, as pandas writes 12 beside empty cells, is 12."""
+    return re.sub(r"^(\d+)\.0$", r"\1", group)
 
 
 def plain_name(name: str) -> str:
