@@ -110,14 +110,27 @@ def min_cllr(real_scores: Array, fake_scores: Array) -> float | None:
         return None
     from sklearn.isotonic import IsotonicRegression  # late, as in fit_calibration
 
-    images = np.array([len(real_scores), len(fake_scores)])
-    label = np.repeat([0, 1], images)
-    score = np.concatenate([real_scores, fake_scores])
+    real, fake = (np.sort(scores, kind="stable") for scores in (real_scores, fake_scores))
+    levels = np.sort(np.concatenate([real, fake]), kind="stable")
+    levels = levels[np.append(levels[1:] != levels[:-1], True)]
     # By rank, as the interpolation divides by zero between scores that differ by a rounding.
-    rank = np.unique(score, return_inverse=True)[1]
-    share = IsotonicRegression().fit_transform(rank, label, sample_weight=1 / images[label])
-    costs = -np.log2(np.where(label == 1, share, 1 - share))
-    return float((costs / images[label]).sum() / 2)
+    reals, fakes = (np.searchsorted(scores, levels, side="right") for scores in (real, fake))
+    # Scores of one class with none of the other between them have one share: many reals, few
+    # fakes make few points.
+    of_reals, of_fakes = (np.diff(counts, prepend=0) > 0 for counts in (reals, fakes))
+    alike = (of_reals[1:] == of_reals[:-1]) & (of_fakes[1:] == of_fakes[:-1])
+    last = np.append(~alike | (of_reals & of_fakes)[1:], True)
+    of_real = np.diff(reals[last], prepend=0) / len(real)
+    of_fake = np.diff(fakes[last], prepend=0) / len(fake)
+
+    weight = of_real + of_fake
+    share = IsotonicRegression().fit_transform(
+        np.arange(len(weight)), of_fake / weight, sample_weight=weight
+    )
+    with np.errstate(divide="ignore"):  # of a class that has no image there
+        costs = np.where(of_fake > 0, -np.log2(share), 0) * of_fake
+        costs += np.where(of_real > 0, -np.log2(1 - share), 0) * of_real
+    return float(costs.sum() / 2)
 
 
 def llr_costs(llr: Array, label: int) -> Floats:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import special, stats
+from sklearn.isotonic import IsotonicRegression
 
 from focus.metrics.bootstrap import units
 from focus.metrics.calibration import Calibration, fit_calibration, llr_costs, min_cllr
@@ -85,3 +86,16 @@ def test_the_least_cost_of_a_ranking_by_hand() -> None:
     # Scores that differ by a rounding are apart; interpolated between, they would give no number.
     just = np.nextafter(1, 0)
     assert min_cllr([0.1, just], [just, 1.0]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("digits", [1, 2, 9])
+def test_the_cost_of_a_ranking_is_that_of_isotonic_regression_of_all_images(digits: int) -> None:
+    random = np.random.default_rng(digits)
+    real = random.beta(2, 4, 900).round(digits)
+    fake = random.beta(4, 2, 70).round(digits)
+    label = np.repeat([0, 1], [len(real), len(fake)])
+    weight = np.repeat([1 / len(real), 1 / len(fake)], [len(real), len(fake)])
+    rank = np.unique(np.append(real, fake), return_inverse=True)[1]
+    share = IsotonicRegression().fit_transform(rank, label, sample_weight=weight)
+    cost = float((-np.log2(np.where(label == 1, share, 1 - share)) * weight).sum() / 2)
+    assert min_cllr(real, fake) == pytest.approx(cost, rel=1e-12)
