@@ -185,18 +185,25 @@ class _Units:
         of_row = place[unsorted]
 
         generator = pool.numbered("generator")
-        pairs = np.stack([pool.labels, generator.numbers], 1)
-        distinct, kind_of_row = np.unique(pairs, axis=0, return_inverse=True)
+        n_generators = len(generator.texts) + 1
+        keys = (pool.labels + np.int32(1)) * n_generators + generator.numbers + 1
+        distinct, kind_of_row = np.unique(keys, return_inverse=True)
         names = [
-            str((None if label == UNLABELLED else label, generator.text(number)))
-            for label, number in distinct.tolist()
+            str((None if label == 0 else label - 1, generator.text(number - 1)))
+            for label, number in (divmod(key, n_generators) for key in distinct.tolist())
         ]
+        sizes = np.bincount(kind_of_row, minlength=len(names)).tolist()
         n_kinds = max(len(names), 1)
-        entries, counts = np.unique(of_row * n_kinds + kind_of_row.ravel(), return_counts=True)
-        units, kinds = np.divmod(entries, n_kinds)
-        bounds = np.searchsorted(units, np.arange(len(first) + 1))
-        sizes = np.bincount(kind_of_row.ravel(), minlength=len(names)).tolist()
-        return cls(of_row, sizes, names, *(_as_array(values) for values in (bounds, kinds, counts)))
+        entries, counts = np.unique(of_row * n_kinds + kind_of_row, return_counts=True)
+        bounds = np.searchsorted(entries, np.arange(len(first) + 1) * n_kinds)
+        return cls(
+            of_row,
+            sizes,
+            names,
+            _as_array(bounds),
+            _as_array(entries % n_kinds),
+            _as_array(counts),
+        )
 
     def cut(self, is_free: NDArray[np.bool_], quota: Sequence[int]) -> list[int]:
         """Return the first free units that fill the quotas of the kinds without passing one.
@@ -244,7 +251,7 @@ class _Units:
 
 def _as_array(values: NDArray[np.int64]) -> "array[int]":
     """Return numbers as an array of Python's, whose items are faster to look at."""
-    return array("q", values.tobytes())
+    return array("i", values.astype(np.int32).tobytes())
 
 
 def _members(pool: Manifest) -> NDArray[np.int64]:
@@ -268,7 +275,7 @@ def _places(first: Manifest, folder: str, seed: int) -> NDArray[np.int64]:
         name = f"group {group}" if group else path.removeprefix(folder)
         text = f"{seed} {name}".encode(errors="surrogateescape")
         digests += hashlib.blake2b(text, digest_size=16).digest()
-    halves = np.frombuffer(bytes(digests), ">u8").reshape(-1, 2)
+    halves = np.frombuffer(digests, ">u8").reshape(-1, 2)
     place = np.empty(len(first), np.int64)
     place[np.lexsort((halves[:, 1], halves[:, 0]))] = np.arange(len(first))
     return place
