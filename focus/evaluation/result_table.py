@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from focus.data.manifest import TEST_SETS
 from focus.evaluation.estimates import DECISION
-from focus.evaluation.protocol import match
+from focus.evaluation.protocol import Comparison, match, union
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores, in_common
 from focus.metrics.annotators import MEASURES
@@ -438,17 +440,20 @@ def difference_lines(first: Model, second: Model) -> list[str]:
     unit = units(scores.group, scores.images)
     lines = []
     for test_set, pairs in sets.items():
-        if other_sets.get(test_set) != pairs:
+        if not _same_rows(pairs, other_sets.get(test_set, [])):
             continue
         difference = mean_auc_difference(
             *(
-                [(each.score[r], each.score[f], unit[r], unit[f]) for _, r, f in pairs]
+                [
+                    (each.score[c.real], each.score[c.fake], unit[c.real], unit[c.fake])
+                    for c in pairs
+                ]
                 for each in (scores, others)
             )
         )
         if difference is not None:
             value, low, high, p_value = difference
-            count = len({row for _, *sides in pairs for rows in sides for row in rows})
+            count = len(union(rows for c in pairs for rows in (c.real, c.fake)))
             of = f"mean of {len(pairs)}" + f", {count:,} images in common" * differ
             lines.append(
                 f"{_AUC[test_set]}, {of}: {name} - {other} = {value:+.3f} "
@@ -460,13 +465,23 @@ def difference_lines(first: Model, second: Model) -> list[str]:
     return lines or [untested + few]
 
 
-def _pairs(scores: Scores, results: Results) -> dict[str, list[tuple[str, list[int], list[int]]]]:
-    """Return name, rows of real images and of fakes of each generator, by test set."""
-    found: dict[str, list[tuple[str, list[int], list[int]]]] = {}
-    for c in match(scores, results["training_generators"]):
-        if len(c.real):
-            found.setdefault(c.test_set, []).append((c.generator, c.real.tolist(), c.fake.tolist()))
-    return found
+def _pairs(scores: Scores, results: Results) -> dict[str, list[Comparison]]:
+    """Return the comparisons with real images, by test set."""
+    comparisons: dict[str, list[Comparison]] = {}
+    for comparison in match(scores, results["training_generators"]):
+        if len(comparison.real):
+            comparisons.setdefault(comparison.test_set, []).append(comparison)
+    return comparisons
+
+
+def _same_rows(pairs: Sequence[Comparison], others: Sequence[Comparison]) -> bool:
+    """Return whether the comparisons are of the same generators and rows."""
+    return len(pairs) == len(others) and all(
+        c.generator == other.generator
+        and np.array_equal(c.real, other.real)
+        and np.array_equal(c.fake, other.fake)
+        for c, other in zip(pairs, others, strict=True)
+    )
 
 
 def text_of(results: Results, keys: Place, with_interval: bool = True) -> str:
