@@ -42,12 +42,12 @@ def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison
     real, fake = scores.label == REAL, scores.label == SYNTHETIC
     label_code = np.select([real, fake], [0, 1], 2)
     kind = joined(label_code, test_set_code, generator_code)
-    _, first = np.unique(kind, return_index=True)
-    order = np.argsort(kind, kind="stable")
-    rows_of_kind = np.split(order, np.flatnonzero(np.diff(kind[order])) + 1)
+    _, starts = np.unique(np.sort(kind), return_index=True)
+    rows_of_kind = np.split(np.argsort(kind, kind="stable"), starts)[1:]  # none before the first
     reals: dict[tuple[str, str], list[Integers]] = {}
     fakes: dict[tuple[str, str], list[Integers]] = {}
-    for row, rows in zip(first.tolist(), rows_of_kind, strict=True):
+    for rows in rows_of_kind:
+        row = rows[0]
         test_set, name = test_sets[test_set_code[row]], names[generator_code[row]]
         if label_code[row] == 0:
             reals.setdefault((test_set, name), []).append(rows)
