@@ -13,7 +13,6 @@ from focus.evaluation.estimates import DECISION
 from focus.evaluation.protocol import Comparison, match, union
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores, in_common
-from focus.metrics.annotators import MEASURES
 from focus.metrics.bootstrap import units
 from focus.metrics.figures import CHANCE, CONFUSION, FIGURE, FIGURES, POINTS, WIDE, Place
 from focus.metrics.intervals import mean_auc_difference
@@ -407,10 +406,12 @@ def annotation_lines(told: Mapping[str, Any]) -> list[str]:
             words += f", {own['repeat_same_answer']:.0%} of {own['n_repeats']} repeats as before"
         lines.append(words)
     agreed = told["agreement"]
-    for measure in (name for name in MEASURES if name in agreed):
-        own, chance = agreed[measure], agreed[f"{measure}_chance"]
-        ends = "[{:.2f}, {:.2f}]".format(*own["interval"]) if own["interval"] else ""
-        words = f"agreement of places, {measure}: {own['value']:.2f} {ends}"
+    for measure, of_face in agreed.items():
+        if f"{measure}_chance" not in agreed:
+            continue
+        chance = agreed[f"{measure}_chance"]
+        ends = "[{:.2f}, {:.2f}]".format(*of_face["interval"]) if of_face["interval"] else ""
+        words = f"agreement of places, {measure}: {of_face['value']:.2f} {ends}"
         words += f", with other faces of the class {chance['value']:.2f}"
         lines.append(f"{words} ({agreed['n_images']} faces that several marked)")
     return lines + people_lines(told)

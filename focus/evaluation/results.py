@@ -16,7 +16,6 @@ from threadpoolctl import threadpool_limits
 from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS
 from focus.data.near_far import families, relation, with_families
 from focus.evaluation.estimates import Estimate, Figures, Group, Intervals, WeightedScores
-from focus.evaluation.merging import merge
 from focus.evaluation.protocol import UNNAMED, Comparison, match, strata, union
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import CellResampler, Resampler
@@ -94,6 +93,8 @@ def summarise(
     drawn_table, drawn_comparisons = table, comparisons
     drawer: Resampler | CellResampler = resampler
     if resamples and len(scores) > MOST_RESAMPLED and not scores.has_cams:
+        from focus.evaluation.merging import merge  # of large tables alone
+
         merged = merge(scores, strata_of_rows, comparisons, resampler)
         drawn_table = WeightedScores(merged.scores, points, threshold, merged.counts)
         drawn_comparisons, drawer = merged.comparisons, merged.resampler
