@@ -134,7 +134,7 @@ class Manifest(Sequence[Sample]):
 
         of_folder: By the path of a folder, what is known of its images, without a path.
         """
-        rows = {os.path.join(folder, ""): row for row, folder in enumerate(of_folder)}  # noqa: PTH118
+        rows = {with_separator(folder): row for row, folder in enumerate(of_folder)}
         row_of_folder = np.array([rows.get(text, -1) for text in paths.folders.texts], np.int32)
         row_of_path = row_of_folder[np.asarray(paths.folders.numbers)]
         is_known = row_of_path >= 0
@@ -372,7 +372,7 @@ class Manifest(Sequence[Sample]):
         Paths below the file's folder are written relative to it, with ``/``, so the two can be
         moved together, also to another system.
         """
-        folder = f"{absolute(path).parent}{os.sep}"
+        folder = with_separator(absolute(path).parent)
         columns = self._table.extra.items()
         extra = sorted(name for name, cells in columns if self._selected(cells.is_there()).any())
         rows = (_to_row(sample, folder, extra) for sample in self)
@@ -638,7 +638,7 @@ def read_numbered(
         return sample_of(cells, extra, place)
 
     table, numbers = _Table(), array("q")
-    beginning = os.path.join(folder, "")  # noqa: PTH118
+    beginning = with_separator(folder)
     for block in _blocks(rows):
         columns = _plain_columns(header, [row for _, row in block], beginning)
         if columns is not None:
@@ -800,7 +800,7 @@ def place_inside(path: str, root: str, *, outside: bool) -> str:
         as_text = os.path.normpath(os.path.join(root, text))  # noqa: PTH118
         if os.path.lexists(as_text) and not os.path.lexists(whole):
             path, whole = text, as_text
-    if not outside and not whole.startswith(root.rstrip(os.sep) + os.sep):
+    if not outside and not whole.startswith(with_separator(root)):
         raise ValueError(
             f"path {path!r} leaves the data root {root}; write it relative to that, without a "
             "slash at its beginning, or give --allow-outside-root"
@@ -821,6 +821,11 @@ def file_key(path: str) -> str:
 
 
 _resolved = cache(os.path.realpath)
+
+
+def with_separator(folder: str | Path) -> str:
+    """Return what the paths in a folder begin with."""
+    return os.path.join(folder, "")  # noqa: PTH118 - a million Path objects take seconds
 
 
 def absolute(path: str | Path) -> Path:

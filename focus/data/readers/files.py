@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from focus.data.manifest import absolute
+from focus.data.manifest import absolute, with_separator
 from focus.errors import InputError
 
 IMAGE_EXTENSIONS = frozenset(
@@ -48,7 +48,7 @@ def paths_below(
         raise InputError(
             f"Cannot list {folder} ({error.strerror}): make the folder readable."
         ) from error
-    beginning = os.path.join(folder, "")  # noqa: PTH118 - a million Path objects take seconds
+    beginning = with_separator(folder)
     for name in _in_natural_order(found):
         if found[name]:
             yield from paths_below(folder / name, extensions, skip, (*_above, real))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focus.data.images import reason
-from focus.data.manifest import Manifest, absolute
+from focus.data.manifest import Manifest, absolute, with_separator
 from focus.data.maps import MAP_SOURCE, files_of, is_drawing, read_coco, source_of
 from focus.data.readers.files import paths_below
 from focus.errors import InputError
@@ -131,7 +131,7 @@ def _rows_with_names(
                 if not folder:
                     base_names |= bases
     numbers, folders = manifest.folders()
-    beginning = os.path.join(root, "")  # noqa: PTH118 - a million Path objects take seconds
+    beginning = with_separator(root)
     below_root = [in_folder.get(at.removeprefix(beginning).rstrip(os.sep)) for at in folders]
 
     def may_have_map(path: str, number: int) -> bool:
@@ -147,7 +147,7 @@ def _rows_with_names(
 def _top_folders(manifest: Manifest, root: Path) -> set[str]:
     """Return the names of the folders in ``root`` that images lie below."""
     numbers, folders = manifest.folders()
-    beginning = os.path.join(root, "")  # noqa: PTH118
+    beginning = with_separator(root)
     used = [folders[number] for number in np.unique(numbers).tolist()]
     below = [at.removeprefix(beginning) for at in used if at.startswith(beginning)]
     return {at.partition(os.sep)[0] for at in below if at}
@@ -257,7 +257,7 @@ def drawn_references(path: Path) -> dict[str, str]:
 
 def _name_below(path: str, root: Path) -> str:
     """Return the path below ``root`` without extension, "" if it is not there."""
-    beginning = os.path.join(root, "")  # noqa: PTH118 - a million Path objects take seconds
+    beginning = with_separator(root)
     if not path.startswith(beginning):
         return ""
     folder, separator, name = path.removeprefix(beginning).rpartition(os.sep)
