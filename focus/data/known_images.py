@@ -98,9 +98,9 @@ def known_to_run(run: Path, record: Manifest) -> Manifest:
 
     record: What :func:`record_of` returns for the run; empty for a folder that is no run's.
     """
-    known = record.where(lambda sample: sample.split in ("train", "validation"))
+    images = record.where(lambda sample: sample.split in ("train", "validation"))
     before = run / BEFORE
-    return known + Manifest.from_csv(before) if known and before.is_file() else known
+    return images + Manifest.from_csv(before) if images and before.is_file() else images
 
 
 def known_before(config: TrainConfig) -> Manifest:

@@ -181,8 +181,8 @@ class _Units:
         """
         members = _members(pool)
         _, first, unsorted = np.unique(members, return_index=True, return_inverse=True)
-        place = _places(pool.take(first), folder, seed)
-        of_row = place[unsorted]
+        position = _positions(pool.take(first), folder, seed)
+        of_row = position[unsorted]
 
         generator = pool.numbered("generator")
         n_generators = len(generator.texts) + 1
@@ -268,17 +268,17 @@ def _members(pool: Manifest) -> NDArray[np.int64]:
     return numbers
 
 
-def _places(first: Manifest, folder: str, seed: int) -> NDArray[np.int64]:
-    """Return the place of each unit in the order of the hashes. first: The first row of each."""
+def _positions(first: Manifest, folder: str, seed: int) -> NDArray[np.int64]:
+    """Return the position of each unit in the order of the hashes. first: The first row of each."""
     digests = bytearray()
     for group, path in zip(first.cells("group"), first.cells("path"), strict=True):
         name = f"group {group}" if group else path.removeprefix(folder)
         text = f"{seed} {name}".encode(errors="surrogateescape")
         digests += hashlib.blake2b(text, digest_size=16).digest()
     halves = np.frombuffer(digests, ">u8").reshape(-1, 2)
-    place = np.empty(len(first), np.int64)
-    place[np.lexsort((halves[:, 1], halves[:, 0]))] = np.arange(len(first))
-    return place
+    position = np.empty(len(first), np.int64)
+    position[np.lexsort((halves[:, 1], halves[:, 0]))] = np.arange(len(first))
+    return position
 
 
 def _folders(manifest: Manifest) -> Iterator[str]:

@@ -60,11 +60,11 @@ def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison
     chosen_rows: dict[tuple[tuple[str, str], ...], Integers] = {}
     for (test_set, generator), of_generator in sorted(fakes.items()):
         at_home = home_of("", generator, known) == test_set
-        own = [(s, name) for s, name in reals if generator in serving[name]]
+        naming_it = [(s, name) for s, name in reals if generator in serving[name]]
         candidates = (
-            [(s, name) for s, name in own if s == test_set or (s == "" and at_home)],
+            [(s, name) for s, name in naming_it if s == test_set or (s == "" and at_home)],
             [(s, name) for s, name in reals if s == test_set and name == ""],
-            [(s, name) for s, name in own if s == ""],
+            [(s, name) for s, name in naming_it if s == ""],
             [(s, name) for s, name in reals if s == "" and name == ""],
         )
         chosen = tuple(next((kinds for kinds in candidates if kinds), []))

@@ -156,7 +156,7 @@ def train(config: TrainConfig) -> Trained | None:
     if main:  # who prints and writes them
         with phase("findings"):
             findings = [*images.findings, *source_findings(images.manifest)]
-    findings_by_run = [map_findings(images.manifest, each) for each in runs]
+    findings_by_run = [map_findings(images.manifest, run_config) for run_config in runs]
     if run.dry_run:
         from focus.training.dry_run import dry_run
 

@@ -217,7 +217,7 @@ def _images(
     findings = list(listing.findings)
     run = model.parent
     record = record_of(run)
-    known = known_to_run(run, record)
+    known_images = known_to_run(run, record)
     labels = {sample.label for sample in images}
     if config.run is not None and not images:
         images = _tested_on(run, record, progress=progress)
@@ -239,8 +239,8 @@ def _images(
     )
     if not is_run(run):
         findings.append(finding("no_record"))
-    unseen, of_known = _unseen(known, readable.manifest)
-    copies, of_comparison = _copies_of_known(known, unseen, signatures, progress=progress)
+    unseen, of_known = _unseen(known_images, readable.manifest)
+    copies, of_comparison = _copies_of_known(known_images, unseen, signatures, progress=progress)
     trained = _training(run)
     drop = config.drop_copies or (trained is not None and trained.drop_copies)
     dropped = left_out(copies, drop=drop)

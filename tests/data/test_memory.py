@@ -44,8 +44,8 @@ class MeasuredFaces(FaceDataset):
 
     def __getitem__(self, index: Any) -> Batch:
         batch = super().__getitem__(index)
-        own = psutil.Process().memory_full_info().uss
-        return batch._replace(images=torch.tensor([own]))
+        bytes_of_worker = psutil.Process().memory_full_info().uss
+        return batch._replace(images=torch.tensor([bytes_of_worker]))
 
 
 def faces(folder: Path, count: int) -> Path:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps
 from focus.data.bad_files import check_images
 from focus.data.copies import Copy, find_copies
 from focus.data.demo import render_face
-from focus.data.manifest import Manifest, Sample
+from focus.data.manifest import Manifest, Sample, Split
 from focus.data.signatures import MIN_SIMILARITY, PictureIndex, SignatureStore, signature
 
 Save = Callable[[Image.Image, Path], None]
@@ -94,7 +95,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def manifest(**splits: Sequence[str]) -> Manifest:
     return Manifest(
-        Sample(str(path), label=0, split=split)  # type: ignore[arg-type]
+        Sample(str(path), label=0, split=cast("Split", split))
         for split, paths in splits.items()
         for path in paths
     )

@@ -74,8 +74,8 @@ def references(folder: Path, *images: str) -> dict[str, str]:
         str(path): str(path.relative_to(folder).with_suffix("")) for path in images_below(folder)
     }
     image_folders = {name.partition("/")[0] for name in images if "/" in name}
-    found = map_references(folder, maps, paths, image_folders)
-    return {name: path.removeprefix(f"{folder}/") for name, path in found.items()}
+    map_of_image = map_references(folder, maps, paths, image_folders)
+    return {name: path.removeprefix(f"{folder}/") for name, path in map_of_image.items()}
 
 
 def test_the_maps_of_several_annotators(tmp_path: Path) -> None:
