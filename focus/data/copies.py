@@ -13,7 +13,7 @@ from typing import Literal
 
 from focus.data.known_images import CONTENT
 from focus.data.manifest import LABEL_NAMES, REAL, STORED_IN, SYNTHETIC, Manifest, Sample, place_of
-from focus.data.signatures import PictureIndex, SignatureStore
+from focus.data.signatures import PictureIndex, SignatureStore, SignatureTable
 from focus.errors import InputError, shown
 from focus.findings import Finding, finding
 from focus.runtime.files import write_csv
@@ -44,7 +44,12 @@ class Copy:
     similarity: float = 1.0
 
 
-def find_copies(manifest: Manifest, signatures: SignatureStore) -> list[Copy]:
+def read_signatures(manifest: Manifest, store: SignatureStore) -> SignatureTable:
+    """Return the signatures of the images, which have the digests of their files."""
+    return store.table(sample.extra.get(CONTENT, "") for sample in manifest)
+
+
+def find_copies(manifest: Manifest, signatures: SignatureTable) -> list[Copy]:
     """Return the images of validation and test that show a picture of an earlier split.
 
     manifest: The images, with splits and the digests of their files.
@@ -56,7 +61,7 @@ def find_copies(manifest: Manifest, signatures: SignatureStore) -> list[Copy]:
     ]
 
 
-def copies_of(originals: Manifest, images: Manifest, signatures: SignatureStore) -> list[Copy]:
+def copies_of(originals: Manifest, images: Manifest, signatures: SignatureTable) -> list[Copy]:
     """Return those of the images that show the picture of an original, in the images' order.
 
     Both with the digests of their files.
@@ -89,7 +94,7 @@ def copies_of(originals: Manifest, images: Manifest, signatures: SignatureStore)
     ]
 
 
-def fakes_beside_source(manifest: Manifest, signatures: SignatureStore) -> list[Copy]:
+def fakes_beside_source(manifest: Manifest, signatures: SignatureTable) -> list[Copy]:
     """Return the fakes whose source, the real face that they were made from, is in their split.
 
     Fakes that share its group, as they should, are left out.

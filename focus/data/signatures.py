@@ -13,7 +13,7 @@ lists with other directions each. The same picture is among the neighbours in ne
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +99,11 @@ class SignatureStore:
             return
         self._unwritten.clear()
 
+    def table(self, digests: Iterable[str]) -> "SignatureTable":
+        """Read the signatures of these digests, of which some may be the same or ""."""
+        distinct = [digest for digest in dict.fromkeys(digests) if digest]
+        return SignatureTable(distinct, self.of(distinct))
+
     def of(self, digests: Sequence[str]) -> Signatures:
         """Return the signatures of these digests, zeros where there is none."""
         signatures = np.zeros((len(digests), _K), np.int16)
@@ -110,6 +115,21 @@ class SignatureStore:
             elif number >= 0 and not self._rows.read(number, signatures[row]):
                 signatures[row] = 0
         return signatures
+
+
+class SignatureTable:
+    """Signatures in memory, 400 bytes each, for whoever compares the same pictures several times.
+
+    digests: Distinct ones. signatures: Their signatures [N, K].
+    """
+
+    def __init__(self, digests: Sequence[str], signatures: Signatures) -> None:
+        self._row_of = {digest: row for row, digest in enumerate(digests)}
+        self._signatures = signatures
+
+    def of(self, digests: Iterable[str]) -> Signatures:
+        """Return the signatures of these digests, which are in the table."""
+        return self._signatures[[self._row_of[digest] for digest in digests]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +156,9 @@ class PictureIndex:
         self._directions = _directions(sample - self._mean)
         self._orders: list[tuple[NDArray[np.uint32], NDArray[np.int64]]] = []
         if len(self._rows):
-            for keys in self._keys(signatures[self._rows]):
-                order = np.argsort(keys, kind="stable")
-                self._orders.append((keys[order], self._rows[order]))
+            for keys in self._keys(signatures):
+                order = self._rows[np.argsort(keys[self._rows], kind="stable")]
+                self._orders.append((keys[order], order))
 
     def find(self, signatures: Signatures) -> Matches:
         """Return the same picture as each of these, mirrored or not, if the index has one."""
@@ -209,9 +229,13 @@ def _directions(centred: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _has_contrast(signatures: Signatures) -> NDArray[np.bool_]:
-    coefficients = signatures / _WEIGHT
-    is_used: NDArray[np.bool_] = (coefficients**2).sum(axis=1) >= (_SIDE * _MIN_CONTRAST) ** 2
-    return is_used
+    has_contrast = np.empty(len(signatures), bool)
+    # A part at a time, as numbers of floating point take twice the memory of all signatures.
+    for start in range(0, len(signatures), _PART):
+        coefficients = signatures[start : start + _PART] / _WEIGHT
+        energy = (coefficients**2).sum(axis=1)
+        has_contrast[start : start + _PART] = energy >= (_SIDE * _MIN_CONTRAST) ** 2
+    return has_contrast
 
 
 def _names(digests: Sequence[str]) -> NDArray[np.bytes_]:

@@ -21,6 +21,7 @@ from focus.data.copies import (
     fakes_beside_source,
     find_copies,
     left_out,
+    read_signatures,
     without,
 )
 from focus.data.known_images import check_unseen, known_before
@@ -60,7 +61,7 @@ class RunImages:
         decoded: What the pass over their files found.
         copies: Images of validation and test that show a picture of an earlier split.
         left_out: Those of the copies that validation and test go without.
-        signatures: What the pictures look like.
+        pairs: Fakes in the split of their source, where the pictures have been compared.
     """
 
     manifest: Manifest
@@ -68,7 +69,7 @@ class RunImages:
     decoded: DecodedFiles
     copies: list[Copy]
     left_out: list[Copy]
-    signatures: SignatureStore
+    pairs: list[Copy]
 
     @property
     def used(self) -> Manifest:
@@ -79,9 +80,8 @@ class RunImages:
     def findings(self) -> list[Finding]:
         """What is to be known of how the images were given, of their files and pictures."""
         used = self.used
-        pairs = fakes_beside_source(used, self.signatures)
         storage = storage_to_train_with(used)
-        of_images = image_findings(self.manifest, self.copies, self.left_out, pairs, storage)
+        of_images = image_findings(self.manifest, self.copies, self.left_out, self.pairs, storage)
         return [*self.listed.findings, *self.decoded.findings, *of_images]
 
 
@@ -178,12 +178,18 @@ def readable_images(
     else:
         check_unseen(manifest, known_before(config), str(config.initial_checkpoint))
     check_trainable(manifest)
+    table = None
     if copies is None:
         with phase("looking for copies"):
-            copies = find_copies(manifest, signatures)
+            table = read_signatures(manifest, signatures)
+            copies = find_copies(manifest, table)
     dropped = left_out(copies, drop=config.drop_copies)
     check_left(manifest, dropped)
-    return RunImages(manifest, listed, decoded, copies, dropped, signatures)
+    pairs = []
+    if table is not None:
+        with phase("looking for copies"):
+            pairs = fakes_beside_source(without(manifest, dropped), table)
+    return RunImages(manifest, listed, decoded, copies, dropped, pairs)
 
 
 def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> Manifest:

@@ -20,6 +20,7 @@ from focus.data.copies import (
     copies_of,
     copy_findings,
     left_out,
+    read_signatures,
     without,
     write_copies,
 )
@@ -301,7 +302,9 @@ def _copies_of_known(
             originals += [s for s in decoded.manifest if recorded[s.path] in ("", digest_of(s))]
     lacking = len(known) - len(originals)
     findings = [finding("no_comparison", count=lacking, total=len(known))] if lacking else []
-    return copies_of(Manifest(originals), unseen, signatures), findings
+    compared = Manifest(originals)
+    copies = copies_of(compared, unseen, read_signatures(compared + unseen, signatures))
+    return copies, findings
 
 
 def _unseen(known: Manifest, images: Manifest) -> tuple[Manifest, list[Finding]]:

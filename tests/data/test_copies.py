@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from focus.data.copies import check_left, copy_findings, find_copies, without, write_copies
+from focus.data.copies import (
+    Copy,
+    check_left,
+    copy_findings,
+    find_copies,
+    read_signatures,
+    without,
+    write_copies,
+)
 from focus.data.known_images import CONTENT
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.signatures import SignatureStore
@@ -19,6 +27,10 @@ def image(content: str, split: Split, label: int = 0, **more: Any) -> Sample:
     extra = {CONTENT: content.encode().hex().zfill(32)} | ({"source": source} if source else {})
     path = f"/{split}/{label}/{source}/{more.get('generator', '')}/{content}.png"
     return Sample(path, label, split=split, extra=extra, **more)
+
+
+def copies_in(manifest: Manifest, folder: Path) -> list[Copy]:
+    return find_copies(manifest, read_signatures(manifest, SignatureStore(folder)))
 
 
 OWN = [image(content, "train", n % 2) for n, content in enumerate("abcd")]
@@ -35,7 +47,7 @@ def test_of_an_image_in_several_splits_only_the_first_is_used(tmp_path: Path) ->
     ]
     twice = [image("f", "test", source="again"), Sample("/no/digest", 1, split="test")]
     manifest = Manifest([*gone, *used, *twice])  # in any order
-    found = find_copies(manifest, SignatureStore(tmp_path))
+    found = copies_in(manifest, tmp_path)
     assert [copy.sample for copy in found] == [gone[0], *gone[1:]]
     assert set(without(manifest, found)) == {*used, *twice}
     write_copies(found, tmp_path, found)
@@ -63,7 +75,7 @@ def test_of_an_image_in_several_splits_only_the_first_is_used(tmp_path: Path) ->
 def test_a_set_that_is_all_copies_ends_the_run(tmp_path: Path) -> None:
     def check(*more: Sample) -> None:
         manifest = Manifest([*OWN, *more])
-        check_left(manifest, find_copies(manifest, SignatureStore(tmp_path)))
+        check_left(manifest, copies_in(manifest, tmp_path))
 
     new = image("x", "test"), image("y", "test", 1, generator="A")
     check(*new, image("a", "test"))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from focus.data.bad_files import check_images
-from focus.data.copies import Copy, find_copies
+from focus.data.copies import Copy, find_copies, read_signatures
 from focus.data.demo import render_face
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.signatures import MIN_SIMILARITY, PictureIndex, SignatureStore, signature
@@ -104,7 +104,7 @@ def manifest(**splits: Sequence[str]) -> Manifest:
 def copies_in(data: Manifest) -> list[Copy]:
     signatures = SignatureStore()
     decoded = check_images(data, signatures=signatures, progress=False)
-    return find_copies(decoded.manifest, signatures)
+    return find_copies(decoded.manifest, read_signatures(decoded.manifest, signatures))
 
 
 def pairs(copies: Sequence[Copy]) -> list[tuple[str, str]]:

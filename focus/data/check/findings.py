@@ -19,7 +19,14 @@ from focus.data.check.headers import CAUSES, Look, look
 from focus.data.check.images import image_findings, storage_to_train_with
 from focus.data.check.pixels import pixel_statistics
 from focus.data.check.shortcuts import WARN_FROM, Audit, audit
-from focus.data.copies import Copy, fakes_beside_source, find_copies, left_out, without
+from focus.data.copies import (
+    Copy,
+    fakes_beside_source,
+    find_copies,
+    left_out,
+    read_signatures,
+    without,
+)
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import files_of, human_map, is_drawing, source_findings
 from focus.data.readers import read_given
@@ -103,17 +110,18 @@ def gather(config: CheckConfig) -> CheckedData:
     With ``drop_copies`` and an output a manifest without copies and bad images is written too.
     """
     owners: MapOwners = {}
-    signatures = SignatureStore()
+    store = SignatureStore()
     try:
         listing = read_given(config, owners=owners)
         manifest = assign_splits(listing.data, seed=config.seed) + listing.tests
         with _without_warnings():
-            decoded = check_images(manifest, signatures=signatures, max_bad=1.0)
+            decoded = check_images(manifest, signatures=store, max_bad=1.0)
     except InputError as error:
         return _refused(str(error))
     looks = _by_path(look, (sample.path for sample in manifest), "reading headers")
     map_sizes = _by_path(_map_size, (s.human_map for s in decoded.manifest), "measuring maps")
     images = decoded.manifest
+    signatures = read_signatures(images, store)
     copies = find_copies(images, signatures)
     dropped = left_out(copies, drop=config.drop_copies)
     used = without(images, dropped)
