@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from focus.data.bad_files import BadFile
+from focus.data.file_pass import BadFile
 from focus.data.manifest import Manifest, Sample
 from focus.evaluation import robustness
 from focus.evaluation.robustness import PerturbedAUC

@@ -42,7 +42,7 @@ def human_map(reference: str, digest: str = "", *, coloured: list[str] | None = 
     Annotators' images of different sizes are resized to the first's. ``coloured`` is as in
     :func:`focus.data.images.load_map`. Raises ImageError, naming the file.
 
-    digest: What :func:`focus.data.bad_files.file_digest` returned for it; a map that is another one
+    digest: What :func:`focus.data.file_pass.file_digest` returned for it; a map that is another one
     now is an error.
     """
     if is_drawing(reference):

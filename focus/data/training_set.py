@@ -31,6 +31,7 @@ from focus.data.splits import SHARE, assign_splits, check_trainable, common_fold
 from focus.errors import InputError
 from focus.findings import Finding
 from focus.runtime.cpu_time import phase
+from focus.runtime.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from focus.data.readers.given import GivenImages
@@ -61,7 +62,8 @@ class RunImages:
         decoded: What the pass over their files found.
         copies: Images of validation and test that show a picture of an earlier split.
         left_out: Those of the copies that validation and test go without.
-        pairs: Fakes in the split of their source, where the pictures have been compared.
+        pairs: Fakes in the split of their source; none but in the process that compared the
+            pictures.
     """
 
     manifest: Manifest
@@ -150,9 +152,12 @@ def readable_images(
     *,
     recorded: Manifest | None = None,
     copies: list[Copy] | None = None,
+    processes: Processes = ALONE,
     progress: bool = True,
 ) -> RunImages:
     """Return those of the images that can be decoded, with digests, and the copies among them.
+
+    Processes that share the work all call this with the same images.
 
     images: Stores the decoded images. recorded: The manifest of a run that is resumed, whose splits
     are taken. copies: What :func:`find_copies` returned for the same images, if they have been
@@ -161,7 +166,7 @@ def readable_images(
     Raises:
         InputError: too many bad files, a split that cannot be trained or of which copies are all
             there is, images to validate or test on that the initial weights know, or other images
-            than those recorded.
+            than those recorded; in all of the processes.
     """
     with phase("checking images"), _as_they_were(config.run_folder if recorded else None):
         signatures = SignatureStore()
@@ -171,18 +176,26 @@ def readable_images(
             signatures=signatures,
             progress=progress,
             max_bad=config.max_bad,
+            processes=processes,
         )
+
+    def checked() -> Manifest:
         manifest = decoded.manifest
-    if recorded is not None:
-        manifest = with_recorded_splits(manifest, recorded, config.run_folder)
-    else:
-        check_unseen(manifest, known_before(config), str(config.initial_checkpoint))
-    check_trainable(manifest)
+        if recorded is not None:
+            manifest = with_recorded_splits(manifest, recorded, config.run_folder)
+        else:
+            check_unseen(manifest, known_before(config), str(config.initial_checkpoint))
+        check_trainable(manifest)
+        return manifest
+
+    manifest = processes.run(checked)
     table = None
     if copies is None:
         with phase("looking for copies"):
-            table = read_signatures(manifest, signatures)
-            copies = find_copies(manifest, table)
+            table = read_signatures(manifest, signatures) if processes.is_main else None
+            copies = processes.from_main(
+                lambda: [] if table is None else find_copies(manifest, table)
+            )
     dropped = left_out(copies, drop=config.drop_copies)
     check_left(manifest, dropped)
     pairs = []

@@ -5,12 +5,9 @@ a process that was killed or two at once, or damaged does not count.
 """
 
 import hashlib
-import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
-
-_LINE = re.compile("^([0-9a-f]{32})([0-9a-f]{32})([0-9a-f]{8})$", re.MULTILINE)
 
 
 class DigestList:
@@ -19,17 +16,24 @@ class DigestList:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self) -> dict[str, str]:
-        """Return the digests by key; none of a file that cannot be read."""
+    def read(self, keys: Container[str] | None = None) -> dict[str, str]:
+        """Return the digests by key; none of a file that cannot be read.
+
+        keys: Those that are wanted; None for all.
+        """
+        digests = {}
         try:
-            text = self.path.read_text(errors="replace")
+            # A line at a time: a list of millions takes many times its size in memory.
+            with self.path.open(errors="replace") as lines:
+                for line in lines:
+                    digest, key, checksum = line[:32], line[32:64], line[64:].rstrip("\n")
+                    if keys is not None and key not in keys:
+                        continue
+                    if checksum and checksum == _checksum(digest, key):
+                        digests[key] = digest
         except OSError:
             return {}
-        return {
-            key: digest
-            for digest, key, checksum in _LINE.findall(text)
-            if checksum == _checksum(digest, key)
-        }
+        return digests
 
     def append(self, digests: Iterable[tuple[str, str]]) -> None:
         """Add pairs of a key and its digest.
@@ -40,8 +44,9 @@ class DigestList:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # A line feed first: the last line may be torn.
         lines = [f"\n{digest}{key}{_checksum(digest, key)}" for key, digest in digests]
-        with self.path.open("a") as file:
-            file.writelines(lines)
+        # In one piece, which what others append at the same time does not tear.
+        with self.path.open("ab", buffering=0) as file:
+            file.write("".join(lines).encode())
 
 
 def key_of(content: bytes) -> str:

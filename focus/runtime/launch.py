@@ -18,8 +18,6 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
     ProjectConfiguration,
-    broadcast_object_list,
-    gather_object,
     get_grad_scaler,
     parse_flag_from_env,
 )
@@ -36,6 +34,7 @@ from focus.runtime.peers import (
     say_alone,
     whom_it_lost,
 )
+from focus.runtime.processes import Processes
 from focus.runtime.signals import Stopped
 
 T = TypeVar("T")
@@ -222,10 +221,15 @@ def describe(accelerator: Accelerator) -> str:
     )
 
 
+def processes_of(accelerator: Accelerator) -> Processes:
+    """Return the processes of the launch, for work that they share."""
+    return Processes(accelerator.process_index, accelerator.num_processes)
+
+
 def run_on_main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
     """Return ``work()``; the main process does it first and leaves the others its caches.
 
-    Raises the main process's InputError in every process, else as :func:`run_on_all`. With
+    Raises the main process's InputError in every process, else as :meth:`Processes.run`. With
     Accelerate's ``main_process_first`` the others would end with a traceback.
     """
     error: InputError | None = None
@@ -234,30 +238,16 @@ def run_on_main_first(accelerator: Accelerator, work: Callable[[], T]) -> T:
             made = work()
         except InputError as caught:
             error = caught
-    (error,) = broadcast_object_list([error])
+    processes = processes_of(accelerator)
+    error = processes.from_main(lambda: error)
     if error is not None:
         raise error
-    return run_on_all(accelerator, lambda: made if accelerator.is_main_process else work())
+    return processes.run(lambda: made if accelerator.is_main_process else work())
 
 
 def run_on_all(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """Return ``work()`` once every process has done it.
-
-    Raises the InputError of the first process that has one in all processes, so that none waits;
-    the main process adds the number of that process, as another machine may lack a file.
-    """
-    error: InputError | None = None
-    try:
-        made = work()
-    except InputError as caught:
-        error = caught
-    errors = gather_object([error])
-    rank = next((rank for rank, each in enumerate(errors) if each is not None), None)
-    if rank is None:
-        return made
-    if rank == 0:
-        raise error or errors[0]  # its own has a traceback, for --debug
-    raise InputError(f"Process {rank}: {str(errors[rank]).removesuffix('.')}.") from error
+    """Return ``work()`` once every process has done it; see :meth:`Processes.run`."""
+    return processes_of(accelerator).run(work)
 
 
 def finish_trackers(accelerator: Accelerator) -> None:

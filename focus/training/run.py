@@ -47,6 +47,7 @@ from focus.runtime.launch import (
     closing_process_group,
     describe,
     finish_trackers,
+    processes_of,
     run_on_all,
     run_on_main_first,
     start,
@@ -141,9 +142,8 @@ def train(config: TrainConfig) -> Trained | None:
     )
     detectors = run_on_all(accelerator, lambda: [*map(make_detector, runs, saved)])
     decoded = ImageCache.of(detectors[0].image_size, run.image_cache, run.fit)
-    images = run_on_main_first(
-        accelerator,
-        lambda: readable_images(listed, run, decoded, recorded=recorded, progress=main),
+    images = readable_images(
+        listed, run, decoded, recorded=recorded, processes=processes_of(accelerator)
     )
     used = images.used
     accelerator.print(images_line(used))

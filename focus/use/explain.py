@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 import focus
 from focus.config.use import ExplainConfig
-from focus.data.bad_files import BadFile, Role
+from focus.data.file_pass import BadFile, Role
 from focus.data.images import limit_pixels, load_image
 from focus.data.making.faces import Face, FaceDetector, FaceFinder, Seen, face_finder
 from focus.data.making.faces import detector as face_detector

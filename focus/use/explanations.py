@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import special
 
-from focus.data.bad_files import BadFile, write_bad_files
+from focus.data.bad_files import write_bad_files
+from focus.data.file_pass import BadFile
 from focus.data.images import BAD_FILES
 from focus.data.making.faces import NO_FACE, write_no_face
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
 
 from focus.config.command_line import load_config
 from focus.config.evaluate import EvaluateConfig
 from focus.config.train import TrainConfig
-from focus.data.bad_files import BadFile, check_images, write_bad_files
+from focus.data.bad_files import check_images, write_bad_files
 from focus.data.cache.images import ImageCache
 from focus.data.check.images import few_images_findings, two_label_findings
 from focus.data.copies import (
@@ -25,6 +26,7 @@ from focus.data.copies import (
     write_copies,
 )
 from focus.data.demo import demo_manifest
+from focus.data.file_pass import BadFile
 from focus.data.images import BAD_FILES
 from focus.data.known_images import (
     CONTENT,
@@ -54,7 +56,13 @@ from focus.model.detector import Detector
 from focus.report.evaluation import Evaluation
 from focus.report.page import write_robustness
 from focus.runtime.cpu_time import phase
-from focus.runtime.launch import closing_process_group, run_on_all, run_on_main_first, start
+from focus.runtime.launch import (
+    closing_process_group,
+    processes_of,
+    run_on_all,
+    run_on_main_first,
+    start,
+)
 from focus.runtime.machine import default_workers
 from focus.training.run_folder import SUMMARY
 
@@ -73,9 +81,7 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
     detector.to(accelerator.device)
     decoded = ImageCache.of(detector.image_size, config.image_cache, detector.config.fit)
     with phase("checking images"):
-        images = run_on_main_first(
-            accelerator, lambda: _images(config, model, output, decoded, progress=main)
-        )
+        images = _images(config, model, output, decoded, accelerator)
     manifest, findings = images.manifest, list(images.findings)
     answers = run_on_all(accelerator, lambda: read_answers(config.people))
     if config.people and not by_image(answers).keys() & {digest_of(own) for own in manifest}:
@@ -205,44 +211,46 @@ class ScoredImages:
         return written
 
 
-def _images(
-    config: EvaluateConfig, model: Path, output: Path, decoded: ImageCache | None, *, progress: bool
-) -> ScoredImages:
-    """Return what to score.
+@dataclass(frozen=True)
+class _ListedImages:
+    """What is to be scored, before its files have been read.
 
-    Without ``--data`` and the like, the images that the run was tested on; with fakes alone, its
-    real ones beside them.
+    known_images: Those that the model was trained or chosen on.
     """
-    listing = read_given(config, allow_unlabelled=True, output=output)
-    images = listing.data + listing.tests
-    findings = list(listing.findings)
-    run = model.parent
-    record = record_of(run)
-    known_images = known_to_run(run, record)
-    labels = {sample.label for sample in images}
-    if config.run is not None and not images:
-        images = _tested_on(run, record, progress=progress)
-    elif config.run is not None and SYNTHETIC in labels and REAL not in labels:
-        reals = _real_images_of(_tested_on(run, record, progress=progress))
-        images += reals
-        if reals:
-            findings.append(finding("reals_of_run", count=len(reals), run=config.run))
-    if not images:
-        raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
+
+    manifest: Manifest
+    known_images: Manifest
+    findings: list[Finding]
+
+
+def _images(
+    config: EvaluateConfig,
+    model: Path,
+    output: Path,
+    decoded: ImageCache | None,
+    accelerator: Accelerator,
+) -> ScoredImages:
+    """Return what to score; the processes share the pass over the files."""
+    processes = processes_of(accelerator)
+    listed = run_on_main_first(
+        accelerator,
+        lambda: _listed_images(config, model.parent, output, progress=processes.is_main),
+    )
+    images, findings = listed.manifest, listed.findings
     # Of all, as in training: what passes there passes here.
     signatures = SignatureStore()
     readable = check_images(
         images,
         images=decoded,
         signatures=signatures,
-        progress=progress,
         max_bad=config.max_bad,
+        processes=processes,
     )
-    if not is_run(run):
-        findings.append(finding("no_record"))
-    unseen, of_known = _unseen(known_images, readable.manifest)
-    copies, of_comparison = _copies_of_known(known_images, unseen, signatures, progress=progress)
-    trained = _training(run)
+    unseen, of_known = processes.run(lambda: _unseen(listed.known_images, readable.manifest))
+    copies, of_comparison = processes.from_main(
+        lambda: _copies_of_known(listed.known_images, unseen, signatures)
+    )
+    trained = _training(model.parent)
     drop = config.drop_copies or (trained is not None and trained.drop_copies)
     dropped = left_out(copies, drop=drop)
     scored = without(unseen, dropped)
@@ -265,6 +273,33 @@ def _images(
     return ScoredImages(scored, bad, copies, dropped, findings)
 
 
+def _listed_images(
+    config: EvaluateConfig, run: Path, output: Path, *, progress: bool
+) -> _ListedImages:
+    """Return the images that were given.
+
+    Without ``--data`` and the like, those that the run was tested on; with fakes alone, its real
+    ones beside them.
+    """
+    listing = read_given(config, allow_unlabelled=True, output=output)
+    images = listing.data + listing.tests
+    findings = list(listing.findings)
+    record = record_of(run)
+    labels = {sample.label for sample in images}
+    if config.run is not None and not images:
+        images = _tested_on(run, record, progress=progress)
+    elif config.run is not None and SYNTHETIC in labels and REAL not in labels:
+        reals = _real_images_of(_tested_on(run, record, progress=progress))
+        images += reals
+        if reals:
+            findings.append(finding("reals_of_run", count=len(reals), run=config.run))
+    if not images:
+        raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
+    if not is_run(run):
+        findings.append(finding("no_record"))
+    return _ListedImages(images, known_to_run(run, record), findings)
+
+
 def _tested_on(run: Path, record: Manifest, *, progress: bool) -> Manifest:
     """Return the images that a run was tested on; record: its manifest."""
     if load_config(TrainConfig, run / "config.yaml").data:
@@ -282,7 +317,7 @@ def _real_images_of(manifest: Manifest) -> Manifest:
 
 
 def _copies_of_known(
-    known: Manifest, unseen: Manifest, signatures: SignatureStore, *, progress: bool
+    known: Manifest, unseen: Manifest, signatures: SignatureStore
 ) -> tuple[list[Copy], list[Finding]]:
     """Return the images that show what the model was trained or chosen on, stored anew.
 
@@ -295,9 +330,7 @@ def _copies_of_known(
     there = [replace(s, human_map=None, mask_path=None) for s in others if Path(s.path).is_file()]
     if there:
         with suppress(InputError):  # none can be decoded any more
-            decoded = check_images(
-                Manifest(there), signatures=signatures, progress=progress, max_bad=1.0
-            )
+            decoded = check_images(Manifest(there), signatures=signatures, max_bad=1.0)
             # One that has changed since is not what the model knows.
             originals += [s for s in decoded.manifest if recorded[s.path] in ("", digest_of(s))]
     lacking = len(known) - len(originals)

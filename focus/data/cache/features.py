@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from focus.data.bad_files import DIGESTS, Role, file_digest
+from focus.data.bad_files import DIGESTS
 from focus.data.cache.images import gb
 from focus.data.dataset import Batch
+from focus.data.file_pass import Role, file_digest
 from focus.data.manifest import Manifest
 from focus.errors import InputError, UnreadableError
 from focus.runtime.files import waiting_for

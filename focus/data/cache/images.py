@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,26 @@ IMAGES = "images"
 """Folder of the cache."""
 
 _RESAMPLING = 1  # to be raised where focus.data.images squashes otherwise
-_SHARE = 0.1  # of the free disk
+_SHARE = 0.1  # of the free disk, in the user's own cache
+_SHARE_OF_OTHERS = 0.95  # in a folder that was chosen
+_LEAST_PART = 0.01  # of what is to be kept: for less no file is decoded anew
 _MOST_PENDING = 2**26  # bytes of rows that wait to be written
 
 _log = logging.getLogger(__name__)
 KINDS: dict[str, str] = {"image": CONTENT, "map": "map_hash"}
 """What is kept, and the column of a manifest that has the digest of its file."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """The room of a cache for rows of ``size`` bytes: how much of them is ``allowed``.
+
+    free: The bytes that are free on its disk.
+    """
+
+    size: int
+    allowed: int
+    free: int
 
 
 class ImageCache:
@@ -39,8 +54,8 @@ class ImageCache:
     Args:
         image_size: The pixels a side, S, to which all are squashed; None to keep them at their own
             sizes, as ``--fit crop`` takes them.
-        where: the folder of the cache; "auto" is ``images`` in :func:`cache_dir`, which is used as
-            long as what is added takes at most a tenth of the free disk.
+        where: the folder of the cache; "auto" is ``images`` in :func:`cache_dir`, which takes at
+            most a tenth of the disk's free space.
     """
 
     def __init__(self, image_size: int | None, where: str = "auto") -> None:
@@ -93,33 +108,57 @@ class ImageCache:
         except Exception:  # no picture, or one that is drawn from shapes
             return 0
 
-    def make_room(self, size: int, kinds: Collection[str], *, progress: bool = True) -> bool:
-        """Return whether rows will be kept; a line says where and how many GB, or why not.
+    def is_writable(self, kinds: Collection[str]) -> bool:
+        """Return whether rows of these kinds can be added."""
+        try:
+            for kind in kinds:
+                self._stores[kind].check_writable()
+        except OSError:
+            return False
+        return True
 
-        Of rows that are not kept each is decoded whenever it is wanted.
+    def room(self, size: int, kinds: Collection[str]) -> "Room | None":
+        """Return the room for so many bytes of rows; None, after a warning, if none can be added.
 
-        size: The bytes of all rows. kinds: Those of which there are some.
+        The cache in :func:`cache_dir` takes at most a tenth of the disk's space that is free but
+        for it; in another folder a twentieth of what is free stays free.
         """
-        if not kinds:
-            self._writes = True
-            return True
         try:
             for kind in kinds:
                 self._stores[kind].check_writable()
             free = shutil.disk_usage(self.folder).free
         except OSError as error:
             self._give_up(error)
-            return False
-        self._writes = size <= (_SHARE if self._limited else 1) * free
-        if progress:
-            about = f"{gb(size)} of decoded images"
-            print(
-                f"{about} go to {self.folder}, where {gb(free)} are free (--image-cache no: none)"
-                if self._writes
-                else f"{about} are not kept, as {self.folder} has {gb(free)} free: each epoch "
-                "decodes them again (--image-cache DIR takes another disk)"
+            return None
+        allowed = int(_SHARE_OF_OTHERS * free)
+        if self._limited:
+            files = self.folder.parent.rglob("*")
+            taken = sum(file.stat().st_size for file in files if file.is_file())
+            allowed = int(_SHARE * (free + taken)) - taken
+        if allowed < _LEAST_PART * size:
+            allowed = 0
+        return Room(size, min(size, allowed), free)
+
+    def announcement(self, room: "Room") -> str:
+        """Return a line that says how much is decoded, and what of it is kept where."""
+        where = f"{self.folder}, where {gb(room.free)} are free"
+        if room.allowed == room.size:
+            return f"{gb(room.size)} of decoded images go to {where} (--image-cache no: none)"
+        if room.allowed:
+            part = f"{gb(room.allowed)} of {gb(room.size)}"
+            return (
+                f"{part} of decoded images go to {where}: each epoch decodes the others again "
+                "(--image-cache DIR takes another disk)"
             )
-        return self._writes
+        return (
+            f"{gb(room.size)} of decoded images are not kept, as {self.folder} has "
+            f"{gb(room.free)} free: each epoch decodes them again (--image-cache DIR takes another "
+            "disk)"
+        )
+
+    def keep(self, writes: bool) -> None:
+        """Keep the rows that are added, or none."""
+        self._writes = writes
 
     def row(self, kind: str, values: Image.Image | Map | None) -> NDArray[Any] | None:
         """Return what was decoded at the cache's size; None for what is not kept."""

@@ -14,7 +14,7 @@ from PIL import Image
 
 from focus.config.data import CheckConfig
 from focus.config.train import resolve
-from focus.data.bad_files import BadFile, DecodedFiles, Verdict, check_images, without_digests
+from focus.data.bad_files import DecodedFiles, check_images, without_digests
 from focus.data.check.headers import CAUSES, Look, look
 from focus.data.check.images import image_findings, storage_to_train_with
 from focus.data.check.pixels import pixel_statistics
@@ -27,6 +27,7 @@ from focus.data.copies import (
     read_signatures,
     without,
 )
+from focus.data.file_pass import BadFile, Quality
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import files_of, human_map, is_drawing, source_findings
 from focus.data.readers import read_given
@@ -99,9 +100,9 @@ class CheckedData:
         """The files that cannot be decoded."""
         return self.decoded.bad if self.decoded else ()
 
-    def odd(self, verdict: Verdict) -> list[str]:
-        """Return the human maps and artefact masks with this verdict."""
-        return self.decoded.odd(verdict) if self.decoded else []
+    def odd(self, quality: Quality) -> list[str]:
+        """Return the human maps and artefact masks that are like that."""
+        return self.decoded.odd(quality) if self.decoded else []
 
 
 def gather(config: CheckConfig) -> CheckedData:

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 
 from focus.config.data import CropConfig
-from focus.data.bad_files import BadFile, Role, write_bad_files
+from focus.data.bad_files import write_bad_files
+from focus.data.file_pass import BadFile, Role
 from focus.data.images import (
     BAD_FILES,
     is_written,

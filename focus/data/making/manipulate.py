@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from focus.config.data import ManipulateConfig
-from focus.data.bad_files import BadFile, write_bad_files
+from focus.data.bad_files import write_bad_files
+from focus.data.file_pass import BadFile
 from focus.data.images import (
     BAD_FILES,
     is_written,

@@ -24,7 +24,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from focus.config.data import Granularity, MapsConfig
-from focus.data.bad_files import BadFile, Role, write_bad_files
+from focus.data.bad_files import write_bad_files
+from focus.data.file_pass import BadFile, Role
 from focus.data.images import (
     BAD_FILES,
     is_written,

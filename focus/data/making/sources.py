@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from focus.data.bad_files import Role, file_digest
+from focus.data.file_pass import Role, file_digest
 from focus.runtime.digests import DigestList, key_of
 
 SOURCES = "sources.txt"

@@ -192,18 +192,44 @@ def test_on_a_disk_without_locks_one_line_says_that_nothing_is_kept(
     assert not list(cache.rglob("*.bin"))
 
 
-def test_auto_leaves_nine_tenths_of_the_disk(
+def test_a_cache_is_filled_as_far_as_the_disk_allows_and_no_further_later(
     faces: Manifest,
     cache: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    decoded: list[str],
+) -> None:
+    """What it has no room for is read from the files: other times, no other bits."""
+    plain = batch(faces, None)
+    row, heat = 16 * 16 * 3, 16 * 16 * 4
+    disk = 10 * (4 * row + heat) + 10_000  # and what the indices take
+
+    def usage(_: object) -> SimpleNamespace:
+        taken = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
+        return SimpleNamespace(free=disk - taken)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    checked = check_images(faces, images=ImageCache(16)).manifest
+    assert " of 6.66e-06 GB of decoded images go to" in capsys.readouterr().out
+    digests = [sample.extra["content_hash"] for sample in checked]
+    kept = ImageCache(16).has("image", digests)
+    assert 2 <= kept.sum() < 5
+    files = {file: file.stat().st_size for file in (cache / "images").rglob("*")}
+    assert sum(files.values()) <= disk / 10
+
+    decoded.clear()
+    assert same(batch(faces, ImageCache(16)), plain)
+    assert len(decoded) == 6 - kept.sum()
+    assert {file: file.stat().st_size for file in (cache / "images").rglob("*")} == files
+
+
+def test_auto_leaves_nine_tenths_of_the_disk(
+    faces: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = 6 * 16 * 16 * 3 + 2 * 16 * 16 * 4
-    for spare, kept in ((-1, False), (0, True)):
-        free = SimpleNamespace(free=10 * size + spare)
-        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: free)
-        check_images(faces, images=ImageCache(16))
-        assert ("are not kept" in capsys.readouterr().out) != kept
+    for free, kept in ((size // 10, False), (10 * size, True)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        check_images(faces, images=ImageCache(16), progress=False)
         assert bool(list(cache.rglob("rows-2.bin"))) == kept
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from focus.config.command_line import parse
 from focus.config.data import CropConfig
 from focus.config.train import TrainConfig, resolve
-from focus.data.bad_files import Role, file_digest
+from focus.data.file_pass import Role, file_digest
 from focus.data.images import REPLACED, load_image, load_map
 from focus.data.making import sources
 from focus.data.making.crop import Cut, crop, cut_faces
