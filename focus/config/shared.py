@@ -134,8 +134,8 @@ class SharedConfig(ImagesConfig):
     """Settings of both focus train and focus evaluate: images, arithmetic, processes."""
 
     image_cache: str = in_data(
-        "keep decoded images, for later epochs and runs: auto (in $FOCUS_CACHE, unless they take "
-        "more than a tenth of the free disk), no, or a folder",
+        "keep decoded images, for later epochs and runs: auto (in $FOCUS_CACHE, on a tenth of the "
+        "free disk), no, or a folder",
         "auto",
         metavar="auto|no|DIR",
     )

@@ -122,7 +122,7 @@ def check_images(
 def _usable(
     manifest: Manifest, numbers: Mapping[Role, NDArray[np.int64]], looks: Looks
 ) -> Manifest:
-    """Return the samples whose image can be decoded, with digests, without maps that cannot be used.
+    """Return the samples whose image can be decoded, with digests and the maps that can be used.
 
     numbers: Those of each sample's files, by role.
     """
@@ -134,7 +134,8 @@ def _usable(
         is_used = (of_samples >= 0) & is_usable[of_samples]
         is_dropped = (of_samples >= 0) & ~is_used
         if is_dropped.any():
-            manifest = manifest.with_cells(_FILES[role], repeat("", is_dropped.sum()), is_dropped)
+            nothing = repeat("", int(is_dropped.sum()))
+            manifest = manifest.with_cells(_FILES[role], nothing, is_dropped)
         if is_used.any() or manifest.has(column).any():
             digests = (
                 looks.digest(number) if used else ""
