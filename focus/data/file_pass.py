@@ -164,7 +164,7 @@ def look_at(
     """
     sharing = _sharing(files, stores.images, processes)
     is_mine = _divided(files, len(sharing)) == sharing.index(processes.rank)
-    my_files = [files[number] for number in np.flatnonzero(is_mine)]
+    my_files = [files[number] for number in np.flatnonzero(is_mine).tolist()]
     part = _Part(my_files, stores, processes, sharing)
     gathered = processes.gather((tuple(sharing), part.look(progress=progress)))
     ranks_of_main = gathered[0][0]
