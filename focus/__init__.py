@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from focus.use.evaluate import evaluate as evaluate
     from focus.use.explain import explain as explain
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _HOME = {
     "LOSSES": "focus.config.losses",
     "Detector": "focus.model.detector",
