@@ -174,14 +174,15 @@ def test_what_is_said_of_the_range() -> None:
     assert f"quadratic contrast is {estimate('quadratic, none ... aggressive')}" in page
     last = RANGE_EFFECTS["`aggressive` - `ce`", "90", "open"]
     assert last.joint is not None
-    joint = f"{span(last.estimate)}, at once with the other doses {ends(last.joint)}"
+    at_once = "where the intervals of all doses have to hold at once"
+    joint = f"{span(last.estimate)}, and {ends(last.joint)} {at_once}"
     assert f"*aggressive* - `ce` is {joint}" in page
     ends_of_cost = (
         number(-end)
         for interval in (last.estimate, last.joint)
         for end in (interval.high, interval.low)
     )
-    cost = "{} [{}, {}], at once with the other doses [{}, {}]"
+    cost = "{} [{}, {}], and [{}, {}] " + at_once
     said = cost.format(number(-last.estimate.mean), *ends_of_cost)
     assert page.count(f"a weight of 1 costs {said}") == 2
     for dose in ("faint", "mild", "strong"):
