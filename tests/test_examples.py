@@ -138,8 +138,8 @@ def test_the_page_on_embedding_runs(here: Path) -> None:
     for block in re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         exec(block, names)
     assert names["heat"].shape == (2, 128, 128)
-    assert names["found"]["auc/SDXL"] == names["found"]["auc_mean"] == 1
-    assert names["same"] == pytest.approx(names["found"], nan_ok=True)
+    assert names["figures"]["auc/SDXL"] == names["figures"]["auc_mean"] == 1
+    assert names["same"] == pytest.approx(names["figures"], nan_ok=True)
     listed = {example.name for example in EXAMPLES.glob("*.py")}
     assert set(re.findall(r"\(examples/(\w+\.py)\)", page)) == listed
 
@@ -156,7 +156,7 @@ def test_the_notebook_runs(here: Path, few: Manifest) -> None:
     assert (here / "runs/notebook/report.html").exists()
     labels = {sample.path: sample.label for sample in few}
     assert [labels[face] for face in names["faces"]] == [0, 0, 0, 1, 1, 1]
-    found = [each.row for each in names["found"]]
+    found = [each.row for each in names["figures"]]
     assert [row["path"] for row in found] == names["faces"]
     scores = Detector.from_pretrained("runs/notebook/model").predict(names["faces"]).score
     assert [row["score"] for row in found] == scores.tolist()

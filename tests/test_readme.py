@@ -302,12 +302,12 @@ def test_the_example_of_a_trained_detector_runs(place: Path) -> None:
     example = blocks("docs/use.md", "python")[1]
     names: dict[str, Any] = {}
     exec(example, names)
-    found, (rows, columns) = names["found"], names["detector"].grid
-    shapes = re.findall(r"^found\.(\w+)  # \[([^\]]*)\]", example, re.MULTILINE)
-    assert [name for name, _ in shapes] == list(found._fields)
+    prediction, (rows, columns) = names["prediction"], names["detector"].grid
+    shapes = re.findall(r"^prediction\.(\w+)  # \[([^\]]*)\]", example, re.MULTILINE)
+    assert [name for name, _ in shapes] == list(prediction._fields)
     for name, shape in shapes:
         size = shape.replace("H", str(rows)).replace("W", str(columns)).split(",")
-        assert list(getattr(found, name).shape) == [int(side) for side in size], name
+        assert list(getattr(prediction, name).shape) == [int(side) for side in size], name
 
 
 PUBLIC = [name for name in package.__all__ if not name.startswith("__")]
