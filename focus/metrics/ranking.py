@@ -48,6 +48,7 @@ class Side:
         self.total = self.below[:, -1]
         self._moments: dict[int, tuple[Floats, Floats]] = {}
         self._squares: dict[int, Floats] = {}
+        self._scores_at_shares: dict[float, Floats] = {}
 
     def squares(self, label: int) -> Floats:
         """Return [R], the sum of weight times squared distance of the score from ``label``.
@@ -67,6 +68,22 @@ class Side:
         if key not in self._moments:  # with the values, so that no others get their id
             self._moments[key] = values, _cumulated(self.weights * values)
         return self._moments[key][1]
+
+    def score_at_share(self, target: float) -> Floats:
+        """Return [R], the lowest score with at most ``target`` of the weight above it.
+
+        It is kept until the weights change, as rankings of several fakes share the real images.
+        """
+        if target not in self._scores_at_shares:
+            total = self.total[:, None]
+
+            def reached(kept: Integers) -> Booleans:
+                above = total - _taken(self.below, kept)
+                return np.asarray(above <= target * total * (1 + 1e-12))
+
+            kept = _first(reached, len(self.scores), total.shape)[:, 0]
+            self._scores_at_shares[target] = np.concatenate([[-np.inf], self.scores])[kept]
+        return self._scores_at_shares[target]
 
     def share_above(self, threshold: float) -> Floats:
         """Return [R], the share of the weight with a score above ``threshold``."""
@@ -140,7 +157,7 @@ class Ranking:
         A property of the ROC, without interpolation. NaN too if the real images cannot support the
         rate: fewer than ``SUPPORT`` of them would be false positives.
         """
-        cut = np.searchsorted(self.fake.scores, self._score_at_fpr(target), side="right")
+        cut = np.searchsorted(self.fake.scores, self.real.score_at_share(target), side="right")
         found = 1 - divided(_taken(self.fake.below, cut[:, None])[:, 0], self.fake.total)
         supported = self.real.images * target >= SUPPORT * (1 - 1e-12)
         return np.where(self.defined & supported, found, np.nan)
@@ -242,7 +259,7 @@ class Ranking:
 
     def threshold_at_fpr(self, target: float) -> Floats:
         """Return [R], the lowest threshold with a false positive rate of ``target`` at most."""
-        above = np.searchsorted(self.levels, self._score_at_fpr(target), side="right")
+        above = np.searchsorted(self.levels, self.real.score_at_share(target), side="right")
         return self._thresholds(above)
 
     def threshold_at_eer(self) -> Floats:
@@ -276,17 +293,6 @@ class Ranking:
 
         last = _first(reached, len(self.levels), (len(self.real.total), 1)).clip(1)
         return np.concatenate([last - 1, last], axis=1)
-
-    def _score_at_fpr(self, target: float) -> Floats:
-        """Return [R], the lowest score with at most ``target`` of the real weight above it."""
-        total = self.real.total[:, None]
-
-        def reached(kept: Integers) -> Booleans:
-            above = total - _taken(self.real.below, kept)
-            return np.asarray(above <= target * total * (1 + 1e-12))
-
-        kept = _first(reached, len(self.real.scores), total.shape)[:, 0]
-        return np.concatenate([[-np.inf], self.real.scores])[kept]
 
     def _thresholds(self, levels: Integers) -> Floats:
         """Return [R], half way below each level, so that rounding moves no score across."""

@@ -64,6 +64,7 @@ _ROW, _AROUND_ROWS = 0.22, 2.6  # inches of a heat map: a row, and what is above
 _REAL = "#7f7f7f"
 _LINES = ("-", "--", ":", "-.")
 _BINS = 25  # of a histogram
+_WIDTH = 1000  # corners of a ROC are told apart by, twice the pixels of a PNG
 _GUIDE: Style = {"color": INK, "alpha": 0.4, "linewidth": 0.8, "linestyle": ":"}
 _STYLE = Path(__file__).with_name("figures.mplstyle")
 
@@ -129,7 +130,7 @@ def inline(svg: str, name: str) -> str:
 def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
     """Return the figures of an evaluation; without results (no image has a label) no curves."""
     if results is None:
-        kinds = _histograms_of(scores)
+        kinds = _histograms_of([scores])
         return [_histogram(kind, "", ("unlabelled", scores), [], {}) for kind in kinds]
     comparisons = match(scores, results["training_generators"])
     names = list(dict.fromkeys(c.generator or UNNAMED for c in comparisons))
@@ -140,15 +141,16 @@ def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
         if not members:
             continue
         lines, fakes = [], []
+        real_scores = {id(c.real): scores.score[c.real] for c in members}  # which several share
         for c in members:
             name = c.generator or UNNAMED
             style = names.index(name)  # the same in each test set
             auc = results[test_set]["generators"][name]["auc"]
-            lines.append(Curve(name, scores.score[c.real], scores.score[c.fake], auc, style))
+            lines.append(Curve(name, real_scores[id(c.real)], scores.score[c.fake], auc, style))
             fakes.append((name, scores.select(c.fake), style))
         real = scores.select(union((c.real for c in members), scores.images))
         plots += roc_and_det(test_set.replace("_", "-"), title, lines, short)
-        kinds = _histograms_of(Scores.concatenate([real, *(own for _, own, _ in fakes)]))
+        kinds = _histograms_of([real, *(own for _, own, _ in fakes)])
         plots += [_histogram(k, test_set, ("real", real), fakes, short) for k in kinds]
     if plots:
         plots += _reliability(scores, comparisons, results)
@@ -243,12 +245,8 @@ def roc_and_det(
     name: str, title: str, lines: Sequence[Curve], short: Mapping[str, str]
 ) -> list[Plot]:
     """Return the ROC and the DET of some curves. short: The name of each label in the legend."""
-    from sklearn.metrics import roc_curve  # late, as it takes more than a second
-
-    rates = []
-    for line in lines:
-        label = np.repeat([0, 1], [len(line.real), len(line.fake)])
-        rates.append(roc_curve(label, np.concatenate([line.real, line.fake]))[:2])
+    sorted_reals = {id(line.real): np.sort(line.real) for line in lines}  # which several share
+    rates = [roc_points(sorted_reals[id(line.real)], np.sort(line.fake)) for line in lines]
     labels = [f"{short[line.label]}  {line.auc:.3f}" for line in lines]
     lowest = min(1 / max(2, len(line.real)) for line in lines)
     lowest_missed = min(1 / max(2, len(line.fake)) for line in lines)
@@ -284,6 +282,28 @@ def roc_and_det(
         Plot(f"roc-{name}", f"ROC, {title}", f"ROC, {alt}", draw_roc),
         Plot(f"det-{name}", f"DET, {title}", f"DET, {alt}", draw_det),
     ]
+
+
+def roc_points(real: Array, fake: Array) -> tuple[Floats, Floats]:
+    """Return false and true positive rates [P] at the corners of a ROC, rising from (0, 0) to 1.
+
+    Of corners that are closer than a ``_WIDTH``-th of a logarithmic axis of false positive rates
+    the first and the last stay, so that millions of scores are drawn in the time of thousands.
+
+    real, fake: The scores of both classes, [M] and [N], sorted.
+    """
+    # Between two fakes only the false positive rate rises, which steps show without a corner.
+    levels, below = np.unique(fake, return_index=True)
+    alarms = (len(real) - np.searchsorted(real, levels, side="left"))[::-1]
+    told = (len(fake) - below)[::-1]
+    last_of_step = np.append(np.diff(alarms) > 0, True)[: len(alarms)]
+    alarms = np.concatenate([[0], alarms[last_of_step], [len(real)]])
+    told = np.concatenate([[0], told[last_of_step], [len(fake)]])
+
+    column = np.floor(_WIDTH * np.log(np.maximum(alarms, 0.5)) / np.log(max(2, len(real))))
+    is_new = np.diff(column) != 0
+    corners = np.append(True, is_new) | np.append(is_new, True)
+    return alarms[corners] / len(real), told[corners] / len(fake)
 
 
 def of_leaderboard(board: Leaderboard) -> list[Plot]:
@@ -357,12 +377,13 @@ _HISTOGRAMS = {
 """By the name of the file: title, column of the scores, label of the axis."""
 
 
-def _histograms_of(scores: Scores) -> list[str]:
+def _histograms_of(parts: Sequence[Scores]) -> list[str]:
     """Return the kinds: those of the CAM's shape and size only where h is in one bin for most."""
-    if not scores.has_cams:
+    if not all(part.has_cams for part in parts):
         return ["scores"]
-    counts, _ = np.histogram(scores.entropy_predicted, bins=_BINS, range=(0, 1))
-    saturated = 2 * counts.max() > len(scores)
+    entropies = np.concatenate([part.entropy_predicted for part in parts])
+    counts, _ = np.histogram(entropies, bins=_BINS, range=(0, 1))
+    saturated = 2 * counts.max() > len(entropies)
     return [kind for kind in _HISTOGRAMS if saturated or kind in ("scores", "entropy")]
 
 

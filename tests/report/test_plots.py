@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from sklearn.metrics import roc_curve
 
 from focus.data.perturbations import ROBUSTNESS, STRENGTHS
 from focus.evaluation.results import summarise
@@ -89,3 +90,23 @@ def test_a_roc_labels_the_rates_that_are_read_off() -> None:
         figure.canvas.draw()
         labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
         assert [label for label in labels if label] == expected
+
+
+def test_the_corners_of_a_roc_are_those_of_scikit_learn() -> None:
+    """Of a few scores all, of many the picture stays, to half a pixel of the PNG."""
+    random = np.random.default_rng(0)
+    for reals, fakes, digits in ((1, 1, 3), (5, 7, 1), (300, 40, 2), (50_000, 20_000, 3)):
+        real = random.normal(0, 1.5, reals).round(digits)
+        fake = random.normal(1, 1.5, fakes).round(digits)
+        label = np.repeat([0, 1], [reals, fakes])
+        expected, heights, _ = roc_curve(label, np.concatenate([real, fake]))
+        alarms, told = plots.roc_points(np.sort(real), np.sort(fake))
+        assert len(alarms) <= 2000
+
+        narrow = reals ** (1 / 1000) if reals > 300 else 1.0
+        rates = np.concatenate([expected, alarms, np.geomspace(1 / reals, 1, 500)])
+        height = heights[np.searchsorted(expected, rates, side="right") - 1]
+        for shift, compared in ((1 / narrow, np.less_equal), (narrow, np.greater_equal)):
+            shifted = rates * shift * (1 + 1e-9 * np.sign(shift - 1))
+            drawn = told[np.searchsorted(alarms, shifted, side="right") - 1]
+            assert compared(drawn, height).all()
