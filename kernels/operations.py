@@ -37,6 +37,18 @@ def cam_entropy(
         IndexError: a class outside [0, K), for CPU tensors. On a GPU, where a check would stop the
             device, kernels make that sample NaN, and in torch calls (float64, in ``focus_head``
             more than 16 classes) torch's own assertion ends the program.
+
+    Examples:
+        >>> import torch
+        >>> from focus.kernels import cam_entropy
+        >>> features = torch.rand(2, 8, 7, 7, requires_grad=True)
+        >>> weight, label = torch.randn(2, 8), torch.tensor([0, 1])
+        >>> cam, entropy = cam_entropy(features, weight, label)
+        >>> cam.shape, entropy.shape
+        (torch.Size([2, 7, 7]), torch.Size([2]))
+        >>> entropy.mean().backward()  # a CAM inside a loss
+        >>> features.grad.shape
+        torch.Size([2, 8, 7, 7])
     """
     temperature = checks.temperature_of(temperature)
     checks.check_cam_entropy(features, weight, index, temperature)
@@ -74,6 +86,16 @@ def class_activation(
     Raises:
         ValueError, TypeError, IndexError: as :func:`cam_entropy`; class numbers of a sequence are
             checked on every device.
+
+    Examples:
+        >>> import torch
+        >>> from focus.kernels import class_activation
+        >>> features, weight, bias = torch.rand(2, 8, 7, 7), torch.randn(3, 8), torch.zeros(3)
+        >>> logits, cams, entropy = class_activation(features, weight, bias, classes=[0, 2])
+        >>> logits.shape, cams.shape, entropy.shape
+        (torch.Size([2, 3]), torch.Size([2, 2, 7, 7]), torch.Size([2, 2]))
+        >>> torch.allclose(logits[:, 2], cams[:, 1].mean((1, 2)) + bias[2], atol=1e-5)
+        True
     """
     temperature = checks.temperature_of(temperature)
     index = checks.check_class_activation(features, weight, bias, classes, temperature)
@@ -154,6 +176,20 @@ def focus_head(
         ValueError, TypeError: shapes, types, devices or options that do not fit.
         IndexError: a target outside [0, K), for CPU tensors; on a GPU as :func:`cam_entropy`.
         RuntimeError: a second derivative is asked for, which only the reference has.
+
+    Examples:
+        >>> import torch
+        >>> from focus.kernels import focus_head
+        >>> features = torch.rand(2, 8, 7, 7, requires_grad=True)
+        >>> weight = torch.randn(2, 8, requires_grad=True)
+        >>> label, human_maps = torch.tensor([0, 1]), torch.rand(2, 7, 7)
+        >>> out = focus_head(
+        ...     features, weight, None, label,
+        ...     saliency=human_maps, focus_weight=0.1, saliency_weight=5.0,
+        ... )
+        >>> out.loss.backward()
+        >>> out.logits.shape, out.cam.shape, out.focus.shape
+        (torch.Size([2, 2]), torch.Size([2, 7, 7]), torch.Size([2]))
     """
     number = checks.number
     given = HeadArguments(

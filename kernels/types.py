@@ -26,6 +26,14 @@ class FocusHeadOutput(NamedTuple, Generic[Loss]):
     :func:`focus.kernels.cam_entropy` gives a CAM and an entropy with gradient. A term is an
     attribute, too: ``focus`` is ``terms.focus``. Without a target, loss and terms are None, and the
     CAM is the predicted class's.
+
+    Examples:
+        >>> import torch
+        >>> from focus.kernels import focus_head
+        >>> features, weight = torch.rand(2, 8, 7, 7), torch.randn(2, 8)
+        >>> out = focus_head(features, weight, None, torch.tensor([0, 1]), focus_weight=0.5)
+        >>> torch.allclose(out.loss, (out.cross_entropy + 0.5 * out.focus).mean())
+        True
     """
 
     loss: Loss

@@ -10,6 +10,16 @@ class Prediction(NamedTuple):
     """Predictions for B images, made without their labels.
 
     Of several classes of fakes the score is the sum; class 1 is the first of them.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from focus import Detector
+        >>> detector = Detector(image_size=64).eval()
+        >>> prediction = detector.predict([Image.new("RGB", (64, 64)), Image.new("RGB", (80, 60))])
+        >>> prediction.score.shape
+        torch.Size([2])
+        >>> prediction.cams.shape  # of the predicted and of the synthetic class
+        torch.Size([2, 2, 8, 8])
     """
 
     score: Tensor

@@ -36,6 +36,17 @@ class Evaluation:
         manifest: The images of the scores; None if they are not looked for.
         perturbed: What the evaluation of robustness measured.
         lines: What is printed between the table and the findings.
+
+    Examples:
+        Evaluate the scores of any detector, from a table.
+
+        >>> from focus import EvaluateConfig, evaluate
+        >>> evaluation = evaluate(EvaluateConfig(scores="theirs.csv", report=False))
+        >>> 0 <= evaluation.results["open"]["mean"]["auc"] <= 1
+        True
+        >>> len(evaluation.scores)
+        24
+        >>> evaluation.save("elsewhere")
     """
 
     name: str

@@ -62,6 +62,14 @@ class Trained:
     """What training has made; as text, what the program prints at the end.
 
     runs: The evaluation of the run, and with ``compare_ce`` that of plain cross-entropy.
+
+    Examples:
+        >>> from focus import TrainConfig, train
+        >>> trained = train(TrainConfig(data=("faces",), recipe="quick", epochs=1, name="again"))
+        >>> [run.name for run in trained.runs]
+        ['again']
+        >>> auc = trained.runs[0].results["closed"]["generators"]["StyleGAN2"]["auc"]
+        >>> print(trained.table())
     """
 
     runs: tuple[Evaluation, ...]

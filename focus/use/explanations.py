@@ -103,6 +103,16 @@ class Explanation:
 
     row: The row of ``explanations.csv``: score, decision, the box of the face, and more. frames:
     The rows of ``frames.csv``, of a video. folder: Where the files are that rows name.
+
+    Examples:
+        >>> from focus import ExplainConfig, explain
+        >>> config = ExplainConfig(
+        ...     paths=("picture.jpg",), model_dir="runs/first/model", output="one"
+        ... )
+        >>> (verdict,) = explain(config)
+        >>> verdict.row["kind"]
+        'image'
+        >>> verdict.picture().save("verdict.png")  # the face with the CAM over it
     """
 
     row: CsvRow
@@ -147,6 +157,16 @@ class Explanations:
         bad: Files that cannot be decoded.
         no_face: Files without a face, each with the reason.
         written: The files written, but for the pictures.
+
+    Examples:
+        >>> from focus import ExplainConfig, explain
+        >>> config = ExplainConfig(
+        ...     paths=("pictures",), model_dir="runs/first/model", output="all"
+        ... )
+        >>> verdicts = explain(config)
+        >>> len(verdicts), len(verdicts.bad)
+        (4, 0)
+        >>> suspicious = [verdict for verdict in verdicts if verdict.row["score"] > 0.9]
     """
 
     folder: Path
