@@ -13,10 +13,22 @@ Each phase runs in a process of its own, at 30 thousand, 300 thousand and 3 mill
     scores    evaluate a table of scores of 50 generators
     compare   compare two such tables
 
+Pictures are of 16 x 16 pixels there. These phases take some hundred images of usual sizes instead:
+
+    decode 224, decode 512, decode 1024   the pass over JPEG photographs of so many pixels a side,
+                                          each kept at 224 x 224 pixels
+    load      an epoch of batches from those decoded images
+    augment   the same with the five augmentations
+    features  an epoch of batches of cached features, bfloat16, of a ViT-L/14 at 224 x 224 pixels
+
 A row gives the CPU seconds, of which what starting the program takes is no part, the microseconds
-an image, the memory that was added at the peak and at the end, and the slope from the size before
-divided by that between the first two sizes: 1 is straight. The pictures are of 16 x 16 pixels, so
-decoding larger ones comes on top; ``python -m bench.loader`` measures that.
+an image, the memory that was added at the peak and at the end, the mean number of programs that
+ran at its end (1 is this one), the commit and the machine. It is appended to ``scale.csv`` in
+``--output`` as soon as it is measured; a run that is ended goes on from there, so remove the rows
+that are to be measured again. The last lines say for each phase by how much the slope between the
+last two sizes differs from that between the first two.
+
+A tmpfs that is mounted with ``nr_inodes=0`` has room for three million links; /dev/shm may not.
 """
 
 import argparse
@@ -30,7 +42,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,12 +51,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.harness import make_parser, run_program, settings, shown, write
+from bench.harness import make_parser, run_program, settings, shown
 from focus.errors import InputError
 
 SIZES = (30_000, 300_000, 3_000_000)
 GENERATORS = 50
 PICTURES = 64  # files that the others are links to; ext4 allows 65,000 links to one
+
+STRAIGHT = 0.15  # what two slopes may differ by
+PHOTOGRAPHS = 320
+FEATURES = 320
+EPOCHS = 5  # of loading
+FIVE = "crop,shift,flip,blur,jpeg"
+VIT_L = (1024, 16, 16)  # of a ViT-L/14 at 224 x 224 pixels
 
 FOLDER, TABLE, MANIFEST, CACHE = "images", "table.csv", "manifest.csv", "cache"
 SCORES = ("scores-a.csv", "scores-b.csv")
@@ -161,6 +181,13 @@ def pass_over_files(folder: Path, size: int) -> Measured:
     return partial(check_images, manifest, signatures=signatures, cache=cache, progress=True)
 
 
+def pass_again(folder: Path, size: int) -> Measured:
+    """Return what asks the cache about all files."""
+    if not (folder / CACHE).exists():
+        pass_over_files(folder, size)()
+    return pass_over_files(folder, size)
+
+
 def find_copies(folder: Path, size: int) -> Measured:
     """Return what looks up half of the signatures in an index of the others."""
     from focus.data.signatures import PictureIndex
@@ -217,24 +244,106 @@ def compare_scores(folder: Path, size: int) -> Measured:
     return partial(evaluate, EvaluateConfig(compare=tables, output=str(folder / "comparison")))
 
 
+def decode_photographs(folder: Path, size: int, *, side: int) -> Measured:
+    """Return what decodes photographs of so many pixels a side, and keeps them at 224."""
+    from bench.loader import write_pictures
+    from focus.data.bad_files import check_images
+    from focus.data.cache.images import ImageCache
+    from focus.data.signatures import SignatureStore
+
+    pictures = folder / f"photographs-{side}"
+    paths = [
+        pictures / ("0_real", "1_fake")[number % 2] / f"{number:04}.jpg" for number in range(size)
+    ]
+    write_pictures(paths, side)
+    images, signatures = ImageCache.of(224, str(folder / f"images-{side}")), SignatureStore()
+    return partial(check_images, listing(pictures), images=images, signatures=signatures)
+
+
+def load_images(folder: Path, size: int, *, augment: str) -> Measured:
+    """Return what loads decoded images in batches of 32, in some epochs.
+
+    augment: The names of the augmentations, as ``--augment`` takes them.
+    """
+    from bench.loader import ours, write_pictures
+    from focus.data.bad_files import check_images
+    from focus.data.cache.images import ImageCache
+
+    pictures = folder / "photographs"
+    distinct = size // EPOCHS
+    write_pictures(
+        [pictures / ("0_real", "1_fake")[n % 2] / f"{n:04}.jpg" for n in range(distinct)], 256
+    )
+    images = ImageCache.of(224, str(folder / "images-to-load"))
+    manifest = check_images(listing(pictures), images=images).manifest
+    batches = ours(manifest, images, augment)
+
+    def load() -> None:
+        for _ in range(EPOCHS):
+            for _ in batches:
+                pass
+
+    return load
+
+
+def read_features(folder: Path, size: int) -> Measured:
+    """Return what reads cached features in batches of 64, in some epochs."""
+    from focus.data.cache.features import FeatureCache
+
+    cache = FeatureCache("vit_large_patch14", "drawn", VIT_L, "bfloat16")
+    draw = np.random.default_rng(0)
+    distinct = size // EPOCHS
+    names = np.array([b"%016x" % number for number in range(distinct)])
+    records = np.zeros(distinct, cache.record)
+    records["features"] = draw.integers(0, 2**15, records["features"].shape)
+    cache.store.append(names, np.split(records, distinct))
+    rows = cache.store.find(names)
+
+    def read() -> None:
+        for _ in range(EPOCHS):
+            for batch in np.split(rows, range(64, distinct, 64)):
+                cache.tensor(cache.read(batch)["features"])
+
+    return read
+
+
 Make = Callable[[Path, int], None]
-PHASES: dict[str, tuple[Make | None, Callable[[Path, int], Measured]]] = {
-    "folder": (make_folder, list_folder),
-    "pass": (None, pass_over_files),
-    "again": (None, pass_over_files),
-    "table": (make_table, list_table),
-    "listed": (make_manifest, read_manifest),
-    "copies": (None, find_copies),
-    "scores": (make_scores, evaluate_scores),
-    "compare": (None, compare_scores),
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is measured.
+
+    prepare: Returns what is timed. make: Writes the files that it reads. size: How many images it
+    always takes, None for those of ``--sizes``.
+    """
+
+    prepare: Callable[[Path, int], Measured]
+    make: Make | None = None
+    size: int | None = None
+
+
+PHASES = {
+    "folder": Phase(list_folder, make_folder),
+    "pass": Phase(pass_over_files, make_folder),
+    "again": Phase(pass_again, make_folder),
+    "table": Phase(list_table, make_table),
+    "listed": Phase(read_manifest, make_manifest),
+    "copies": Phase(find_copies),
+    "scores": Phase(evaluate_scores, make_scores),
+    "compare": Phase(compare_scores, make_scores),
+    "decode 224": Phase(partial(decode_photographs, side=224), size=PHOTOGRAPHS),
+    "decode 512": Phase(partial(decode_photographs, side=512), size=PHOTOGRAPHS),
+    "decode 1024": Phase(partial(decode_photographs, side=1024), size=PHOTOGRAPHS // 4),
+    "load": Phase(partial(load_images, augment="none"), size=EPOCHS * PHOTOGRAPHS),
+    "augment": Phase(partial(load_images, augment=FIVE), size=EPOCHS * PHOTOGRAPHS),
+    "features": Phase(read_features, size=EPOCHS * FEATURES),
 }
-"""What writes the files of a phase, if no phase before has, and what is measured."""
-PASSES = ("pass", "again")
 
 
 def measure(phase: str, folder: Path, size: int) -> None:
     """Run a phase in this process, and print CPU seconds and bytes as JSON in the last line."""
-    run = PHASES[phase][1](folder, size)
+    run = PHASES[phase].prepare(folder, size)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = memory("VmRSS")
     start = time.process_time() + children_seconds()
@@ -268,53 +377,96 @@ def memory(name: str) -> int:
 
 def measured(phase: str, folder: Path, size: int) -> dict[str, float]:
     """Return the figures of a phase, which is run in a process of its own."""
-    make, _ = PHASES[phase]
-    if make is not None:
-        make(folder, size)
     command = [sys.executable, "-m", "bench.scale", "--measure", phase]
     command += ["--folder", str(folder), "--sizes", str(size)]
     done = subprocess.run(
         command,
         stdout=subprocess.PIPE,
         text=True,
-        check=True,
         env=os.environ | {"FOCUS_CACHE": str(folder / CACHE)},
     )
+    if done.returncode:
+        raise InputError(f"The phase {phase!r} of {size} images has failed; its error is above.")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def rows_of(phases: Sequence[str], sizes: Sequence[int], root: Path) -> Iterator[dict[str, Any]]:
-    """Yield a row for each size and phase; the files of a size are removed after it."""
-    before: dict[str, list[tuple[int, float]]] = {phase: [] for phase in phases}
-    for size in sizes:
-        folder = root / f"scale-{size}"
-        folder.mkdir(parents=True)
-        try:
-            for phase in phases:
-                figures = measured(phase, folder, size)
-                before[phase].append((size, figures["seconds"]))
-                yield {
-                    "phase": phase,
-                    "images": size,
-                    "CPU seconds": round(figures["seconds"], 2),
-                    "microseconds an image": round(1e6 * figures["seconds"] / size, 1),
-                    "peak bytes an image": round(figures["peak"] / size),
-                    "held bytes an image": round(figures["held"] / size),
-                    "straight": straightness(before[phase]),
-                }
-        finally:
-            shutil.rmtree(folder)
+Row = dict[str, Any]
 
 
-def straightness(points: Sequence[tuple[int, float]]) -> float | str:
-    """Return the slope between the last two sizes by that between the first two, "" of fewer."""
+def row_of(phase: str, size: int, figures: Mapping[str, float]) -> Row:
+    """Return the row of a phase, with what it was measured with."""
+    used = settings("python -m bench.scale")
+    return {
+        "phase": phase,
+        "images": size,
+        "CPU seconds": round(figures["seconds"], 2),
+        "microseconds an image": round(1e6 * figures["seconds"] / size, 1),
+        "peak bytes an image": round(figures["peak"] / size),
+        "held bytes an image": round(figures["held"] / size),
+        "load": round(os.getloadavg()[0], 1),
+        "commit": used["commit"],
+        "machine": f"{used['cores']} virtual cores, {used['cpu']}",
+    }
+
+
+def new_rows(phases: Iterable[str], size: int, folder: Path) -> Iterator[Row]:
+    """Yield a row for each phase; the files are removed after the last."""
+    made: set[Make] = set()
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+    folder.mkdir(parents=True)
+    try:
+        for name in phases:
+            phase = PHASES[name]
+            images = phase.size or size
+            if phase.make is not None and phase.make not in made:
+                phase.make(folder, images)
+                made.add(phase.make)
+            yield row_of(name, images, measured(name, folder, images))
+    finally:
+        shutil.rmtree(folder)
+
+
+def rows_in(path: Path) -> list[Row]:
+    """Return the rows that were measured before."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path: Path, row: Row) -> None:
+    """Add a row to a CSV, which is begun with the names of the columns."""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, row.keys())
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def verdicts(rows: Iterable[Row]) -> dict[str, str]:
+    """Return for each phase whether its cost is straight from the smallest size to the largest."""
+    sizes: dict[str, dict[int, float]] = {}
+    for row in rows:
+        seconds = sizes.setdefault(str(row["phase"]), {})
+        seconds[int(row["images"])] = float(row["CPU seconds"])
+    texts = {}
+    for phase, seconds in sizes.items():
+        ratio = straightness(sorted(seconds.items()))
+        if ratio is not None:
+            says = "straight within" if abs(ratio - 1) <= STRAIGHT else "not straight within"
+            texts[phase] = f"{says} {STRAIGHT:.0%}: the last slope is {ratio:.2f} of the first"
+    return texts
+
+
+def straightness(points: Sequence[tuple[int, float]]) -> float | None:
+    """Return the slope between the last two sizes by that between the first two, None of fewer."""
     if len(points) < 3:
-        return ""
+        return None
     slopes = [
         (seconds - earlier_seconds) / (size - earlier_size)
         for (earlier_size, earlier_seconds), (size, seconds) in itertools.pairwise(points)
     ]
-    return round(slopes[-1] / slopes[0], 2)
+    return slopes[-1] / slopes[0]
 
 
 def main() -> None:
@@ -328,12 +480,20 @@ def main() -> None:
     if arguments.measure:
         measure(arguments.measure, arguments.folder, arguments.sizes[0])
         return
-    phases = list(arguments.phases)
-    if set(phases) & set(PASSES):  # which read what these have linked and cached
-        phases = [name for name in PHASES if name in {*phases, "folder", "pass"}]
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        table = [shown(row) for row in rows_of(phases, arguments.sizes, Path(folder))]
-    write(arguments.output, "scale", table, settings("python -m bench.scale"))
+    with tempfile.TemporaryDirectory() as temporary:
+        results = (arguments.output or Path(temporary)) / "scale.csv"
+        rows = rows_in(results)
+        for size in arguments.sizes:
+            before = {(row["phase"], int(row["images"])) for row in rows}
+            phases = [
+                name for name in arguments.phases if (name, PHASES[name].size or size) not in before
+            ]
+            folder = (arguments.folder or Path(temporary)) / f"scale-{size}"
+            for row in new_rows(phases, size, folder):
+                append(results, shown(row))
+                rows.append(row)
+    for phase, text in verdicts(rows).items():
+        print(f"{phase}: {text}")
 
 
 if __name__ == "__main__":
