@@ -1,9 +1,10 @@
-"""Draw the picture of the training step and fill the tables of docs/benchmarks.md.
+"""Draw the pictures and fill the tables of docs/benchmarks.md and docs/scale.md.
 
     python -m bench.plot [--results FOLDER] [--docs FOLDER]
 
-reads ``head.csv``, ``step.csv`` and ``loader.csv`` with the JSON beside each, draws
-``bench-step.png``, and writes each table anew between ``<!-- NAME -->`` and ``<!-- end -->``.
+reads ``head.csv``, ``step.csv`` and ``loader.csv`` with the JSON beside each, and ``scale.csv``,
+draws ``bench-step.png`` and ``scale.png``, and writes each table anew between ``<!-- NAME -->`` and
+``<!-- end -->``.
 """
 
 import argparse
@@ -19,11 +20,14 @@ from matplotlib.ticker import MaxNLocator
 from bench.harness import run_program
 from bench.head import RATIOS as HEAD_RATIOS
 from bench.loader import SPEED
+from bench.plan import Cluster, duration, inputs, stages
+from bench.scale import PHASES, straightness
 from bench.step import RATIOS as STEP_RATIOS
 from focus.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-DOCUMENT = "benchmarks.md"
+DOCUMENT, SCALE_DOCUMENT = "benchmarks.md", "scale.md"
+SCALE_MARKS = ("costs", "photographs", "plan")
 
 Row = Mapping[str, str]
 
@@ -103,6 +107,111 @@ def fill(document: str, folder: Path) -> str:
     return re.sub(mark, filled, document, flags=re.DOTALL)
 
 
+def fill_scale(document: str, folder: Path) -> str:
+    """Return the page on scale with its tables made from ``scale.csv`` in a folder."""
+    rows = read(folder, "scale")
+    parts = dict(
+        zip(SCALE_MARKS, (cost_lines(rows), photograph_lines(rows), plan_lines(rows)), strict=True)
+    )
+
+    def filled(mark: re.Match[str]) -> str:
+        return "\n".join([f"<!-- {mark[1]} -->", "", *parts[mark[1]], "", mark[2]])
+
+    pattern = rf"<!-- ({'|'.join(SCALE_MARKS)}) -->\n.*?(<!-- end -->)"
+    return re.sub(pattern, filled, document, flags=re.DOTALL)
+
+
+def cost_lines(rows: Sequence[Row]) -> list[str]:
+    """Return the table of phases that grow: cost of an image by size, memory, and slopes."""
+    growing = [row for row in rows if PHASES[row["phase"]].size is None]
+    sizes = sorted({int(row["images"]) for row in growing})
+    lines = []
+    for phase, rows_by_size in _by_size(growing).items():
+        costs = [
+            f"{float(rows_by_size[size]['microseconds an image']):.1f}"
+            if size in rows_by_size
+            else ""
+            for size in sizes
+        ]
+        largest = rows_by_size[max(rows_by_size)]
+        ratio = straightness(
+            sorted((size, float(row["CPU seconds"])) for size, row in rows_by_size.items())
+        )
+        peak = f"{int(largest['peak bytes an image']):,}"
+        slopes = "" if ratio is None else f"{ratio:.2f}"
+        total = f"{float(largest['CPU seconds']):,.0f}"
+        lines.append((phase, *costs, total, peak, slopes))
+    head = (f"µs an image, {size:,}" for size in sizes)
+    last = "CPU s of the largest", "peak bytes an image", "last slope / first"
+    return [*_markdown(("phase", *head, *last), lines), "", _measured_with(growing)]
+
+
+def photograph_lines(rows: Sequence[Row]) -> list[str]:
+    """Return the table of phases whose images have their usual sizes."""
+    lines = [
+        (row["phase"], row["images"], f"{float(row['microseconds an image']):,.0f}")
+        for row in rows
+        if PHASES[row["phase"]].size is not None
+    ]
+    return _markdown(("phase", "images", "µs an image"), lines)
+
+
+def plan_lines(rows: Sequence[Row]) -> list[str]:
+    """Return what goes into the plan, and its table for one node and for four."""
+    clusters = [Cluster(), Cluster(nodes=4)]
+    plans = [stages(cluster, rows) for cluster in clusters]
+    lines = [
+        (one.name, *(f"{duration(s.duration)}, {s.bottleneck}" for s in (one, four)), one.flag)
+        for one, four in zip(*plans, strict=True)
+    ]
+    table = _markdown(("part", "one node", "four nodes", "what moves it"), lines)
+    return [inputs(clusters[0]), "", *table]
+
+
+def _by_size(rows: Iterable[Row]) -> dict[str, dict[int, Row]]:
+    """Return the rows of each phase, in the order of the phases, by their number of images."""
+    by_size: dict[str, dict[int, Row]] = {phase: {} for phase in PHASES}
+    for row in rows:
+        by_size[row["phase"]][int(row["images"])] = row
+    return {phase: sizes for phase, sizes in by_size.items() if sizes}
+
+
+def _measured_with(rows: Sequence[Row]) -> str:
+    machines = ", ".join(sorted({row["machine"] for row in rows}))
+    commits = ", ".join(sorted({row["commit"] for row in rows}))
+    loads = [float(row["load"]) for row in rows]
+    return (
+        f"(`python -m bench.scale`, commits {commits}; {machines}, which other programs used, too: "
+        f"load {min(loads):.1f} to {max(loads):.1f}, of which 1 or 2 are the benchmark itself. One "
+        "measurement each, CPU time.)"
+    )
+
+
+def scale_picture(rows: Sequence[Row]) -> Figure:
+    """Draw the CPU seconds of each phase over the number of images, both logarithmic."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    growing = [row for row in rows if PHASES[row["phase"]].size is None]
+    ends = []
+    for phase, by_size in _by_size(growing).items():
+        sizes = sorted(by_size)
+        seconds = [float(by_size[size]["CPU seconds"]) for size in sizes]
+        (line,) = axes.plot(sizes, seconds, "o-", ms=4, lw=1.4)
+        ends.append((seconds[-1], sizes[-1], phase, line.get_color()))
+    height = 0.0
+    for seconds_at_end, size, phase, colour in sorted(ends):
+        height = max(1.35 * height, seconds_at_end)  # names do not cover each other
+        axes.annotate(f" {phase}", (size, height), color=colour, va="center", fontsize=9)
+    axes.set(xscale="log", yscale="log", xlabel="images", ylabel="CPU seconds")
+    ticks = sorted({int(row["images"]) for row in growing})
+    axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(right=3 * max(size for _, size, _, _ in ends))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    return figure
+
+
 def step_picture(rows: Sequence[Row]) -> Figure:
     """Draw a panel a ratio: its interval by model and batch."""
     # The head's share of a step, far below 1, is left to the table.
@@ -150,7 +259,7 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]
 
 
 def main() -> None:
-    """Draw the picture and fill the tables."""
+    """Draw the pictures and fill the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -160,6 +269,10 @@ def main() -> None:
     document = given.docs / DOCUMENT
     text = fill(document.read_text(encoding="utf-8"), given.results)
     document.write_text(text, encoding="utf-8")
+    scale_document = given.docs / SCALE_DOCUMENT
+    scale_text = fill_scale(scale_document.read_text(encoding="utf-8"), given.results)
+    scale_document.write_text(scale_text, encoding="utf-8")
+    scale_picture(read(given.results, "scale")).savefig(given.docs / "scale.png", dpi=150)
     step_picture(read(given.results, "step")).savefig(given.docs / "bench-step.png", dpi=150)
 
 

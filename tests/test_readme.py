@@ -150,6 +150,9 @@ def test_flags_and_files_and_sections_that_are_named_exist() -> None:
     # Those of accelerate, torchrun, pip and Slurm.
     known |= {"--num-processes", "--num_processes", "--multi-gpu", "--cpu", "--config_file"}
     known |= {"--nproc_per_node", "--no-deps", "--signal", "--quiet"}
+    known |= {"--nnodes", "--node_rank", "--master_addr", "--master_port"}
+    known |= {"--num_machines", "--machine_rank", "--main_process_ip", "--main_process_port"}
+    known |= {"--multi_gpu", "--mixed_precision"}
     for document in DOCUMENTS:
         prose = text(document)
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", prose)) - known == set(), document

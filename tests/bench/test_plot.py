@@ -1,12 +1,20 @@
-"""The tables of docs/benchmarks.md say what the results say."""
+"""The tables of docs/benchmarks.md and docs/scale.md say what the results say."""
 
 from bench import plot
 
 from ..launching import CHECKOUT
 
+RESULTS = CHECKOUT / "bench" / "results"
+
 
 def test_the_document_holds_the_tables_of_the_results() -> None:
     text = (CHECKOUT / "docs" / plot.DOCUMENT).read_text(encoding="utf-8")
-    found = plot.fill(text, CHECKOUT / "bench" / "results")
+    found = plot.fill(text, RESULTS)
     assert found == text, "run python -m bench.plot"
     assert all(f"<!-- {name} -->" in text for name in plot.TABLES)
+
+
+def test_the_page_on_scale_holds_the_tables_of_the_results() -> None:
+    text = (CHECKOUT / "docs" / plot.SCALE_DOCUMENT).read_text(encoding="utf-8")
+    assert plot.fill_scale(text, RESULTS) == text, "run python -m bench.plot"
+    assert all(f"<!-- {name} -->\n\n" in text for name in plot.SCALE_MARKS)
