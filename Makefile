@@ -58,12 +58,13 @@ $(OLDEST)/ready: $(OLDEST)/packages
 test-versions: $(OLDEST)/ready  ## run the tests of the kernels with triton 3.6, the oldest supported
 	$(OLDEST)/bin/python -m pytest tests/kernels
 
-# The site begins with the README and ends with CONTRIBUTING.md; copies in docs/ have its links.
-IN_DOCS := s,\]\(docs/,](./,g; s,\]\(CONTRIBUTING\.md,](./contributing.md,g; s,\]\(([A-Za-z][^:)]*\)),](../\1,g
+# README, CONTRIBUTING and CHANGELOG are pages of the site, too; copies in docs/ have its links.
+IN_DOCS := s,\]\(docs/,](./,g; s,\]\(CONTRIBUTING\.md,](./contributing.md,g; s,\]\(CHANGELOG\.md,](./changelog.md,g; s,\]\(([A-Za-z][^:)]*\)),](../\1,g
 
 docs:  ## build the site of docs/ and the docstrings into site/ (needs the extra docs); links are checked
 	sed -E '$(IN_DOCS)' README.md > docs/index.md
 	sed -E '$(IN_DOCS)' CONTRIBUTING.md > docs/contributing.md
+	sed -E '$(IN_DOCS)' CHANGELOG.md > docs/changelog.md
 	$(PYTHON) -m zensical build --strict
 
 bench:  ## CPU time of the head against its rivals: a short set, within 5 minutes

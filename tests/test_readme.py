@@ -30,10 +30,12 @@ from focus.config.options import flag, flags
 from focus.data.demo import render_face
 
 CHECKOUT = Path(__file__).parents[1]
+MADE_BY_MAKE = ("index.md", "contributing.md", "changelog.md")
+"""Copies of other documents, which are there once ``make docs`` has run."""
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
-    *(f"docs/{p.name}" for p in CHECKOUT.glob("docs/*.md")),
+    *(f"docs/{p.name}" for p in CHECKOUT.glob("docs/*.md") if p.name not in MADE_BY_MAKE),
 )
 PROGRAMS = ("accelerate", "focus", "make", "pip", "pytest", "python", "torchrun")
 RUN_ELSEWHERE = ("annotating", "experiment", "real-data", "reproduce")

@@ -21,7 +21,7 @@ def test_the_site_starts_with_the_readme_and_has_a_page_for_each_public_name(
         pytest.importorskip(package, reason="the extra docs is not installed")
     for folder in ("docs", "focus", "kernels", "src"):
         shutil.copytree(CHECKOUT / folder, tmp_path / folder, symlinks=True)
-    for file in ("Makefile", "mkdocs.yml", "README.md", "CONTRIBUTING.md"):
+    for file in ("Makefile", "mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         shutil.copy(CHECKOUT / file, tmp_path)
     command = ["make", "docs", f"PYTHON={sys.executable}"]
     made = subprocess.run(
