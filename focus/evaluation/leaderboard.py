@@ -9,7 +9,7 @@ import numpy as np
 
 from focus.errors import InputError, shown
 from focus.evaluation.other_detectors import ScoreTable, generators_of_training, rows_to_test
-from focus.evaluation.protocol import UNNAMED, Comparison, match, union
+from focus.evaluation.protocol import UNNAMED, Comparison, compared, match, union
 from focus.evaluation.scores import Scores
 from focus.metrics.arrays import Floats
 from focus.metrics.bootstrap import units
@@ -137,12 +137,7 @@ def _leaderboard(
     """
     unit_of_image = units(images.group, images.images)
     placed = {
-        detector: PlacedScores(
-            [
-                (values[c.real], values[c.fake], unit_of_image[c.real], unit_of_image[c.fake])
-                for c in comparisons
-            ]
-        )
+        detector: PlacedScores(compared(comparisons, values, unit_of_image))
         for detector, values in scores.items()
     }
     aucs = np.array([placed_scores.aucs for placed_scores in placed.values()])

@@ -1,6 +1,6 @@
 """Decide which fakes are compared with which real images, in which test set."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.data.near_far import home_of, served_by
 from focus.evaluation.scores import Scores
-from focus.metrics.arrays import Integers, joined
+from focus.metrics.arrays import Floats, Integers, joined
+from focus.metrics.intervals import Compared
 
 UNNAMED = "(unnamed)"
 
@@ -74,6 +75,24 @@ def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison
             Comparison(test_set, generator, chosen_rows[chosen], _sorted(of_generator))
         )
     return comparisons
+
+
+def compared(
+    comparisons: Sequence[Comparison], scores: Floats, unit_of_image: Integers
+) -> list[Compared]:
+    """Return the scores and the units of both classes of each comparison.
+
+    Real images that several generators share are copied once.
+
+    scores, unit_of_image: Those [N] of all rows.
+    """
+    shared_rows = {id(c.real): c.real for c in comparisons}
+    reals = {key: (scores[rows], unit_of_image[rows]) for key, rows in shared_rows.items()}
+    all_compared = []
+    for c in comparisons:
+        real_scores, real_units = reals[id(c.real)]
+        all_compared.append((real_scores, scores[c.fake], real_units, unit_of_image[c.fake]))
+    return all_compared
 
 
 def _sorted(parts: Iterable[Integers]) -> Integers:

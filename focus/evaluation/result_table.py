@@ -10,7 +10,7 @@ import numpy as np
 
 from focus.data.manifest import TEST_SETS
 from focus.evaluation.estimates import DECISION
-from focus.evaluation.protocol import Comparison, match, union
+from focus.evaluation.protocol import Comparison, compared, match, union
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores, in_common
 from focus.metrics.bootstrap import units
@@ -433,9 +433,9 @@ def difference_lines(first: Model, second: Model) -> list[str]:
     # A table may have been sorted again.
     scores, others = scores.in_order(), others.in_order()
     untested = f"{name} - {other}: the difference is not tested, "
-    if differ := scores.keys() != others.keys():
+    if differ := not scores.has_images_of(others):
         scores, others = in_common([scores, others])
-    if not len(scores) or [*scores.group] != [*others.group]:
+    if not len(scores) or not np.array_equal(scores.group, others.group):
         return [f"{untested}they scored other images, or the same in other groups."]
     sets, other_sets = _pairs(scores, results), _pairs(others, other_results)
     unit = units(scores.group, scores.images)
@@ -444,13 +444,7 @@ def difference_lines(first: Model, second: Model) -> list[str]:
         if not _same_rows(pairs, other_sets.get(test_set, [])):
             continue
         difference = mean_auc_difference(
-            *(
-                [
-                    (each.score[c.real], each.score[c.fake], unit[c.real], unit[c.fake])
-                    for c in pairs
-                ]
-                for each in (scores, others)
-            )
+            compared(pairs, scores.score, unit), compared(pairs, others.score, unit)
         )
         if difference is not None:
             value, low, high, p_value = difference

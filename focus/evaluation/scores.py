@@ -5,8 +5,8 @@
 
 import csv
 import functools
+import itertools
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -135,18 +135,25 @@ class Scores:
     def _numbered(self) -> dict[str, tuple[Integers, list[str]]]:
         return {}
 
-    def keys(self) -> list[tuple[Any, ...]]:
-        """Return a key of each row, the same in any table with the same images."""
-        listed = Counter[tuple[Any, ...]]()
-        found = []
-        for row in zip(self.path, self.test_set, self.generator, self.label, strict=True):
-            listed[row] += 1
-            found.append((*row, listed[row]))
-        return found
-
     def in_order(self) -> "Scores":
         """Return the rows by path, test set, generator and label; equal ones keep their order."""
-        return self.select([row for _, row in sorted((k, n) for n, k in enumerate(self.keys()))])
+        ranks = (self._ranks(name) for name in ("generator", "test_set", "path"))
+        order = np.lexsort((self.label, *ranks))
+        # Rows in order are not copied.
+        return self if (np.diff(order) == 1).all() else self.select(order)
+
+    def _ranks(self, name: str) -> Integers:
+        """Return the number [N] of each text of a column among the different ones in order."""
+        codes, texts = self.numbered(name)
+        ranks = np.empty(len(texts), dtype=np.int64)
+        ranks[np.argsort(np.array(texts, dtype=np.object_))] = np.arange(len(texts))
+        return ranks[codes]
+
+    def has_images_of(self, other: "Scores") -> bool:
+        """Return whether both tables list the same images in the same order."""
+        return len(self) == len(other) and all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in _KEY
+        )
 
     def by_group(self) -> "Scores":
         """Return a row for each group's images of one class, generator and test set, without CAMs.
@@ -228,25 +235,46 @@ class Scores:
         Raises InputError for a missing column or a cell that cannot be read.
         """
         with Path(path).open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            header, rows = reader.fieldnames or [], list(reader)
-        columns: dict[str, Any] = {"index": np.arange(len(rows))}
-        may_lack = {*LATER} if "peak_row" in header else {*LATER} | _OF_CAMS
-        for field in fields(Scores)[1:-1]:
-            if field.name not in [*header, *may_lack]:
-                raise InputError(f"{path} lacks the column {field.name!r}; write the file again.")
-            cells = [row.get(field.name, "") for row in rows]
-            columns[field.name] = _from_text(field.name, cells, _DTYPES[field.type], path)
-        return Scores(**columns)
+            rows = filter(None, csv.reader(file))
+            header = next(rows, [])
+            positions = {name: position for position, name in enumerate(header)}
+            may_lack = {*LATER} if "peak_row" in positions else {*LATER} | _OF_CAMS
+            readers = {}
+            for field in fields(Scores)[1:-1]:
+                if field.name in positions:
+                    readers[field.name] = _ColumnReader(field.name, _DTYPES[field.type], path)
+                elif field.name not in may_lack:
+                    raise InputError(
+                        f"{path} lacks the column {field.name!r}; write the file again."
+                    )
+            while block := list(itertools.islice(rows, _BLOCK)):
+                # A row that ends early has None; the header keeps the columns that no row has.
+                columns = list(itertools.zip_longest(header, *block))
+                for name, reader in readers.items():
+                    reader.add(columns[positions[name]][1 : len(block) + 1])
+        return Scores.without_cams(**{name: reader.values() for name, reader in readers.items()})
 
 
 def in_common(tables: Sequence[Scores]) -> list[Scores]:
-    """Return the rows of each table whose keys are in all tables, in one order."""
-    keys = [table.keys() for table in tables]
-    shared = set(keys[0]).intersection(*keys[1:])
+    """Return the rows of each table that all tables have, in one order.
+
+    Where tables list an image of one class, generator and test set several times, the first such
+    row of a table is that of the first of another.
+    """
+    sizes = [len(table) for table in tables]
+    table_of_row = np.repeat(np.arange(len(tables)), sizes)
+    codes = [
+        numbered(itertools.chain.from_iterable(getattr(table, name) for table in tables))[0]
+        for name in _KEY
+    ]
+    image = joined(*codes)
+    row_of_image = joined(image, times_before(joined(image, table_of_row)))
+    is_shared = (np.bincount(row_of_image) == len(tables))[row_of_image]
     return [
-        table.select([key in shared for key in own]).in_order()
-        for table, own in zip(tables, keys, strict=True)
+        table.select(is_shared_in_table).in_order()
+        for table, is_shared_in_table in zip(
+            tables, np.split(is_shared, np.cumsum(sizes)[:-1]), strict=True
+        )
     ]
 
 
@@ -259,6 +287,7 @@ HITS = _columns(Hits)
 LATER = ("peak_outlier", "stored_in")
 """Columns that are left out where no row has a value, as in files of older programs."""
 _OF_CAMS = {*_columns(Cells, Hits, Measures)}  # left out together
+_KEY = ("path", "test_set", "generator", "label")  # what a row is of, in any table
 _UNKNOWN = ("label", *_columns(Cells, Hits))  # an empty cell is -1; in one of float32 it is NaN
 
 
@@ -272,19 +301,50 @@ def _to_text(name: str, column: NDArray[Any]) -> list[str]:
     return ["" if gone else str(value) for value, gone in zip(column, unknown, strict=True)]
 
 
-def _from_text(name: str, cells: Sequence[str | None], dtype: type, path: str | Path) -> list[Any]:
-    values: list[Any] = []
-    for row, cell in enumerate(cells, start=1):
+class _ColumnReader:
+    """The values of a column, read from the cells of one block of rows after the other."""
+
+    def __init__(self, name: str, dtype: type, path: str | Path) -> None:
+        self._name, self._dtype, self._path = name, dtype, path
+        self._rows = 0
+        self._blocks: list[NDArray[Any]] = []
+        self._texts: dict[str, str] = {}
+        # What an empty cell is, None where none may be.
+        self._blank = "-1" if name in _UNKNOWN else "nan" if dtype is np.float32 else None
+
+    def values(self) -> NDArray[Any]:
+        """Return the values of all cells."""
+        return np.concatenate([np.zeros(0, dtype=self._dtype), *self._blocks])
+
+    def add(self, cells: Sequence[str | None]) -> None:
+        """Add the cells of a block; raises InputError for one that cannot be read."""
+        values = self._read(cells)
+        if values is None:
+            for row, cell in enumerate(cells, start=self._rows + 1):
+                if self._read([cell]) is None:
+                    raise InputError(
+                        f"{self._path}, row {row}: {self._name} is {cell!r}; fix the cell or "
+                        "write the file again."
+                    )
+        assert values is not None, "a block that cannot be read has a cell that cannot"
+        self._blocks.append(values)
+        self._rows += len(cells)
+
+    def _read(self, cells: Sequence[str | None]) -> NDArray[Any] | None:
+        """Return the values of cells, None where one cannot be read."""
+        if None in cells:  # of a row that ends early
+            return None
+        if self._dtype is np.object_:
+            if self._name != "path":  # a generator's name is kept once
+                cells = [self._texts.setdefault(cell, cell) for cell in cells if cell is not None]
+            return np.array(cells, dtype=np.object_)
+        filled = cells if self._blank is None else [cell or self._blank for cell in cells]
         try:
-            if cell is None:  # a row that ends early
-                raise ValueError
-            unknown = -1 if name in _UNKNOWN else math.nan if dtype is np.float32 else None
-            value = dtype(cell) if cell or unknown is None else unknown
-            if name in ("score", "label") and cell != "" and not 0 <= value <= 1:
-                raise ValueError
-        except (ValueError, OverflowError) as error:
-            raise InputError(
-                f"{path}, row {row}: {name} is {cell!r}; fix the cell or write the file again."
-            ) from error
-        values.append(value)
-    return values
+            values: NDArray[Any] = np.array(filled, dtype=self._dtype)
+        except (ValueError, OverflowError):
+            return None
+        if self._name in ("score", "label"):
+            in_range = np.count_nonzero((values >= 0) & (values <= 1))
+            if in_range < len(cells) - (cells.count("") if self._blank else 0):
+                return None
+        return values

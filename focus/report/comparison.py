@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from focus.evaluation.cost import cost
 from focus.evaluation.findings import recorded
 from focus.evaluation.inference import predictions
 from focus.evaluation.other_detectors import without_calibration
-from focus.evaluation.protocol import UNNAMED, match
+from focus.evaluation.protocol import UNNAMED, Comparison, match
 from focus.evaluation.result_table import SET_TITLES, difference_lines, format_table
 from focus.evaluation.results import VERSION, Results, summarise
 from focus.evaluation.scores import Scores, in_common
@@ -30,6 +31,8 @@ from focus.model.operating_points import OperatingPoints, Threshold, score_text
 from focus.plotting import shortened
 from focus.report import gallery, page, plots
 from focus.runtime.files import check_writable
+
+_MOST_DRAWN = 8  # generators of a test set with curves
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,10 @@ def compare(
     parts: list[str] = []
     if common:
         runs, parts = _in_common(runs)
+    # A table may have been sorted again.
+    runs = [replace(run, scores=run.scores.in_order()) for run in runs]
     results = {run.name: run.results for run in runs}
-    curves = _roc_and_det(runs)
+    curves, not_drawn = _roc_and_det(runs)
     robust, missing = _robustness(runs)
     first, *others = ((run.name, run.scores, run.results) for run in runs)
     differences = [line for other in others for line in difference_lines(other, first)]
@@ -98,7 +103,7 @@ def compare(
         for of_run in recorded(run.results)
         if of_run.severity != "note"
     ]
-    findings += [finding("comparison", text=text) for text in (*parts, *missing, *why)]
+    findings += [finding("comparison", text=text) for text in (*parts, *not_drawn, *missing, *why)]
     print(format_table(results), end="\n\n")
     for line in (*differences, *(f"{name}: {about}" for name, about in abouts.items())):
         print(line)
@@ -193,24 +198,46 @@ def _in_common(runs: Sequence[RunData]) -> tuple[list[RunData], list[str]]:
     return found, [text]
 
 
-def _roc_and_det(runs: Sequence[RunData]) -> list[plots.Plot]:
-    """Return the plots of each generator of each test set, a line a run."""
-    found: dict[tuple[str, str], list[plots.Curve]] = {}
-    for style, run in enumerate(runs):
+def _roc_and_det(runs: Sequence[RunData]) -> tuple[list[plots.Plot], list[str]]:
+    """Return the plots of the generators of each test set, a line a run, and which are left out."""
+    of_runs: dict[tuple[str, str], list[_RunComparison]] = {}
+    for number, run in enumerate(runs):
         for c in match(run.scores, run.results["training_generators"]):
             if len(c.real):
                 generator = c.generator or UNNAMED
-                real, fake = run.scores.score[c.real], run.scores.score[c.fake]
                 auc = run.results[c.test_set]["generators"][generator]["auc"]
-                curve = plots.Curve(run.name, real, fake, auc, style)
-                found.setdefault((c.test_set, generator), []).append(curve)
+                of_run = _RunComparison(number, c, auc)
+                of_runs.setdefault((c.test_set, generator), []).append(of_run)
+    drawn, remarks = [], []
+    for test_set, title in SET_TITLES.items():
+        of_set = [key for key in of_runs if key[0] == test_set]
+        most_apart = sorted(of_set, key=lambda key: -np.ptp([c.auc for c in of_runs[key]]))
+        drawn += most_apart[:_MOST_DRAWN]
+        if len(of_set) > _MOST_DRAWN:
+            remarks.append(
+                f"ROC and DET are of {_MOST_DRAWN} of {len(of_set)} generators of the {title}, "
+                "those whose AUCs differ most between the runs; the tables have all AUCs."
+            )
     short = shortened(run.name for run in runs)
-    drawn: list[plots.Plot] = []
-    for number, ((test_set, generator), curves) in enumerate(sorted(found.items())):
+    figures: list[plots.Plot] = []
+    for number, (test_set, generator) in enumerate(sorted(drawn)):
+        curves = []
+        for run_number, comparison, auc in of_runs[test_set, generator]:
+            run = runs[run_number]
+            real, fake = run.scores.score[comparison.real], run.scores.score[comparison.fake]
+            curves.append(plots.Curve(run.name, real, fake, auc, run_number))
         # Cut, as systems limit the names of files; its number tells it from others.
         name = re.sub("[^A-Za-z0-9]+", "-", f"{number:02d} {test_set} {generator}")[:80].strip("-")
-        drawn += plots.roc_and_det(name, f"{generator}, {SET_TITLES[test_set]}", curves, short)
-    return drawn
+        figures += plots.roc_and_det(name, f"{generator}, {SET_TITLES[test_set]}", curves, short)
+    return figures, remarks
+
+
+class _RunComparison(NamedTuple):
+    """A generator in one run: the number of the run, the rows of its scores, their AUC."""
+
+    run: int
+    comparison: Comparison
+    auc: float
 
 
 def _detector(run: RunData) -> Detector:
@@ -247,8 +274,10 @@ def _faces(runs: Sequence[RunData]) -> tuple[list[tuple[str, str]], list[str]]:
     Without pictures the second list says why: the runs scored other images, or a model or an image
     is missing.
     """
-    ordered = [run.scores.in_order() for run in runs]
-    if any([*own.path] != [*ordered[0].path] for own in ordered) or not len(ordered[0]):
+    ordered = [run.scores for run in runs]
+    if not len(ordered[0]) or not all(
+        np.array_equal(scores.path, ordered[0].path) for scores in ordered
+    ):
         return [], ["No faces are shown: the runs scored other images."]
     if not all(run.scores.has_cams for run in runs):
         return [], ["No faces are shown: a table of scores has no CAMs."]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from focus.errors import InputError
-from focus.evaluation.scores import Scores
+from focus.evaluation.scores import Scores, in_common
 
 _INTEGERS = ("peak_row", "peak_col", "predicted")
 
@@ -144,3 +144,35 @@ def test_a_group_has_a_row_for_each_class_and_generator() -> None:
     assert found.path.tolist() == [f"/faces/{n}.png" for n in (0, 2, 3, 4, 5, 6)]
     assert not found.has_cams
     assert len(Scores.without_cams(score=[]).by_group()) == 0
+
+
+def test_rows_in_common_are_those_of_all_tables_in_one_order() -> None:
+    """Rows that a table lists twice are paired as often as the other has them."""
+    columns = {"generator": ["b", "a", "", "a", "a"], "label": [1, 1, 0, 1, -1]}
+    one = table(5, path=["y", "x", "x", "x", "x"], score=[0.1, 0.2, 0.3, 0.4, 0.5], **columns)
+    columns = {"generator": ["", "c", "a", "b"], "label": [0, 1, 1, 1]}
+    other = table(4, path=["x", "x", "x", "y"], score=[0.6, 0.7, 0.8, 0.9], **columns)
+    first, second = in_common([one, other])
+    assert first.score.tolist() == [0.3, 0.2, 0.1]
+    assert second.score.tolist() == [0.6, 0.8, 0.9]
+    assert first.has_images_of(second)
+    assert not one.in_order().has_images_of(other.in_order())
+    assert len(in_common([one, table(0)])[0]) == 0
+
+
+def test_a_table_of_several_blocks_comes_back_and_names_the_row_of_a_fault(tmp_path: Path) -> None:
+    rows = 40_000  # that are read by 16,384
+    generators = np.where(np.arange(rows) % 2, "A", "").astype(object)
+    labels = np.arange(rows) % 2
+    scores = Scores.without_cams(
+        path=[f"{row}.png" for row in range(rows)],
+        label=labels,
+        generator=generators,
+        score=np.linspace(0, 1, rows),
+    )
+    file = tmp_path / "scores.csv"
+    scores.to_csv(file)
+    assert_same(Scores.from_csv(file), scores)
+    file.write_text(file.read_text().replace("\n35000.png,0,", "\n35000.png,fake,"))
+    with pytest.raises(InputError, match="row 35001: label is 'fake'"):
+        Scores.from_csv(file)

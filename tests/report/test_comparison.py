@@ -181,3 +181,28 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
         assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="is one of the runs, whose report it would replace"):
         compare([str(place) for place in runs], runs[1])
+
+
+def test_of_many_generators_those_have_curves_that_the_runs_differ_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(0)
+    label = np.repeat([0, 1], 100)
+    names = [""] * 100 + [f"g{row % 10}" for row in range(100)]
+    for run in ("first", "second"):
+        score = 0.5 + 0.4 * (label - 0.5) + random.uniform(0, 0.05, 200)
+        if run == "second":
+            score[np.isin(names, ["g3", "g7"])] -= 0.41
+        scores = Scores.without_cams(
+            path=[f"{row}.png" for row in range(200)], label=label, generator=names, score=score
+        )
+        write_results(tmp_path / run, scores, summarise(scores, [], resamples=10))
+    found = compared([tmp_path / "first", tmp_path / "second"], tmp_path / "page")
+    drawn = {path.stem[-2:] for path in (tmp_path / "page" / "figures").glob("roc-*.svg")}
+    assert len(drawn) == 8
+    assert {"g3", "g7"} <= drawn
+    words = "ROC and DET are of 8 of 10 generators of the open set"
+    assert words in found.text
+    assert words in " ".join(capsys.readouterr().out.split())
+    for n in range(10):
+        assert ("open", "generators", f"g{n}", "auc") in found.figures
