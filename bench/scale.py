@@ -100,7 +100,7 @@ HEADER = ("path", "label", "split", "generator", "family", "group", "human_map")
 
 
 def make_table(folder: Path, size: int) -> None:
-    """Write the table of all images; the files need not be there."""
+    """Write the table of all images."""
     with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(HEADER)
@@ -128,7 +128,6 @@ def make_folder(folder: Path, size: int) -> None:
 
 def make_manifest(folder: Path, size: int) -> None:
     """Write the manifest of the table, as a run does."""
-    make_table(folder, size)
     listing(folder / TABLE).to_csv(folder / MANIFEST)
 
 
@@ -314,24 +313,24 @@ Make = Callable[[Path, int], None]
 class Phase:
     """What is measured.
 
-    prepare: Returns what is timed. make: Writes the files that it reads. size: How many images it
-    always takes, None for those of ``--sizes``.
+    prepare: Returns what is timed. make: Each writes files that it reads, in this order. size: How
+    many images it always takes, None for those of ``--sizes``.
     """
 
     prepare: Callable[[Path, int], Measured]
-    make: Make | None = None
+    make: tuple[Make, ...] = ()
     size: int | None = None
 
 
 PHASES = {
-    "folder": Phase(list_folder, make_folder),
-    "pass": Phase(pass_over_files, make_folder),
-    "again": Phase(pass_again, make_folder),
-    "table": Phase(list_table, make_table),
-    "listed": Phase(read_manifest, make_manifest),
+    "folder": Phase(list_folder, (make_folder,)),
+    "pass": Phase(pass_over_files, (make_folder,)),
+    "again": Phase(pass_again, (make_folder,)),
+    "table": Phase(list_table, (make_folder, make_table)),
+    "listed": Phase(read_manifest, (make_folder, make_table, make_manifest)),
     "copies": Phase(find_copies),
-    "scores": Phase(evaluate_scores, make_scores),
-    "compare": Phase(compare_scores, make_scores),
+    "scores": Phase(evaluate_scores, (make_scores,)),
+    "compare": Phase(compare_scores, (make_scores,)),
     "decode 224": Phase(partial(decode_photographs, side=224), size=PHOTOGRAPHS),
     "decode 512": Phase(partial(decode_photographs, side=512), size=PHOTOGRAPHS),
     "decode 1024": Phase(partial(decode_photographs, side=1024), size=PHOTOGRAPHS // 4),
@@ -418,9 +417,10 @@ def new_rows(phases: Iterable[str], size: int, folder: Path) -> Iterator[Row]:
         for name in phases:
             phase = PHASES[name]
             images = phase.size or size
-            if phase.make is not None and phase.make not in made:
-                phase.make(folder, images)
-                made.add(phase.make)
+            for make in phase.make:
+                if make not in made:
+                    make(folder, images)
+                    made.add(make)
             yield row_of(name, images, measured(name, folder, images))
     finally:
         shutil.rmtree(folder)
@@ -459,14 +459,17 @@ def verdicts(rows: Iterable[Row]) -> dict[str, str]:
 
 
 def straightness(points: Sequence[tuple[int, float]]) -> float | None:
-    """Return the slope between the last two sizes by that between the first two, None of fewer."""
+    """Return the slope between the last two sizes by that between the first two.
+
+    None of fewer than three sizes, or where the first slope is no more than noise.
+    """
     if len(points) < 3:
         return None
     slopes = [
         (seconds - earlier_seconds) / (size - earlier_size)
         for (earlier_size, earlier_seconds), (size, seconds) in itertools.pairwise(points)
     ]
-    return slopes[-1] / slopes[0]
+    return slopes[-1] / slopes[0] if slopes[0] > 0 else None
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ def test_a_line_is_straight_and_a_square_is_not() -> None:
     sizes = (30, 300, 3000)
     assert straightness([(n, 5 + 2.0 * n) for n in sizes]) == 1
     assert straightness([(n, float(n * n)) for n in sizes]) == 10
+    assert straightness([(n, 0.1) for n in sizes]) is None
 
 
 def test_a_verdict_is_of_the_rows_of_a_phase_that_has_three_sizes() -> None:
@@ -36,8 +37,6 @@ def measure(output: Path, *phases: str) -> list[dict[str, str]]:
     words = ("--sizes", *SIZES, "--phases", *phases, "--output", output)
     done = run("-m", "bench.scale", *words, cwd=CHECKOUT)
     assert done.returncode == 0, done.stdout + done.stderr
-    for phase in phases:
-        assert f"\n{phase}: " in done.stdout or PHASES[phase].size
     with (output / "scale.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
