@@ -182,8 +182,7 @@ def _measured_with(rows: Sequence[Row]) -> str:
     loads = [float(row["load"]) for row in rows]
     return (
         f"(`python -m bench.scale`, commits {commits}; {machines}, which other programs used, too: "
-        f"load {min(loads):.1f} to {max(loads):.1f}, of which 1 or 2 are the benchmark itself. One "
-        "measurement each, CPU time.)"
+        f"load {min(loads):.1f} to {max(loads):.1f}. One measurement each, CPU time.)"
     )
 
 
