@@ -40,29 +40,35 @@ def write_sheet(
     """
     chosen, left_out = _rows(manifest, detector.config.training_generators, columns)
     assert scores.cams is not None, "the detector has scored them"
-    rows, shown = [], list[Sample]()
+    rows: list[SheetRow] = []
+    shown: list[Sample] = []
     for (name, kind), numbers in chosen.items():
         cells = []
-        for n in numbers:
-            shown.append(manifest[n])
-            outcome = outcome_of(manifest[n].label, scores.predicted[n])
-            entropy = scores.entropy_predicted[n]
-            caption = f"{outcome} · score {scores.score[n]:.2f} · h {entropy:.2f}"
+        for number in numbers:
+            sample = manifest[number]
+            shown.append(sample)
+            outcome = outcome_of(sample.label, scores.predicted[number])
+            entropy = scores.entropy_predicted[number]
+            caption = f"{outcome} · score {scores.score[number]:.2f} · h {entropy:.2f}"
             colour = _WRONG if outcome in ("missed", "false alarm") else _SOFT
-            picture = strip(manifest[n], scores.cams[n], _SIDE, [detector.preprocessing])
+            picture = strip(sample, scores.cams[number], _SIDE, [detector.preprocessing])
             cells.append((picture, caption, colour))
         rows.append(SheetRow(name, kind, cells))
+
     head = "face | class activation map (CAM) of the decision"
-    head += " | human map" * any(sample.human_map for sample in shown)
-    head += "; artefact outlined" * any(sample.mask_path for sample in shown)
-    about = [
+    if any(sample.human_map for sample in shown):
+        head += " | human map"
+    if any(sample.mask_path for sample in shown):
+        head += "; artefact outlined"
+    lines = [
+        head,
         f"score: above {score_text(detector.threshold.value)} it says synthetic; "
         "h: entropy of the CAM, 0 one cell, 1 even",
         "each CAM is stretched from its smallest to its largest value",
     ]
     if left_out:
-        about.append(f"{left_out} more generator{'s' if left_out > 1 else ''} not shown")
-    contact_sheet(path, [head, *about], rows, _SIDE)
+        lines.append(f"{left_out} more generator{'s' if left_out > 1 else ''} not shown")
+    contact_sheet(path, lines, rows, _SIDE)
 
 
 def _rows(
@@ -70,12 +76,14 @@ def _rows(
 ) -> tuple[dict[_Kind, list[int]], int]:
     """Return the images of each row of the sheet, and how many generators are left out."""
     order = {REAL: 0, SYNTHETIC: 1, None: 2}
-    found: dict[tuple[int, _Kind], list[int]] = {}
-    for index, sample in enumerate(manifest):
-        row = found.setdefault((order[sample.label], _kind(sample, training_generators)), [])
-        if len(row) < columns:
-            row.append(index)
-    rows = {kind: found[place, kind] for place, kind in sorted(found)}
+    by_label: dict[tuple[int, _Kind], list[int]] = {}
+    for number, sample in enumerate(manifest):
+        key = order[sample.label], _kind(sample, training_generators)
+        numbers = by_label.setdefault(key, [])
+        if len(numbers) < columns:
+            numbers.append(number)
+    rows = {kind: by_label[label, kind] for label, kind in sorted(by_label)}
+
     left_out = max(0, len(rows) - _MOST_ROWS)
     if left_out:
         generators = sorted((kind for kind in rows if kind[1]), key=lambda kind: kind[1])

@@ -67,12 +67,12 @@ class Evaluation:
         detector: "Detector",
         manifest: Manifest,
         scores: Scores,
-        about: dict[str, Any],
-        known: Iterable[Finding],
+        facts: dict[str, Any],
+        findings_on_images: Iterable[Finding],
     ) -> Self:
         """Compute the results of the scores that a detector gave the images of a manifest.
 
-        about: It is added to the results. known: Findings on the images.
+        facts: They are added to the results.
         """
         results = None
         if not len(scores) or (scores.label >= 0).any():
@@ -84,8 +84,8 @@ class Evaluation:
                 threshold=detector.threshold,
                 progress=True,
             )
-            results |= about
-        findings = add_findings(results, scores, detector.points, known)
+            results |= facts
+        findings = add_findings(results, scores, detector.points, findings_on_images)
         return cls(name, folder, scores, results, findings, detector, manifest)
 
     def table(self, most: int | None = SHOWN_ROWS) -> str:
@@ -120,15 +120,27 @@ class Evaluation:
         """
         from focus.report.page import attempt, write  # with plots, for who wants a page
 
-        about = self.detector, self.manifest, self.scores, self.results
-        page = partial(write, self.folder, self.name, *about, perturbed=self.perturbed)
-        told = {"summary": summary, "eval_metric": eval_metric, "findings": self.findings}
+        page = partial(
+            write,
+            self.folder,
+            self.name,
+            self.detector,
+            self.manifest,
+            self.scores,
+            self.results,
+            perturbed=self.perturbed,
+            summary=summary,
+            eval_metric=eval_metric,
+            findings=self.findings,
+        )
         with phase("report"):
-            return attempt(partial(page, **told))
+            return attempt(page)
 
     def __str__(self) -> str:
-        table = [self.table(), ""] * (self.results is not None)
-        return "\n".join([*table, *self.lines, *map(str, self.findings)])
+        lines = [*self.lines, *map(str, self.findings)]
+        if self.results is not None:
+            lines = [self.table(), "", *lines]
+        return "\n".join(lines)
 
 
 def _results_in(folder: Path) -> list[bytes]:

@@ -25,7 +25,7 @@ from focus.metrics.arrays import Integers, evenly
 SHOWN = 240
 """Images with a picture, at most, if there are no more kinds of them."""
 LISTED = 20_000
-"""Integers of the table, at most."""
+"""Rows of the table, at most."""
 OUTCOMES = ("right", "false alarm", "missed", "unlabelled")
 
 SIDE = 160  # pixels
@@ -58,11 +58,11 @@ def outcome_of(label: int | None, predicted: int) -> str:
 
 def sets(scores: Scores, results: Results | None) -> NDArray[np.object_]:
     """Return the test sets [N]: for a fake the one of its figures, else the manifest's."""
-    found = scores.test_set.copy()
+    test_sets = scores.test_set.copy()
     if results is not None:
         for comparison in match(scores, results["training_generators"]):
-            found[comparison.fake] = comparison.test_set
-    return found
+            test_sets[comparison.fake] = comparison.test_set
+    return test_sets
 
 
 def pick_rows(scores: Scores, results: Results | None, shown: int = SHOWN) -> tuple[Integers, int]:
@@ -77,14 +77,15 @@ def pick_rows(scores: Scores, results: Results | None, shown: int = SHOWN) -> tu
     for row, kind in enumerate(zip(*columns, strict=True)):
         kinds.setdefault(kind, []).append(row)
     sizes = np.array([len(rows) for rows in kinds.values()])
-    each = 1
-    while each < sizes.max(initial=1) and sizes.clip(max=each + 1).sum() <= shown:
-        each += 1
+    per_kind = 1
+    while per_kind < sizes.max(initial=1) and sizes.clip(max=per_kind + 1).sum() <= shown:
+        per_kind += 1
+
     chosen = []
     for rows in kinds.values():
         ordered = sorted(rows, key=lambda row: scores.score[row])
-        chosen += [ordered[at] for at in evenly(len(ordered), each)]
-    return np.array(sorted(chosen), dtype=np.int64), each
+        chosen += [ordered[position] for position in evenly(len(ordered), per_kind)]
+    return np.array(sorted(chosen), dtype=np.int64), per_kind
 
 
 def pictures(
@@ -145,4 +146,5 @@ def kind(label: int, generator: str) -> str:
     """Return the name of an image's kind in the filter by generator."""
     if label == SYNTHETIC:
         return generator or UNNAMED
-    return ("real" if label == REAL else "unlabelled") + (f" ({generator})" if generator else "")
+    name = "real" if label == REAL else "unlabelled"
+    return f"{name} ({generator})" if generator else name

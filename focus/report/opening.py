@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -18,10 +19,13 @@ from focus.evaluation.result_table import (
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.metrics.arrays import Integers, evenly
-from focus.metrics.figures import POINTS
+from focus.metrics.figures import POINTS, Place
 from focus.model.operating_points import Threshold
 from focus.report.gallery import OUTCOMES, outcomes
 from focus.report.tables import Cell, cell
+
+_Estimate = tuple[float | None, tuple[float, float] | None]
+"""A figure and its interval, None where it is not defined."""
 
 _MOST = 24  # generators in the plot
 _SHORT = 12  # lines of a plot that leaves room below it
@@ -52,7 +56,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class Forest:
-    """AUCs with intervals, by group; ticks by place; rows left out; what is said of few images."""
+    """AUCs with intervals.
+
+    groups: Rows by the title of their group. ticks: Their positions in percent and texts. left_out:
+    How many generators are not shown. few: Sentences on intervals that few images make wide.
+    """
 
     groups: dict[str, list["Line"]]
     ticks: list[tuple[float, str]]
@@ -74,80 +82,118 @@ class Line:
     marks: list[Mark]
 
 
+class _Row(NamedTuple):
+    """A row of the plot: its group, its name, and where in results.json its AUC is."""
+
+    group: str
+    name: str
+    keys: Place
+
+
+class _Axis(NamedTuple):
+    """The axis of the AUCs: where it starts, and the distance and number of its ticks up to 1."""
+
+    start: float
+    step: float
+    steps: int
+
+    @classmethod
+    def of(cls, aucs: Mapping[_Row, Sequence[_Estimate]], lowest: Mapping[_Row, float]) -> Self:
+        """Return an axis that holds one half, all AUCs and their intervals."""
+        ends = [
+            end
+            for aucs_of_row in aucs.values()
+            for _, interval in aucs_of_row
+            for end in interval or ()
+        ]
+        least = min([0.5, *ends, *lowest.values()])
+        step = 0.1 if least >= 0.4 else 0.2
+        steps = math.ceil(round((1 - least) / step, 6))
+        return cls(1 - steps * step, step, steps)
+
+    def percent(self, auc: float) -> float:
+        """Return where an AUC lies, in percent of the width."""
+        return round(100 * (auc - self.start) / (1 - self.start), 2)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return the positions of the ticks, in percent, and their texts."""
+        values = [self.start + number * self.step for number in range(self.steps + 1)]
+        return [(self.percent(value), f"{value:.1f}") for value in values]
+
+
 def forest(everything: Sequence[Results]) -> Forest | None:
     """Return the plot of a row a generator and a mark a run; None where no AUC is defined.
 
     The hardest generators of a group come first; of many it has those with the lowest AUC.
     """
-    aucs = {
-        place: [figure(results, place[2]) for results in everything]
-        for place in _places(everything)
-    }
-    lowest = {
-        place: min(value for value, _ in found if value is not None)
-        for place, found in aucs.items()
-        if any(value is not None for value, _ in found)
-    }
+    aucs = {row: [figure(results, row.keys) for results in everything] for row in _rows(everything)}
+    lowest: dict[_Row, float] = {}
+    for row, aucs_of_row in aucs.items():
+        defined = [auc for auc, _ in aucs_of_row if auc is not None]
+        if defined:
+            lowest[row] = min(defined)
     if not lowest:
         return None
-    ends = [low for found in aucs.values() for _, interval in found for low in interval or ()]
-    least = min([0.5, *ends, *lowest.values()])
-    step = 0.1 if least >= 0.4 else 0.2
-    steps = math.ceil(round((1 - least) / step, 6))
-    start = 1 - steps * step
 
-    def percent(value: float) -> float:
-        return round(100 * (value - start) / (1 - start), 2)
-
-    def mark(run: int, place: _Place) -> Mark:
-        (value, interval), text = aucs[place][run], cell(everything[run], place[2])
-        errors = [cell(everything[run], keys) for keys in _error_rates(place[2])]
-        if value is None:
-            return Mark(run, text, errors)
-        low, high = map(percent, interval or (value, value))
-        return Mark(run, text, errors, percent(value), low, round(high - low, 2))
-
-    generators = sorted((p for p in lowest if p[0] != "mean"), key=lambda place: lowest[place])
-    means = [place for place in aucs if place[0] == "mean"]
-    shown = [*means, *generators[:_MOST]]
-    shown += [place for place in aucs if place not in lowest and len(generators) < _MOST]
-    order = list(_GROUPS)
-    shown.sort(key=lambda place: order.index(place[0]))
+    axis = _Axis.of(aucs, lowest)
+    shown, left_out = _shown(aucs, lowest)
     groups: dict[str, list[Line]] = {}
-    for place in shown:
-        marks = [mark(run, place) for run in range(len(everything))]
-        images = counts_text(everything, place[2]).replace("+", " + ")
-        groups.setdefault(_GROUPS[place[0]], []).append(Line(place[1], images, marks))
-    few = wide_intervals(everything, [place[2] for place in shown])
-    ticks = [(percent(start + n * step), f"{start + n * step:.1f}") for n in range(steps + 1)]
-    return Forest(groups, ticks, max(0, len(generators) - _MOST), few)
+    for row in shown:
+        marks = [_mark(run, results, row, axis) for run, results in enumerate(everything)]
+        images = counts_text(everything, row.keys).replace("+", " + ")
+        groups.setdefault(_GROUPS[row.group], []).append(Line(row.name, images, marks))
+
+    few = wide_intervals(everything, [row.keys for row in shown])
+    return Forest(groups, axis.ticks(), left_out, few)
 
 
-def _error_rates(auc: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return where the error rates lie that belong to the AUC at this place."""
+def _shown(
+    aucs: Mapping[_Row, Sequence[_Estimate]], lowest: Mapping[_Row, float]
+) -> tuple[list[_Row], int]:
+    """Return the rows of the plot by group, and how many generators are left out."""
+    generators = sorted((row for row in lowest if row.group != "mean"), key=lambda row: lowest[row])
+    shown = [row for row in aucs if row.group == "mean"]
+    shown += generators[:_MOST]
+    if len(generators) < _MOST:
+        shown += [row for row in aucs if row not in lowest]
+    order = list(_GROUPS)
+    shown.sort(key=lambda row: order.index(row.group))
+    return shown, max(0, len(generators) - _MOST)
+
+
+def _mark(run: int, results: Results, row: _Row, axis: _Axis) -> Mark:
+    """Return the mark of a run in a row."""
+    auc, interval = figure(results, row.keys)
+    text = cell(results, row.keys)
+    errors = [cell(results, keys) for keys in _error_rates(row.keys)]
+    if auc is None:
+        return Mark(run, text, errors)
+    low, high = map(axis.percent, interval or (auc, auc))
+    return Mark(run, text, errors, axis.percent(auc), low, round(high - low, 2))
+
+
+def _error_rates(auc: Place) -> list[Place]:
+    """Return the keys of the error rates that belong to the AUC at these keys."""
     if auc[1] == "mean":
         return [(auc[0], POINTS, DECISION, rate) for rate in ("apcer_mean", "bpcer")]
     return [(*auc[:-1], POINTS, DECISION, rate) for rate in ("apcer", "bpcer")]
 
 
-_Place = tuple[str, str, tuple[str, ...]]
-"""A row: its group, its name, where in results.json its AUC is."""
-
-
-def _places(everything: Sequence[Results]) -> list[_Place]:
-    """Return the means and the generators, which models may know in other groups."""
-    found: dict[tuple[str, str], _Place] = {}
+def _rows(everything: Sequence[Results]) -> list[_Row]:
+    """Return the means and the generators, each in the group of the first model that has it."""
+    rows: dict[tuple[str, str], _Row] = {}
     for results in everything:
         for test_set in (name for name in SET_TITLES if name in results):
-            keys: tuple[str, ...] = (test_set, "mean", "auc")
+            keys: Place = (test_set, "mean", "auc")
             if figure(results, keys)[0] is not None:
-                found.setdefault(("mean", test_set), ("mean", SET_TITLES[test_set], keys))
+                rows.setdefault(("mean", test_set), _Row("mean", SET_TITLES[test_set], keys))
             for name, entry in results[test_set]["generators"].items():
                 group = entry["relation"] if test_set == "open" else test_set
-                group = group if group in _GROUPS else UNRELATED
+                if group not in _GROUPS:
+                    group = UNRELATED
                 keys = (test_set, "generators", name, "auc")
-                found.setdefault((test_set, name), (group, name, keys))
-    return list(found.values())
+                rows.setdefault((test_set, name), _Row(group, name, keys))
+    return list(rows.values())
 
 
 def examples(scores: Scores, shown: Integers, count: int = 6) -> list[int]:
@@ -168,14 +214,15 @@ def examples(scores: Scores, shown: Integers, count: int = 6) -> list[int]:
     for mask, most in zip(wanted, (1, 1, 2, 2, count), strict=True):
         rows = [row for row in shown[mask].tolist() if row not in chosen]
         rows.sort(key=lambda row: scores.score[row])
-        chosen += [rows[at] for at in evenly(len(rows), min(most, count - len(chosen)))]
+        positions = evenly(len(rows), min(most, count - len(chosen)))
+        chosen += [rows[position] for position in positions]
     return chosen
 
 
 def looks(results: Mapping[str, Results]) -> str:
     """Return how often the CAM of a run peaks in the artefact, "" without masks."""
     (run,) = results.values()
-    found = []
+    hits = []
     for test_set in (name for name in SET_TITLES if name in run):
         keys = (test_set, "pooled")
         (hit, _), (chance, _) = (
@@ -183,10 +230,10 @@ def looks(results: Mapping[str, Results]) -> str:
         )
         if hit is not None and chance is not None:
             title = SET_TITLES[test_set]
-            found.append(f"{round(100 * hit)} ({title}; {round(100 * chance)} by chance)")
-    if not found:
+            hits.append(f"{round(100 * hit)} ({title}; {round(100 * chance)} by chance)")
+    if not hits:
         return ""
-    return f"Of 100 synthetic faces its CAM peaks in the artefact of {', '.join(found)}."
+    return f"Of 100 synthetic faces its CAM peaks in the artefact of {', '.join(hits)}."
 
 
 def facts(results: Results | None, scores: Scores, threshold: Threshold) -> dict[str, str]:
@@ -199,16 +246,20 @@ def facts(results: Results | None, scores: Scores, threshold: Threshold) -> dict
     if results["n_unlabelled"]:
         images += f", {results['n_unlabelled']:,} without label"
     epoch = str(model.pop("epoch", ""))
-    chosen = [f"{n.replace('_', ' ')} {v:.3f}" for n, v in model.items() if v is not None]
+    chosen_by = [
+        f"{name.replace('_', ' ')} {value:.3f}"
+        for name, value in model.items()
+        if value is not None
+    ]
     return {
         "loss": (origin.get("loss") or {}).get("name", ""),
         "network": origin.get("network", ""),
         "initial weights": origin.get("initial_weights", ""),
         "scores": (origin.get("scores") or {}).get("file", ""),
-        "seed": str(origin.get("seed") if origin.get("seed") is not None else ""),
+        "seed": "" if origin.get("seed") is None else str(origin["seed"]),
         "trained on": ", ".join(results["training_generators"]),
         "threshold": str(threshold),
-        "epoch": ", chosen by ".join([epoch, *chosen]) if epoch else "",
+        "epoch": ", chosen by ".join([epoch, *chosen_by]) if epoch else "",
         "images": images,
         "command": origin.get("command", ""),
     }

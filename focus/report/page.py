@@ -135,7 +135,7 @@ def _images(
     progress: bool,
 ) -> dict[str, Any]:
     """Return what the template needs of the images, with their pictures."""
-    shown, each = gallery.pick_rows(scores, results)
+    shown, per_kind = gallery.pick_rows(scores, results)
     made = gallery.pictures(manifest, scores, shown.tolist(), seen_by)
     bar = progress_bar(
         made, total=len(shown), desc="report", unit="image", delay=3, disable=not progress
@@ -148,13 +148,13 @@ def _images(
             1 + scores.has_cams + (manifest[row].human_map is not None) for row in shown.tolist()
         ],
     }
-    places = {row: at for at, row in enumerate(shown.tolist())}
+    positions = {row: position for position, row in enumerate(shown.tolist())}
     return {
         "data": data,
         "examples": [
             {
                 "picture": pictures[row],
-                "parts": data["parts"][places[row]],
+                "parts": data["parts"][positions[row]],
                 "kind": gallery.kind(scores.label[row], scores.generator[row]),
                 "outcome": gallery.outcome_of(scores.label[row], scores.predicted[row]),
                 "numbers": f"score {scores.score[row]:.2f}"
@@ -166,7 +166,7 @@ def _images(
         "masks": any(sample.mask_path for sample in manifest),
         "maps": any(sample.human_map for sample in manifest),
         "total": len(scores),
-        "each": each,
+        "per_kind": per_kind,
         "all_listed": len(scores) <= gallery.LISTED,
     }
 
@@ -201,8 +201,10 @@ def render(
         (folder / FIGURES / f"{plot.name}.svg").write_text(svg, encoding="utf-8")
         (folder / FIGURES / f"{plot.name}.png").write_bytes(png)
         svgs[plot.name] = plots.inline(svg, plot.name)
-    scripts = [_resource(name) for name in ("figures.js", "page.js")[: 2 if images else 1]]
-    digests = (hashlib.sha256(each.encode("utf-8")).digest() for each in scripts)
+    scripts = [_resource("figures.js")]
+    if images:
+        scripts.append(_resource("page.js"))
+    digests = [hashlib.sha256(script.encode("utf-8")).digest() for script in scripts]
     environment = Environment(
         loader=PackageLoader("focus.report", ""), autoescape=True, undefined=StrictUndefined
     )
@@ -217,7 +219,7 @@ def render(
         looks=opening.looks(results) if len(results) == 1 else "",
         findings=findings,
         differences=differences,
-        tables=[*([headline(results)] if results else []), *tables],
+        tables=[headline(results), *tables] if results else tables,
         standings=standings,
         sections={heading: plots for heading, plots in sections.items() if plots},
         svgs=svgs,
@@ -226,7 +228,9 @@ def render(
         glossary=GLOSSARY,
         style=_resource("page.css"),
         scripts=scripts,
-        allowed=" ".join(f"'sha256-{base64.b64encode(d).decode('ascii')}'" for d in digests),
+        allowed=" ".join(
+            f"'sha256-{base64.b64encode(digest).decode('ascii')}'" for digest in digests
+        ),
     )
     with atomic_write(folder / REPORT) as aside:
         # Bytes of a file's name that are not UTF-8 become question marks.

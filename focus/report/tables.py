@@ -63,9 +63,15 @@ class Table:
         """Return it as CSV in a data URI; an interval is a column of its own, ``[low, high]``."""
         file = io.StringIO()
         writer = csv.writer(file)
-        writer.writerow(["", *(name for c in self.columns for name in (c, f"{c}, interval"))])
+        heads = [""]
+        for column in self.columns:
+            heads += [column, f"{column}, interval"]
+        writer.writerow(heads)
         for name, cells in self.rows:
-            writer.writerow([name, *(text for c in cells for text in (c.text, c.interval))])
+            values = [name]
+            for shown in cells:
+                values += [shown.text, shown.interval]
+            writer.writerow(values)
         content = base64.b64encode(file.getvalue().encode("utf-8", "replace")).decode("ascii")
         return f"data:text/csv;charset=utf-8;base64,{content}"
 
@@ -79,36 +85,44 @@ def cell(results: Results, keys: Place) -> Cell:
 
 def headline(results_by_name: Mapping[str, Results]) -> Table:
     """Return the table at the end of a run, with all intervals and a column a model."""
-    everything = results_by_name.values()
-    made = table_rows(list(everything))
+    everything = list(results_by_name.values())
+    rows_of_figures = table_rows(everything)
     rows = []
-    for row in made:
-        images = Cell(counts_text(list(everything), row.keys))
+    for row in rows_of_figures:
+        images = Cell(counts_text(everything, row.keys))
         rows.append((row.title, [images, *(cell(results, row.keys) for results in everything)]))
-    undefined = any(c.text == "-" for _, cells in rows for c in cells)
-    notes = wide_intervals(list(everything), [row.keys for row in made])
-    notes += footnotes(made, undefined=undefined)
+
+    undefined = any(figure.text == "-" for _, cells in rows for figure in cells)
+    notes = wide_intervals(everything, [row.keys for row in rows_of_figures])
+    notes += footnotes(rows_of_figures, undefined=undefined)
     return Table("Summary", ["images", *results_by_name], rows, notes)
 
 
 def of_test_sets(results: Results) -> list[Table]:
     """Return the tables by generator, then those at the thresholds that validation fixed."""
     present = [name for name in SET_TITLES if results.get(name, {}).get("generators")]
-    places: list[Place] = [(name,) for name in present]
-    places += [("groups", name) for name in present if "groups" in results]
-    tables = [_by_generator(results, place) for place in places]
-    points = [_operating_points(results, place) for place in places]
+    keys_of_sets: list[Place] = [(name,) for name in present]
+    if "groups" in results:
+        keys_of_sets += [("groups", name) for name in present]
+    tables = [_by_generator(results, keys) for keys in keys_of_sets]
+    points = [_operating_points(results, keys) for keys in keys_of_sets]
     return tables + [table for table in points if table.rows]
 
 
-def _title(place: Place) -> str:
-    return SET_TITLES[place[-1]].capitalize() + " by group" * (place[0] == "groups")
+def _title(keys: Place) -> str:
+    """Return the title of the test set at ``keys``."""
+    title = SET_TITLES[keys[-1]].capitalize()
+    return f"{title} by group" if keys[0] == "groups" else title
 
 
-def _by_generator(results: Results, place: Place) -> Table:
-    """Return the table of the test set at ``place``: generators, their mean and all images."""
-    found, unit = at(results, place), "groups" if place[0] == "groups" else "images"
-    generators = found["generators"]
+def _by_generator(results: Results, keys_of_set: Place) -> Table:
+    """Return the table of a test set: a row a generator, their mean and all images.
+
+    keys_of_set: Where results.json has the test set.
+    """
+    test_set = at(results, keys_of_set)
+    unit = "groups" if keys_of_set[0] == "groups" else "images"
+    generators = test_set["generators"]
     defined = [
         figure
         for figure in _COLUMNS
@@ -116,52 +130,57 @@ def _by_generator(results: Results, place: Place) -> Table:
         or any(entry.get(figure.name) is not None for entry in generators.values())
     ]
     entries: list[tuple[Place, str, Results]] = [
-        ((*place, "generators", name), name, generators[name])
-        for name in hardest_first([results], place[-1], place[:-1])
+        ((*keys_of_set, "generators", name), name, generators[name])
+        for name in hardest_first([results], keys_of_set[-1], keys_of_set[:-1])
     ]
-    entries.append(((*place, "mean"), "mean of generators", {}))
-    entries.append(((*place, "pooled"), f"all {unit}", found["pooled"]))
-    rows, lacks = [], dict[str, str]()
+    entries.append(((*keys_of_set, "mean"), "mean of generators", {}))
+    entries.append(((*keys_of_set, "pooled"), f"all {unit}", test_set["pooled"]))
+
+    rows = []
+    lacks: dict[str, str] = {}
     for keys, name, entry in entries:
         relation = entry["relation"] or UNRELATED if "relation" in entry else ""
-        cells = [cell(results, _where(figure, keys, place)) for figure in defined]
+        cells = [cell(results, _where(figure, keys, keys_of_set)) for figure in defined]
         numbers = [Cell(str(entry.get(f"n_{kind}", ""))) for kind in ("real", "synthetic")]
         rows.append((name, [Cell(relation), *cells, *numbers]))
         lacks |= entry.get("undefined", {})
+
     counts = [f"{kind} {unit}" for kind in ("real", "synthetic")]
     heads = ["relation", *(figure.heading for figure in defined), *counts]
     main = 1 + sum(figure in _COLUMNS[:_MAIN] for figure in defined)
     words = {figure.name: figure.heading for figure in _COLUMNS}
-    return Table(_title(place), heads, rows, _needs(lacks, words), main)
+    return Table(_title(keys_of_set), heads, rows, _needs(lacks, words), main)
 
 
-def _where(figure: Figure, keys: Place, place: Place) -> Place:
+def _where(figure: Figure, keys: Place, keys_of_set: Place) -> Place:
     """Return where a figure of a row at ``keys`` lies; means of error rates are the test set's."""
     if figure.where != "point":
         return (*keys, figure.name)
-    kind = keys[len(place)]
+    kind = keys[len(keys_of_set)]
     if kind == "generators":
         return (*keys, POINTS, DECISION, figure.name)
-    return (*place, POINTS, DECISION, f"apcer_{kind}" if figure.name == "apcer" else figure.name)
+    name = f"apcer_{kind}" if figure.name == "apcer" else figure.name
+    return (*keys_of_set, POINTS, DECISION, name)
 
 
-def _operating_points(results: Results, place: Place) -> Table:
+def _operating_points(results: Results, keys_of_set: Place) -> Table:
     """Return the error rates of a test set at the thresholds that validation fixed."""
-    found = at(results, (*place, POINTS))
+    points = at(results, (*keys_of_set, POINTS))
     thresholds = {DECISION: results["decision"]["threshold"], **(results["thresholds"] or {})}
     rows = []
-    for point in (point for point in _POINTS if point in found):
-        plain = score_text(thresholds[point]), found[point]["apcer_max_generator"] or "-"
-        rates = [cell(results, (*place, POINTS, point, rate.name)) for rate in _RATES]
-        counts = [
-            "{} of {}".format(*error_count(results, (*place, POINTS, point, rate)))
-            for rate in ("bpcer", "apcer")
-        ]
-        rows.append((_POINTS[point], [*map(Cell, (*plain, *counts)), *rates]))
+    for point, title in _POINTS.items():
+        if point not in points:
+            continue
+        texts = [score_text(thresholds[point]), points[point]["apcer_max_generator"] or "-"]
+        for rate in ("bpcer", "apcer"):
+            errors, images = error_count(results, (*keys_of_set, POINTS, point, rate))
+            texts.append(f"{errors} of {images}")
+        rates = [cell(results, (*keys_of_set, POINTS, point, rate.name)) for rate in _RATES]
+        rows.append((title, [*map(Cell, texts), *rates]))
     heads = ["threshold", "most missed", "false alarms", "missed"]
     heads += [rate.heading for rate in _RATES]
     return Table(
-        f"{_title(place)}, at thresholds",
+        f"{_title(keys_of_set)}, at thresholds",
         heads,
         rows,
         _needs(results["undefined_thresholds"], _POINTS),
