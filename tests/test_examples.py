@@ -156,10 +156,10 @@ def test_the_notebook_runs(here: Path, few: Manifest) -> None:
     assert (here / "runs/notebook/report.html").exists()
     labels = {sample.path: sample.label for sample in few}
     assert [labels[face] for face in names["faces"]] == [0, 0, 0, 1, 1, 1]
-    found = [each.row for each in names["figures"]]
-    assert [row["path"] for row in found] == names["faces"]
+    rows = [explanation.row for explanation in names["explanations"]]
+    assert [row["path"] for row in rows] == names["faces"]
     scores = Detector.from_pretrained("runs/notebook/model").predict(names["faces"]).score
-    assert [row["score"] for row in found] == scores.tolist()
+    assert [row["score"] for row in rows] == scores.tolist()
     results = json.loads((here / "runs/notebook/results.json").read_text())
     assert json.loads(json.dumps(names["run"].results)) == results
 
