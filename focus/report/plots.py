@@ -57,6 +57,8 @@ _READ_OFF = (0.0001, 0.001, 0.01, 0.05, 0.2, 1.0)
 """False positive rates with a label: those whose TPR is a figure, and some between them."""
 _READ_OFF_FEW = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """The same for fewer than a hundred real images."""
+_READ_OFF_MANY = (0.00001, 0.001, 0.01, 0.1, 1.0)
+"""The same for more than ten thousand, where more labels would run into each other."""
 _SIZE = (4.2, 3.4)  # inches, without a legend
 _COLUMNS = 12  # of a heat map, at most
 _COLUMNS_WITH_NUMBERS = 5
@@ -259,7 +261,11 @@ def roc_and_det(
             axes.plot(np.maximum(alarms, lowest / 2), height, **style)
         axes.set(xscale="log", xlim=(lowest, 1), xlabel="false positive rate")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        ticks = _READ_OFF if lowest < 0.01 else _READ_OFF_FEW
+        ticks = _READ_OFF
+        if lowest >= 0.01:
+            ticks = _READ_OFF_FEW
+        elif lowest < 0.0001:
+            ticks = _READ_OFF_MANY
         axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick >= lowest]))
 
     def draw_roc(axes: Axes) -> None:

@@ -1,11 +1,13 @@
 """The figures of a report as they are drawn: rates, bins, colours, strengths."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from sklearn.metrics import roc_curve
 
 from focus.data.perturbations import ROBUSTNESS, STRENGTHS
@@ -83,13 +85,17 @@ def test_a_roc_labels_the_rates_that_are_read_off() -> None:
     for count, expected in (
         (40, ["5 %", "10 %", "20 %", "50 %", "100 %"]),
         (300, ["1 %", "5 %", "20 %", "100 %"]),
+        (10_000, ["0.01 %", "0.1 %", "1 %", "5 %", "20 %", "100 %"]),
+        (1_000_000, ["0.001 %", "0.1 %", "1 %", "10 %", "100 %"]),
     ):
         curve = plots.Curve("one", random.normal(size=count), random.normal(1, 1, count), 0.8, 0)
         roc, _ = plots.roc_and_det("name", "title", [curve], {"one": "one"})
         figure = plots.figure_of(roc)
-        figure.canvas.draw()
-        labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-        assert [label for label in labels if label] == expected
+        FigureCanvasAgg(figure).draw()
+        labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
+        assert [label.get_text() for label in labels] == expected
+        for label, next_label in pairwise(labels):
+            assert label.get_window_extent().x1 < next_label.get_window_extent().x0
 
 
 def test_the_corners_of_a_roc_are_those_of_scikit_learn() -> None:
