@@ -192,6 +192,11 @@ def test_on_a_disk_without_locks_one_line_says_that_nothing_is_kept(
     assert not list(cache.rglob("*.bin"))
 
 
+def sizes_of_files(folder: Path) -> dict[Path, int]:
+    """Return the bytes of each file in a folder, without those that the folders themselves take."""
+    return {file: file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+
+
 def test_a_cache_is_filled_as_far_as_the_disk_allows_and_no_further_later(
     faces: Manifest,
     cache: Path,
@@ -205,8 +210,7 @@ def test_a_cache_is_filled_as_far_as_the_disk_allows_and_no_further_later(
     disk = 10 * (4 * row + heat) + 10_000  # and what the indices take
 
     def usage(_: object) -> SimpleNamespace:
-        taken = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file())
-        return SimpleNamespace(free=disk - taken)
+        return SimpleNamespace(free=disk - sum(sizes_of_files(cache).values()))
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     checked = check_images(faces, images=ImageCache(16)).manifest
@@ -214,13 +218,13 @@ def test_a_cache_is_filled_as_far_as_the_disk_allows_and_no_further_later(
     digests = [sample.extra["content_hash"] for sample in checked]
     kept = ImageCache(16).has("image", digests)
     assert 2 <= kept.sum() < 5
-    files = {file: file.stat().st_size for file in (cache / "images").rglob("*")}
-    assert sum(files.values()) <= disk / 10
+    sizes = sizes_of_files(cache / "images")
+    assert sum(sizes.values()) <= disk / 10
 
     decoded.clear()
     assert same(batch(faces, ImageCache(16)), plain)
     assert len(decoded) == 6 - kept.sum()
-    assert {file: file.stat().st_size for file in (cache / "images").rglob("*")} == files
+    assert sizes_of_files(cache / "images") == sizes
 
 
 def test_auto_leaves_nine_tenths_of_the_disk(
