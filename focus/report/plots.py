@@ -261,7 +261,7 @@ def roc_and_det(
             axes.plot(np.maximum(alarms, lowest / 2), height, **style)
         axes.set(xscale="log", xlim=(lowest, 1), xlabel="false positive rate")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        ticks = _READ_OFF
+        ticks: tuple[float, ...] = _READ_OFF
         if lowest >= 0.01:
             ticks = _READ_OFF_FEW
         elif lowest < 0.0001:
