@@ -27,6 +27,8 @@ from focus.evaluation.provenance import commit
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": str(4 * 2**30), "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30)}
 
 Step = Callable[[], tuple[Tensor, ...]]
+Row = dict[str, Any]
+"""A row of a CSV that a benchmark writes, by the names of the columns; read again, of texts."""
 Interval = tuple[float, float, float]  # a median with the ends of its 95 % interval
 
 
@@ -56,6 +58,20 @@ def make_parser(about: str | None, *rounds: int) -> argparse.ArgumentParser:
         parser.add_argument("--rounds", type=int, help="default: {}; short: {}".format(*rounds))
         parser.set_defaults(usual_rounds=rounds)
     return parser
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows that ``python -m bench.NAME`` has written to ``NAME.csv``.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if not path.exists():
+        raise InputError(
+            f"There is no {path}: python -m bench.{path.stem} --output {path.parent} writes it."
+        )
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _folder(text: str) -> Path:
@@ -142,7 +158,7 @@ def note(found: Interval, figure: str, **case: str) -> dict[str, Any]:
     return {**case, "figure": figure, **dict(zip(("median", "low", "high"), found, strict=True))}
 
 
-def shown(row: dict[str, Any]) -> dict[str, Any]:
+def shown(row: Row) -> Row:
     """Print the figures of a row that are there; return the row."""
     cells = (f"{name} {value}" for name, value in row.items() if value not in (None, ""))
     print(", ".join(cells), flush=True)

@@ -8,12 +8,11 @@ Each of them is a flag, and all are printed before the result, so put in your ow
 """
 
 import argparse
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from bench.harness import run_program
+from bench.harness import Row, read_rows, run_program
 from focus.errors import InputError
 
 RESULTS = Path(__file__).parent / "results" / "scale.csv"
@@ -22,20 +21,6 @@ FORWARD = 2 * DEPTH * (12 * WIDTH**2 * (GRID**2 + 1) + 2 * WIDTH * (GRID**2 + 1)
 """Floating-point operations of a ViT-L/14 for one image: 12 d² n + 2 d n² products a layer."""
 PICTURE_BYTES = 3 * 224**2
 FEATURE_BYTES = GRID**2 * (2 * WIDTH + 4) + 4  # bfloat16, and the human map in float32
-
-Row = Mapping[str, str]
-
-
-def rows_of(path: Path = RESULTS) -> list[Row]:
-    """Return the rows of ``scale.csv``.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    if not path.exists():
-        raise InputError(f"There is no {path}: python -m bench.scale --output FOLDER writes one.")
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def seconds_of(rows: Iterable[Row], phase: str) -> float:
@@ -193,9 +178,9 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=default.share, help="of it that a ViT gets")
     parser.add_argument("--read", type=float, default=default.read, help="GB/s of a node's disk")
     parser.add_argument("--write", type=float, default=default.write, help="GB/s of a node's disk")
-    given = vars(parser.parse_args())
-    rows = rows_of(given.pop("results"))
-    cluster = Cluster(**given)
+    arguments = vars(parser.parse_args())
+    rows = read_rows(arguments.pop("results"))
+    cluster = Cluster(**arguments)
     print(inputs(cluster))
     for stage in stages(cluster, rows):
         needs = ", ".join(f"{name} {duration(value)}" for name, value in stage.seconds.items())

@@ -8,7 +8,6 @@ draws ``bench-step.png`` and ``scale.png``, and writes each table anew between `
 """
 
 import argparse
-import csv
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,32 +16,16 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bench.harness import run_program
+from bench.harness import Row, read_rows, run_program
 from bench.head import RATIOS as HEAD_RATIOS
 from bench.loader import SPEED
 from bench.plan import Cluster, duration, inputs, stages
 from bench.scale import PHASES, straightness
 from bench.step import RATIOS as STEP_RATIOS
-from focus.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT, SCALE_DOCUMENT = "benchmarks.md", "scale.md"
 SCALE_MARKS = ("costs", "photographs", "plan")
-
-Row = Mapping[str, str]
-
-
-def read(folder: Path, name: str) -> list[Row]:
-    """Return the rows of ``NAME.csv``.
-
-    Raises:
-        InputError: there is no such file.
-    """
-    path = folder / f"{name}.csv"
-    if not path.exists():
-        raise InputError(f"There is no {path}: measure with python -m bench --output {folder}.")
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def head_table(rows: Sequence[Row]) -> list[str]:
@@ -100,7 +83,8 @@ def fill(document: str, folder: Path) -> str:
             f"{known['torch']}, Python {known['python']}, {known['cpu']}, {known['cores']} virtual "
             f"cores, {known['threads']} thread, pinned: {known['pinned']}.)"
         )
-        lines = [f"<!-- {name} -->", "", *make(read(folder, name)), "", where, "", found[2]]
+        table = make(read_rows(folder / f"{name}.csv"))
+        lines = [f"<!-- {name} -->", "", *table, "", where, "", found[2]]
         return "\n".join(lines)
 
     mark = rf"<!-- ({'|'.join(TABLES)}) -->\n.*?(<!-- end -->)"
@@ -109,7 +93,7 @@ def fill(document: str, folder: Path) -> str:
 
 def fill_scale(document: str, folder: Path) -> str:
     """Return the page on scale with its tables made from ``scale.csv`` in a folder."""
-    rows = read(folder, "scale")
+    rows = read_rows(folder / "scale.csv")
     parts = dict(
         zip(SCALE_MARKS, (cost_lines(rows), photograph_lines(rows), plan_lines(rows)), strict=True)
     )
@@ -271,8 +255,10 @@ def main() -> None:
     scale_document = given.docs / SCALE_DOCUMENT
     scale_text = fill_scale(scale_document.read_text(encoding="utf-8"), given.results)
     scale_document.write_text(scale_text, encoding="utf-8")
-    scale_picture(read(given.results, "scale")).savefig(given.docs / "scale.png", dpi=150)
-    step_picture(read(given.results, "step")).savefig(given.docs / "bench-step.png", dpi=150)
+    scale_rows = read_rows(given.results / "scale.csv")
+    scale_picture(scale_rows).savefig(given.docs / "scale.png", dpi=150)
+    step_rows = read_rows(given.results / "step.csv")
+    step_picture(step_rows).savefig(given.docs / "bench-step.png", dpi=150)
 
 
 if __name__ == "__main__":

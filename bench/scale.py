@@ -51,7 +51,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.harness import make_parser, run_program, settings, shown
+from bench.harness import Row, make_parser, read_rows, run_program, settings, shown
 from focus.errors import InputError
 
 SIZES = (30_000, 300_000, 3_000_000)
@@ -389,9 +389,6 @@ def measured(phase: str, folder: Path, size: int) -> dict[str, float]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-Row = dict[str, Any]
-
-
 def row_of(phase: str, size: int, figures: Mapping[str, float]) -> Row:
     """Return the row of a phase, with what it was measured with."""
     used = settings("python -m bench.scale")
@@ -424,14 +421,6 @@ def new_rows(phases: Iterable[str], size: int, folder: Path) -> Iterator[Row]:
             yield row_of(name, images, measured(name, folder, images))
     finally:
         shutil.rmtree(folder)
-
-
-def rows_in(path: Path) -> list[Row]:
-    """Return the rows that were measured before."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def append(path: Path, row: Row) -> None:
@@ -485,7 +474,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         results = (arguments.output or Path(temporary)) / "scale.csv"
-        rows = rows_in(results)
+        rows = read_rows(results) if results.exists() else []
         for size in arguments.sizes:
             before = {(row["phase"], int(row["images"])) for row in rows}
             phases = [
