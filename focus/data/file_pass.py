@@ -217,8 +217,8 @@ class _Part:
         self._files, self._stores = files, stores
         self._processes, self._sharing = processes, sharing
         self._looks = Looks(len(files))
-        self._is_known = np.zeros(len(files), bool)
-        self._good: list[tuple[str, str]] = []  # keys and digests that wait to be written
+        self._is_good = np.zeros(len(files), bool)  # as an earlier pass knew
+        self._pending: list[tuple[str, str]] = []  # keys and digests that wait to be written
         self._unwritten = 0  # looks since anything was written
 
     def look(self, *, progress: bool) -> Looks:
@@ -232,10 +232,10 @@ class _Part:
             for number, key in enumerate(keys):
                 if key in digests:
                     self._looks.record(number, digests[key], "good")
-                    self._is_known[number] = True
+                    self._is_good[number] = True
             is_kept = self._to_keep(pool, progress=progress)
             # Bad ones are looked at again.
-            todo = np.flatnonzero(~self._is_known | is_kept | self._lacks_signature()).tolist()
+            todo = np.flatnonzero(~self._is_good | is_kept | self._lacks_signature()).tolist()
             with self._processes.progress(
                 initial=len(self._files) - len(todo),
                 total=len(self._files),
@@ -289,28 +289,28 @@ class _Part:
         """Return the files that ``images`` keeps when they are decoded, but has not yet."""
         lacking = [
             number
-            for number in np.flatnonzero(~self._is_known).tolist()
+            for number in np.flatnonzero(~self._is_good).tolist()
             if self._files[number][1] in KINDS
         ]
         for kind in KINDS:
-            known = self._known_of(kind)
-            has_row = images.has(kind, [self._looks.digest(number) for number in known])
-            lacking += [n for n, has in zip(known, has_row, strict=True) if not has]
+            numbers = self._good_of(kind)
+            has_row = images.has(kind, [self._looks.digest(number) for number in numbers])
+            lacking += [number for number, has in zip(numbers, has_row, strict=True) if not has]
         return sorted(lacking)
 
     def _lacks_signature(self) -> NDArray[np.bool_]:
         """Return which files are images known to be good without a signature, if one is wanted."""
         lacks = np.zeros(len(self._files), bool)
         if self._stores.signatures is not None:
-            known = self._known_of("image")
-            has = self._stores.signatures.has([self._looks.digest(number) for number in known])
-            lacks[np.array(known, np.int64)[~has]] = True
+            numbers = self._good_of("image")
+            has = self._stores.signatures.has([self._looks.digest(number) for number in numbers])
+            lacks[np.array(numbers, np.int64)[~has]] = True
         return lacks
 
-    def _known_of(self, role: str) -> list[int]:
+    def _good_of(self, role: str) -> list[int]:
         """Return the files of a role that are known to be good."""
-        known: list[int] = np.flatnonzero(self._is_known).tolist()
-        return [number for number in known if self._files[number][1] == role]
+        numbers: list[int] = np.flatnonzero(self._is_good).tolist()
+        return [number for number in numbers if self._files[number][1] == role]
 
     def _decoded(
         self, pool: ThreadPool, todo: Sequence[int], is_kept: NDArray[np.bool_]
@@ -349,8 +349,8 @@ class _Part:
             self._stores.images.add(role, look.digest, look.row)
         if look.digest and self._stores.signatures is not None and look.signature is not None:
             self._stores.signatures.add(look.digest, look.signature)
-        if look.key and look.verdict == "good" and not self._is_known[number]:
-            self._good.append((look.key, look.digest))
+        if look.key and look.verdict == "good" and not self._is_good[number]:
+            self._pending.append((look.key, look.digest))
         self._unwritten += 1
         if self._unwritten >= _STORED_EVERY:
             self._flush()
@@ -363,11 +363,11 @@ class _Part:
         if self._stores.signatures is not None:
             self._stores.signatures.flush()
         try:
-            self._stores.files.append(self._good)
+            self._stores.files.append(self._pending)
         except OSError as error:
             path = self._stores.files.path
             _log.warning("cannot remember the checked files in %s: %s", path, error)
-        self._good = []
+        self._pending = []
 
 
 def _refuse_differences(
@@ -468,13 +468,19 @@ def _key(path: str, role: Role) -> str:
     Size and time of the content can be the same for another one (tar, rsync -t); the time of the
     last change of the file and its place on the disk cannot.
     """
-    whole = os.path.abspath(path)  # noqa: PTH100 - a million Path objects take seconds
-    key = b"%s %d\0%s" % (role.encode(), pixel_limit(), os.fsencode(whole))
+    # With os, as a million Path objects take seconds.
+    absolute_path = os.path.abspath(path)  # noqa: PTH100
+    key = b"%s %d\0%s" % (role.encode(), pixel_limit(), os.fsencode(absolute_path))
     try:
         for part in files_of(path) if role == "map" else [path]:
-            found = os.stat(part)  # noqa: PTH116
-            about = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
-            key += b"\0%d %d %d %d %d" % about
+            status = os.stat(part)  # noqa: PTH116
+            key += b"\0%d %d %d %d %d" % (
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+                status.st_ino,
+                status.st_dev,
+            )
     except (OSError, ValueError):
         return ""
     return key_of(key)

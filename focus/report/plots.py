@@ -66,7 +66,7 @@ _ROW, _AROUND_ROWS = 0.22, 2.6  # inches of a heat map: a row, and what is above
 _REAL = "#7f7f7f"
 _LINES = ("-", "--", ":", "-.")
 _BINS = 25  # of a histogram
-_WIDTH = 1000  # corners of a ROC are told apart by, twice the pixels of a PNG
+_WIDTH = 1000  # steps of the axis of a ROC in which corners are told apart: two a pixel of a PNG
 _GUIDE: Style = {"color": INK, "alpha": 0.4, "linewidth": 0.8, "linestyle": ":"}
 _STYLE = Path(__file__).with_name("figures.mplstyle")
 
@@ -152,7 +152,7 @@ def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
             fakes.append((name, scores.select(c.fake), style))
         real = scores.select(union((c.real for c in members), scores.images))
         plots += roc_and_det(test_set.replace("_", "-"), title, lines, short)
-        kinds = _histograms_of([real, *(own for _, own, _ in fakes)])
+        kinds = _histograms_of([real, *(of_generator for _, of_generator, _ in fakes)])
         plots += [_histogram(k, test_set, ("real", real), fakes, short) for k in kinds]
     if plots:
         plots += _reliability(scores, comparisons, results)
@@ -293,8 +293,8 @@ def roc_and_det(
 def roc_points(real: Array, fake: Array) -> tuple[Floats, Floats]:
     """Return false and true positive rates [P] at the corners of a ROC, rising from (0, 0) to 1.
 
-    Of corners that are closer than a ``_WIDTH``-th of a logarithmic axis of false positive rates
-    the first and the last stay, so that millions of scores are drawn in the time of thousands.
+    The logarithmic axis of false positive rates has ``_WIDTH`` steps. Of the corners in a step the
+    first and the last stay, so that millions of scores are drawn in the time of thousands.
 
     real, fake: The scores of both classes, [M] and [N], sorted.
     """

@@ -58,12 +58,16 @@ class Processes:
         except InputError as caught:
             error = caught
         errors = self.gather(error)
-        rank = next((rank for rank, one in enumerate(errors) if one is not None), None)
-        if rank is None:
-            return made
-        if rank == 0:
-            raise error or errors[0]  # type: ignore[misc]  # its own has a traceback, for --debug
-        raise InputError(f"Process {rank}: {str(errors[rank]).removesuffix('.')}.") from error
+        for rank, error_of_rank in enumerate(errors):
+            if error_of_rank is None:
+                continue
+            if rank > 0:
+                text = str(error_of_rank).removesuffix(".")
+                raise InputError(f"Process {rank}: {text}.") from error
+            if error is not None:  # which has a traceback, for --debug
+                raise error
+            raise error_of_rank
+        return made
 
     def from_main(self, work: Callable[[], T]) -> T:
         """Return what ``work()`` returns in the main process, which alone does it.

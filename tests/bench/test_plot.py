@@ -9,8 +9,7 @@ RESULTS = CHECKOUT / "bench" / "results"
 
 def test_the_document_holds_the_tables_of_the_results() -> None:
     text = (CHECKOUT / "docs" / plot.DOCUMENT).read_text(encoding="utf-8")
-    found = plot.fill(text, RESULTS)
-    assert found == text, "run python -m bench.plot"
+    assert plot.fill(text, RESULTS) == text, "run python -m bench.plot"
     assert all(f"<!-- {name} -->" in text for name in plot.TABLES)
 
 

@@ -47,10 +47,10 @@ def test_of_an_image_in_several_splits_only_the_first_is_used(tmp_path: Path) ->
     ]
     twice = [image("f", "test", source="again"), Sample("/no/digest", 1, split="test")]
     manifest = Manifest([*gone, *used, *twice])  # in any order
-    found = copies_in(manifest, tmp_path)
-    assert [copy.sample for copy in found] == [gone[0], *gone[1:]]
-    assert set(without(manifest, found)) == {*used, *twice}
-    write_copies(found, tmp_path, found)
+    copies = copies_in(manifest, tmp_path)
+    assert [copy.sample for copy in copies] == [gone[0], *gone[1:]]
+    assert set(without(manifest, copies)) == {*used, *twice}
+    write_copies(copies, tmp_path, copies)
     rows = list(csv.DictReader((tmp_path / "copies.csv").open()))
     assert rows[2] == {
         "path": gone[2].path,
@@ -63,7 +63,7 @@ def test_of_an_image_in_several_splits_only_the_first_is_used(tmp_path: Path) ->
         "similarity": "1.0000",
         "left_out": "yes",
     }
-    first, *_ = texts = [one.text for one in copy_findings(manifest, found, found)]
+    first, *_ = texts = [one.text for one in copy_findings(manifest, copies, copies)]
     assert first == (
         "2 of 2 synthetic test images of GAN are left out, being copies of training images (same "
         f"file: 2), the first is {gone[3].path!r} of {used[2].path!r}."

@@ -197,7 +197,11 @@ def test_a_file_that_differs_between_machines_is_named(tmp_path: Path, content: 
         ranks = [
             pool.submit(
                 run,
-                *("-c", PROGRAM, listed, "auto", 0),
+                "-c",
+                PROGRAM,
+                listed,
+                "auto",
+                0,
                 cwd=machine,
                 FOCUS_CACHE=str(machine / "cache"),
                 **told(rank, 2, port, 1),

@@ -197,12 +197,12 @@ def test_of_many_generators_those_have_curves_that_the_runs_differ_about(
             path=[f"{row}.png" for row in range(200)], label=label, generator=names, score=score
         )
         write_results(tmp_path / run, scores, summarise(scores, [], resamples=10))
-    found = compared([tmp_path / "first", tmp_path / "second"], tmp_path / "page")
+    page = compared([tmp_path / "first", tmp_path / "second"], tmp_path / "page")
     drawn = {path.stem[-2:] for path in (tmp_path / "page" / "figures").glob("roc-*.svg")}
     assert len(drawn) == 8
     assert {"g3", "g7"} <= drawn
     words = "ROC and DET are of 8 of 10 generators of the open set"
-    assert words in found.text
+    assert words in page.text
     assert words in " ".join(capsys.readouterr().out.split())
     for n in range(10):
-        assert ("open", "generators", f"g{n}", "auc") in found.figures
+        assert ("open", "generators", f"g{n}", "auc") in page.figures

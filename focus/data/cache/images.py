@@ -117,7 +117,7 @@ class ImageCache:
             return False
         return True
 
-    def room(self, size: int, kinds: Collection[str]) -> "Room | None":
+    def room(self, size: int, kinds: Collection[str]) -> Room | None:
         """Return the room for so many bytes of rows; None, after a warning, if none can be added.
 
         The cache in :func:`cache_dir` takes at most a tenth of the disk's space that is free but
@@ -139,7 +139,7 @@ class ImageCache:
             allowed = 0
         return Room(size, min(size, allowed), free)
 
-    def announcement(self, room: "Room") -> str:
+    def announcement(self, room: Room) -> str:
         """Return a line that says how much is decoded, and what of it is kept where."""
         where = f"{self.folder}, where {gb(room.free)} are free"
         if room.allowed == room.size:
