@@ -56,7 +56,7 @@ from focus.runtime.peers import (
     whom_it_lost,
 )
 from focus.runtime.signals import Stopped, StopSignals
-from focus.training.batches import MicroBatch
+from focus.training.batches import MicroBatch, TrainingImages, ValidationImages
 from focus.training.checkpoint import (
     CheckpointWriter,
     Parts,
@@ -66,7 +66,6 @@ from focus.training.checkpoint import (
     remove_later,
 )
 from focus.training.features import filled_cache
-from focus.training.loading import TrainingImages, ValidationImages
 from focus.training.monitoring import RunLog, training_figures, validation_figures, write_summary
 from focus.training.optimizer import make_optimizer, make_scheduler
 from focus.training.run_folder import (
