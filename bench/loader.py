@@ -46,8 +46,8 @@ from focus.config.recipes import parse_augment
 from focus.data import augment
 from focus.data.augment import Augmentation, compressed
 from focus.data.bad_files import check_images
-from focus.data.blur import blurred
 from focus.data.cache.images import ImageCache
+from focus.data.changes import blurred
 from focus.data.dataset import FaceDataset, loader
 from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest, Sample

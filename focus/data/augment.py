@@ -21,8 +21,7 @@ from torch import Tensor
 from torchvision.io import decode_jpeg, encode_jpeg
 
 from focus.config.recipes import CUT
-from focus.data.blur import blurred
-from focus.data.moves import Move, moved, moved_on_device
+from focus.data.changes import Move, blurred, moved, moved_on_device
 
 AUGMENTATION_VERSION = 2
 """To be raised whenever the same names and key change an image to other bytes than before."""

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from focus.data.augment import Augmentation, Draw, as_table
 from focus.data.cache.images import KINDS, ImageCache
+from focus.data.changes import moved_to_grid
 from focus.data.images import (
     Preprocessing,
     at_least,
@@ -30,7 +31,6 @@ from focus.data.images import (
 )
 from focus.data.manifest import Manifest
 from focus.data.maps import Map, human_map, resized
-from focus.data.moves import moved_to_grid
 from focus.errors import LostWorkerError
 from focus.kernels.reference import map_entropy
 from focus.kernels.terms import FLAT_STEPS

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from focus.data.augment import Augmentation, Draw, as_table, compressed
-from focus.data.blur import blurred
-from focus.data.moves import moved_to_grid
+from focus.data.changes import blurred, moved_to_grid
 
 from . import one_by_one
 
