@@ -249,6 +249,12 @@ def _process_of(marker: Path) -> tuple[str, str]:
     return (lines[0], lines[1].partition("?")[0]) if len(lines) > 1 else ("(unknown)", "(unknown)")
 
 
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def check_empty(folder: Path) -> None:
     """Raise InputError if the folder is there and holds something but a lock."""
     if folder.exists() and any(path.name != _LOCK for path in folder.iterdir()):

@@ -1,11 +1,11 @@
 """The command ``cache``: what this project keeps on the disk between runs, and its removal."""
 
 import shutil
-from pathlib import Path
 
 from focus.config.data import CACHES, CacheConfig
 from focus.data.cache.images import gb
 from focus.errors import InputError
+from focus.runtime.files import size_of
 from focus.runtime.machine import cache_dir
 
 
@@ -18,21 +18,16 @@ def cache(config: CacheConfig) -> None:
     folder = cache_dir()
     wanted = [*CACHES] if "all" in config.clear else config.clear
     print(f"{folder}:")
-    for name, (pattern, about) in CACHES.items():
-        places = sorted(folder.glob(pattern))
-        size = sum(_size(place) for place in places)
-        removed = bool(places) and name in wanted
-        for place in places if removed else ():
+    for name, (pattern, description) in CACHES.items():
+        paths = sorted(folder.glob(pattern))
+        size = sum(size_of(path) for path in paths)
+        removed = bool(paths) and name in wanted
+        for path in paths if removed else ():
             try:
-                shutil.rmtree(place) if place.is_dir() else place.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             except OSError as error:
                 raise InputError(
-                    f"{place} cannot be removed ({error.strerror}): end what uses it, or remove it "
+                    f"{path} cannot be removed ({error.strerror}): end what uses it, or remove it "
                     "by hand."
                 ) from error
-        print(f"  {name:<9} {gb(size):>10}  {about}{', removed' if removed else ''}")
-
-
-def _size(place: Path) -> int:
-    files = [place] if place.is_file() else place.rglob("*")
-    return sum(file.stat().st_size for file in files if file.is_file())
+        print(f"  {name:<9} {gb(size):>10}  {description}{', removed' if removed else ''}")

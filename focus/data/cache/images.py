@@ -17,6 +17,7 @@ from focus.data.images import squash
 from focus.data.known_images import CONTENT
 from focus.data.manifest import Manifest
 from focus.data.maps import Map, files_of, resized
+from focus.runtime.files import size_of
 from focus.runtime.machine import cache_dir
 from focus.runtime.rows import NAME, RowStore
 
@@ -132,8 +133,7 @@ class ImageCache:
             return None
         allowed = int(_SHARE_OF_OTHERS * free)
         if self._limited:
-            files = self.folder.parent.rglob("*")
-            taken = sum(file.stat().st_size for file in files if file.is_file())
+            taken = size_of(self.folder.parent)
             allowed = int(_SHARE * (free + taken)) - taken
         if allowed < _LEAST_PART * size:
             allowed = 0
