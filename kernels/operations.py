@@ -132,16 +132,16 @@ def focus_head(
 ) -> FocusHeadOutput[Tensor]:
     """Pool, classify, and return cross-entropy, focus and saliency terms with all gradients.
 
-    ``loss_b = a CE_b + b focus_b + c saliency_b`` with the weights ``classification_weight``,
-    ``focus_weight`` and ``saliency_weight``. The formulas stand in :mod:`focus.kernels.reference`;
-    the saliency term is CYBORG's (Boyd et al., 2023), the focus levels are this project's reading
-    of arXiv 2303.00818.
+    ``loss_b = a CE_b + b focus_b + c saliency_b`` with the weights below. The formulas stand in
+    :mod:`focus.kernels.reference`; the saliency term is CYBORG's (Boyd et al., 2023), the focus
+    levels are this project's reading of arXiv 2303.00818.
 
     Args:
         features: ``[B,C,H,W]``, the very tensor that pooling and classifier see; float64, float32,
             bfloat16 or float16, any strides.
-        weight: ``[K,C]``; bias: ``[K]``, or ``[B,K]`` of each sample (what a class token adds to
-            the logits, a constant over the cells), or None.
+        weight: ``[K,C]``.
+        bias: ``[K]``, or ``[B,K]`` of each sample (what a class token adds to the logits, a
+            constant over the cells), or None.
         target: class numbers ``[B]`` int64 in [0, K), or shares of the classes ``[B,K]`` (mixup,
             distillation), floating point, taken as they are; no gradient. With shares the CAM is
             that of the largest, the first of equal ones.
@@ -152,10 +152,13 @@ def focus_head(
         entropy_target: ``h*`` in [0, 1] for the levels match and hinge, a float or a tensor of one
             element or ``[B]``; no gradient. None means the entropy of the sample's map divided by
             its sum; then a sample without a map, or with an all-zero one, has no focus term.
-        classification_weight, focus_weight, saliency_weight, temperature, label_smoothing: floats
-            or tensors of one element (tensors, on the features' device, where the value changes
-            with each step); no gradient. The temperature is above 0, the smoothing in [0, 1), which
-            is checked of floats; the weights may be any number.
+        classification_weight: ``a``, any number. Like the next four, a float, or a tensor of one
+            element on the features' device where the value changes with each step; no gradient.
+        focus_weight: ``b``, any number.
+        saliency_weight: ``c``, any number.
+        temperature: ``T`` of the softmax over the CAM, above 0; only a float is checked.
+        label_smoothing: share of the target that is spread over all classes, in [0, 1); only a
+            float is checked.
         focus_level: "none", "match" ``|h - h*|``, "hinge" ``relu(h - h*)`` or "minimize" ``h``.
         cam_class: class of the CAM in the loss: "true" (the target), "predicted" (argmax of the
             logits, constant in backward) or "contrast" (the target's row minus the mean of the
