@@ -19,12 +19,13 @@ from focus.metrics.bootstrap import Resampler, percentiles
 from focus.metrics.calibration import llr_costs, min_cllr
 from focus.metrics.figures import (
     CONFUSION,
+    DECISION,
     FIGURE,
     FIGURES,
     POINTS,
     Figure,
+    Keys,
     Method,
-    Place,
     Unit,
     of_ranking,
 )
@@ -38,8 +39,8 @@ from focus.metrics.ranking import Ranking, Side
 from focus.model.operating_points import OperatingPoints, Threshold
 
 Integers = NDArray[np.int64]
-Figures = dict[Place, Floats]
-Intervals = dict[Place, Interval | None]
+Figures = dict[Keys, Floats]
+Intervals = dict[Keys, Interval | None]
 Units = dict[str, int]
 """Independent images or groups by unit, and those with a value by the name of a mean over images"""
 
@@ -48,8 +49,6 @@ _RATES = {Method.RATE, Method.RATE_OF_FAKES, Method.TWO_RATES}
 _SHARES = _RATES | {Method.SHARE, Method.LARGEST}
 _COSTS = {Method.COST, Method.ERROR}
 _OVERSTATED = {Method.LARGEST, Method.ERROR}
-DECISION = "decision"
-"""The operating point of the threshold that decides, beside those that validation fixed."""
 
 
 class WeightedScores:
@@ -243,7 +242,7 @@ class Group:
         (flagged, real), (missed, fake) = self.errors(threshold)
         return dict(zip(CONFUSION, (real - flagged, flagged, missed, fake - missed), strict=True))
 
-    def exact_intervals(self, values: Mapping[Place, float], units: Units) -> Intervals:
+    def exact_intervals(self, values: Mapping[Keys, float], units: Units) -> Intervals:
         """Return those of rates whose images are independent.
 
         units: Those of :meth:`units`.
@@ -268,7 +267,7 @@ class Group:
                 intervals[place] = rate_interval(round(value * images), images)
         return intervals
 
-    def excess(self) -> dict[Place, float]:
+    def excess(self) -> dict[Keys, float]:
         """Return what chance adds to each calibration error; nothing without both classes."""
         if not self._ranking.defined[0]:
             return {}
@@ -323,7 +322,7 @@ class Estimate:
         """
         self.values = {place: float(values[0]) for place, values in figures.items()}
         self._of_cells = of_cells
-        self._draws: dict[Place, list[Floats]] = {place: [] for place in figures}
+        self._draws: dict[Keys, list[Floats]] = {place: [] for place in figures}
 
     def draw(self, figures: Figures) -> None:
         """Add the figures of some resamples."""
@@ -338,7 +337,7 @@ class Estimate:
         self,
         exact: Intervals,
         units: Units,
-        excess: Mapping[Place, float] | None = None,
+        excess: Mapping[Keys, float] | None = None,
         unseen: float = 0.0,
     ) -> dict[str, Any]:
         """Return the values and their intervals as results.json has them.
@@ -350,7 +349,7 @@ class Estimate:
             unseen: What an image on the wrong side may add to C_llr; 0 where enough are there.
         """
         units = units | {"smaller": min(units["real"], units["fake"])}
-        ends: dict[Place, Interval] = {}
+        ends: dict[Keys, Interval] = {}
         for place, value in self.values.items():
             figure, draws = FIGURE[place[-1]], self._draws[place]
             if figure.interval is Method.NONE or math.isnan(value) or not draws:
@@ -393,7 +392,7 @@ def _bootstrap(
     return rate_interval(round(value * count), count) if share and count > 1 else None
 
 
-def nested(flat: Mapping[Place, Any]) -> dict[str, Any]:
+def nested(flat: Mapping[Keys, Any]) -> dict[str, Any]:
     """Turn ``{("a", "b"): 1}`` into ``{"a": {"b": 1}}``, and NaN into None."""
     made: dict[str, Any] = {}
     for (*path, last), value in flat.items():

@@ -15,7 +15,7 @@ from focus.evaluation.result_table import SET_TITLES, at, figure, text_of
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.findings import Finding, finding, worst_first
-from focus.metrics.figures import Place
+from focus.metrics.figures import Keys
 from focus.model.operating_points import OperatingPoints
 
 OUTLIERS_SEEN = 0.05
@@ -91,7 +91,7 @@ def _generators(results: Results) -> Iterator[tuple[str, str, Results]]:
 
 def _worse_than_chance(results: Results) -> Iterator[Finding]:
     """Name the AUCs whose whole interval is below 0.5."""
-    places: list[tuple[str, Place]] = [
+    places: list[tuple[str, Keys]] = [
         (shown(name), (test_set, "generators", name)) for test_set, name, _ in _generators(results)
     ]
     places += [(f"the mean of the {SET_TITLES[s]}", (s, "mean")) for s in TEST_SETS]

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from focus.data.manifest import TEST_SETS
-from focus.evaluation.estimates import DECISION
 from focus.evaluation.protocol import Comparison, compared, match, union
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores, in_common
 from focus.metrics.bootstrap import units
-from focus.metrics.figures import CHANCE, CONFUSION, FIGURE, FIGURES, POINTS, WIDE, Place
+from focus.metrics.figures import CHANCE, CONFUSION, DECISION, FIGURE, FIGURES, POINTS, WIDE, Keys
 from focus.metrics.intervals import mean_auc_difference
 from focus.plotting import shortened
 
@@ -56,7 +55,7 @@ class Row:
     """
 
     title: str
-    keys: Place
+    keys: Keys
     generator: str = ""
     kept: bool = True
 
@@ -76,7 +75,7 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
         mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
         rows.append(Row(f"{_AUC[test_set]}, {mean}", (test_set, "mean", "auc")))
         for who, words in _ON_PEOPLES.items():
-            keys: Place = ("people", test_set, "mean", who, "auc")
+            keys: Keys = ("people", test_set, "mean", who, "auc")
             if any(at(r, keys) is not None for r in everything):
                 rows.append(Row(words, keys))
         if any(at(r, ("groups", test_set, "generators")) for r in everything):
@@ -133,7 +132,7 @@ def _generator_rows(everything: Sequence[Results]) -> list[Row]:
     ]
 
 
-def hardest_first(everything: Sequence[Results], test_set: str, part: Place = ()) -> list[str]:
+def hardest_first(everything: Sequence[Results], test_set: str, part: Keys = ()) -> list[str]:
     """Return the generators of a test set by the lowest AUC that a model has on them.
 
     Those without an AUC are the last. part: Where the test sets lie, as ``("groups",)``.
@@ -207,7 +206,7 @@ def footnotes(rows: Iterable[Row], *, undefined: bool) -> list[str]:
     return [note for mark, note in _NOTES.items() if (undefined if mark == "-" else mark in text)]
 
 
-def counts_text(everything: Sequence[Results], keys: Place) -> str:
+def counts_text(everything: Sequence[Results], keys: Keys) -> str:
     """Return how many real images + how many fakes the figure at ``keys`` is of, as ``40+6``.
 
     A number is a range where models scored other images, and 0 of a class that the figure is not
@@ -226,7 +225,7 @@ def counts_text(everything: Sequence[Results], keys: Place) -> str:
     return "+".join(texts) + unit
 
 
-def _counted_at(results: Results, keys: Place) -> Place:
+def _counted_at(results: Results, keys: Keys) -> Keys:
     """Return where in results.json the numbers of images are that the figure at ``keys`` is of."""
     start = 2 if keys[0] in _PARTS else 1
     if keys[start] == "generators":
@@ -238,7 +237,7 @@ def _counted_at(results: Results, keys: Place) -> Place:
     return (*test_set, "pooled")
 
 
-def wide_intervals(everything: Sequence[Results], places: Iterable[Place]) -> list[str]:
+def wide_intervals(everything: Sequence[Results], places: Iterable[Keys]) -> list[str]:
     """Return a sentence on the intervals at these places that are wide, if any is."""
     intervals = [figure(results, keys)[1] for keys in places for results in everything]
     defined = [interval for interval in intervals if interval is not None]
@@ -265,7 +264,7 @@ def confusion_lines(results_by_name: Mapping[str, Results]) -> list[str]:
     return lines
 
 
-def wrong_decisions(results: Results, point: Place) -> str:
+def wrong_decisions(results: Results, point: Keys) -> str:
     """Return how many real images are called synthetic and how many fakes real, "" if unknown."""
     alarms, real = error_count(results, (*point, "bpcer"))
     missed, fakes = error_count(results, (*point, "apcer"))
@@ -274,7 +273,7 @@ def wrong_decisions(results: Results, point: Place) -> str:
     return f"wrong about {alarms} of {real} real, {missed} of {fakes} synthetic"
 
 
-def error_count(results: Results, rate: Place) -> tuple[int, int]:
+def error_count(results: Results, rate: Keys) -> tuple[int, int]:
     """Return how many images the error rate at this place is wrong about, and of how many.
 
     It is (0, 0) in results that an earlier version wrote, which had no counts.
@@ -311,7 +310,7 @@ def errors_in_words(results: Results, most: int = 4) -> list[ErrorRate]:
     """Return the false alarms of each test set, then the ``most`` generators missed most often."""
     alarms, missed = [], []
     for test_set, title in SET_TITLES.items():
-        place: Place = (test_set, POINTS, DECISION, "bpcer")
+        place: Keys = (test_set, POINTS, DECISION, "bpcer")
         alarm = _error_rate(results, f"real faces of the {title}", "are called synthetic", place)
         if alarm is not None:
             alarms.append(alarm)
@@ -324,7 +323,7 @@ def errors_in_words(results: Results, most: int = 4) -> list[ErrorRate]:
     return alarms + missed[:most] + _of_people(results, most)
 
 
-def _error_rate(results: Results, faces: str, what: str, place: Place) -> ErrorRate | None:
+def _error_rate(results: Results, faces: str, what: str, place: Keys) -> ErrorRate | None:
     value, interval = figure(results, place)
     if value is None:
         return None
@@ -479,7 +478,7 @@ def _same_rows(pairs: Sequence[Comparison], others: Sequence[Comparison]) -> boo
     )
 
 
-def text_of(results: Results, keys: Place, with_interval: bool = True) -> str:
+def text_of(results: Results, keys: Keys, with_interval: bool = True) -> str:
     """Return the value, and its interval if there is one: ``0.971 [.960, .980]``."""
     value, interval = figure(results, keys)
     if value is None:
@@ -489,7 +488,7 @@ def text_of(results: Results, keys: Place, with_interval: bool = True) -> str:
     return f"{value:.3f} [{', '.join(f'{end:.3f}'.lstrip('0') for end in interval)}]"
 
 
-def figure(results: Results, keys: Place) -> tuple[float | None, tuple[float, float] | None]:
+def figure(results: Results, keys: Keys) -> tuple[float | None, tuple[float, float] | None]:
     """Return the figure at ``keys`` of results.json and its interval, None for what is missing."""
     *path, last = keys
     # Beside the value, or beside the operating point that it is of, or beside all of these.
@@ -498,7 +497,7 @@ def figure(results: Results, keys: Place) -> tuple[float | None, tuple[float, fl
     return at(results, keys), None if interval is None else (interval[0], interval[1])
 
 
-def at(results: Any, keys: Place) -> Any:
+def at(results: Any, keys: Keys) -> Any:
     """Return what lies at ``keys`` of results.json, None where nothing does."""
     for key in keys:
         results = results.get(key) if isinstance(results, dict) else None

@@ -19,7 +19,7 @@ from focus.evaluation.estimates import Estimate, Figures, Group, Intervals, Weig
 from focus.evaluation.protocol import UNNAMED, Comparison, match, strata, union
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import CellResampler, Resampler
-from focus.metrics.figures import FIGURE, FIGURES, POINTS, Errors, Method, Place
+from focus.metrics.figures import FIGURE, FIGURES, POINTS, Errors, Keys, Method
 from focus.metrics.intervals import (
     LEVEL,
     Interval,
@@ -36,7 +36,7 @@ from focus.runtime.progress import progress_bar
 VERSION = 4
 FAITHFULNESS = "faithfulness.csv"
 """What :mod:`focus.evaluation.faithfulness` measured of the same scores."""
-AUC: Place = ("auc",)
+AUC: Keys = ("auc",)
 RESAMPLES = 2000
 MOST_RESAMPLED = 20_000
 """Rows without CAMs above which neighbouring scores are resampled together, as one cell."""
@@ -171,7 +171,7 @@ class SetFigures:
         self.comparisons, self._table, self._drawn = groups.comparisons, groups.table, drawn
         self._groups, self._pooled = groups.generators, groups.pooled
         figures = []
-        self._excess: list[dict[Place, float]] = []
+        self._excess: list[dict[Keys, float]] = []
         self._once: list[dict[str, float | None]] = []
         for group in (*self._groups, self._pooled):
             figures.append(group.figures())
@@ -333,12 +333,12 @@ class SetFigures:
         return found
 
 
-def _defining(figures: list[Figures]) -> dict[Place, list[int]]:
+def _defining(figures: list[Figures]) -> dict[Keys, list[int]]:
     """Return the numbers of the generators that have each figure, before any resampling.
 
     A mean is over these in each resample, and undefined in one where a generator lacks the figure.
     """
-    found: dict[Place, list[int]] = {}
+    found: dict[Keys, list[int]] = {}
     for number, own in enumerate(figures):
         for place, values in own.items():
             if not np.isnan(values).all():
@@ -346,7 +346,7 @@ def _defining(figures: list[Figures]) -> dict[Place, list[int]]:
     return found
 
 
-def _largest(excess: list[dict[Place, float]]) -> dict[Place, float]:
+def _largest(excess: list[dict[Keys, float]]) -> dict[Keys, float]:
     """Return the largest value at each place."""
     return {n: max(own.get(n, 0.0) for own in excess) for n in {n for own in excess for n in own}}
 

@@ -14,7 +14,7 @@ from focus.evaluation.result_table import figure
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.experiment.grid import Run
-from focus.metrics.figures import Place
+from focus.metrics.figures import Keys
 from focus.metrics.ranking import auc
 from focus.runtime.json_files import Natural, NotNegative, Share, read_json
 from focus.training.run_folder import SUMMARY
@@ -31,7 +31,7 @@ class RunFigure:
     and range.
     """
 
-    path_in_results: Place = ()
+    path_in_results: Keys = ()
     kind: Any = Share
 
 

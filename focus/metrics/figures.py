@@ -15,11 +15,13 @@ import numpy as np
 from focus.metrics.arrays import Floats
 from focus.metrics.ranking import Ranking, needed
 
-Place = tuple[str, ...]
+Keys = tuple[str, ...]
 """Where a figure lies in ``results.json``, or in a part of it: the keys, from the outermost."""
 Unit = Literal["real", "fake", "both", "smaller"]
 """The class whose images, or groups of them, a figure is of; of two classes the smaller one."""
 POINTS = "operating_points"
+DECISION = "decision"
+"""The operating point of the threshold that decides, beside those that validation fixed."""
 CONFUSION = ("real_as_real", "real_as_synthetic", "synthetic_as_real", "synthetic_as_synthetic")
 """The counts of images by label and by what an operating point calls them."""
 WIDE = 0.2
@@ -52,7 +54,7 @@ class Figure:
         interval: How its interval is computed.
         compute: Returns the values from what ``where`` says, None where there are none.
         heading: The heading of its column in the report, which has only figures with a heading.
-        column: Its place among these; the first five show at once.
+        column: Its number among these; the first five show at once.
         row: The title of its row in the printed table, of all images of a test set.
         unit: The class that it is of; one of the ``smaller`` class needs images of both.
         where: It is computed from the ``ranking`` of a group's scores, from this and the threshold
@@ -97,74 +99,149 @@ class Errors(NamedTuple):
 
 
 def _tpr(rate: float, heading: str = "", column: int = 99) -> Figure:
-    compute = partial(Ranking.tpr_at_fpr, target=rate)
-    name = f"tpr_at_fpr_{rate:g}"
-    return Figure(name, Method.SHARE, compute, heading, column, reals=needed(rate))
+    return Figure(
+        name=f"tpr_at_fpr_{rate:g}",
+        interval=Method.SHARE,
+        compute=partial(Ranking.tpr_at_fpr, target=rate),
+        heading=heading,
+        column=column,
+        reals=needed(rate),
+    )
 
 
-def _ece(name: str, *shown: Any, balanced: bool = False, tempered: bool = False) -> Figure:
-    def of(ranking: Ranking, measure: Callable[..., Any]) -> Any:
-        real, fake = ranking.real, ranking.fake
-        p = (real.tempered, fake.tempered) if tempered else (real.scores, fake.scores)
-        return None if p[0] is None else measure(ranking, balanced=balanced, probabilities=p)
+def _ece(
+    name: str,
+    heading: str = "",
+    column: int = 99,
+    *,
+    balanced: bool = False,
+    tempered: bool = False,
+) -> Figure:
+    def measured_by(measure: Callable[..., Any], ranking: Ranking) -> Any:
+        probabilities = (
+            (ranking.real.tempered, ranking.fake.tempered)
+            if tempered
+            else (ranking.real.scores, ranking.fake.scores)
+        )
+        if probabilities[0] is None:
+            return None
+        return measure(ranking, balanced=balanced, probabilities=probabilities)
 
-    compute, excess = (partial(of, measure=m) for m in (Ranking.ece, Ranking.calibrated_ece))
-    return replace(Figure(name, Method.ERROR, compute, *shown), excess=excess, probability=True)
+    return Figure(
+        name=name,
+        interval=Method.ERROR,
+        compute=partial(measured_by, Ranking.ece),
+        heading=heading,
+        column=column,
+        excess=partial(measured_by, Ranking.calibrated_ece),
+        probability=True,
+    )
 
 
-def _mean(name: str, unit: Unit, source: str, interval: Method, *shown: Any) -> Figure:
-    """Return the mean of a column, without one the share of peaks in the commonest cell."""
+def _mean(
+    name: str,
+    source: str,
+    interval: Method,
+    heading: str = "",
+    column: int = 99,
+    row: str = "",
+    *,
+    unit: Unit,
+) -> Figure:
+    """Return the mean of a column over the images of a class."""
+    return Figure(
+        name=name,
+        interval=interval,
+        compute=lambda group: group.mean(source, unit),
+        heading=heading,
+        column=column,
+        row=row,
+        unit=unit,
+        where="group",
+        source=source,
+    )
 
-    def compute(group: Any) -> Any:
-        return group.mean(source, unit) if source else group.peak_share(unit)
 
-    own = Figure(name, interval, compute, *shown)
-    return replace(own, unit=unit, where="group", source=source)
-
-
-def _of_artefacts(name: str, source: str, interval: Method, *shown: Any) -> Figure:
-    """Return the mean of a column over the fakes with an artefact mask."""
-    return replace(_mean(name, "fake", source, interval, *shown), fakes="n_pointing")
+def _of_artefacts(
+    name: str, interval: Method, heading: str = "", column: int = 99, row: str = ""
+) -> Figure:
+    """Return the mean of the column of that name over the fakes with an artefact mask."""
+    figure = _mean(name, name, interval, heading, column, row, unit="fake")
+    return replace(figure, fakes="n_pointing")
 
 
-def _by_class(name: str, source: str, interval: Method, *shown: Any) -> list[Figure]:
+def _by_class(
+    name: str,
+    source: str,
+    interval: Method,
+    heading: str = "",
+    column: int = 99,
+    row: str = "",
+) -> list[Figure]:
+    """Return the means of a column over the real images, over the fakes, and over both."""
     return [
-        _mean(f"{name}_on_real", "real", source, interval),
-        _mean(f"{name}_on_synthetic", "fake", source, interval),
-        _mean(name, "both", source, interval, *shown),
+        _mean(f"{name}_on_real", source, interval, unit="real"),
+        _mean(f"{name}_on_synthetic", source, interval, unit="fake"),
+        _mean(name, source, interval, heading, column, row, unit="both"),
     ]
 
 
-_cut, _of_group = partial(Figure, where="cut"), partial(Figure, where="group")
-_of_set, _once = partial(Figure, where="set"), partial(Figure, where="once")
-_balanced_precision = partial(Ranking.average_precision, balanced=True)
-_balanced_brier = partial(Ranking.brier, balanced=True)
+def _peak_share(name: str, heading: str = "", column: int = 99, *, unit: Unit) -> Figure:
+    """Return the share of the CAMs of a class that peak in the commonest cell."""
+    return Figure(
+        name=name,
+        interval=Method.LARGEST,
+        compute=lambda group: group.peak_share(unit),
+        heading=heading,
+        column=column,
+        unit=unit,
+        where="group",
+    )
+
+
 FIGURES = (
     Figure("auc", Method.DELONG, Ranking.auc, "AUC", 1),
     Figure("average_precision", Method.SHARE, Ranking.average_precision, "AP", 8),
     Figure(
-        *("average_precision_balanced", Method.SHARE, _balanced_precision),
-        *("AP at 50 % synthetic", 9),
+        "average_precision_balanced",
+        Method.SHARE,
+        partial(Ranking.average_precision, balanced=True),
+        "AP at 50 % synthetic",
+        9,
     ),
     Figure("eer", Method.SHARE, Ranking.eer, "EER", 2),
     _tpr(0.001),
     _tpr(0.002),
     _tpr(0.01, "TPR at 1 % FPR", 3),
     _tpr(0.05, "TPR at 5 % FPR", 6),
-    _cut("accuracy", Method.RATE, Ranking.accuracy),
-    _cut("balanced_accuracy", Method.TWO_RATES, Ranking.balanced_accuracy, "balanced accuracy", 10),
+    Figure("accuracy", Method.RATE, Ranking.accuracy, where="cut"),
+    Figure(
+        "balanced_accuracy",
+        Method.TWO_RATES,
+        Ranking.balanced_accuracy,
+        "balanced accuracy",
+        10,
+        where="cut",
+    ),
     Figure("brier", Method.COST, Ranking.brier, probability=True),
-    Figure("brier_balanced", Method.COST, _balanced_brier, probability=True),
+    Figure("brier_balanced", Method.COST, partial(Ranking.brier, balanced=True), probability=True),
     Figure("prevalence", Method.NONE, Ranking.prevalence, "share of synthetic", 7),
     _ece("ece", "ECE", 11),
     _ece("ece_balanced", "ECE at 50 % synthetic", 12, balanced=True),
     _ece("ece_tempered", tempered=True),
     _ece("ece_tempered_balanced", tempered=True, balanced=True),
-    _of_group("cllr", Method.COST, lambda g: g.cllr(), bounds=(0.0, math.inf), probability=True),
+    Figure(
+        "cllr",
+        Method.COST,
+        lambda group: group.cllr(),
+        where="group",
+        bounds=(0.0, math.inf),
+        probability=True,
+    ),
     Figure("bpcer", Method.RATE, Ranking.bpcer, "BPCER", 5, unit="real", where="point"),
     Figure("apcer", Method.RATE, Ranking.apcer, "APCER", 4, unit="fake", where="point"),
     *_by_class(
-        *("entropy", "entropy_predicted", Method.MEAN, "entropy h", 13, "CAM entropy, all images")
+        "entropy", "entropy_predicted", Method.MEAN, "entropy h", 13, "CAM entropy, all images"
     ),
     *_by_class("entropy_synthetic", "entropy_synthetic", Method.MEAN),
     *_by_class("entropy_sum", "entropy_sum", Method.MEAN),
@@ -177,20 +254,62 @@ FIGURES = (
     *_by_class("map_mass", "map_mass", Method.MEAN),
     *_by_class("peak_outlier", "peak_outlier", Method.RATE, "peaks on outlying tokens", 17),
     _of_artefacts(
-        *("pointing_hit", "pointing_hit", Method.RATE_OF_FAKES),
-        *("peaks in artefact", 18, "peaks in artefact, synthetic"),
+        "pointing_hit",
+        Method.RATE_OF_FAKES,
+        "peaks in artefact",
+        18,
+        "peaks in artefact, synthetic",
     ),
-    _of_artefacts("pointing_hit_synthetic", "pointing_hit_synthetic", Method.RATE_OF_FAKES),
-    _of_artefacts("pointing_chance", "pointing_chance", Method.MEAN, CHANCE, 19, CHANCE),
-    _of_artefacts("mask_mass", "mask_mass", Method.MEAN),
-    *_by_class("peak_share", "", Method.LARGEST, "peaks in the commonest cell", 16),
-    _of_set("apcer_pooled", Method.SHARE, lambda e: e.pooled, "APCER, all synthetic", unit="fake"),
-    _of_set("apcer_mean", Method.SHARE, lambda e: e.mean, "APCER, mean", unit="fake"),
-    _of_set("apcer_max", Method.LARGEST, lambda e: e.largest, "APCER, largest", unit="fake"),
-    _of_set("acer_mean", Method.SHARE, lambda e: (e.mean + e.bpcer) / 2),
-    _of_set("acer_max", Method.LARGEST, lambda e: (e.largest + e.bpcer) / 2),
-    _once("min_cllr", Method.NONE, lambda g: g.min_cllr),
-    _once("calibration_loss", Method.NONE, lambda g: g.calibration_loss(), probability=True),
+    _of_artefacts("pointing_hit_synthetic", Method.RATE_OF_FAKES),
+    _of_artefacts("pointing_chance", Method.MEAN, CHANCE, 19, CHANCE),
+    _of_artefacts("mask_mass", Method.MEAN),
+    _peak_share("peak_share_on_real", unit="real"),
+    _peak_share("peak_share_on_synthetic", unit="fake"),
+    _peak_share("peak_share", "peaks in the commonest cell", 16, unit="both"),
+    Figure(
+        "apcer_pooled",
+        Method.SHARE,
+        lambda errors: errors.pooled,
+        "APCER, all synthetic",
+        unit="fake",
+        where="set",
+    ),
+    Figure(
+        "apcer_mean",
+        Method.SHARE,
+        lambda errors: errors.mean,
+        "APCER, mean",
+        unit="fake",
+        where="set",
+    ),
+    Figure(
+        "apcer_max",
+        Method.LARGEST,
+        lambda errors: errors.largest,
+        "APCER, largest",
+        unit="fake",
+        where="set",
+    ),
+    Figure(
+        "acer_mean",
+        Method.SHARE,
+        lambda errors: (errors.mean + errors.bpcer) / 2,
+        where="set",
+    ),
+    Figure(
+        "acer_max",
+        Method.LARGEST,
+        lambda errors: (errors.largest + errors.bpcer) / 2,
+        where="set",
+    ),
+    Figure("min_cllr", Method.NONE, lambda group: group.min_cllr, where="once"),
+    Figure(
+        "calibration_loss",
+        Method.NONE,
+        lambda group: group.calibration_loss(),
+        where="once",
+        probability=True,
+    ),
 )
 FIGURE = {figure.name: figure for figure in FIGURES}
 
@@ -200,6 +319,14 @@ def of_ranking(ranking: Ranking, threshold: float) -> dict[str, Floats]:
 
     They need both classes: of one alone, accuracy would be another figure by the same name.
     """
-    given: dict[str, list[float]] = {"ranking": [], "cut": [threshold]}
-    computed = {f.name: f.compute(ranking, *given[f.where]) for f in FIGURES if f.where in given}
-    return {n: np.where(ranking.defined, v, np.nan) for n, v in computed.items() if v is not None}
+    figures = {}
+    for figure in FIGURES:
+        if figure.where == "ranking":
+            values = figure.compute(ranking)
+        elif figure.where == "cut":
+            values = figure.compute(ranking, threshold)
+        else:
+            continue
+        if values is not None:
+            figures[figure.name] = np.where(ranking.defined, values, np.nan)
+    return figures

@@ -8,7 +8,6 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from focus.data.manifest import REAL, SYNTHETIC
-from focus.evaluation.estimates import DECISION
 from focus.evaluation.result_table import (
     SET_TITLES,
     UNRELATED,
@@ -19,7 +18,7 @@ from focus.evaluation.result_table import (
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.metrics.arrays import Integers, evenly
-from focus.metrics.figures import POINTS, Place
+from focus.metrics.figures import DECISION, POINTS, Keys
 from focus.model.operating_points import Threshold
 from focus.report.gallery import OUTCOMES, outcomes
 from focus.report.tables import Cell, cell
@@ -87,7 +86,7 @@ class _Row(NamedTuple):
 
     group: str
     name: str
-    keys: Place
+    keys: Keys
 
 
 class _Axis(NamedTuple):
@@ -172,7 +171,7 @@ def _mark(run: int, results: Results, row: _Row, axis: _Axis) -> Mark:
     return Mark(run, text, errors, axis.percent(auc), low, round(high - low, 2))
 
 
-def _error_rates(auc: Place) -> list[Place]:
+def _error_rates(auc: Keys) -> list[Keys]:
     """Return the keys of the error rates that belong to the AUC at these keys."""
     if auc[1] == "mean":
         return [(auc[0], POINTS, DECISION, rate) for rate in ("apcer_mean", "bpcer")]
@@ -184,7 +183,7 @@ def _rows(everything: Sequence[Results]) -> list[_Row]:
     rows: dict[tuple[str, str], _Row] = {}
     for results in everything:
         for test_set in (name for name in SET_TITLES if name in results):
-            keys: Place = (test_set, "mean", "auc")
+            keys: Keys = (test_set, "mean", "auc")
             if figure(results, keys)[0] is not None:
                 rows.setdefault(("mean", test_set), _Row("mean", SET_TITLES[test_set], keys))
             for name, entry in results[test_set]["generators"].items():

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from focus.evaluation.estimates import DECISION
 from focus.evaluation.result_table import (
     SET_TITLES,
     UNRELATED,
@@ -21,7 +20,7 @@ from focus.evaluation.result_table import (
     wide_intervals,
 )
 from focus.evaluation.results import Results
-from focus.metrics.figures import FIGURES, POINTS, Figure, Place
+from focus.metrics.figures import DECISION, FIGURES, POINTS, Figure, Keys
 from focus.model.operating_points import score_text
 
 _COLUMNS = sorted((f for f in FIGURES if f.heading and f.where != "set"), key=lambda f: f.column)
@@ -76,7 +75,7 @@ class Table:
         return f"data:text/csv;charset=utf-8;base64,{content}"
 
 
-def cell(results: Results, keys: Place) -> Cell:
+def cell(results: Results, keys: Keys) -> Cell:
     """Return the figure at ``keys``, with three digits behind the point; "-" for None."""
     value, interval = figure(results, keys)
     ends = "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
@@ -101,7 +100,7 @@ def headline(results_by_name: Mapping[str, Results]) -> Table:
 def of_test_sets(results: Results) -> list[Table]:
     """Return the tables by generator, then those at the thresholds that validation fixed."""
     present = [name for name in SET_TITLES if results.get(name, {}).get("generators")]
-    keys_of_sets: list[Place] = [(name,) for name in present]
+    keys_of_sets: list[Keys] = [(name,) for name in present]
     if "groups" in results:
         keys_of_sets += [("groups", name) for name in present]
     tables = [_by_generator(results, keys) for keys in keys_of_sets]
@@ -109,13 +108,13 @@ def of_test_sets(results: Results) -> list[Table]:
     return tables + [table for table in points if table.rows]
 
 
-def _title(keys: Place) -> str:
+def _title(keys: Keys) -> str:
     """Return the title of the test set at ``keys``."""
     title = SET_TITLES[keys[-1]].capitalize()
     return f"{title} by group" if keys[0] == "groups" else title
 
 
-def _by_generator(results: Results, keys_of_set: Place) -> Table:
+def _by_generator(results: Results, keys_of_set: Keys) -> Table:
     """Return the table of a test set: a row a generator, their mean and all images.
 
     keys_of_set: Where results.json has the test set.
@@ -129,7 +128,7 @@ def _by_generator(results: Results, keys_of_set: Place) -> Table:
         if figure.where == "point"
         or any(entry.get(figure.name) is not None for entry in generators.values())
     ]
-    entries: list[tuple[Place, str, Results]] = [
+    entries: list[tuple[Keys, str, Results]] = [
         ((*keys_of_set, "generators", name), name, generators[name])
         for name in hardest_first([results], keys_of_set[-1], keys_of_set[:-1])
     ]
@@ -152,7 +151,7 @@ def _by_generator(results: Results, keys_of_set: Place) -> Table:
     return Table(_title(keys_of_set), heads, rows, _needs(lacks, words), main)
 
 
-def _where(figure: Figure, keys: Place, keys_of_set: Place) -> Place:
+def _where(figure: Figure, keys: Keys, keys_of_set: Keys) -> Keys:
     """Return where a figure of a row at ``keys`` lies; means of error rates are the test set's."""
     if figure.where != "point":
         return (*keys, figure.name)
@@ -163,7 +162,7 @@ def _where(figure: Figure, keys: Place, keys_of_set: Place) -> Place:
     return (*keys_of_set, POINTS, DECISION, name)
 
 
-def _operating_points(results: Results, keys_of_set: Place) -> Table:
+def _operating_points(results: Results, keys_of_set: Keys) -> Table:
     """Return the error rates of a test set at the thresholds that validation fixed."""
     points = at(results, (*keys_of_set, POINTS))
     thresholds = {DECISION: results["decision"]["threshold"], **(results["thresholds"] or {})}
