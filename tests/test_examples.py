@@ -20,7 +20,7 @@ from skimage import data
 from focus import Detector
 from focus.__main__ import main as focus
 from focus.data import demo
-from focus.data.demo.cache import demo_manifest
+from focus.data.demo import demo_manifest
 from focus.data.manifest import Manifest
 
 from .browser import NEEDS_CHROMIUM

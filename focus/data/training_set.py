@@ -131,7 +131,7 @@ def listed_images(
         listing = listing or read_given(config, output=output)
     training, tests = listing.data, listing.tests
     if not training:
-        from focus.data.demo import demo_manifest  # ten modules that draw, for a run without data
+        from focus.data.demo import demo_manifest  # the modules that draw, for a run without data
 
         with phase("demo faces"):
             training = demo_manifest(progress=progress)

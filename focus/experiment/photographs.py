@@ -22,8 +22,9 @@ from PIL import Image
 
 from focus.config.data import ManipulateConfig
 from focus.data import manifest as manifests
-from focus.data.demo.canvas import SIZE, Canvas, Pose
 from focus.data.demo.maps import human_map
+from focus.data.demo.paint import SIZE, Canvas
+from focus.data.demo.people import Pose
 from focus.data.images import save_image
 from focus.data.making.manipulate import MANIFEST, manipulate
 from focus.data.making.manipulations import METHODS

@@ -1,6 +1,6 @@
 """Names of generators, their families, and how far a test generator is from training."""
 
-from focus.data.demo.grammar import NAMES as DEMO
+from focus.data.demo.benchmark import NAMES as DEMO
 from focus.data.manifest import Manifest, Sample
 from focus.data.near_far import (
     FAMILIES,

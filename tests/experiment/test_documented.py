@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from focus.data.demo.render import REAL_FACES, SPLITS, World, render_face
+from focus.data.demo.benchmark import REAL_FACES, SPLITS, World, render_face
 from focus.experiment.collect import FIGURES
 from focus.experiment.compare import ArmTable, Effect, analyse, contrasted
 from focus.experiment.doses import RANGE

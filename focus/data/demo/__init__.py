@@ -3,7 +3,7 @@
 A draw is rendered from its number on first use and cached; nothing of it is stored in the package.
 """
 
-from focus.data.demo.cache import demo_manifest
-from focus.data.demo.render import ORACLE, render_face
+from focus.data.demo.benchmark import ORACLE, render_face
+from focus.data.demo.files import demo_manifest
 
 __all__ = ["ORACLE", "demo_manifest", "render_face"]

@@ -11,13 +11,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from focus.data.demo.canvas import COLUMNS, EVERYWHERE, ROWS, SIZE, Array, Canvas, Region, mix
-from focus.data.demo.paint import TEETH, head_distance
-from focus.data.demo.people import DARK, Eye, Person
+from focus.data.demo.paint import (
+    COLUMNS,
+    EVERYWHERE,
+    ROWS,
+    SIZE,
+    TEETH,
+    Array,
+    Canvas,
+    Region,
+    head_distance,
+)
+from focus.data.demo.people import DARK, Eye, Person, mix
 
 
 class Flaw(NamedTuple):
-    """Where an artefact is (soft mask, None = everywhere), and what it does after painting."""
+    """What an artefact does to one face.
+
+    mask: Where the artefact is, soft, [64, 64]; None if it is everywhere.
+    retouch: Changes the painted picture; None if the changed parameters are all.
+    """
 
     mask: Array | None
     retouch: Callable[[Canvas], None] | None = None
@@ -238,8 +251,9 @@ def flecked_hair(canvas: Canvas, face: Person, strength: float, rng: np.random.G
 
 def doubled_part(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Lay an eye or the mouth over the face once more, beside and below."""
-    places = (*((eye.u, eye.v) for eye in face.eyes), (face.pose.yaw, face.mouth[0]))
-    u, v = places[int(rng.integers(3))]
+    mouth = (face.pose.yaw, face.mouth[0])
+    centres = [*((eye.u, eye.v) for eye in face.eyes), mouth]
+    u, v = centres[int(rng.integers(3))]
     across, down = int(rng.choice((-4, -3, 3, 4))), int(rng.choice((-4, 4)))
     shift, tone = canvas.pose.scale, float(rng.choice((0.65, 1.4)))
     mask = _spread(canvas.ellipse(u + across / shift, v + down / shift, 5.5, 3.5))
@@ -359,9 +373,9 @@ def _warp(canvas: Canvas, x: Array, y: Array) -> None:
     """Replace each pixel that moves by the picture at column ``x``, row ``y``, bilinearly."""
     moved = (np.abs(x - COLUMNS) + np.abs(y - ROWS) > 1e-3).nonzero()
     x, y = np.clip(x[moved], 0.0, SIZE - 1.001), np.clip(y[moved], 0.0, SIZE - 1.001)
-    left, top = x.astype(np.int32), y.astype(np.int32)
-    fx, fy = x - left, y - top
+    column, row = x.astype(np.int32), y.astype(np.int32)
+    fx, fy = x - column, y - row
     image = canvas.image
-    upper = image[:, top, left] * (1.0 - fx) + image[:, top, left + 1] * fx
-    lower = image[:, top + 1, left] * (1.0 - fx) + image[:, top + 1, left + 1] * fx
+    upper = image[:, row, column] * (1.0 - fx) + image[:, row, column + 1] * fx
+    lower = image[:, row + 1, column] * (1.0 - fx) + image[:, row + 1, column + 1] * fx
     image[:, *moved] = upper * (1.0 - fy) + lower * fy

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from focus.data.demo.canvas import SIZE, Array, Canvas
+from focus.data.demo.paint import SIZE, Array, Canvas
 
 ANNOTATORS = 5
 NOTICES = 0.7
@@ -21,8 +21,8 @@ JITTER = 3.0
 # Maps are smooth: half resolution is enough to draw them, at a quarter of the time.
 _HALF = SIZE // 2
 _GRID = (np.arange(_HALF, dtype=np.float32) * 2.0) + 0.5
-# Left and right eye, nose, mouth, hairline, cheeks: (u, v, half width, half height).
-_PLACES = (
+# Both eyes, nose, mouth, hairline and cheeks: (u, v, half width, half height).
+_LOOKED_AT = (
     (-6.3, -2.0, 3.6, 2.6),
     (6.3, -2.0, 3.6, 2.6),
     (0.0, 4.0, 3.0, 4.0),
@@ -62,8 +62,8 @@ def human_map(canvas: Canvas, masks: Sequence[Array], rng: np.random.Generator) 
 
 def _jittered(mask: Image.Image, rng: np.random.Generator) -> Array:
     """Move the mask by up to 3 pixels and scale it about its middle."""
-    left, top, right, bottom = mask.getbbox() or (0, 0, _HALF, _HALF)
-    x, y = (left + right) / 2, (top + bottom) / 2
+    x0, y0, x1, y1 = mask.getbbox() or (0, 0, _HALF, _HALF)
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
     shrink = 1.0 / rng.uniform(0.75, 1.35)
     dx, dy = rng.uniform(-JITTER / 2, JITTER / 2, 2)
     matrix = (shrink, 0.0, x - shrink * (x + dx), 0.0, shrink, y - shrink * (y + dy))
@@ -73,7 +73,7 @@ def _jittered(mask: Image.Image, rng: np.random.Generator) -> Array:
 
 def _glance(canvas: Canvas, rng: np.random.Generator) -> Array:
     """Return a Gaussian over one of the places people look at."""
-    u, v, a, b = _PLACES[int(rng.integers(len(_PLACES)))]
+    u, v, a, b = _LOOKED_AT[int(rng.integers(len(_LOOKED_AT)))]
     x, y = canvas.pixel(u + canvas.pose.yaw + rng.normal(0.0, 1.2), v + rng.normal(0.0, 1.2))
     size = rng.uniform(0.8, 1.3)
     across = np.exp(-0.5 * np.square((_GRID - x) / (a * size)))
@@ -82,6 +82,7 @@ def _glance(canvas: Canvas, rng: np.random.Generator) -> Array:
 
 
 def _smoothed(values: Array) -> Array:
+    """Return each cell's mean with its neighbours, weighted 1, 2, 1 along both axes, [32, 32]."""
     # By hand: np.pad takes longer than all the sums.
     padded = np.empty((_HALF + 2, _HALF + 2), np.float32)
     padded[1:-1, 1:-1] = values

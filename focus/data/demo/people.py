@@ -1,10 +1,11 @@
-"""The parameters of a drawn face, and how they are drawn at random."""
+"""The parameters of a drawn face: colours, pose and parts, and how they are drawn at random."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from focus.data.demo.canvas import Colour, Pose, mix, scaled
+Colour = tuple[float, float, float]
+"""Red, green and blue, about [0, 1]."""
 
 SKINS: tuple[Colour, ...] = (
     (0.95, 0.80, 0.70),
@@ -33,6 +34,17 @@ IRISES: tuple[Colour, ...] = (
 METALS: tuple[Colour, ...] = ((0.93, 0.80, 0.42), (0.90, 0.91, 0.94))
 DARK: Colour = (0.07, 0.05, 0.05)
 LIP: Colour = (0.68, 0.24, 0.24)
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """Where the head is: centre x, y in pixels, roll in radians, scale, yaw as a shift in units."""
+
+    x: float
+    y: float
+    roll: float
+    scale: float
+    yaw: float
 
 
 @dataclass(slots=True)
@@ -147,7 +159,7 @@ def sample_face(rng: np.random.Generator, plainness: float) -> Person:
     iris, gaze = _pick(rng, IRISES, 0.03), (normal(0.0, 0.5), normal(0.0, 0.15))
     glint = 0.5 if light[0] > 0 else -0.5, -0.55
     lid, pupil = uniform(-0.1, 0.35), uniform(0.62, 0.82)
-    left, right = (
+    right_eye, left_eye = (
         Eye(side * eye_u + pose.yaw, eye_v, eye_size, iris, gaze, glint, pupil=pupil, lid=lid)
         for side in (-1, 1)
     )
@@ -218,7 +230,7 @@ def sample_face(rng: np.random.Generator, plainness: float) -> Person:
         power=uniform(2.1, 2.5),
         jaw=uniform(0.10, 0.24),
         light=light,
-        eyes=(left, right),
+        eyes=(right_eye, left_eye),
         ears=(ears[0], ears[1]),
         hair=hair,
         brow=(uniform(4.4, 5.8), uniform(0.5, 1.05), normal(0.0, 0.10)),
@@ -242,3 +254,14 @@ def sample_face(rng: np.random.Generator, plainness: float) -> Person:
         blobs=blobs,
         texture=uniform(0.010, 0.022),
     )
+
+
+def mix(one: Colour, other: Colour, share: float) -> Colour:
+    """Return ``one`` with a ``share`` of ``other``."""
+    r, g, b = (p + share * (q - p) for p, q in zip(one, other, strict=True))
+    return r, g, b
+
+
+def scaled(colour: Colour, factor: float) -> Colour:
+    """Return a colour times a factor."""
+    return colour[0] * factor, colour[1] * factor, colour[2] * factor

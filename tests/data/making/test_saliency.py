@@ -12,7 +12,7 @@ from PIL import Image
 
 from focus.config.command_line import parse
 from focus.config.data import MapsConfig
-from focus.data.demo.render import REAL_FACES, Rendering, render_face
+from focus.data.demo.benchmark import REAL_FACES, Rendering, render_face
 from focus.data.file_pass import Role, file_digest
 from focus.data.images import BAD_FILES, REPLACED, load_map
 from focus.data.making import sources

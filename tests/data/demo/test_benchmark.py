@@ -1,4 +1,4 @@
-"""The drawn pictures: they stay the same, and masks and maps lie where the artefacts are."""
+"""A draw and its pictures: they stay the same, and masks and maps lie where the artefacts are."""
 
 from pathlib import Path
 from typing import get_args
@@ -11,14 +11,24 @@ from PIL import Image
 from focus.data.check.headers import look
 from focus.data.check.pixels import pixel_statistics
 from focus.data.check.shortcuts import audit
-from focus.data.demo import render, render_face
+from focus.data.demo import benchmark, render_face
 from focus.data.demo.artefacts import Artefact
-from focus.data.demo.camera import Shortcut
-from focus.data.demo.grammar import NAMES, PAIRS, Generator
-from focus.data.demo.render import ORACLE, SPLITS, ImageName, World, items
+from focus.data.demo.benchmark import (
+    NAMES,
+    ORACLE,
+    PAIRS,
+    SPLITS,
+    Generator,
+    ImageName,
+    Shortcut,
+    World,
+    generators,
+    image_names,
+)
 from focus.metrics.ranking import auc
 
 ARTEFACTS = [artefact for pair in PAIRS for artefact in pair]
+NEIGHBOUR = {a.__name__: b.__name__ for pair in PAIRS for a, b in (pair, pair[::-1])}
 
 
 def change(split: str, generator: str, number: int) -> NDArray[np.float64]:
@@ -32,11 +42,11 @@ def change(split: str, generator: str, number: int) -> NDArray[np.float64]:
 def test_the_pictures_are_those_of_this_version() -> None:
     """Published figures are of these pictures; a processor may round one pixel otherwise."""
     expected = {"real": 110.730, "known-1": 110.252, "known-2": 107.812}
-    found = {
+    means = {
         generator: np.mean([render_face("train", generator, n).image.mean() for n in range(8)])
         for generator in expected
     }
-    assert found == pytest.approx(expected, abs=0.02)
+    assert means == pytest.approx(expected, abs=0.02)
 
 
 def test_the_set_has_the_documented_counts() -> None:
@@ -54,13 +64,40 @@ def test_the_set_has_the_documented_counts() -> None:
     assert sum(ORACLE["oracle"].values()) - ORACLE["oracle"]["real"] == 2002
 
 
+@pytest.mark.parametrize("draw", range(8))
+def test_artefacts_are_of_their_generators_grade(draw: int) -> None:
+    drawn = generators(draw)
+    assert {name: generator.grade for name, generator in drawn.items()} == NAMES
+    artefacts = {name: {a.__name__ for a in drawn[name].artefacts} for name in drawn}
+    by_grade = {
+        grade: [artefacts[name] for name in drawn if NAMES[name] == grade]
+        for grade in ("known", "recombined", "near", "far")
+    }
+    assert [len(generators_of_grade) for generators_of_grade in by_grade.values()] == [4, 4, 4, 4]
+    trained = set().union(*by_grade["known"])
+    neighbours = {NEIGHBOUR[name] for name in trained}
+    assert len(trained) == 6
+    assert not trained & neighbours
+    for recombined in by_grade["recombined"]:
+        assert recombined <= trained
+        assert not any(recombined <= of_known for of_known in by_grade["known"])
+    assert set().union(*by_grade["near"]) == neighbours
+    assert set().union(*by_grade["far"]) == NEIGHBOUR.keys() - trained - neighbours
+    assert artefacts["global"] == {"spectrum"}
+
+
+def test_draws_differ_and_one_is_always_the_same() -> None:
+    assert generators(3) == generators(3)
+    assert len({str(generators(draw)) for draw in range(20)}) == 20
+
+
 @pytest.mark.parametrize("agreement", [0.9, 0.5])
 def test_a_world_has_its_agreement_in_each_generator(agreement: float) -> None:
-    found: dict[tuple[str, str], list[bool]] = {}
-    for item in items():
-        agrees = item.source(agreement) == (item.generator != "real")
-        found.setdefault(item[:2], []).append(agrees)
-    for (split, _), values in found.items():
+    agrees: dict[tuple[str, str], list[bool]] = {}
+    for image in image_names():
+        is_fake = image.generator != "real"
+        agrees.setdefault(image[:2], []).append(image.source(agreement) == is_fake)
+    for (split, _), values in agrees.items():
         share = 0.5 if split in ("closed_balanced", "open") else agreement
         assert np.mean(values) == pytest.approx(share, abs=0.01)
 
@@ -98,10 +135,10 @@ def test_the_cast_is_on_the_face_and_the_background_behind_it(
         sources.append(ImageName("closed_balanced", "real", number).source(world.agreement))
     second = np.array(sources) == 1
     for values, tells in ((red_to_blue, colours_tell), (contrast, border_tells)):
-        found = auc(np.array(values)[~second], np.array(values)[second])
-        assert found is not None
-        assert (abs(found - 0.5) > 0.2) == tells, found
-        assert tells or abs(found - 0.5) < 0.1, found
+        area = auc(np.array(values)[~second], np.array(values)[second])
+        assert area is not None
+        assert (abs(area - 0.5) > 0.2) == tells, area
+        assert tells or abs(area - 0.5) < 0.1, area
 
 
 def test_both_shortcuts_have_the_same_faces() -> None:
@@ -120,7 +157,8 @@ def test_both_shortcuts_have_the_same_faces() -> None:
 def test_an_artefact_is_visible_and_where_its_mask_says(
     artefact: Artefact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(render, "_generators", lambda _: {"far-1": Generator("far", (artefact,))})
+    alone = {"far-1": Generator("far", (artefact,))}
+    monkeypatch.setattr(benchmark, "_generators", lambda _: alone)
     inside, outside = [], []
     for number in range(12):
         mask = render_face("open", "far-1", number).mask
@@ -165,9 +203,9 @@ def test_files_noise_and_mean_colours_do_not_tell_fakes(tmp_path: Path) -> None:
                 picture = render_face("train", generator, number, artefacts=spoilt)
                 Image.fromarray(picture.image).save(path, compress_level=1)
                 if not spoilt:
-                    found = pixel_statistics(str(path))
+                    statistics = pixel_statistics(str(path))
                     names = ("noise", "mean red", "mean green", "mean blue")
-                    pixels.append({name: found[name] for name in names})
+                    pixels.append({name: statistics[name] for name in names})
             header = look(str(path))
             metadata.append({**header.storage, "bits": header.bits_per_pixel})
             labels.append(int(generator != "real"))
