@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 from focus.config.command_line import run  # noqa: E402
-from focus.config.evaluate import EvaluateConfig  # noqa: E402
+from focus.config.use import EvaluateConfig  # noqa: E402
 
 
 def main(config: EvaluateConfig) -> object:

@@ -13,10 +13,10 @@ if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys(
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 if TYPE_CHECKING:
-    from focus.config.evaluate import EvaluateConfig as EvaluateConfig
     from focus.config.losses import LOSSES as LOSSES
     from focus.config.losses import LossConfig as LossConfig
     from focus.config.train import TrainConfig as TrainConfig
+    from focus.config.use import EvaluateConfig as EvaluateConfig
     from focus.config.use import ExplainConfig as ExplainConfig
     from focus.errors import InputError as InputError
     from focus.model.detector import Detector as Detector
@@ -31,7 +31,7 @@ _HOME = {
     "LOSSES": "focus.config.losses",
     "Detector": "focus.model.detector",
     "DetectorOutput": "focus.model.head",
-    "EvaluateConfig": "focus.config.evaluate",
+    "EvaluateConfig": "focus.config.use",
     "ExplainConfig": "focus.config.use",
     "FocusHead": "focus.model.head",
     "InputError": "focus.errors",

@@ -50,7 +50,7 @@ COMMANDS: Commands = {
         "Train a detector of synthetic faces and test it on generators it never saw.",
     ),
     "evaluate": Command(
-        "focus.config.evaluate:EvaluateConfig",
+        "focus.config.use:EvaluateConfig",
         "focus.use.evaluate:evaluate",
         "Score images with a trained detector, evaluate any detector's scores, or compare runs.",
     ),
@@ -73,7 +73,7 @@ COMMANDS: Commands = {
         "Show what is kept on the disk between runs, and clear it.",
     ),
     "annotate": Command(
-        "focus.config.annotate:AnnotateConfig",
+        "focus.config.data:AnnotateConfig",
         "focus.annotate.command:annotate",
         "Show faces to people in a browser, who say which are real and mark why: human maps.\n\n"
         "    focus annotate faces/ --output human_maps/",

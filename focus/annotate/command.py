@@ -16,7 +16,7 @@ import numpy as np
 from focus.annotate.answers import PAGE_LINK, AnswerFolder
 from focus.annotate.maps import write_maps
 from focus.annotate.order import Keys, practice
-from focus.config.annotate import AnnotateConfig
+from focus.config.data import AnnotateConfig
 from focus.data.bad_files import check_images
 from focus.data.known_images import digest_of
 from focus.data.manifest import Manifest, Sample

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from focus.annotate.answers import AnswerFolder
-from focus.config.annotate import AnnotateConfig
+from focus.config.data import AnnotateConfig
 from focus.data.images import load_map, save_image
 from focus.data.known_images import MANIFEST, digest_of
 from focus.data.manifest import LABEL_NAMES, Manifest, Sample, absolute

@@ -16,11 +16,10 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from focus import __version__
-from focus.config.layouts import HUB_PREFIX
 from focus.config.losses import LOSS_SETTINGS, SET_BY_LOSS
 from focus.config.options import GROUPS, flag, flags, flat
-from focus.config.other_names import OURS
 from focus.config.recipes import RECIPES
+from focus.config.shared import HUB_PREFIX
 from focus.config.train import CONFIG_VERSION, TrainConfig
 from focus.errors import InputError, did_you_mean
 from focus.runtime.cpu_time import clocked
@@ -379,3 +378,67 @@ def _overlaid(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, A
         if decided <= values.keys() and over.get(choice, values[choice]) != values[choice]:
             values = {name: value for name, value in values.items() if name not in decided}
     return {**values, **over}
+
+
+OTHER_NAMES: dict[str, tuple[str, str]] = {
+    "data": ("data-dir", "train_file"),
+    "model": ("model", "model_name_or_path"),
+    "image_size": ("img-size", ""),
+    "initial_checkpoint": ("initial-checkpoint", ""),
+    "epochs": ("epochs", "num_train_epochs"),
+    "batch_size": ("batch-size", "per_device_train_batch_size"),
+    "eval_batch_size": ("validation-batch-size", "per_device_eval_batch_size"),
+    "grad_accum_steps": ("grad-accum-steps", "gradient_accumulation_steps"),
+    "opt": ("opt", "optim"),
+    "lr": ("lr", "learning_rate"),
+    "momentum": ("momentum", ""),
+    "weight_decay": ("weight-decay", "weight_decay"),
+    "layer_decay": ("layer-decay", ""),
+    "sched": ("sched", "lr_scheduler_type"),
+    "warmup": ("warmup-epochs", "warmup_ratio"),
+    "step_epochs": ("decay-epochs", ""),
+    "step_gamma": ("decay-rate", ""),
+    "clip_grad": ("clip-grad", "max_grad_norm"),
+    "model_ema_decay": ("model-ema-decay", ""),
+    "label_smoothing": ("smoothing", "label_smoothing_factor"),
+    "eval_metric": ("eval-metric", "metric_for_best_model"),
+    "patience": ("", "early_stopping_patience"),
+    "seed": ("seed", "seed"),
+    "mixed_precision": ("amp", "bf16"),
+    "channels_last": ("channels-last", ""),
+    "compile": ("torchcompile", "torch_compile"),
+    "compile_mode": ("torchcompile-mode", "torch_compile_mode"),
+    "grad_checkpointing": ("grad-checkpointing", "gradient_checkpointing"),
+    "sync_bn": ("sync-bn", ""),
+    "device": ("device", "use_cpu"),
+    "workers": ("workers", "dataloader_num_workers"),
+    "output": ("output", "output_dir"),
+    "name": ("experiment", "run_name"),
+    "resume": ("resume", "resume_from_checkpoint"),
+    "checkpoint_steps": ("recovery-interval", "save_steps"),
+    "checkpoints_kept": ("checkpoint-hist", "save_total_limit"),
+    "log_steps": ("log-interval", "logging_steps"),
+    "report_to": ("log-wandb", "report_to"),
+}
+"""What timm's ``train.py`` and Hugging Face's ``TrainingArguments`` call a field of TrainConfig.
+
+"" stands for none. The table in docs/training.md is made of this one.
+"""
+
+
+def _by_other_name() -> dict[str, str]:
+    fields = {  # names of earlier versions
+        "heatmaps": "human_maps",
+        "optimizer": "opt",
+        "schedule": "sched",
+        "ema_decay": "model_ema_decay",
+    }
+    for field, other_names in OTHER_NAMES.items():
+        for name in other_names:
+            if name:
+                fields[name.replace("-", "_")] = field
+    return fields
+
+
+OURS = _by_other_name()
+"""The field of TrainConfig by each of its other names, those of earlier versions among them."""

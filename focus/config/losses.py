@@ -1,11 +1,13 @@
-"""Training losses by name.
+"""Training losses by name, and the schedules of their weights.
 
 The loss is ``(1/B) sum_b sum_t weight_t term_t,b``; see :mod:`focus.kernels` for the terms t. The
 weights beyond CYBORG's are this project's own, chosen on validation images of the demo set.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 from focus.config.options import BELOW_1, NON_NEGATIVE, SHARE, TEMPERATURE, flag, in_loss
@@ -172,3 +174,37 @@ def loss_of(loss: LossConfig | str) -> LossConfig:
             f"one of {', '.join(LOSSES)}."
         )
     return LOSSES[loss]
+
+
+Points = tuple[tuple[float, float], ...]
+"""The factors of a weight in the course of a run: (epoch, factor), the epochs rising."""
+
+
+def parse_points(name: str, text: str) -> Points:
+    """Parse ``"0:0,5:1"`` to ``((0, 0), (5, 1))``; ``name`` is the flag, for the message.
+
+    Raises InputError for what is no pair of numbers, epochs that do not rise, numbers below 0.
+    """
+    try:
+        pairs = [point.split(":") for point in text.split(",")]
+        points = tuple((float(epoch), float(factor)) for epoch, factor in pairs)
+    except ValueError:
+        points = ()
+    rising = all(epoch < later for (epoch, _), (later, _) in pairwise(points))
+    in_range = all(0 <= number < math.inf for point in points for number in point)
+    if not points or not rising or not in_range:
+        raise InputError(
+            f"{name} got {text!r}: give EPOCH:FACTOR pairs separated by commas, the epochs rising, "
+            "no number below 0."
+        )
+    return points
+
+
+def factor_at(points: Points, epoch: float) -> float:
+    """Return the factor after ``epoch`` epochs: linear between the points, constant outside."""
+    if epoch <= points[0][0]:
+        return points[0][1]
+    for (start, low), (stop, high) in pairwise(points):
+        if epoch < stop:
+            return low + (high - low) * (epoch - start) / (stop - start)
+    return points[-1][1]

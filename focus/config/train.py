@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from focus.config.evaluate import EVALUATION_BATCH, EvaluateConfig
 from focus.config.losses import (
     DEFAULT_LOSS,
     LOSS_SETTINGS,
@@ -18,6 +17,7 @@ from focus.config.losses import (
     UNDECIDED,
     WITHOUT_MAPS,
     LossConfig,
+    parse_points,
 )
 from focus.config.options import (
     BELOW_1,
@@ -51,8 +51,8 @@ from focus.config.recipes import (
     check_pool,
     parse_augment,
 )
-from focus.config.schedules import parse_points
 from focus.config.shared import SharedConfig
+from focus.config.use import EVALUATION_BATCH, EvaluateConfig
 from focus.errors import InputError
 from focus.runtime.machine import MixedPrecision, default_workers
 

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from focus.config.layouts import COLUMNS
+from focus.config.shared import COLUMNS
 from focus.data.columns import Column, PathColumn, Rows, TextColumn, Texts
 from focus.errors import InputError
 from focus.runtime.csv_files import column_count_error, csv_rows, legible

@@ -13,8 +13,8 @@ from typing import Any, Literal, SupportsIndex, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from focus.config.evaluate import ScoreScale
-from focus.config.layouts import SCORE
+from focus.config.shared import SCORE
+from focus.config.use import ScoreScale
 from focus.data.manifest import (
     LABEL_NAMES,
     REAL,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from focus.config.evaluate import ScoreScale
+from focus.config.use import ScoreScale
 from focus.errors import InputError
 
 Doubles = NDArray[np.float64]

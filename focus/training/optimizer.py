@@ -25,6 +25,7 @@ torch has no fused form, the optimiser is not fused: the host then reads whether
 and waits for it.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -32,8 +33,7 @@ import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from focus.config.recipes import Optimizer
-from focus.config.schedules import rate_factor
+from focus.config.recipes import Optimizer, Schedule
 from focus.config.train import ResolvedTrainConfig
 from focus.model.detector import Detector
 from focus.training.step import update
@@ -124,3 +124,32 @@ def make_scheduler(
         gamma=config.step_gamma,
     )
     return LambdaLR(optimizer, factor)
+
+
+def rate_factor(
+    schedule: Schedule,
+    step: int,
+    *,
+    steps: int,
+    warmup: float,
+    step_length: int = 1,
+    gamma: float = 1,
+) -> float:
+    """Return the factor of the highest learning rate, in [0, 1] for ``gamma`` up to 1.
+
+    Linear over the first ``round(warmup * steps)`` steps of the optimiser, the last of which has
+    the whole rate. Then "constant"; "cosine", half a wave down to 0 after the last step; "step",
+    times ``gamma`` every ``step_length`` steps, counted from the start.
+
+    step: The number of the step, from 0. steps: The number of steps of the run. "one-cycle" is
+    torch's own.
+    """
+    rising = round(warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    if schedule == "cosine":
+        share_done = min(1.0, (step - rising) / max(1, steps - rising))
+        return (1 + math.cos(math.pi * share_done)) / 2
+    if schedule == "step":
+        return gamma ** (step // step_length)
+    return 1.0

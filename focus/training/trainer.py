@@ -22,8 +22,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from focus.config.losses import factor_at, parse_points
 from focus.config.options import flat
-from focus.config.schedules import factor_at, parse_points
 from focus.config.train import ResolvedTrainConfig
 from focus.data.cache.features import CachedFaces, with_digests
 from focus.data.cache.images import ImageCache

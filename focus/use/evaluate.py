@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from focus.config.evaluate import EvaluateConfig
-from focus.config.layouts import parse_labels
+from focus.config.shared import parse_labels
+from focus.config.use import EvaluateConfig
 from focus.data.copies import COPIES
 from focus.data.images import BAD_FILES
 from focus.data.known_images import is_run

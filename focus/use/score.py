@@ -10,8 +10,8 @@ import numpy as np
 from accelerate import Accelerator
 
 from focus.config.command_line import load_config
-from focus.config.evaluate import EvaluateConfig
 from focus.config.train import TrainConfig
+from focus.config.use import EvaluateConfig
 from focus.data.bad_files import check_images, write_bad_files
 from focus.data.cache.images import ImageCache
 from focus.data.check.images import few_images_findings, two_label_findings

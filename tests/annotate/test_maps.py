@@ -14,9 +14,8 @@ from PIL import Image
 from focus.annotate.answers import AnswerFolder
 from focus.annotate.command import annotate, checked_data
 from focus.annotate.maps import captions
-from focus.config.annotate import AnnotateConfig
 from focus.config.command_line import parse
-from focus.config.data import CheckConfig
+from focus.config.data import AnnotateConfig, CheckConfig
 from focus.config.train import TrainConfig
 from focus.data.check.command import check
 from focus.data.known_images import digest_of

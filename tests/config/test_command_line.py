@@ -9,15 +9,20 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from focus import __version__
 from focus.__main__ import main as focus
-from focus.config.annotate import AnnotateConfig
-from focus.config.command_line import load_config, parse
-from focus.config.data import CheckConfig, CropConfig, DemoConfig, ManipulateConfig, MapsConfig
-from focus.config.evaluate import EvaluateConfig
+from focus.config.command_line import OTHER_NAMES, OURS, load_config, parse
+from focus.config.data import (
+    AnnotateConfig,
+    CheckConfig,
+    CropConfig,
+    DemoConfig,
+    ManipulateConfig,
+    MapsConfig,
+)
 from focus.config.experiment import ExperimentConfig
 from focus.config.options import flag, flags
 from focus.config.recipes import RECIPES
 from focus.config.train import TrainConfig, resolve, write_config
-from focus.config.use import ExplainConfig, ExportConfig
+from focus.config.use import EvaluateConfig, ExplainConfig, ExportConfig
 from focus.errors import InputError
 
 from ..launching import CHECKOUT, run
@@ -366,3 +371,36 @@ def test_a_module_in_the_current_folder_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "focus.py").write_text("raise SystemExit('run')")
     done = run("-P", "-m", "focus", "data", "demo", "--config", "c.yaml", cwd=tmp_path)
     assert "has an unknown key 'nonsense'" in done.stderr, done.stderr
+
+
+def test_each_other_name_leads_to_a_flag_and_the_page_has_the_table() -> None:
+    ours = flags(TrainConfig).keys()
+    assert set(OURS.values()) <= ours
+    assert not {name for name in OURS if name in ours and OURS[name] != name}
+    rows = ["| here | timm | Hugging Face |", "|---|---|---|"]
+    for name, others in OTHER_NAMES.items():
+        cells = " | ".join(f"`{other}`" if other else "" for other in others)
+        rows.append(f"| `{flag(name)}` | {cells} |")
+    assert "\n".join(rows) in (CHECKOUT / "docs/training.md").read_text(encoding="utf-8")
+    assert len(OTHER_NAMES) > 30
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["--heatmaps", "maps"], "--human-maps"),
+        (["--optimizer=sgd"], "--opt"),
+        (["--gradient_accumulation_steps", "2"], "--grad-accum-steps"),
+        (["--per-device-train-batch-size", "2"], "--batch-size"),
+        (["--warmup-epochs", "5"], "--warmup"),
+    ],
+)
+def test_another_name_of_a_flag_is_answered_with_ours(words: list[str], flag: str) -> None:
+    with pytest.raises(InputError, match=rf"There is no flag .* \(did you mean {flag}\?\)"):
+        parse(TrainConfig, words)
+
+
+def test_a_file_with_an_earlier_name_is_answered_likewise(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("optimizer: sgd\n")
+    with pytest.raises(InputError, match=r"unknown key 'optimizer' \(did you mean --opt\?\)"):
+        parse(TrainConfig, ["--config", str(tmp_path / "c.yaml")])

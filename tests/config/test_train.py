@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from focus.config.evaluate import EvaluateConfig
 from focus.config.losses import LOSSES, LossConfig
 from focus.config.recipes import RECIPES
 from focus.config.train import TrainConfig, resolve
-from focus.config.use import ExplainConfig, ExportConfig
+from focus.config.use import EvaluateConfig, ExplainConfig, ExportConfig
 from focus.errors import InputError
 
 

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from focus.config.command_line import parse
-from focus.config.evaluate import EvaluateConfig
+from focus.config.use import EvaluateConfig
 from focus.errors import InputError
 from focus.metrics.intervals import mean_auc_difference, mean_auc_interval
 from focus.metrics.ranks import holm, rank_sets

@@ -17,8 +17,8 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from focus.config.command_line import parse
-from focus.config.evaluate import EvaluateConfig
-from focus.config.layouts import parse_labels
+from focus.config.shared import parse_labels
+from focus.config.use import EvaluateConfig
 from focus.errors import InputError
 from focus.evaluation import other_detectors
 from focus.evaluation.other_detectors import evaluate_scores, read

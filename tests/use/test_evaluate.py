@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from focus.config.evaluate import EvaluateConfig
 from focus.config.train import TrainConfig, write_config
-from focus.config.use import ExplainConfig
+from focus.config.use import EvaluateConfig, ExplainConfig
 from focus.data.manifest import Manifest, Sample, Split
 from focus.errors import InputError
 from focus.evaluation import findings

@@ -9,8 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from focus.config.layouts import COLUMNS, HUB_PREFIX, DataLayout, label_table, parse_labels
-from focus.config.shared import DataConfig
+from focus.config.shared import (
+    COLUMNS,
+    HUB_PREFIX,
+    DataConfig,
+    DataLayout,
+    label_table,
+    parse_labels,
+)
 from focus.data.manifest import (
     LABEL_NAMES,
     SYNTHETIC,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from focus.config.layouts import DataLayout
+from focus.config.shared import DataLayout
 from focus.data.columns import PathColumn
 from focus.data.manifest import NO_EXTRA, REAL, SYNTHETIC, Manifest, Sample, Split
 from focus.data.near_far import family_of

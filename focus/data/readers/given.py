@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from focus.config.layouts import label_table
-from focus.config.shared import DataConfig, ImagesConfig
+from focus.config.shared import DataConfig, ImagesConfig, label_table
 from focus.data.columns import repeated
 from focus.data.images import limit_pixels
 from focus.data.manifest import (

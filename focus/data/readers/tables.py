@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from focus.config.layouts import COLUMNS
+from focus.config.shared import COLUMNS
 from focus.data.manifest import (
     GEOMETRY,
     LABEL_NAMES,

@@ -6,8 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from focus.config.layouts import COLUMNS, DataLayout
-from focus.config.shared import DataConfig
+from focus.config.shared import COLUMNS, DataConfig, DataLayout
 from focus.data.manifest import Manifest, Sample
 from focus.data.readers.detect import read_path
 from focus.data.readers.tables import NAMES

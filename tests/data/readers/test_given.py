@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from focus.config.evaluate import EvaluateConfig
-from focus.config.layouts import COLUMNS
+from focus.config.shared import COLUMNS
 from focus.config.train import TrainConfig
+from focus.config.use import EvaluateConfig
 from focus.data.manifest import Sample
 from focus.data.readers import read_given
 from focus.errors import InputError

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from focus.config.layouts import COLUMNS
-from focus.config.shared import DataConfig
+from focus.config.shared import COLUMNS, DataConfig
 from focus.data.manifest import Manifest, Sample
 from focus.data.readers.detect import read_path
 from focus.errors import InputError
