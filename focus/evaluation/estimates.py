@@ -1,314 +1,69 @@
-"""Compute every figure of a group of images, for any weights of them, and its 95 % interval.
+"""Estimate the figures of a test set: of each generator, of all images, and their mean.
 
-A group is some real images and the fakes that they are compared with. One definition gives the
-figure, for which each image weighs 1, and its bootstrap, for which it weighs what a resample drew.
+Each has a 95 % interval, exact where the images are independent, else of resamples.
 """
 
-import functools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from focus.data.manifest import REAL, SYNTHETIC
-from focus.evaluation.scores import HITS, LATER, Scores
-from focus.metrics.arrays import Floats, divided
-from focus.metrics.bootstrap import Resampler, percentiles
-from focus.metrics.calibration import llr_costs, min_cllr
-from focus.metrics.figures import (
-    CONFUSION,
-    DECISION,
-    FIGURE,
-    FIGURES,
-    POINTS,
-    Figure,
-    Keys,
-    Method,
-    Unit,
-    of_ranking,
+from focus.evaluation.groups import (
+    RATES,
+    Excess,
+    Figures,
+    Group,
+    Intervals,
+    Units,
+    WeightedScores,
 )
+from focus.evaluation.protocol import UNNAMED, Comparison, union
+from focus.metrics.arrays import Floats
+from focus.metrics.bootstrap import Resampler, percentiles
+from focus.metrics.figures import FIGURE, FIGURES, POINTS, Errors, Figure, Keys, Method
 from focus.metrics.intervals import (
-    Compared,
+    AucInterval,
     Interval,
+    PlacedScores,
+    largest_rate_interval,
+    mean_interval,
     mean_of_rates,
     rate_interval,
 )
-from focus.metrics.ranking import Ranking, Side
-from focus.model.operating_points import OperatingPoints, Threshold
 
-Integers = NDArray[np.int64]
-Figures = dict[Keys, Floats]
-Intervals = dict[Keys, Interval | None]
-Units = dict[str, int]
-"""Independent images or groups by unit, and those with a value by the name of a mean over images"""
-
-_SOURCES = list(dict.fromkeys(figure.source for figure in FIGURES if figure.source))
-_RATES = {Method.RATE, Method.RATE_OF_FAKES, Method.TWO_RATES}
-_SHARES = _RATES | {Method.SHARE, Method.LARGEST}
+AUC: Keys = ("auc",)
+GroupMap = Callable[[Callable[[Group], Figures], list[Group]], Iterable[Figures]]
+"""Calls a function for each of some groups, as ``map`` does, perhaps in threads."""
+_SHARES = RATES | {Method.SHARE, Method.LARGEST}
 _COSTS = {Method.COST, Method.ERROR}
 _OVERSTATED = {Method.LARGEST, Method.ERROR}
 
 
-class WeightedScores:
-    """All scores of an evaluation; its parts follow its weights.
+class Estimated(NamedTuple):
+    """A figure, NaN if it is not defined, and its 95 % interval, None without one."""
 
-    counts: How many images [N] have each row's scores, by default one.
-    """
-
-    def __init__(
-        self,
-        scores: Scores,
-        points: OperatingPoints | None,
-        threshold: Threshold,
-        counts: Floats | None = None,
-    ) -> None:
-        self.scores, self.points, self.threshold = scores, points, threshold.value
-        self.counts = np.ones(len(scores)) if counts is None else counts
-        fixed = {} if points is None else points.thresholds
-        # The largest ratio in the table costs this much for an image of the wrong class.
-        self.largest_cost = float(llr_costs(-np.abs(scores.llr).max(initial=0), SYNTHETIC))
-        self.thresholds = [(DECISION, threshold.value)]
-        self.thresholds += [(name, value) for name, value in fixed.items() if value is not None]
-        columns = _measures(scores)
-        self.columns = list(columns)
-        self.values = np.stack([*columns.values()]) if columns else np.zeros((0, len(scores)))
-        self.sources: set[str] = set()
-        if scores.has_cams:
-            self.sources = {
-                name
-                for name, values in columns.items()
-                if name not in LATER or not np.isnan(values).all()
-            }
-            width = int(scores.peak_col.max(initial=0)) + 1
-            self.cells = scores.peak_row * width + scores.peak_col
-        self._parts: dict[tuple[int, bytes], Part] = {}
-
-    def part(self, rows: Integers, label: int) -> "Part":
-        """Return the images of one class; a part that several groups share is weighed once."""
-        key = (label, rows.tobytes())
-        if key not in self._parts:
-            self._parts[key] = Part(self, rows, label)
-        return self._parts[key]
-
-    def weigh(self, weights: Floats) -> None:
-        """Set the weights [R, N] of the images."""
-        for part in self._parts.values():
-            part.weigh(weights.take(part.rows, axis=1))
+    value: float
+    interval: Interval | None
 
 
-def _measures(scores: Scores) -> dict[str, Floats]:
-    """Return the columns [N] whose means are figures, NaN for an empty cell.
-
-    Without CAMs those without any value are left out: of a million rows they would take 120 MB.
-    """
-    measures = {}
-    for name in _SOURCES:
-        column = getattr(scores, name)
-        empty = column < 0 if name in HITS else np.isnan(column)
-        if scores.has_cams or not empty.all():
-            measures[name] = np.where(empty, np.nan, column.astype(np.float64))
-    return measures
+def as_entry(figures: Mapping[Keys, Estimated]) -> dict[str, Any]:
+    """Return figures as results.json has them: the values, and beside them their intervals."""
+    values: dict[str, Any] = {}
+    intervals: dict[str, Any] = {}
+    for keys, figure in figures.items():
+        _put(values, keys, None if math.isnan(figure.value) else figure.value)
+        if figure.interval is not None:
+            _put(intervals, keys, figure.interval)
+    return {**values, "intervals": intervals}
 
 
-class Part:
-    """Images of one class in a table: their scores sorted, and sums for the present weights.
-
-    ``rows`` [N] are those of the table, ``values`` [columns, N] its columns with NaN for an empty
-    cell, and ``costs`` [N] those of the log-likelihood ratios.
-    """
-
-    def __init__(self, table: WeightedScores, rows: Integers, label: int) -> None:
-        scores, points, counts = table.scores, table.points, table.counts[rows]
-        self.rows, self.side = rows, Side(scores.score[rows], counts)
-        self._has_cams, self._columns = scores.has_cams, table.columns
-        self._units: tuple[Resampler, Integers] | None = None
-        self.values = table.values[:, rows]
-        self.costs = llr_costs(scores.llr[rows], label)
-        if points is not None and points.calibration is not None:
-            self.side.tempered = points.calibration.tempered(self.side.scores)
-        if self._has_cams:
-            self._known = (~np.isnan(self.values)).astype(np.float64)
-            self._filled = np.nan_to_num(self.values)
-            cells = table.cells[rows]
-            self._by_cell = np.argsort(cells, kind="stable")
-            self.cells, self._starts = np.unique(cells[self._by_cell], return_index=True)
-        self.weigh(counts[None])
-
-    def known(self, column: str) -> tuple[Integers, Floats]:
-        """Return the rows that have a value in a column, and the values."""
-        if column not in self._columns:
-            return self.rows[:0], np.zeros(0)
-        values = self.values[self._columns.index(column)]
-        there = ~np.isnan(values)
-        return self.rows[there], values[there]
-
-    def units(self, resampler: Resampler) -> Integers:
-        """Return the units [N] of the images by rising score; groups that share them share it."""
-        if self._units is None or self._units[0] is not resampler:
-            self._units = resampler, resampler.unit[self.rows[self.side.order]]
-        return self._units[1]
-
-    def weigh(self, weights: Floats) -> None:
-        """Sum up again with ``weights`` [R, N]."""
-        self.side.weigh(weights)
-        self.cost = divided(weights @ self.costs, self.side.total)
-        if not self._has_cams:
-            return
-        self.sums = dict(zip(self._columns, self._filled @ weights.T, strict=True))
-        self.counts = dict(zip(self._columns, self._known @ weights.T, strict=True))
-        # [R, cells]: the weight of the images whose CAM peaks there.
-        self.peaks = np.zeros((len(weights), 0))
-        if len(self.rows):
-            self.peaks = np.add.reduceat(weights[:, self._by_cell], self._starts, axis=1)
-
-
-class Group:
-    """Some real images and some fakes of a table, by their rows."""
-
-    def __init__(self, table: WeightedScores, real: Integers, fake: Integers) -> None:
-        self._table = table
-        self.real, self.fake = table.part(real, REAL), table.part(fake, SYNTHETIC)
-        both = [self.real, self.fake]
-        self._parts: dict[Unit, list[Part]] = {"real": both[:1], "fake": both[1:]}
-        self._parts |= {"both": both, "smaller": both}
-
-    @functools.cached_property
-    def _ranking(self) -> Ranking:
-        return Ranking(self.real.side, self.fake.side)
-
-    def forget_ranking(self) -> None:
-        """Free what takes memory for each image, also where generators share the real images."""
-        self.__dict__.pop("_ranking", None)
-
-    def figures(self) -> Figures:
-        """Return the figures that are resampled, for the present weights of the table."""
-        ranked = of_ranking(self._ranking, self._table.threshold)
-        found: Figures = {}
-        for figure in FIGURES:
-            if figure.name in ranked:
-                found[figure.name,] = ranked[figure.name]
-            elif figure.where == "point":
-                for point, value in self._table.thresholds:
-                    found[POINTS, point, figure.name] = figure.compute(self._ranking, value)
-            elif figure.where == "group" and (values := figure.compute(self)) is not None:
-                found[figure.name,] = values
-        return found
-
-    def undefined(self) -> dict[str, str]:
-        """Return what the group lacks for each figure that it cannot support."""
-        return {
-            figure.name: f"needs >= {figure.reals} real images"
-            for figure in FIGURES
-            if len(self.real.rows) < figure.reals
-        }
-
-    def counts(self) -> dict[str, int]:
-        """Count the images, the fakes with an artefact mask and the images with a human map."""
-        return {
-            "n_real": len(self.real.rows),
-            "n_synthetic": len(self.fake.rows),
-            "n_pointing": len(self.known(FIGURE["pointing_hit"])[0]),
-            "n_maps": len(self.known(FIGURE["map_mse"])[0]),
-        }
-
-    def known(self, figure: Figure) -> tuple[Integers, Floats]:
-        """Return the rows that have a value of a mean over images, and the values."""
-        rows, values = zip(*(p.known(figure.source) for p in self._parts[figure.unit]), strict=True)
-        return np.concatenate(rows), np.concatenate(values)
-
-    def units(self, resampler: Resampler) -> Units:
-        """Count what ``resampler`` draws as one."""
-        rows = {"real": self.real.rows, "fake": self.fake.rows}
-        rows["both"] = np.append(self.real.rows, self.fake.rows)
-        rows |= {figure.name: self.known(figure)[0] for figure in FIGURES if figure.source}
-        return {name: resampler.units(own) for name, own in rows.items()}
-
-    def compared(self, resampler: Resampler) -> Compared:
-        """Return the scores of the real images and of the fakes, and their units."""
-        real, fake = self.real, self.fake
-        return real.side.scores, fake.side.scores, real.units(resampler), fake.units(resampler)
-
-    def errors(self, threshold: float) -> list[tuple[int, int]]:
-        """Count real images above ``threshold``, of how many, and fakes not above, of how many."""
-        real, fake = self.real.side.scores, self.fake.side.scores
-        cuts = (np.searchsorted(scores, threshold, side="right") for scores in (real, fake))
-        not_flagged, missed = map(int, cuts)
-        return [(len(real) - not_flagged, len(real)), (missed, len(fake))]
-
-    def confusion(self, threshold: float) -> dict[str, int]:
-        """Count the images by label and by what the threshold calls them."""
-        (flagged, real), (missed, fake) = self.errors(threshold)
-        return dict(zip(CONFUSION, (real - flagged, flagged, missed, fake - missed), strict=True))
-
-    def exact_intervals(self, values: Mapping[Keys, float], units: Units) -> Intervals:
-        """Return those of rates whose images are independent.
-
-        units: Those of :meth:`units`.
-        """
-        intervals: Intervals = {}
-        for place, value in values.items():
-            figure = FIGURE[place[-1]]
-            if math.isnan(value) or figure.interval not in _RATES:
-                continue
-            if figure.source:
-                images, independent = len(self.known(figure)[0]), units[figure.name]
-            else:
-                images = sum(len(part.rows) for part in self._parts[figure.unit])
-                independent = units["both" if figure.unit == "smaller" else figure.unit]
-            if independent != images:
-                continue
-            if figure.interval is Method.TWO_RATES:
-                errors = self.errors(self._table.threshold)
-                rates = [(total - wrong, total) for wrong, total in errors]
-                intervals[place] = mean_of_rates(rates)
-            else:
-                intervals[place] = rate_interval(round(value * images), images)
-        return intervals
-
-    def excess(self) -> dict[Keys, float]:
-        """Return what chance adds to each calibration error; nothing without both classes."""
-        if not self._ranking.defined[0]:
-            return {}
-        added = {(f.name,): f.excess(self._ranking) for f in FIGURES if f.excess}
-        return {place: value for place, value in added.items() if value is not None}
-
-    @functools.cached_property
-    def min_cllr(self) -> float | None:
-        """The part of C_llr that the ranking costs; the ratios are fitted to these images."""
-        return min_cllr(self.real.side.scores, self.fake.side.scores)
-
-    def calibration_loss(self) -> float | None:
-        """Return the rest of C_llr, for weights of 1."""
-        cost = self.cllr()
-        return None if cost is None or self.min_cllr is None else float(cost[0]) - self.min_cllr
-
-    def cllr(self) -> Floats | None:
-        """Return the cost of the likelihood ratios, None where an image has none."""
-        if any(np.isnan(part.costs).any() for part in self._parts["both"]):
-            return None
-        return (self.real.cost + self.fake.cost) / 2
-
-    def mean(self, source: str, unit: Unit) -> Floats | None:
-        """Return the mean of a column over the images of a class that have a value."""
-        if source not in self._table.sources:
-            return None
-        parts = self._parts[unit]
-        total = np.sum([part.sums[source] for part in parts], axis=0)
-        return divided(total, np.sum([part.counts[source] for part in parts], axis=0))
-
-    def peak_share(self, unit: Unit) -> Floats | None:
-        """Return the share of the images of a class whose CAM peaks in the commonest cell."""
-        if not self._table.scores.has_cams:
-            return None
-        parts = self._parts[unit]
-        cells = np.unique(np.concatenate([part.cells for part in parts]))
-        peaks = np.zeros((len(self.real.peaks), len(cells)))
-        for part in parts:
-            peaks[:, np.searchsorted(cells, part.cells)] += part.peaks
-        total = np.sum([part.side.total for part in parts], axis=0)
-        return divided(peaks.max(axis=1, initial=0), total)
+def _put(entry: dict[str, Any], keys: Keys, value: object) -> None:
+    *outer, last = keys
+    for key in outer:
+        entry = entry.setdefault(key, {})
+    entry[last] = value
 
 
 class Estimate:
@@ -320,27 +75,27 @@ class Estimate:
         of_cells: Those of the cells that are resampled in the place of the images; the draws move
             by the difference.
         """
-        self.values = {place: float(values[0]) for place, values in figures.items()}
+        self.values = {keys: float(values[0]) for keys, values in figures.items()}
         self._of_cells = of_cells
-        self._draws: dict[Keys, list[Floats]] = {place: [] for place in figures}
+        self._draws: dict[Keys, list[Floats]] = {keys: [] for keys in figures}
 
     def draw(self, figures: Figures) -> None:
         """Add the figures of some resamples."""
-        for place, draws in self._draws.items():
+        for keys, draws in self._draws.items():
             if self._of_cells is None:
-                draws.append(figures[place])
+                draws.append(figures[keys])
             else:
-                moved = figures[place] + (self.values[place] - self._of_cells[place])
-                draws.append(np.clip(moved, *FIGURE[place[-1]].bounds))
+                moved = figures[keys] + (self.values[keys] - self._of_cells[keys])
+                draws.append(np.clip(moved, *FIGURE[keys[-1]].bounds))
 
-    def entry(
+    def estimated(
         self,
         exact: Intervals,
         units: Units,
-        excess: Mapping[Keys, float] | None = None,
+        excess: Excess | None = None,
         unseen: float = 0.0,
-    ) -> dict[str, Any]:
-        """Return the values and their intervals as results.json has them.
+    ) -> dict[Keys, Estimated]:
+        """Return the values, each with its interval.
 
         Args:
             exact: Intervals that need no resamples.
@@ -349,18 +104,20 @@ class Estimate:
             unseen: What an image on the wrong side may add to C_llr; 0 where enough are there.
         """
         units = units | {"smaller": min(units["real"], units["fake"])}
-        ends: dict[Keys, Interval] = {}
-        for place, value in self.values.items():
-            figure, draws = FIGURE[place[-1]], self._draws[place]
+        figures = {}
+        for keys, value in self.values.items():
+            figure, draws = FIGURE[keys[-1]], self._draws[keys]
+            interval: Interval | None = None
             if figure.interval is Method.NONE or math.isnan(value) or not draws:
-                continue
-            interval = exact.get(place)
-            if place not in exact:
-                above = (excess or {}).get(place, 0.0)
-                interval = _bootstrap(figure, value, np.concatenate(draws), units, above, unseen)
-            if interval is not None:
-                ends[place] = interval
-        return {**nested(self.values), "intervals": nested(ends)}
+                pass
+            elif keys in exact:
+                interval = exact[keys]
+            else:
+                by_chance = 0.0 if excess is None else excess.get(keys, 0.0)
+                drawn = np.concatenate(draws)
+                interval = _bootstrap(figure, value, drawn, units, by_chance, unseen)
+            figures[keys] = Estimated(value, interval)
+        return figures
 
 
 def _bootstrap(
@@ -388,16 +145,347 @@ def _bootstrap(
             high = max(high, most * of_share[1]) if of_share else high
         if not math.isclose(low, high, abs_tol=1e-12):  # equal up to the rounding of sums
             return low, high
-    share = value in figure.bounds and figure.interval in _SHARES
-    return rate_interval(round(value * count), count) if share and count > 1 else None
+    is_bound_of_share = value in figure.bounds and figure.interval in _SHARES
+    return rate_interval(round(value * count), count) if is_bound_of_share and count > 1 else None
 
 
-def nested(flat: Mapping[Keys, Any]) -> dict[str, Any]:
-    """Turn ``{("a", "b"): 1}`` into ``{"a": {"b": 1}}``, and NaN into None."""
-    made: dict[str, Any] = {}
-    for (*path, last), value in flat.items():
-        inner = made
-        for key in path:
-            inner = inner.setdefault(key, {})
-        inner[last] = None if isinstance(value, float) and math.isnan(value) else value
-    return made
+class _GroupFigures(NamedTuple):
+    """Figures of each generator of a test set, and of all its images."""
+
+    generators: list[Figures]
+    pooled: Figures
+
+
+class SetGroups:
+    """The groups of one test set in a table: the images of each generator, and all together."""
+
+    def __init__(self, table: WeightedScores, comparisons: list[Comparison]) -> None:
+        self.table = table
+        self.comparisons = comparisons
+        self.generators = [Group(table, c.real, c.fake) for c in comparisons]
+        # One generator is the whole test set.
+        self.pooled = self.generators[0] if len(comparisons) == 1 else self._all_images()
+
+    def _all_images(self) -> Group:
+        images = self.table.scores.images
+        real = union((c.real for c in self.comparisons), images)
+        return Group(self.table, real, union((c.fake for c in self.comparisons), images))
+
+    def figures(self, map_groups: GroupMap) -> _GroupFigures:
+        """Return the figures for the present weights of the table."""
+        if len(self.generators) == 1:
+            (figures,) = map_groups(Group.figures, self.generators)
+            return _GroupFigures([figures], figures)
+        # The largest first, so that the threads end at about the same time.
+        pooled, *generators = map_groups(Group.figures, [self.pooled, *self.generators])
+        return _GroupFigures(generators, pooled)
+
+
+class _AllFigures(NamedTuple):
+    """Figures of a test set, all for the same weights.
+
+    generators: Those of each generator. pooled: Those of all images, without error rates. mean:
+    The means over the generators, without error rates. errors: The error rates of the set, by
+    operating point and name.
+    """
+
+    generators: list[Figures]
+    pooled: Figures
+    mean: Figures
+    errors: Figures
+
+    def parts(self) -> list[Figures]:
+        """Return all of them in one list."""
+        return [*self.generators, self.pooled, self.mean, self.errors]
+
+
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """A generator of a test set, or all its images.
+
+    group: The images. estimate: The figures that are resampled. excess: What chance adds to the
+    calibration errors. unsampled: The figures without an interval.
+    """
+
+    group: Group
+    estimate: Estimate
+    excess: Excess
+    unsampled: dict[str, float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Certainty:
+    """How certain the figures of a member are.
+
+    auc: The interval of its AUC. units: What is drawn as one. exact: The intervals, also that of
+    the AUC, that need no resamples.
+    """
+
+    auc: AucInterval
+    units: Units
+    exact: Intervals
+
+    @classmethod
+    def of(cls, member: _Member, auc: AucInterval, resampler: Resampler) -> Self:
+        units = member.group.units(resampler)
+        exact = member.group.exact_intervals(member.estimate.values, units)
+        return cls(auc, units, {AUC: auc.interval} | exact)
+
+
+class SetFigures:
+    """The comparisons of one test set, with figures by generator, of all images, and their mean."""
+
+    def __init__(self, groups: SetGroups, resampled: SetGroups) -> None:
+        """Compute the figures of the groups of images.
+
+        resampled: What is resampled, the same groups or those of merged scores.
+        """
+        self.comparisons = groups.comparisons
+        self._table = groups.table
+        self._resampled = resampled
+        figures, excess, unsampled = [], [], []
+        members = [*groups.generators, groups.pooled]
+        for group in members:
+            figures.append(group.figures())
+            excess.append(group.excess())
+            unsampled.append(group.unsampled())
+            if resampled is not groups:
+                group.forget_ranking()
+
+        *of_generators, of_pooled = figures
+        self._defining = _defining(of_generators)
+        of_images = self._with_means(_GroupFigures(of_generators, of_pooled))
+        if resampled is groups:
+            self._estimates = [Estimate(part) for part in of_images.parts()]
+        else:
+            of_cells = self._with_means(resampled.figures(map))
+            self._estimates = [
+                Estimate(part, part_of_cells)
+                for part, part_of_cells in zip(of_images.parts(), of_cells.parts(), strict=True)
+            ]
+
+        *of_members, self._mean, self._errors = self._estimates
+        *self._generators, self._pooled = map(_Member, members, of_members, excess, unsampled)
+
+    def draw(self, map_groups: GroupMap) -> None:
+        """Add the figures for the present weights of the table."""
+        drawn = self._with_means(self._resampled.figures(map_groups))
+        for figures, estimate in zip(drawn.parts(), self._estimates, strict=True):
+            estimate.draw(figures)
+
+    def results(self, resampler: Resampler) -> dict[str, Any]:
+        """Return the figures and their intervals as results.json has them."""
+        with_auc = [self._generators[number] for number in self._defining.get(AUC, [])]
+        placed = PlacedScores([generator.group.compared(resampler) for generator in with_auc])
+        certainties = [
+            _Certainty.of(generator, auc, resampler)
+            for generator, auc in zip(self._generators, self._auc_intervals(placed), strict=True)
+        ]
+        placed_together = PlacedScores([self._pooled.group.compared(resampler)])
+        certainty = _Certainty.of(self._pooled, placed_together.of_comparison(0), resampler)
+        fewest = _fewest([*(of_one.units for of_one in certainties), certainty.units])
+
+        generators = {}
+        for number, comparison in enumerate(self.comparisons):
+            entry = self._entry(self._generators[number], certainties[number])
+            generators[comparison.generator or UNNAMED] = entry
+        exact = [of_one.exact for of_one in certainties]
+        mean = self._mean_entry(placed, exact, fewest, resampler)
+        errors = as_entry(self._errors.estimated(self._error_intervals(resampler), fewest))
+        self._add_counts_of_errors(errors, generators)
+        return {
+            "n_generators": len(with_auc),
+            "mean": mean,
+            "pooled": self._entry(self._pooled, certainty),
+            POINTS: errors,
+            "generators": generators,
+        }
+
+    def _auc_intervals(self, placed: PlacedScores) -> list[AucInterval]:
+        """Return the interval of the AUC of each generator.
+
+        placed: The scores of those that have one.
+        """
+        aucs = [AucInterval(None, few_inverted=False) for _ in self._generators]
+        for number, generator in enumerate(self._defining.get(AUC, [])):
+            aucs[generator] = placed.of_comparison(number)
+        return aucs
+
+    def _entry(self, member: _Member, certainty: _Certainty) -> dict[str, Any]:
+        """Return the entry of a generator, or of all images."""
+        unseen = self._table.largest_cost if certainty.auc.few_inverted else 0.0
+        figures = member.estimate.estimated(certainty.exact, certainty.units, member.excess, unseen)
+        entry = as_entry(figures) | member.group.counts()
+        entry["undefined"] = member.group.undefined()
+        return entry | member.unsampled
+
+    def _mean_entry(
+        self, placed: PlacedScores, exact: list[Intervals], fewest: Units, resampler: Resampler
+    ) -> dict[str, Any]:
+        """Return the entry of the mean over the generators.
+
+        placed: The scores of the generators that have an AUC. exact: The intervals of each
+        generator that need no resamples. fewest: The units of the smallest of them.
+        """
+        exact_of_mean = self._mean_intervals(exact, resampler) | {AUC: placed.interval}
+        excess = _largest([generator.excess for generator in self._generators])
+        unseen = self._table.largest_cost if placed.few_inverted else 0.0
+        entry = as_entry(self._mean.estimated(exact_of_mean, fewest, excess, unseen))
+
+        for name in self._pooled.unsampled:
+            values = [generator.unsampled[name] for generator in self._generators]
+            defined = [value for value in values if value is not None]
+            entry[name] = float(np.mean(defined)) if defined else None
+
+        n_defined = {}
+        n_defined_images = {}
+        for keys, numbers in self._defining.items():
+            if keys in self._mean.values and len(numbers) < len(self.comparisons):
+                n_defined[keys[-1]] = len(numbers)
+                n_defined_images[keys[-1]] = self._images(numbers)
+        return entry | {"n_defined": n_defined, "n_defined_images": n_defined_images}
+
+    def _images(self, numbers: Iterable[int]) -> dict[str, int]:
+        """Count the images of some of the generators, by their numbers; shared ones count once."""
+        comparisons = [self.comparisons[number] for number in numbers]
+        images = self._table.scores.images
+        return {
+            "n_real": len(union((c.real for c in comparisons), images)),
+            "n_synthetic": len(union((c.fake for c in comparisons), images)),
+        }
+
+    def _add_counts_of_errors(
+        self, errors: dict[str, Any], generators: Mapping[str, dict[str, Any]]
+    ) -> None:
+        """Add the confusions at each operating point, and the generator that is missed most."""
+        for point, threshold in self._table.thresholds:
+            for entry, generator in zip(generators.values(), self._generators, strict=True):
+                entry[POINTS][point]["confusion"] = generator.group.confusion(threshold)
+            errors[point]["confusion"] = self._pooled.group.confusion(threshold)
+
+            missed = [
+                generator.estimate.values[POINTS, point, "apcer"] for generator in self._generators
+            ]
+            is_missed = bool(np.nansum(missed))
+            most_missed = list(generators)[int(np.nanargmax(missed))] if is_missed else None
+            errors[point]["apcer_max_generator"] = most_missed
+
+    def _with_means(self, figures: _GroupFigures) -> _AllFigures:
+        """Add the means over the generators, and the error rates of the set."""
+        undefined = np.full_like(figures.pooled[AUC], np.nan)
+        by_generator = {
+            keys: [figures.generators[number][keys] for number in numbers]
+            for keys, numbers in self._defining.items()
+        }
+        mean = {
+            keys: np.mean(by_generator[keys], axis=0) if keys in by_generator else undefined
+            for keys in figures.pooled
+        }
+
+        rates: Figures = {}
+        for point, _ in self._table.thresholds:
+            bpcer, apcer = (POINTS, point, "bpcer"), (POINTS, point, "apcer")
+            largest = np.max(by_generator[apcer], axis=0) if apcer in by_generator else undefined
+            errors = Errors(figures.pooled[bpcer], figures.pooled[apcer], mean[apcer], largest)
+            rates[point, "bpcer"] = errors.bpcer
+            for figure in FIGURES:
+                if figure.where == "set":
+                    rates[point, figure.name] = figure.compute(errors)
+        return _AllFigures(
+            figures.generators, _without_points(figures.pooled), _without_points(mean), rates
+        )
+
+    def _mean_intervals(self, exact: list[Intervals], resampler: Resampler) -> Intervals:
+        """Return the intervals of means over one generator, and of rates of fakes.
+
+        ``exact`` holds the intervals of each generator. Rates of real images depend on each other,
+        since generators share these images.
+        """
+        intervals: Intervals = {}
+        for keys, numbers in self._defining.items():
+            figure = FIGURE[keys[-1]]
+            if len(numbers) == 1 and keys in exact[numbers[0]]:
+                intervals[keys] = exact[numbers[0]][keys]
+            elif figure.interval is Method.RATE_OF_FAKES:
+                hits = [self._generators[number].group.values_of(figure) for number in numbers]
+                if resampler.independent(np.concatenate([of_one.rows for of_one in hits])):
+                    rates = [(int(of_one.values.sum()), len(of_one.values)) for of_one in hits]
+                    intervals[keys] = mean_of_rates(rates)
+        return intervals
+
+    def _error_intervals(self, resampler: Resampler) -> Intervals:
+        """Return exact intervals of the error rates whose images are independent."""
+        independent_units = self._independent_units(resampler)
+        intervals: Intervals = {}
+        for point, threshold in self._table.thresholds:
+            missed = [generator.group.missed(threshold) for generator in self._generators]
+            missed = [count for count in missed if count.total]
+            rate_intervals = {
+                "bpcer": rate_interval(*self._pooled.group.flagged(threshold)),
+                "apcer_pooled": rate_interval(*self._pooled.group.missed(threshold)),
+                "apcer_mean": mean_of_rates(missed),
+                "apcer_max": largest_rate_interval(missed),
+            }
+            for kind in ("mean", "max"):
+                rate_intervals[f"acer_{kind}"] = self._acer_interval(
+                    point, f"apcer_{kind}", rate_intervals
+                )
+            for rate, interval in rate_intervals.items():
+                if FIGURE[rate].unit in independent_units:
+                    intervals[point, rate] = interval
+        return intervals
+
+    def _acer_interval(
+        self, point: str, apcer: str, rate_intervals: Mapping[str, Interval | None]
+    ) -> Interval | None:
+        """Return the interval of the mean of the BPCER and an APCER, from those of the two."""
+        of_bpcer, of_apcer = rate_intervals["bpcer"], rate_intervals[apcer]
+        if of_bpcer is None or of_apcer is None:
+            return None
+        values = [self._errors.values[point, rate] for rate in ("bpcer", apcer)]
+        return mean_interval(values, [of_bpcer, of_apcer])
+
+    def _independent_units(self, resampler: Resampler) -> set[str]:
+        """Return the units of error rates whose images are independent of each other."""
+        real = self._pooled.group.real.rows
+        # A fake that several generators list is there several times.
+        fake = np.concatenate([real[:0], *(c.fake for c in self.comparisons)])
+        rows_of_unit = {"real": real, "fake": fake, "smaller": np.append(real, fake)}
+        return {unit for unit, rows in rows_of_unit.items() if resampler.independent(rows)}
+
+
+def _without_points(figures: Figures) -> Figures:
+    return {keys: values for keys, values in figures.items() if keys[0] != POINTS}
+
+
+def _defining(figures: Sequence[Figures]) -> dict[Keys, list[int]]:
+    """Return the numbers of the generators that have each figure, before any resampling.
+
+    A mean is over these in each resample, and undefined in one where a generator lacks the figure.
+    """
+    numbers: dict[Keys, list[int]] = {}
+    for number, figures_of_generator in enumerate(figures):
+        for keys, values in figures_of_generator.items():
+            if not np.isnan(values).all():
+                numbers.setdefault(keys, []).append(number)
+    return numbers
+
+
+def _fewest(units: Sequence[Units]) -> Units:
+    """Return the fewest units that a group has of each kind.
+
+    A mean over images with a value does not count the groups that have none.
+    """
+    return {
+        name: min((counts[name] for counts in units if counts[name]), default=0)
+        for name in units[0]
+    }
+
+
+def _largest(excess: Sequence[Excess]) -> Excess:
+    """Return the largest of the generators' values of each figure, 0 where one has none."""
+    largest: Excess = {}
+    for of_generator in excess:
+        for keys in of_generator:
+            largest[keys] = max(other.get(keys, 0.0) for other in excess)
+    return largest

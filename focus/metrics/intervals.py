@@ -31,6 +31,16 @@ class Difference(NamedTuple):
     p_value: float
 
 
+class AucInterval(NamedTuple):
+    """The interval of an AUC, None without one.
+
+    few_inverted: Whether so few units are on the wrong side that its variance is not known well.
+    """
+
+    interval: Interval | None
+    few_inverted: bool
+
+
 def rate_interval(count: float, total: float, level: float = LEVEL) -> Interval | None:
     """Return Clopper and Pearson's (1934) interval of ``count / total``; None for a total of 0.
 
@@ -65,6 +75,20 @@ def mean_of_rates(rates: Sequence[tuple[int, int]]) -> Interval | None:
     assert by_count is not None
     low, high = mean_interval(values, ends)
     return min(low, by_count[0]), max(high, by_count[1])
+
+
+def largest_rate_interval(rates: Sequence[tuple[int, int]]) -> Interval | None:
+    """Return the interval of the largest ``count / total``, None without rates.
+
+    All rates are within their intervals at once (Bonferroni), so the largest one lies between the
+    largest of their ends. No total is 0.
+    """
+    if not rates:
+        return None
+    level = 1 - (1 - LEVEL) / len(rates)
+    intervals = [rate_interval(count, total, level) for count, total in rates]
+    lows, highs = zip(*(ends for ends in intervals if ends is not None), strict=True)
+    return max(lows), max(highs)
 
 
 def mean_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
@@ -338,10 +362,12 @@ class PlacedScores:
         """The interval of the AUC of each comparison whose classes have two units."""
         return [_interval(part) for part in self._defined]
 
-    def of_comparison(self, number: int) -> tuple[Interval | None, bool]:
-        """Return the interval of the AUC of one comparison, and whether few are inverted in it."""
+    def of_comparison(self, number: int) -> AucInterval:
+        """Return the interval of the AUC of one comparison."""
         part = self._parts[number]
-        return (None, False) if part is None else (_interval(part), part.inverted < SUPPORT)
+        if part is None:
+            return AucInterval(None, few_inverted=False)
+        return AucInterval(_interval(part), part.inverted < SUPPORT)
 
     def _from_parts(self) -> Interval:
         """Return the interval of the mean AUC that follows from those of its comparisons.
