@@ -18,8 +18,8 @@ from focus.data.manifest import LABEL_NAMES, Manifest, Sample, absolute
 from focus.data.maps import Map, resized
 from focus.data.overlay import NO_CAM, SheetRow, contact_sheet, strip
 from focus.data.readers.human_maps import MADE_MAPS
+from focus.evaluation.error_rates import annotation_lines
 from focus.evaluation.people import Answer, alone, by_annotator, by_image, cannot_judge
-from focus.evaluation.result_table import annotation_lines
 from focus.metrics.annotators import MEASURES, between_annotators, overall
 from focus.plotting import INK, shortened
 from focus.runtime.files import atomic_write

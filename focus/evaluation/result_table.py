@@ -1,10 +1,9 @@
-"""Put results into words: the table of a program, error rates, differences of models."""
+"""Show results as the table of a program: a row a figure, a column a model."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from focus.metrics.bootstrap import units
 from focus.metrics.figures import CHANCE, CONFUSION, DECISION, FIGURE, FIGURES, POINTS, WIDE, Keys
 from focus.metrics.intervals import mean_auc_difference
 from focus.plotting import shortened
+from focus.tables import Cell, Table, aligned
 
 SET_TITLES = {"closed": "closed set", "closed_balanced": "closed-balanced set", "open": "open set"}
 UNRELATED = "?"
@@ -24,14 +24,14 @@ SHOWN_ROWS = 14
 """On a console, where the rest is in the report."""
 _PARTS = ("groups", "people")
 """Keys of results.json below which test sets lie, beside those of all images."""
-_WIDTH, _SHORTEST = 80, 12  # of the table; of a generator's name in it
+_WIDTH = 80  # of the table
+_SHORTEST = 12  # name of a generator in it
 _NARROWEST = 7  # column of a model
 _AUC = {
     "closed": "closed-set AUC",
     "closed_balanced": "closed-balanced AUC",
     "open": "open-set AUC",
 }
-_ON_PEOPLES = {"people": "  people, on those they saw", "model": "  detector, on the same"}
 _IMAGES = "images"
 """The heading of the numbers of images that a figure is of."""
 _NOTES = {
@@ -52,12 +52,14 @@ class Row:
         keys: Where its figure lies in results.json.
         generator: The unknown generator that the name mentions, if any.
         kept: Whether it is there however few rows there are.
+        shown: Whether the results have what it shows.
     """
 
     title: str
     keys: Keys
     generator: str = ""
     kept: bool = True
+    shown: bool = True
 
 
 def table_rows(everything: Sequence[Results]) -> list[Row]:
@@ -65,51 +67,57 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
 
     A test set without fakes in any of the results has no row, unless all of them lack fakes.
     """
-    present = [s for s in TEST_SETS if any(at(r, (s, "generators")) for r in everything)]
+    present = [name for name in TEST_SETS if _has(everything, (name, "generators"))]
     present = present or ["closed", "open"]
     rows = []
     for test_set in present:
-        if test_set == "open":
-            rows += _generator_rows(everything)
-        counts = {r[test_set]["n_generators"] for r in everything if test_set in r}
-        mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
-        rows.append(Row(f"{_AUC[test_set]}, {mean}", (test_set, "mean", "auc")))
-        for who, words in _ON_PEOPLES.items():
-            keys: Keys = ("people", test_set, "mean", who, "auc")
-            if any(at(r, keys) is not None for r in everything):
-                rows.append(Row(words, keys))
-        if any(at(r, ("groups", test_set, "generators")) for r in everything):
-            rows.append(Row(f"{_AUC[test_set]} by group", ("groups", test_set, "mean", "auc")))
-        if test_set == "open" and any(at(r, ("open", "generators")) for r in everything):
-            for own in (FIGURE["eer"], FIGURE["tpr_at_fpr_0.01"]):
-                keys = "open", "mean", own.name
-                if not own.reals or any(at(r, keys) is not None for r in everything):
-                    rows.append(Row(f"open-set {own.heading}, mean", keys))
-    shares = {results["open"]["pooled"]["prevalence"] for results in everything}
-    if len(shares) == 1 and (share := shares.pop()) is not None:
-        keys = ("open", "pooled", "average_precision")
-        rows.append(Row(f"open-set AP at {share:.0%} synthetic", keys, kept=False))
-        if round(share, 2) != 0.5:  # else two rows of one name
-            keys = ("open", "pooled", "average_precision_balanced")
-            rows.append(Row("open-set AP at 50% synthetic", keys, kept=False))
+        rows += _auc_rows(everything, test_set)
+    rows += _precision_rows(everything)
     for test_set in present:
-        point = (test_set, POINTS, DECISION)
-        # A set without fakes has points, too, of which nothing is defined.
-        if any(at(r, (test_set, "generators")) and at(r, point) for r in everything):
-            for own in (FIGURE["bpcer"], FIGURE["apcer_mean"]):
-                title = f"{own.heading}, {test_set.replace('_', '-')}, at *"
-                rows.append(Row(title, (*point, own.name), kept=test_set == "open"))
-    # Pooled, where the AUCs above are means over generators.
-    pooled = [(test_set, "pooled") for test_set in present if test_set != "closed_balanced"]
-    pooled = [p for p in pooled if any("entropy" in (at(r, p) or ()) for r in everything)]
-    for each in (figure for figure in FIGURES if figure.row):
-        chance = each.row == CHANCE
-        if not chance or any(at(r, (*place, each.name)) for r in everything for place in pooled):
-            rows += [
-                Row(f"{each.row}, {p[0]}", (*p, each.name), kept=p[0] == "open" and not chance)
-                for p in pooled
-            ]
-    return rows
+        rows += _error_rows(everything, test_set)
+    rows += _cam_rows(everything, [name for name in present if name != "closed_balanced"])
+    return [row for row in rows if row.shown]
+
+
+def _has(everything: Sequence[Results], keys: Keys) -> bool:
+    """Return whether there is anything at these keys of any of the results, and not zero."""
+    return any(at(results, keys) for results in everything)
+
+
+def _is_defined(everything: Sequence[Results], keys: Keys) -> bool:
+    return any(at(results, keys) is not None for results in everything)
+
+
+def _auc_rows(everything: Sequence[Results], test_set: str) -> list[Row]:
+    """Return the rows of a test set that rank its images."""
+    title = _AUC[test_set]
+    counts = {results[test_set]["n_generators"] for results in everything if test_set in results}
+    mean = f"mean of {counts.pop()}" if len(counts) == 1 else "mean"
+    of_people: Keys = ("people", test_set, "mean", "people", "auc")
+    of_model: Keys = ("people", test_set, "mean", "model", "auc")
+    by_group = _has(everything, ("groups", test_set, "generators"))
+    rows = [
+        Row(f"{title}, {mean}", (test_set, "mean", "auc")),
+        Row("  people, on those they saw", of_people, shown=_is_defined(everything, of_people)),
+        Row("  detector, on the same", of_model, shown=_is_defined(everything, of_model)),
+        Row(f"{title} by group", ("groups", test_set, "mean", "auc"), shown=by_group),
+    ]
+    if test_set != "open":
+        return rows
+
+    has_fakes = _has(everything, ("open", "generators"))
+    eer, tpr = FIGURE["eer"], FIGURE["tpr_at_fpr_0.01"]
+    keys_of_tpr: Keys = ("open", "mean", tpr.name)
+    return [
+        *_generator_rows(everything),
+        *rows,
+        Row(f"open-set {eer.heading}, mean", ("open", "mean", eer.name), shown=has_fakes),
+        Row(
+            f"open-set {tpr.heading}, mean",
+            keys_of_tpr,
+            shown=has_fakes and _is_defined(everything, keys_of_tpr),
+        ),
+    ]
 
 
 def _generator_rows(everything: Sequence[Results]) -> list[Row]:
@@ -125,11 +133,73 @@ def _generator_rows(everything: Sequence[Results]) -> list[Row]:
         Row(
             f"open-set AUC, {name} ({'/'.join(sorted(relations[name]))})",
             ("open", "generators", name, "auc"),
-            name,
+            generator=name,
             kept=False,
         )
         for name in hardest_first(everything, "open")
     ]
+
+
+def _precision_rows(everything: Sequence[Results]) -> list[Row]:
+    """Return the rows of the average precision, if all models have the same share of fakes."""
+    shares = {results["open"]["pooled"]["prevalence"] for results in everything}
+    share = shares.pop() if len(shares) == 1 else None
+    if share is None:
+        return []
+    pooled: Keys = ("open", "pooled")
+    return [
+        Row(f"open-set AP at {share:.0%} synthetic", (*pooled, "average_precision"), kept=False),
+        Row(
+            "open-set AP at 50% synthetic",
+            (*pooled, "average_precision_balanced"),
+            kept=False,
+            shown=round(share, 2) != 0.5,  # else two rows of one name
+        ),
+    ]
+
+
+def _error_rows(everything: Sequence[Results], test_set: str) -> list[Row]:
+    """Return the rows of the error rates at the threshold that decides."""
+    point: Keys = (test_set, POINTS, DECISION)
+    # A set without fakes has points, too, of which nothing is defined.
+    has_rates = any(
+        at(results, (test_set, "generators")) and at(results, point) for results in everything
+    )
+    rates = (FIGURE["bpcer"], FIGURE["apcer_mean"])
+    return [
+        Row(
+            f"{rate.heading}, {test_set.replace('_', '-')}, at *",
+            (*point, rate.name),
+            kept=test_set == "open",
+            shown=has_rates,
+        )
+        for rate in rates
+    ]
+
+
+def _cam_rows(everything: Sequence[Results], test_sets: Sequence[str]) -> list[Row]:
+    """Return the rows of the CAMs, pooled, where the AUCs are means over generators."""
+    with_cams = [
+        test_set
+        for test_set in test_sets
+        if any("entropy" in (at(results, (test_set, "pooled")) or ()) for results in everything)
+    ]
+    rows = []
+    for figure in FIGURES:
+        if not figure.row:
+            continue
+        is_chance = figure.row == CHANCE
+        has_any = any(_has(everything, (test_set, "pooled", figure.name)) for test_set in with_cams)
+        rows += [
+            Row(
+                f"{figure.row}, {test_set}",
+                (test_set, "pooled", figure.name),
+                kept=test_set == "open" and not is_chance,
+                shown=has_any or not is_chance,
+            )
+            for test_set in with_cams
+        ]
+    return rows
 
 
 def hardest_first(everything: Sequence[Results], test_set: str, part: Keys = ()) -> list[str]:
@@ -153,16 +223,6 @@ def _fewer(rows: list[Row], most: int) -> list[Row]:
     return [row for row in rows if row in kept]
 
 
-def aligned(rows: Sequence[tuple[str, Sequence[str]]], widths: Sequence[int]) -> list[str]:
-    """Return the lines of a table of a label and cells a row, with a rule below its first row."""
-    first = max(len(label) for label, _ in rows)
-    lines = [
-        "  ".join([label.ljust(first), *(c.rjust(w) for c, w in zip(cells, widths, strict=True))])
-        for label, cells in rows
-    ]
-    return [lines[0], "-" * len(lines[0]), *lines[1:]]
-
-
 def format_table(results_by_name: Mapping[str, Results], *, most: int | None = None) -> str:
     """Return the table in plain text: a row a figure, its numbers of images, a column a model.
 
@@ -172,32 +232,53 @@ def format_table(results_by_name: Mapping[str, Results], *, most: int | None = N
     """
     everything = list(results_by_name.values())
     few_models = len(everything) <= 2
-    names = list(shortened(results_by_name, 20 if len(everything) == 1 else 16).values())
-    every = table_rows(everything)
-    rows = every if most is None or len(every) <= most else _fewer(every, most)
+    all_rows = table_rows(everything)
+    is_cut = most is not None and len(all_rows) > most
+    rows = _fewer(all_rows, most) if most is not None and is_cut else all_rows
     cells = [
-        [counts_text(everything, row.keys)]
-        + [text_of(results, row.keys, few_models) for results in everything]
+        [
+            Cell(counts_text(everything, row.keys)),
+            *(Cell(text_of(results, row.keys, few_models)) for results in everything),
+        ]
         for row in rows
     ]
-    if any("[" in cell for line in cells for cell in line):
+
+    names = list(shortened(results_by_name, 20 if len(everything) == 1 else 16).values())
+    if any("[" in cell.text for cells_of_row in cells for cell in cells_of_row):
         names = [f"{name} [95 % interval]" for name in names]
-    heads = [_IMAGES, *names]
-    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    widths[1:] = [max(_NARROWEST, width) for width in widths[1:]]
-    others = max((len(r.title) - len(r.generator) for r in rows if r.generator), default=0)
-    room = max(_SHORTEST, _WIDTH - sum(2 + width for width in widths) - others)
-    short = shortened((row.generator for row in rows if row.generator), room)
-    labels = [row.title.replace(row.generator, short.get(row.generator, "")) for row in rows]
-    lines = aligned([("", heads), *zip(labels, cells, strict=True)], widths)
-    undefined = any(cell == "-" for line in cells for cell in line)
-    named, unknown = (sum(bool(row.generator) for row in part) for part in (rows, every))
-    if named < unknown:
-        lines.append(f"the {named} hardest of {unknown} unknown generators; results.json has all")
+    columns = [_IMAGES, *(name.rjust(_NARROWEST) for name in names)]
+    titles = _fitting(rows, columns, cells)
+
+    notes = []
+    n_named = sum(bool(row.generator) for row in rows)
+    n_unknown = sum(bool(row.generator) for row in all_rows)
+    if n_named < n_unknown:
+        notes.append(
+            f"the {n_named} hardest of {n_unknown} unknown generators; results.json has all"
+        )
     if few_models:
-        lines += confusion_lines(results_by_name)
-        lines += wide_intervals(everything, [row.keys for row in rows])
-    return "\n".join([*lines, *footnotes(rows, undefined=undefined)])
+        notes += confusion_lines(results_by_name)
+        notes += wide_intervals(everything, [row.keys for row in rows])
+    undefined = any(cell.text == "-" for cells_of_row in cells for cell in cells_of_row)
+    notes += footnotes(rows, undefined=undefined)
+    table = Table("", columns, list(zip(titles, cells, strict=True)), notes)
+    return "\n".join(table.lines())
+
+
+def _fitting(
+    rows: Sequence[Row], columns: Sequence[str], cells: Sequence[Sequence[Cell]]
+) -> list[str]:
+    """Return the titles of the rows, with names of generators short enough for a console."""
+    texts = [columns, *([cell.text for cell in cells_of_row] for cells_of_row in cells)]
+    width = len(aligned(texts, ">" * len(columns))[0])
+    of_generators = [row for row in rows if row.generator]
+    longest = max((len(row.title) - len(row.generator) for row in of_generators), default=0)
+    room = max(_SHORTEST, _WIDTH - 2 - width - longest)
+    short = shortened((row.generator for row in of_generators), room)
+    return [
+        row.title.replace(row.generator, short[row.generator]) if row.generator else row.title
+        for row in rows
+    ]
 
 
 def footnotes(rows: Iterable[Row], *, undefined: bool) -> list[str]:
@@ -285,135 +366,6 @@ def error_count(results: Results, rate: Keys) -> tuple[int, int]:
     if rate[-1] == "bpcer":
         return real_wrong, real_wrong + real_right
     return fake_wrong, fake_wrong + fake_right
-
-
-class ErrorRate(NamedTuple):
-    """How many of 100 faces the deciding threshold is wrong about, as words around a count.
-
-    ``interval`` is that of the number in words, ``images`` how many were wrong of how many.
-    """
-
-    faces: str
-    number: str
-    what: str
-    interval: str
-    images: str
-    rate: float
-
-    def __str__(self) -> str:
-        """Return the sentence."""
-        details = ", ".join(text for text in (self.interval, self.images) if text)
-        return f"{self.faces} {self.number} {self.what}{details and f' ({details})'}."
-
-
-def errors_in_words(results: Results, most: int = 4) -> list[ErrorRate]:
-    """Return the false alarms of each test set, then the ``most`` generators missed most often."""
-    alarms, missed = [], []
-    for test_set, title in SET_TITLES.items():
-        place: Keys = (test_set, POINTS, DECISION, "bpcer")
-        alarm = _error_rate(results, f"real faces of the {title}", "are called synthetic", place)
-        if alarm is not None:
-            alarms.append(alarm)
-        for name in at(results, (test_set, "generators")) or ():
-            place = (test_set, "generators", name, POINTS, DECISION, "apcer")
-            miss = _error_rate(results, f"synthetic faces of {name}", "are missed", place)
-            if miss is not None:
-                missed.append(miss)
-    missed.sort(key=lambda error: -error.rate)
-    return alarms + missed[:most] + _of_people(results, most)
-
-
-def _error_rate(results: Results, faces: str, what: str, place: Keys) -> ErrorRate | None:
-    value, interval = figure(results, place)
-    if value is None:
-        return None
-    ends = "" if interval is None else " to ".join(map(_of_100, interval))
-    wrong, total = error_count(results, place)
-    count = f"{wrong} of {total}" if total else ""
-    return ErrorRate(f"Of 100 {faces}", _of_100(value), what, ends, count, value)
-
-
-def _of_people(results: Results, most: int) -> list[ErrorRate]:
-    """Return the error rates of people, and in words the detector's on the same images."""
-    found = list[ErrorRate]()
-    for test_set in (name for name in SET_TITLES if at(results, ("people", name))):
-        for name, entry in results["people"][test_set]["generators"].items():
-            people, model = entry["people"], entry["model"]
-            ends = " to ".join(map(_of_100, people["intervals"]["apcer"]))
-            what = f"are missed by people, {_of_100(model['apcer'])} by the detector"
-            faces = f"Of 100 synthetic faces of {name} that people saw"
-            rate, count = people["apcer"], f"{entry['n_synthetic']} faces"
-            found.append(ErrorRate(faces, _of_100(rate), what, ends, count, rate))
-    return sorted(found, key=lambda each: -each.rate)[:most]
-
-
-def _of_100(rate: float) -> str:
-    count = round(100 * rate)
-    if count == 0 < rate:
-        return "fewer than 1"
-    return "more than 99" if count == 100 and rate < 1 else str(count)
-
-
-def people_lines(results: Mapping[str, Any], most: int = 4) -> list[str]:
-    """Return what people and detector are wrong about on the images that people answered.
-
-    Of the ``most`` generators of a test set that people miss most often.
-    """
-    people, lines = results.get("people") or {}, list[str]()
-    for test_set in (name for name in SET_TITLES if name in people):
-        entries = people[test_set]["generators"]
-        missed = sorted(entries.items(), key=lambda item: -item[1]["people"]["apcer"])
-        for name, entry in missed[:most]:
-            lines.append(_beside(f"synthetic faces of {name}", "missed", "apcer", entry))
-            if entry["people"]["auc"] is not None:
-                aucs = [
-                    text_of(entry[who], ("auc",)) for who in ("people", "model") if who in entry
-                ]
-                lines[-1] += f", AUC {' and '.join(aucs)}"
-        reals = {json.dumps([e["people"]["bpcer"], e["n_real"]]): e for e in entries.values()}
-        for entry in reals.values():
-            if entry["n_real"]:
-                lines.append(_beside("real faces", "called synthetic", "bpcer", entry))
-    return lines
-
-
-def _beside(faces: str, wrong: str, rate: str, entry: Mapping[str, Any]) -> str:
-    count = entry["n_synthetic" if rate == "apcer" else "n_real"]
-    told = list[str]()
-    for who, own in (("people", entry["people"]), ("the detector", entry.get("model"))):
-        if own:
-            low, high = map(_of_100, own["intervals"][rate])
-            told.append(f"{who} {wrong * (not told)} {_of_100(own[rate])} ({low} to {high})")
-    return f"Of 100 {faces} {', '.join(' '.join(part.split()) for part in told)} [{count} faces]"
-
-
-def annotation_lines(told: Mapping[str, Any]) -> list[str]:
-    """Return what people.json of ``focus annotate`` says: answers, annotators, agreement."""
-    lines = [
-        f"{told['n_answered']} of {told['n_faces']} faces answered, {told['n_maps']} have a map "
-        f"(--who {told['who']}, --min-annotators {told['min_annotators']})"
-    ]
-    if told["n_cannot_judge"]:
-        lines.append(
-            f"{told['n_cannot_judge']} answers say that the face cannot be judged: left out"
-        )
-    for name, own in told["annotators"].items():
-        words = f"{name}: {own['n_answers']} faces"
-        words += f", {own['seconds']:.1f} s each" if own["n_answers"] else ""
-        words += "" if own["accuracy"] is None else f", {own['accuracy']:.0%} right"
-        if own["n_repeats"]:
-            words += f", {own['repeat_same_answer']:.0%} of {own['n_repeats']} repeats as before"
-        lines.append(words)
-    agreed = told["agreement"]
-    for measure, of_face in agreed.items():
-        if f"{measure}_chance" not in agreed:
-            continue
-        chance = agreed[f"{measure}_chance"]
-        ends = "[{:.2f}, {:.2f}]".format(*of_face["interval"]) if of_face["interval"] else ""
-        words = f"agreement of places, {measure}: {of_face['value']:.2f} {ends}"
-        words += f", with other faces of the class {chance['value']:.2f}"
-        lines.append(f"{words} ({agreed['n_images']} faces that several marked)")
-    return lines + people_lines(told)
 
 
 Model = tuple[str, Scores, Results]

@@ -6,26 +6,20 @@ from pathlib import Path
 from focus.errors import shown
 from focus.evaluation.leaderboard import Leaderboard, Standing
 from focus.evaluation.other_detectors import ScoreTable
-from focus.evaluation.result_table import SET_TITLES, aligned
+from focus.evaluation.result_table import SET_TITLES
 from focus.findings import Finding, finding
 from focus.metrics.intervals import Interval
 from focus.report import page, plots
-from focus.report.tables import Cell, Table
+from focus.tables import Cell, Table
 
 _COLUMNS = ("rank", "mean AUC", "minus the first", "p (Holm)")
 
 
 def as_text(boards: Sequence[Leaderboard]) -> str:
     """Return the leaderboards for a console."""
-    parts = []
-    for board in boards:
-        rows = [("", [*_COLUMNS])]
-        for standing in board.standings:
-            cells = [f"{cell.text} {cell.interval}".rstrip() for cell in _cells(standing)]
-            rows.append((shown(standing.detector), cells))
-        widths = [max(map(len, column)) for column in zip(*(row[1] for row in rows), strict=True)]
-        parts.append("\n".join([_title(board), *aligned(rows, widths), *_remarks(board)]))
-    return "\n\n".join(parts)
+    return "\n\n".join(
+        "\n".join([table.title, *table.lines()]) for table in map(_standings, boards)
+    )
 
 
 def findings(boards: Sequence[Leaderboard], table: ScoreTable) -> list[Finding]:

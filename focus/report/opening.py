@@ -21,7 +21,8 @@ from focus.metrics.arrays import Integers, evenly
 from focus.metrics.figures import DECISION, POINTS, Keys
 from focus.model.operating_points import Threshold
 from focus.report.gallery import OUTCOMES, outcomes
-from focus.report.tables import Cell, cell
+from focus.report.tables import cell
+from focus.tables import Cell
 
 _Estimate = tuple[float | None, tuple[float, float] | None]
 """A figure and its interval, None where it is not defined."""

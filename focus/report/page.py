@@ -20,8 +20,8 @@ from focus import __version__
 from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest
 from focus.evaluation import robustness
+from focus.evaluation.error_rates import ErrorRate, errors_in_words
 from focus.evaluation.findings import recorded
-from focus.evaluation.result_table import ErrorRate, errors_in_words
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import best_epoch
@@ -34,6 +34,7 @@ from focus.report.glossary import GLOSSARY
 from focus.report.tables import headline
 from focus.runtime.files import atomic_write
 from focus.runtime.progress import progress_bar
+from focus.tables import Table
 
 if TYPE_CHECKING:
     from focus.model.detector import Detector
@@ -179,8 +180,8 @@ def render(
     results: Mapping[str, Results],
     errors: Sequence[ErrorRate] = (),
     findings: Sequence[Finding],
-    tables: Sequence[tables.Table] = (),
-    standings: Sequence[tables.Table] = (),
+    tables: Sequence[Table] = (),
+    standings: Sequence[Table] = (),
     differences: Sequence[str] = (),
     sections: Mapping[str, Sequence[plots.Plot]],
     images: Mapping[str, Any] | None = None,

@@ -1,11 +1,7 @@
 """Make the tables of a report: figures of results.json and their intervals as text."""
 
-import base64
-import csv
-import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from focus.evaluation.result_table import (
     SET_TITLES,
@@ -22,6 +18,7 @@ from focus.evaluation.result_table import (
 from focus.evaluation.results import Results
 from focus.metrics.figures import DECISION, FIGURES, POINTS, Figure, Keys
 from focus.model.operating_points import score_text
+from focus.tables import Cell, Table
 
 _COLUMNS = sorted((f for f in FIGURES if f.heading and f.where != "set"), key=lambda f: f.column)
 _MAIN = 5
@@ -34,45 +31,6 @@ _POINTS = {
     "bpcer5": "BPCER of 5 %",
     "balanced": "best balanced accuracy",
 }
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A figure as text, its interval as text, and its place in results.json; "" without these."""
-
-    text: str
-    interval: str = ""
-    where: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A heading, the names of the columns, rows of a name and cells, and notes below.
-
-    The first ``main`` columns show at once; a switch shows the others.
-    """
-
-    title: str
-    columns: list[str]
-    rows: list[tuple[str, list[Cell]]]
-    notes: list[str] = field(default_factory=list)
-    main: int = 99
-
-    def as_data_uri(self) -> str:
-        """Return it as CSV in a data URI; an interval is a column of its own, ``[low, high]``."""
-        file = io.StringIO()
-        writer = csv.writer(file)
-        heads = [""]
-        for column in self.columns:
-            heads += [column, f"{column}, interval"]
-        writer.writerow(heads)
-        for name, cells in self.rows:
-            values = [name]
-            for shown in cells:
-                values += [shown.text, shown.interval]
-            writer.writerow(values)
-        content = base64.b64encode(file.getvalue().encode("utf-8", "replace")).decode("ascii")
-        return f"data:text/csv;charset=utf-8;base64,{content}"
 
 
 def cell(results: Results, keys: Keys) -> Cell:

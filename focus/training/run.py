@@ -23,14 +23,10 @@ from focus.data.maps import source_findings
 from focus.data.near_far import families_tested, relation_findings, training_families, with_families
 from focus.data.training_set import RunImages, listed_images, readable_images
 from focus.errors import ImageError, InputError
+from focus.evaluation.error_rates import errors_in_words
 from focus.evaluation.inference import images_only, outlier_norm
 from focus.evaluation.provenance import provenance
-from focus.evaluation.result_table import (
-    SHOWN_ROWS,
-    difference_lines,
-    errors_in_words,
-    format_table,
-)
+from focus.evaluation.result_table import SHOWN_ROWS, difference_lines, format_table
 from focus.findings import Finding, finding, worst_first
 from focus.model.card import write_card
 from focus.model.config import CONFIG_FILE, DetectorConfig

@@ -44,11 +44,11 @@ from focus.data.signatures import SignatureStore
 from focus.data.splits import RENAME_GROUPS
 from focus.errors import InputError
 from focus.evaluation import faithfulness, robustness
+from focus.evaluation.error_rates import people_lines
 from focus.evaluation.inference import score_images
 from focus.evaluation.measured import Measured, measured
 from focus.evaluation.people import beside, by_image, read_answers
 from focus.evaluation.provenance import PRECISION, WEIGHTS, provenance
-from focus.evaluation.result_table import people_lines
 from focus.evaluation.results import write_results
 from focus.findings import Finding, finding
 from focus.model.config import CONFIG_FILE

@@ -22,8 +22,8 @@ from focus.data.known_images import digest_of
 from focus.data.manifest import LABEL_NAMES, Manifest, Sample
 from focus.data.readers import read_given
 from focus.errors import InputError
+from focus.evaluation.error_rates import annotation_lines
 from focus.evaluation.people import Answer, read_answers
-from focus.evaluation.result_table import annotation_lines
 
 from .serving import write_faces
 

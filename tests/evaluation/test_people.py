@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from focus.data.manifest import LABEL_NAMES
 from focus.errors import InputError
+from focus.evaluation.error_rates import errors_in_words, people_lines
 from focus.evaluation.people import (
     Answer,
     beside,
@@ -18,7 +19,7 @@ from focus.evaluation.people import (
     end_of_rows,
     read_answers,
 )
-from focus.evaluation.result_table import errors_in_words, format_table, people_lines
+from focus.evaluation.result_table import format_table
 from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
 from focus.metrics.intervals import rate_interval

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from focus.evaluation.result_table import errors_in_words, figure
+from focus.evaluation.error_rates import errors_in_words
+from focus.evaluation.result_table import figure
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.report import gallery, opening

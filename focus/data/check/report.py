@@ -15,6 +15,7 @@ from focus.data.check.verdict import is_fit
 from focus.data.copies import SOURCE, Copy, write_copies
 from focus.data.manifest import REAL, place_of
 from focus.plotting import shortened
+from focus.tables import aligned
 
 _SHOWN, _CAUSES = 5, 3  # of each list, and of the causes of an AUC, on the console
 _LONGEST = 30  # characters of a generator's name in the table
@@ -147,9 +148,7 @@ def _table(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
         commonest = [next(iter(c), "") + (f" +{len(c) - 1}" if len(c) > 1 else "") for c in counts]
         name, n, n_mapped = names[kind["generator"]], str(kind["images"]), str(kind["with_map"])
         rows.append((kind["split"] or "(none)", kind["label"], name, n, n_mapped, *commonest))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = [f"{{:{'>' if at in (3, 4) else '<'}{width}}}" for at, width in enumerate(widths)]
-    return ["  ".join(aligned).format(*row).rstrip() for row in rows]
+    return aligned(rows, "<<<>><<<")
 
 
 def _file_lines(checked: CheckedData, content: Mapping[str, Any]) -> list[str]:
