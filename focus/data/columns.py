@@ -242,10 +242,22 @@ class PathColumn:
         self.folders.append(text[:split])
         self.names.append(text[split:])
 
-    def extend(self, paths: Sequence[str]) -> None:
-        """Add rows, those of "" without a path; faster than one by one."""
+    def extend(self, paths: Sequence[str], beginning: str = "") -> None:
+        """Add rows, those of "" without a path; faster than one by one.
+
+        paths: Absolute, or relative to ``beginning``. beginning: A folder, with a separator behind
+        it.
+        """
         parts = [path.rpartition(os.sep) for path in paths]
-        self.folders.extend([folder + separator for folder, separator, _ in parts])
+        folders = [folder + separator for folder, separator, _ in parts]
+        whole_folders = {
+            folder: folder if folder.startswith(os.sep) else beginning + folder
+            for folder in dict.fromkeys(folders)
+        }
+        whole = [whole_folders[folder] for folder in folders]
+        if "" in paths:
+            whole = [folder if path else "" for path, folder in zip(paths, whole, strict=True)]
+        self.folders.extend(whole)
         self.names.extend([name for _, _, name in parts])
 
     def pad(self, count: int) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from focus.config.shared import COLUMNS
 from focus.data.columns import Column, PathColumn, Rows, TextColumn, Texts
 from focus.errors import InputError
-from focus.runtime.csv_files import column_count_error, csv_rows, legible
+from focus.runtime.csv_files import column_count_error, csv_blocks, legible
 from focus.runtime.files import write_csv
 
 REAL, SYNTHETIC = 0, 1
@@ -440,8 +440,11 @@ class _Table:
             column.finish()
         return self
 
-    def extend(self, columns: Mapping[str, Sequence[str]]) -> None:
-        """Add rows by whole columns of the file form, whose cells are valid and without boxes."""
+    def extend(self, columns: Mapping[str, Sequence[str]], folder: str) -> None:
+        """Add rows by whole columns of the file form, whose cells are valid and without boxes.
+
+        folder: That of relative paths, with a separator.
+        """
         row, count = len(self), len(columns["path"])
         if "label" in columns:
             self.label.extend(map(_LABEL_OF.__getitem__, columns["label"]))
@@ -454,7 +457,10 @@ class _Table:
             if name in filled:
                 column = self.texts.setdefault(name, _new_column(name))
                 column.pad(row)
-                column.extend(columns[name])
+                if isinstance(column, PathColumn):
+                    column.extend(columns[name], folder)
+                else:
+                    column.extend(columns[name])
         others = [name for name in filled if name not in COLUMNS]
         self._add_extra(others)
         for name in others:
@@ -611,10 +617,10 @@ def read_numbered(
     relative path may not leave it. Raises InputError, with the line number.
     """
     folder = str(absolute(path).parent if root is None else absolute(root))
-    rows = csv_rows(path)
-    _, header = next(rows, (1, []))
+    blocks = csv_blocks(path)
+    (names,) = next(blocks).rows
     # As manifests called it before.
-    header = ["human_map" if name == "map_path" else name for name in header]
+    header = ["human_map" if name == "map_path" else name for name in names]
     if "path" not in header:
         raise InputError(
             f"{path} is no manifest: its first line must name its columns, 'path' among them, and "
@@ -639,55 +645,31 @@ def read_numbered(
 
     table, numbers = _Table(), array("q")
     beginning = with_separator(folder)
-    for block in _blocks(rows):
-        columns = _plain_columns(header, [row for _, row in block], beginning)
-        if columns is not None:
-            table.extend(columns)
-        else:
-            for _, one in parsed(block, f"{path}, line", sample):
-                table.append(one)
-        numbers.extend(number for number, _ in block)
+    for block in blocks:
+        if block.columns is not None:
+            columns = dict(zip(header, block.columns, strict=True))
+            if _are_plain(columns):
+                table.extend(columns, beginning)
+                numbers.extend(block.numbers)
+                continue
+        rows = zip(block.numbers, block.rows, strict=True)
+        for number, one in parsed(rows, f"{path}, line", sample):
+            table.append(one)
+            numbers.append(number)
     return NumberedManifest(Manifest._of(table.finished(), None, str(path)), numbers)
 
 
-def _blocks(rows: Iterator[tuple[int, list[str]]]) -> Iterator[list[tuple[int, list[str]]]]:
-    """Yield rows some thousand at a time, those before an error, too, as one may be wrong."""
-    block: list[tuple[int, list[str]]] = []
-    try:
-        for row in rows:
-            block.append(row)
-            if len(block) == _BLOCK:
-                yield block
-                block = []
-    except InputError:
-        yield block
-        raise
-    yield block
+def _are_plain(columns: Mapping[str, Sequence[str]]) -> bool:
+    """Tell whether :func:`sample_of` would say the same of cells as they are, and without a box.
 
-
-def _plain_columns(
-    header: Sequence[str], rows: Sequence[Sequence[str]], beginning: str
-) -> dict[str, Sequence[str]] | None:
-    """Return rows as columns by name, with whole paths; None if a row needs a closer look.
-
-    It takes a fifth of the time of :func:`sample_of`, and only that says what is wrong.
-    beginning: The folder that relative paths start from, with the separator.
+    That takes five times as long, and only it says what is wrong.
     """
-    if {*map(len, rows)} != {len(header)}:
-        return None
-    columns: dict[str, Sequence[str]] = dict(zip(header, zip(*rows, strict=True), strict=True))
     for name, words in (("label", ("", *LABEL_NAMES)), ("split", _SPLITS), ("test_set", _SETS)):
         if not {*columns.get(name, ())} <= {*words}:
-            return None
+            return False
     if "" in columns["path"] or any(columns.get("box", ())):
-        return None
-    for name in _PATHS:
-        if name in columns:
-            paths = _plain_paths(columns[name], beginning)
-            if paths is None:
-                return None
-            columns[name] = paths
-    return columns
+        return False
+    return all(_are_plain_paths(columns[name]) for name in _PATHS if name in columns)
 
 
 def _is_utf_8(text: str) -> bool:
@@ -698,13 +680,11 @@ def _is_utf_8(text: str) -> bool:
     return True
 
 
-def _plain_paths(cells: Sequence[str], beginning: str) -> list[str] | None:
-    """Return what :func:`place_inside` makes of the cells that are not ""; None if one is odd."""
+def _are_plain_paths(cells: Sequence[str]) -> bool:
+    """Tell whether :func:`place_inside` would only put a folder before relative paths."""
     joined = "\n".join(filter(None, cells))
     is_odd = any(part in f"\n{joined}\n" for part in ("//", "/.", "\n.", "/\n"))
-    if is_odd or os.sep != "/" or not _is_utf_8(joined):
-        return None
-    return [cell if not cell or cell.startswith("/") else beginning + cell for cell in cells]
+    return not is_odd and os.sep == "/" and _is_utf_8(joined)
 
 
 def sample_of(

@@ -1,11 +1,13 @@
 """Tables as people save them: a separator or an encoding is read right or refused."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from focus.errors import InputError
-from focus.runtime.csv_files import csv_form, csv_rows, legible
+from focus.runtime import csv_files
+from focus.runtime.csv_files import csv_blocks, csv_form, csv_rows, legible
 
 ROWS = [["path", "label", "score"], ["Zoë, 1.png", "1", "0,93"], ["b.png", "0", "0,07"]]
 
@@ -86,3 +88,65 @@ def test_bytes_of_names_that_are_no_text_stay_as_they_are() -> None:
         text = legible(cell)
         expected = "latin1-é.png" if name.startswith(b"latin1") else cell
         assert text == expected
+
+
+NUMBERED_ROWS = "".join(f"faces/{number}.png,{number % 2},\n" for number in range(9))
+HARD_TABLES = {
+    "plain": "path,label,note\n" + NUMBERED_ROWS,
+    "carriage returns": ("path,label,note\n" + NUMBERED_ROWS).replace("\n", "\r\n"),
+    "one carriage return": f"path,label,note\n{NUMBERED_ROWS}a.png,1,x\rb.png,0,\n{NUMBERED_ROWS}",
+    "no line feed at the end": f"path,label,note\n{NUMBERED_ROWS}a.png,1,x",
+    "quotes": f'path,label,note\n{NUMBERED_ROWS}"a, ""b"".png",1,\n{NUMBERED_ROWS}',
+    "a quote in a cell": f'path,label,note\n{NUMBERED_ROWS}5" tall.png,1,\n{NUMBERED_ROWS}',
+    "a cell of many lines": f'path,label,note\na,1,"{NUMBERED_ROWS}"\n{NUMBERED_ROWS}',
+    "a header of two lines": f'path,label,"two\nlines"\n{NUMBERED_ROWS}',
+    "blank lines": f"\n\npath,label,note\n\n\n{NUMBERED_ROWS}\n\n\n\n{NUMBERED_ROWS},,\n\n\n",
+    "rows without a path": f"path,label,note\n,1,\n{NUMBERED_ROWS},,\n,,x\n",
+    "short and long rows": f"path,label,note\n{NUMBERED_ROWS}a.png\n{NUMBERED_ROWS}b.png,1,2,3,4\n",
+    "two short rows": f"path,label,note\n{NUMBERED_ROWS}a.png,1\nb.png,\n{NUMBERED_ROWS}",
+    "one column": "path\na.png\n \n\nb.png\n",
+    "separators at the ends of lines": "path,,\n,a.png,\n,,b.png\n,,\n",
+    "semicolons of a spreadsheet": "sep=;\npath;label;note\n" + NUMBERED_ROWS.replace(",", ";"),
+    "a mark and other letters": f"\ufeffpath,label,note\n{NUMBERED_ROWS}漢字/é.png,1,\ufeffü\n",
+    "an open quote": f'path,label,note\n{NUMBERED_ROWS}"a.png,1,\n{NUMBERED_ROWS}',
+    "text behind a quote": f'path,label,note\n{NUMBERED_ROWS}"a".png,1,\n{NUMBERED_ROWS}',
+    "a header alone": "path,label",
+    "nothing": "",
+    "blank lines alone": "\n \n\n",
+    "a NUL": f"path,label,note\n{NUMBERED_ROWS}a\0b.png,1,\n",
+}
+HARD_FILES = {name: text.encode() for name, text in HARD_TABLES.items()} | {
+    "UTF-16": HARD_TABLES["quotes"].encode("utf-16"),
+    "no UTF-8": HARD_TABLES["plain"].encode() + "Zoë.png,1,\n".encode("cp1252"),
+}
+
+
+@pytest.mark.parametrize("content", HARD_FILES.values(), ids=list(HARD_FILES))
+@pytest.mark.parametrize("characters", [1, 30, 2**18])
+def test_blocks_hold_the_rows_that_a_parser_reads(
+    content: bytes, characters: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With their lines, up to the same error, wherever a block ends."""
+    monkeypatch.setattr(csv_files, "_CUT_CHARACTERS", characters)
+    (tmp_path / "t.csv").write_bytes(content)
+    columns_fit = True
+
+    def rows_of_blocks() -> Iterator[tuple[int, Sequence[str]]]:
+        nonlocal columns_fit
+        for block in csv_blocks(tmp_path / "t.csv"):
+            rows = [list(row) for row in block.rows]
+            if block.columns is not None:
+                columns_fit &= [list(row) for row in zip(*block.columns, strict=True)] == rows
+            yield from zip(block.numbers, rows, strict=True)
+
+    def told(rows: Iterator[tuple[int, Sequence[str]]]) -> tuple[list[object], str]:
+        read: list[object] = []
+        try:
+            read.extend(rows)
+        except InputError as error:
+            return read, str(error)
+        return read, ""
+
+    expected, error = told(iter(csv_rows(tmp_path / "t.csv")))
+    assert told(rows_of_blocks()) == (expected or [(1, [])], error)
+    assert columns_fit
