@@ -6,9 +6,11 @@ each page whose objects it looks at, since a look counts references. Arrays have
 
 import os
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate, chain, count, islice, pairwise
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,9 @@ Rows = NDArray[np.int32]
 
 _NONE = -1
 _RECENT = 2**14  # texts of a column that are recognised when they come again
+_BLOCK = 4096  # texts that are decoded together
+_HASHED_BYTES = 2**16  # that are hashed together
+_MULTIPLIER = 0x9E3779B97F4A7C15
 _ERRORS = "surrogatepass"  # any str comes back as it was
 
 
@@ -27,6 +32,7 @@ class Texts(Sequence[str]):
     def __init__(self, texts: Iterable[str] = ()) -> None:
         self._bytes = bytearray()
         self._bounds = array("Q", [0])
+        self._first_equal = np.empty(0, np.int32)
         for text in texts:
             self.append(text)
 
@@ -49,7 +55,9 @@ class Texts(Sequence[str]):
 
     def pad(self, count: int) -> None:
         """Add empty texts until there are ``count``."""
-        self._bounds.extend(array("Q", [len(self._bytes)]) * (count - len(self)))
+        missing = count - len(self)
+        if missing > 0:
+            self._bounds.extend(array("Q", [len(self._bytes)]) * missing)
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -67,13 +75,27 @@ class Texts(Sequence[str]):
         return self._bytes[start:end].decode("utf-8", _ERRORS)
 
     def __iter__(self) -> Iterator[str]:
-        for start, end in pairwise(self._bounds):
-            yield self._bytes[start:end].decode("utf-8", _ERRORS)
+        for start in range(0, len(self), _BLOCK):
+            yield from self._part(start, min(start + _BLOCK, len(self)))
 
-    def of(self, numbers: Iterable[int]) -> list[str]:
+    def of(self, numbers: NDArray[np.integer[Any]]) -> list[str]:
         """Return the texts of these numbers."""
+        if len(numbers) and (np.diff(numbers) == 1).all():
+            return self._part(int(numbers[0]), int(numbers[-1]) + 1)
         content, bounds = self._bytes, self._bounds
-        return [content[bounds[n] : bounds[n + 1]].decode("utf-8", _ERRORS) for n in numbers]
+        return [
+            content[bounds[n] : bounds[n + 1]].decode("utf-8", _ERRORS) for n in numbers.tolist()
+        ]
+
+    def _part(self, start: int, stop: int) -> list[str]:
+        """Return the texts from one number to another."""
+        first, last = self._bounds[start], self._bounds[stop]
+        content = self._bytes[first:last]
+        bounds = [bound - first for bound in self._bounds[start : stop + 1]]
+        if content.isascii():
+            text = content.decode()
+            return [text[begin:end] for begin, end in pairwise(bounds)]
+        return [content[begin:end].decode("utf-8", _ERRORS) for begin, end in pairwise(bounds)]
 
     def extended(self, other: "Texts") -> "Texts":
         """Return the texts of both."""
@@ -97,17 +119,92 @@ class Texts(Sequence[str]):
         are_empty: NDArray[np.bool_] = np.diff(np.asarray(self._bounds)) == 0
         return are_empty
 
+    def hashes(self) -> NDArray[np.uint64]:
+        """Return a number for each text, [N], that is the same where the texts are equal.
+
+        It is a polynomial of the bytes, in any process: the sum of each byte times the multiplier
+        to the power of its distance from the end.
+        """
+        bounds = np.asarray(self._bounds).astype(np.int64)
+        content = np.frombuffer(self._bytes, np.uint8)
+        hashes = np.zeros(len(self), np.uint64)
+        start = 0
+        while start < len(self):
+            stop = int(np.searchsorted(bounds, bounds[start] + _HASHED_BYTES, side="right")) - 1
+            stop = min(max(stop, start + 1), len(self))
+            first = bounds[start]
+            ends = bounds[start : stop + 1] - first
+            powers = _powers(int(ends[-1]) + 1)
+            sums = np.zeros(int(ends[-1]) + 1, np.uint64)
+            np.cumsum(content[first : first + ends[-1]] * powers.inverse[: ends[-1]], out=sums[1:])
+            hashes[start:stop] = (sums[ends[1:]] - sums[ends[:-1]]) * powers.straight[ends[1:]]
+            start = stop
+        return hashes
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the number of bytes of each text, [N]."""
+        bounds = np.asarray(self._bounds).astype(np.int64)
+        return bounds[1:] - bounds[:-1]
+
     def first_equal(self) -> NDArray[np.int32]:
         """Return for each text the number of the first one that equals it."""
-        first = np.arange(len(self), dtype=np.int32)
-        number_of: dict[str, int] = {}
-        hashes = np.fromiter(map(hash, self), np.int64, len(self))
-        for number in repeated(hashes).tolist():
-            first[number] = number_of.setdefault(self[number], number)
-        return first
+        if len(self._first_equal) != len(self):
+            first = np.arange(len(self), dtype=np.int32)
+            number_of: dict[str, int] = {}
+            for number in repeated(self.hashes()).tolist():
+                first[number] = number_of.setdefault(self[number], number)
+            first.flags.writeable = False  # it is kept
+            self._first_equal = first
+        return self._first_equal
+
+    def contain(self, parts: Sequence[str]) -> NDArray[np.bool_]:
+        """Tell which texts have one of these in them, in any case, [N].
+
+        parts: In small letters of ASCII.
+        """
+        contain = np.zeros(len(self), bool)
+        lowered = self._bytes.lower()  # letters of ASCII alone
+        for part in parts:
+            searched = part.encode()
+            position = lowered.find(searched)
+            while position >= 0:
+                row = bisect_right(self._bounds, position) - 1
+                end = self._bounds[row + 1]
+                if position + len(searched) <= end:
+                    contain[row] = True
+                    position = lowered.find(searched, end)
+                else:  # it goes on into the next text
+                    position = lowered.find(searched, position + 1)
+
+        if not lowered.isascii():
+            for row, text in enumerate(self):
+                if not text.isascii():  # some letters become ASCII by case folding
+                    folded = text.casefold()
+                    contain[row] = any(part in folded for part in parts)
+        return contain
 
 
-def repeated(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+class _Powers(NamedTuple):
+    """Powers of the multiplier of hashes modulo 2**64, and of what undoes it, from 0 on."""
+
+    straight: NDArray[np.uint64]
+    inverse: NDArray[np.uint64]
+
+
+def _powers(count: int) -> _Powers:
+    """Return at least ``count`` powers."""
+    return _powers_of_size(max(_HASHED_BYTES + 1, 1 << (count - 1).bit_length()))
+
+
+@lru_cache(maxsize=2)
+def _powers_of_size(size: int) -> _Powers:
+    factors = np.full((2, size), _MULTIPLIER, np.uint64)
+    factors[1] = pow(_MULTIPLIER, -1, 2**64)
+    factors[:, 0] = 1
+    return _Powers(*np.cumprod(factors, axis=1))
+
+
+def repeated(keys: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Return the numbers of the keys that are there more than once, in order."""
     order = np.argsort(keys, kind="stable")
     equals_next = keys[order[:-1]] == keys[order[1:]]
@@ -156,7 +253,9 @@ class TextColumn:
 
     def pad(self, count: int) -> None:
         """Add rows without a text until there are ``count``."""
-        self.numbers.extend(array("i", [_NONE]) * (count - len(self.numbers)))
+        missing = count - len(self.numbers)
+        if missing > 0:
+            self.numbers.extend(array("i", [_NONE]) * missing)
 
     def finish(self) -> None:
         """Forget what only :meth:`append` needs."""
@@ -177,6 +276,12 @@ class TextColumn:
             None if number == _NONE else self.texts[number] for number in distinct.tolist()
         ]
         return [texts[position] for position in positions.tolist()]
+
+    def hashes(self) -> NDArray[np.uint64]:
+        """Return :meth:`Texts.hashes` of the rows, [N], 0 in a row of "" or None."""
+        of_texts = np.append(self.texts.hashes(), np.uint64(0))
+        hashes: NDArray[np.uint64] = of_texts[np.asarray(self.numbers)]
+        return hashes
 
     def is_there(self) -> NDArray[np.bool_]:
         """Tell which rows are not None, [N]."""
@@ -278,8 +383,20 @@ class PathColumn:
 
     def of(self, rows: Rows) -> list[str | None]:
         """Return the paths of these rows."""
-        pairs = zip(self.folders.of(rows), self.names.of(rows.tolist()), strict=True)
+        pairs = zip(self.folders.of(rows), self.names.of(rows), strict=True)
         return [None if folder is None else folder + name for folder, name in pairs]
+
+    def hashes(self) -> NDArray[np.uint64]:
+        """Return :meth:`Texts.hashes` of the paths, [N], 0 in a row without one."""
+        return self.hashes_in(self.folders.texts)
+
+    def hashes_in(self, folders: Texts) -> NDArray[np.uint64]:
+        """Return them as if the folders, by number, were these."""
+        lengths = self.names.lengths()
+        of_folder = np.append(folders.hashes(), np.uint64(0))[np.asarray(self.folders.numbers)]
+        powers = _powers(int(lengths.max(initial=0)) + 1).straight
+        hashes: NDArray[np.uint64] = of_folder * powers[lengths] + self.names.hashes()
+        return hashes
 
     def has_text(self) -> NDArray[np.bool_]:
         """Tell which rows have a path, [N]."""

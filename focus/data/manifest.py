@@ -295,9 +295,12 @@ class Manifest(Sequence[Sample]):
         first_equal = np.append(paths.folders.texts.first_equal(), np.int32(-1))
         return Numbered(first_equal[numbers], paths.folders.texts)
 
-    def hashes(self, column: str = "path") -> NDArray[np.int64]:
+    def hashes(self, column: str = "path") -> NDArray[np.uint64]:
         """Return a number for each row, [N], that is the same where the texts are equal."""
-        return np.fromiter(map(hash, self.cells(column)), np.int64, len(self))
+        texts = self._table.column(column)
+        if texts is None:
+            return np.zeros(len(self), np.uint64)
+        return self._selected(texts.hashes())
 
     def file_hashes(self) -> NDArray[np.int64]:
         """Return a number for each row, [N], that is the same where :func:`file_key` is."""
@@ -309,6 +312,13 @@ class Manifest(Sequence[Sample]):
         if self._rows is None:
             _file_hashes[paths] = hashes
         return hashes
+
+    def names_contain(self, parts: Sequence[str]) -> NDArray[np.bool_]:
+        """Tell which images have one of these in the names of their files, in any case, [N].
+
+        parts: In small letters of ASCII.
+        """
+        return self._selected(self._paths().names.contain(parts))
 
     def equals(self, column: str, text: str) -> NDArray[np.bool_]:
         """Tell which rows have this text in a column that holds no paths, [N]."""
@@ -385,6 +395,9 @@ class Manifest(Sequence[Sample]):
         Raises InputError with the line number of a bad row; whether images exist is not checked.
         """
         return read_numbered(path).manifest
+
+    def _paths(self) -> PathColumn:
+        return cast("PathColumn", self._table.texts["path"])
 
     def _row(self, row: SupportsIndex) -> int:
         """Return a number of a row from the beginning on; raise IndexError if there is none."""

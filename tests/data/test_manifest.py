@@ -206,3 +206,46 @@ def test_plain_rows_are_read_as_others_are(tmp_path: Path) -> None:
         (tmp_path / "wrong.csv").write_text("\n".join([header, *rows, f"x,{cell},,,,,,"]), "utf-8")
         with pytest.raises(InputError, match=message):
             Manifest.from_csv(tmp_path / "wrong.csv")
+
+
+def test_hashes_are_equal_where_the_texts_are() -> None:
+    """In columns of paths and of texts alike, however long a text is."""
+    long = [f"/{'a' * 2**17}/{n}.png" for n in "121"] + [
+        "/" + "b" * 2**18,
+        "/a",
+        "/",
+        "",
+        "a/",
+        "b",
+    ]
+    samples = hard_samples("/data") + [Sample(path, group=path) for path in long]
+    manifest = Manifest(samples)
+    number_of: dict[str, int] = {}
+    for name in ("path", "human_map", "group", "nothing"):
+        for text, number in zip(manifest.cells(name), manifest.hashes(name), strict=True):
+            assert number_of.setdefault(text, number) == number
+    assert len({*number_of.values()}) == len(number_of) > 15
+
+
+def test_words_in_the_names_of_files_are_those_of_the_names_alone() -> None:
+    """In any case, of letters that fold into ASCII too, and not across two names."""
+    names = [
+        "fake.png",
+        "x",
+        "re",
+        "al",
+        "REAL",
+        "FaKe1",
+        "\u017fynthetic",
+        "fa\u212ae",
+        "ﬁ",
+        "",
+        "al",
+    ]
+    names += ["é real", "漢字", "re\u0301al", "fakefake", "notfa", "ke.png", "real"]
+    manifest = Manifest(Sample(f"/real/fake/{name}") for name in names)
+    parts = ("real", "fake", "synthe")
+    expected = [any(part in name.casefold() for part in parts) for name in names]
+    assert manifest.names_contain(parts).tolist() == expected
+    assert manifest[::-2].names_contain(parts).tolist() == expected[::-2]
+    assert 0 < sum(expected) < len(names)

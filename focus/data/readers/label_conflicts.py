@@ -136,7 +136,8 @@ class _WordsOfRows:
     def add_names(self, is_labelled: NDArray[np.bool_]) -> None:
         """Take the words of the files' names behind the others, if the names say both classes."""
         labels = np.full(len(self._samples), UNLABELLED, np.int8)
-        for row in np.flatnonzero(is_labelled & _may_name_class(self._samples)).tolist():
+        may_name_class = self._samples.names_contain(_PARTS_OF_WORDS)
+        for row in np.flatnonzero(is_labelled & may_name_class).tolist():
             word = _word_in(Path(self._samples.cell("path", row)).stem)
             if word is not None:
                 labels[row] = word.label
@@ -160,13 +161,6 @@ class _WordsOfRows:
                 distinct.tolist(), counts.tolist(), rows[first].tolist(), strict=True
             )
         ]
-
-
-def _may_name_class(samples: Manifest) -> NDArray[np.bool_]:
-    """Tell which rows have a word in their files' names that may name a class, [N]."""
-    names = (path[path.rfind(os.sep) + 1 :].casefold() for path in samples.cells("path"))
-    may = (any(word in name for word in _PARTS_OF_WORDS) for name in names)
-    return np.fromiter(may, bool, len(samples))
 
 
 def _count(alike: list[_Alike]) -> int:
