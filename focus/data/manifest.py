@@ -16,13 +16,13 @@ from functools import cache
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, SupportsIndex, TypeVar, cast, get_args, overload
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from focus.config.shared import COLUMNS
 from focus.data.columns import Column, PathColumn, Rows, TextColumn, Texts
+from focus.data.listed_files import ListedFiles, listed_files
 from focus.errors import InputError
 from focus.runtime.csv_files import column_count_error, csv_blocks, legible
 from focus.runtime.files import write_csv
@@ -302,16 +302,18 @@ class Manifest(Sequence[Sample]):
             return np.zeros(len(self), np.uint64)
         return self._selected(texts.hashes())
 
-    def file_hashes(self) -> NDArray[np.int64]:
+    def files(self) -> ListedFiles:
+        """Return which images are there, and which are links, [N] each."""
+        files = listed_files(self._paths())
+        return ListedFiles(*map(self._selected, files))
+
+    def file_hashes(self) -> NDArray[np.uint64]:
         """Return a number for each row, [N], that is the same where :func:`file_key` is."""
-        paths = self._table.texts["path"]
-        hashes = _file_hashes.get(paths)
-        if hashes is not None:
-            return self._selected(hashes)
-        hashes = np.fromiter(map(hash, map(file_key, self.cells("path"))), np.int64, len(self))
-        if self._rows is None:
-            _file_hashes[paths] = hashes
-        return hashes
+        paths = self._paths()
+        hashes = paths.hashes_in(Texts(map(_resolved_folder, paths.folders.texts)))
+        links = np.flatnonzero(listed_files(paths).is_link).astype(np.int32)
+        hashes[links] = Texts(map(file_key, filter(None, paths.of(links)))).hashes()
+        return self._selected(hashes)
 
     def names_contain(self, parts: Sequence[str]) -> NDArray[np.bool_]:
         """Tell which images have one of these in the names of their files, in any case, [N].
@@ -801,11 +803,6 @@ def place_inside(path: str, root: str, *, outside: bool) -> str:
     return whole
 
 
-# Of files that are looked for twice before they are decoded. They are not in the columns, since
-# another process has other hashes.
-_file_hashes = WeakKeyDictionary[Column, NDArray[np.int64]]()
-
-
 def file_key(path: str) -> str:
     """Return the same text for a file by whatever links it or its folder is reached."""
     folder, name = os.path.split(path)  # a million Path objects take seconds
@@ -814,6 +811,11 @@ def file_key(path: str) -> str:
 
 
 _resolved = cache(os.path.realpath)
+
+
+def _resolved_folder(folder: str) -> str:
+    """Return a folder with a separator as :func:`file_key` has it."""
+    return with_separator(_resolved(folder[:-1] or folder))
 
 
 def with_separator(folder: str | Path) -> str:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from focus.config.shared import SCORE
 from focus.config.use import ScoreScale
+from focus.data.columns import PathColumn
+from focus.data.listed_files import listed_files
 from focus.data.manifest import (
     LABEL_NAMES,
     REAL,
@@ -185,7 +187,10 @@ def read(
     )
     _refuse_contradictions(images, lines, detectors)
     if root is not None:
-        refuse_missing(images.path, numbers.tolist(), f"{unit} ")
+        column = PathColumn()
+        column.extend(paths)
+        files = listed_files(column)
+        refuse_missing(files.is_there, paths.__getitem__, numbers.tolist(), f"{unit} ")
 
     return ScoreTable(
         path,

@@ -1,14 +1,10 @@
 """The rows of tables as a manifest: each image once, and no two rows that contradict each other."""
 
 import logging
-import os
-import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Self
 
@@ -24,9 +20,6 @@ _log = logging.getLogger(__name__)
 # An image has one value of each; bytes in a table may well be in two splits.
 _UNIQUE = ("label", "split", "human_map", "mask_path", "box", "group")
 _UNIQUE_OF_FAKES = (*_UNIQUE, "generator", "family")
-_THREADS = 16  # a network's file system takes its time for each file
-_SLOW = 50e-6  # seconds for a file, from which on threads wait for several at once
-_TIMED, _LOOKED_FOR = 64, 2**13  # files: the first, and then those whose paths are held at once
 
 
 class Portion:
@@ -92,35 +85,28 @@ def from_rows(
     if not is_kept.any():
         raise InputError(f"{source} has no rows: give a table with at least one image.")
     kept = Manifest(table.manifest.take(is_kept), str(source))
-    refuse_missing(kept.cells("path"), np.asarray(table.numbers)[is_kept], unit)
+    numbers = np.asarray(table.numbers)[is_kept]
+    refuse_missing(kept.files().is_there, partial(kept.cell, "path"), numbers, unit)
     return kept
 
 
 def refuse_missing(
-    paths: Iterable[str], numbers: Sequence[int] | NDArray[np.int64], unit: str
+    is_there: NDArray[np.bool_],
+    path_of: Callable[[int], str],
+    numbers: Sequence[int] | NDArray[np.int64],
+    unit: str,
 ) -> None:
     """Raise InputError if an image does not exist.
 
-    numbers: The numbers of their rows. unit: What precedes such a number.
+    is_there: Whether the image of each row does, [N]. path_of: Returns the path in a row. numbers:
+    The number of each row in its table. unit: What precedes such a number.
     """
-    missing: list[tuple[int, str]] = []
-    rows = zip(numbers, paths, strict=True)
-    with ThreadPool(_THREADS) as pool:
-        look_for: Callable[..., Iterable[bool]] = map
-        part = list(islice(rows, _TIMED))
-        while part:
-            began = time.perf_counter()
-            is_there = look_for(os.path.lexists, [path for _, path in part])
-            missing += [row for row, there in zip(part, is_there, strict=True) if not there]
-            # On a local disk threads take several times as long as the looks themselves.
-            if (time.perf_counter() - began) / len(part) > _SLOW:
-                look_for = partial(pool.map, chunksize=256)
-            part = list(islice(rows, _LOOKED_FOR))
-    if missing:
-        number, path = missing[0]
+    missing = np.flatnonzero(~is_there)
+    if len(missing):
+        first = int(missing[0])
         raise InputError(
-            f"{unit}{number}: {len(missing)} of {len(numbers)} images do not exist, the first is "
-            f"{path!r}: fix or remove the rows, or give another --data-root."
+            f"{unit}{numbers[first]}: {len(missing)} of {len(numbers)} images do not exist, the "
+            f"first is {path_of(first)!r}: fix or remove the rows, or give another --data-root."
         )
 
 
