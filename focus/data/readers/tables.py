@@ -6,6 +6,7 @@ Columns are found by their names, unless ``--columns`` gives them; labels are wo
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
 
@@ -77,6 +78,7 @@ _SPLITS: dict[str, Split] = {
 }
 
 
+@lru_cache(maxsize=256)
 def split_of(word: str) -> Split | None:
     """Return the split of a word such as ``val`` or ``train_set``; None for other words."""
     return _SPLITS.get(re.sub(r"(?<=.)[-_ ]?set$", "", word.strip().casefold()))
@@ -200,13 +202,14 @@ class Columns:
             cell[role] = cells[i].strip() if role in PATHS else legible(cells[i]).strip()
         cell["label"], cell["generator"] = self._label(cell["label"], cell["generator"])
         cell["split"] = split_of(cell["split"]) or cell["split"]
-        cell["box"] = re.sub(r"[][(),;]", " ", cell["box"]).strip()
+        if cell["box"]:
+            cell["box"] = re.sub(r"[][(),;]", " ", cell["box"]).strip()
         cell["group"] = plain_group(cell["group"])
         return sample_of(cell, {name: legible(cells[i]) for name, i in self.rest.items()}, inside)
 
     def _label(self, word: str, generator: str) -> tuple[str, str]:
         """Return the name of the class, "" for none, and the generator."""
-        plain = re.sub(r"^([01])\.0+$", r"\1", word.casefold())
+        plain = _plain_label(word)
         label = self.labels.get(plain)
         self.words.add(plain)
         if self.positions.get("label") == self.positions.get("generator", -1):
@@ -246,6 +249,13 @@ def _labels(column: str) -> Mapping[str, int]:
     return LABELS
 
 
+@lru_cache(maxsize=256)
+def _plain_label(word: str) -> str:
+    """Return a label as it is compared: 1 for 1.0, as pandas writes 1 beside empty cells."""
+    return re.sub(r"^([01])\.0+$", r"\1", word.casefold())
+
+
+@lru_cache(maxsize=4096)
 def plain_group(group: str) -> str:
     """Return the name of a group: 12.0, as pandas writes 12 beside empty cells, is 12."""
     return re.sub(r"^(\d+)\.0$", r"\1", group)
