@@ -6,7 +6,7 @@ Each phase runs in a process of its own, at 30 thousand, 300 thousand and 3 mill
 
     folder    list a folder by split and class, of hard links to small pictures
     table     list a table of paths with labels, splits, generators, families, groups and maps
-    listed    read the manifest.csv that a run has written of that table
+    listed    list the manifest.csv that a run has written of that table, as a later run does
     pass      decode every file once, digests and signatures too, of hard links to small pictures
     again     the same with what the first pass left in the cache
     copies    find the pictures of training among the rest: signatures of which 1 in 100 is a copy
@@ -163,10 +163,8 @@ def list_table(folder: Path, size: int) -> Measured:
 
 
 def read_manifest(folder: Path, size: int) -> Measured:
-    """Return what reads the manifest."""
-    from focus.data.manifest import Manifest
-
-    return partial(Manifest.from_csv, folder / MANIFEST)
+    """Return what lists the manifest."""
+    return partial(listing, folder / MANIFEST)
 
 
 def pass_over_files(folder: Path, size: int) -> Measured:
