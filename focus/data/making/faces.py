@@ -26,14 +26,14 @@ FaceDetector = Callable[[Image.Image], list[Box]]
 
 NO_FACE = "no_face.csv"
 """The images that no face was found in, and why."""
-GIVEN = "box"
-"""In the place of a detector's name: the manifest's own boxes."""
+BOXES = "box"
+"""Stands in the place of a detector's name for the manifest's own boxes."""
 
 
 class Way(NamedTuple):
-    """How faces are cut out: where they are found, and the margin of :func:`window`.
+    """How faces are cut out.
 
-    source: a name for :func:`detector`, or :data:`GIVEN`.
+    source: The name of a :func:`detector`, or :data:`BOXES`. margin: That of :func:`window`.
     """
 
     source: str
@@ -50,8 +50,8 @@ def way_of(geometry: Collection[str]) -> tuple[Way, bool]:
     the first that cuts, else from ``focus data crop``. Where the detector is none of the package's,
     dlib is taken, which finds the smallest faces: a model's config must not name what is run.
     """
-    found = [way.rpartition(" margin ") for way in geometry if way != WHOLE]
-    source, _, margin = found[0] if found else ("", "", "")
+    cutting = [way for way in geometry if way != WHOLE]
+    source, _, margin = cutting[0].rpartition(" margin ") if cutting else ("", "", "")
     try:
         way = Way(source if source in DETECTORS else "dlib", float(margin))
     except ValueError:
@@ -71,6 +71,10 @@ class Seen(NamedTuple):
 
     person: int
     face: Face
+
+
+_LEAST_OVERLAP = 0.2
+"""Intersection over union with a person's last square, from which on a face continues it."""
 
 
 class FaceFinder:
@@ -100,26 +104,53 @@ class FaceFinder:
 
         Unless all count, only the person stays whose boxes have the largest area in all.
         """
-        last: list[Square] = []
-        found: list[list[Seen]] = []
+        last_squares: list[Square] = []  # of the persons so far, by their numbers
+        seen_in_frames: list[list[Seen]] = []
         for faces in frames:
-            shared = np.array([[overlap(face.square, old) for old in last] for face in faces])
-            shared = np.where(shared < 0.2, 0, shared).reshape(len(faces), len(last))
-            pairs = zip(*linear_sum_assignment(shared, maximize=True), strict=True)
-            known = {int(face): int(person) for face, person in pairs if shared[face, person]}
-            for at, face in enumerate(faces):
-                if at not in known:
-                    known[at] = len(last)
-                    last.append(face.square)
-                last[known[at]] = face.square
-            found.append([Seen(known[at] + 1, face) for at, face in enumerate(faces)])
-        if not self.every and any(found):
-            areas = defaultdict[int, float](float)
-            for seen in chain.from_iterable(found):
-                areas[seen.person] += area(seen.face.box)
-            only = max(areas, key=areas.__getitem__)
-            found = [[Seen(1, face) for person, face in seen if person == only] for seen in found]
-        return found
+            persons = _continued_persons([face.square for face in faces], last_squares)
+            seen = []
+            for face, continued in zip(faces, persons, strict=True):
+                if continued is None:
+                    last_squares.append(face.square)
+                    person = len(last_squares)
+                else:
+                    last_squares[continued - 1] = face.square
+                    person = continued
+                seen.append(Seen(person, face))
+            seen_in_frames.append(seen)
+
+        if self.every:
+            return seen_in_frames
+        return _largest_person_alone(seen_in_frames)
+
+
+def _continued_persons(
+    squares: Sequence[Square], last_squares: Sequence[Square]
+) -> list[int | None]:
+    """Return the number of the person whom each square continues, from 1; None for a new person.
+
+    last_squares: The square in which each person was seen last.
+    """
+    shared = np.array([[overlap(square, last) for last in last_squares] for square in squares])
+    shared = np.where(shared < _LEAST_OVERLAP, 0, shared).reshape(len(squares), len(last_squares))
+    rows, columns = linear_sum_assignment(shared, maximize=True)
+    persons: list[int | None] = [None] * len(squares)
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        if shared[row, column] > 0:
+            persons[row] = column + 1
+    return persons
+
+
+def _largest_person_alone(seen_in_frames: list[list[Seen]]) -> list[list[Seen]]:
+    """Return what is seen of the person whose boxes have the largest area in all, as number 1."""
+    areas = defaultdict[int, float](float)
+    for seen in chain.from_iterable(seen_in_frames):
+        areas[seen.person] += area(seen.face.box)
+    largest_person = max(areas, key=areas.__getitem__, default=None)
+    return [
+        [Seen(1, face) for person, face in seen if person == largest_person]
+        for seen in seen_in_frames
+    ]
 
 
 def face_finder(which: str | None, geometry: Collection[str]) -> FaceFinder | None:
@@ -128,8 +159,8 @@ def face_finder(which: str | None, geometry: Collection[str]) -> FaceFinder | No
     which: "all", "largest" or "none"; None for the largest if training found and cut all faces in
     one way that is known, else none. Raises InputError as :class:`FaceFinder`.
     """
-    way, known = way_of(geometry)
-    which = which or ("largest" if known else "none")
+    way, cut_all_alike = way_of(geometry)
+    which = which or ("largest" if cut_all_alike else "none")
     return None if which == "none" else FaceFinder(which == "all", way)
 
 
@@ -196,25 +227,25 @@ def detector(name: str) -> FaceDetector:
         )
     sys.path.append(str(Path.cwd()))  # last, where it hides no package
     try:
-        found: FaceDetector = getattr(import_module(module), function)
+        imported: FaceDetector = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"The face detector {name} cannot be imported ({error}): give a module that "
             "Python finds and a function in it."
         ) from error
-    return found
+    return imported
 
 
 def _for_each_thread(make: Callable[[], FaceDetector]) -> FaceDetector:
     """Return a detector that is made again in each thread that uses it, and in this one now."""
-    own = threading.local()
-    own.find = make()
+    of_thread = threading.local()
+    of_thread.find = make()
 
     def find(image: Image.Image) -> list[Box]:
-        if not hasattr(own, "find"):
-            own.find = make()
-        found: list[Box] = own.find(image)
-        return found
+        if not hasattr(of_thread, "find"):
+            of_thread.find = make()
+        boxes: list[Box] = of_thread.find(image)
+        return boxes
 
     return find
 
@@ -227,14 +258,14 @@ def _lbp() -> FaceDetector:
 
     def find(pixels: NDArray[np.uint8]) -> list[Box]:
         height, width, _ = pixels.shape
-        found = cascade.detect_multi_scale(
+        faces = cascade.detect_multi_scale(
             img=pixels,
             scale_factor=1.2,
             step_ratio=1,
             min_size=(min(40, width, height),) * 2,
             max_size=(max(width, height),) * 2,
         )
-        return [(f["c"], f["r"], f["c"] + f["width"], f["r"] + f["height"]) for f in found]
+        return [(f["c"], f["r"], f["c"] + f["width"], f["r"] + f["height"]) for f in faces]
 
     # A face fills a good part of a picture of it; small ones are not looked for.
     return _scaled(find, 320)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from focus.data.images import (
     save_image,
 )
 from focus.data.known_images import CONTENT, digest_of
-from focus.data.making.manipulations import BASIS_SIDE, METHODS, Array, Basis, Given
+from focus.data.making.manipulations import BASIS_SIDE, METHODS, Array, Basis, Inputs, Manipulation
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, absolute
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import assign_splits, common_folder
@@ -44,18 +44,21 @@ MANIFEST, RECORD = "manifest.csv", "manipulate.json"
 TRAINED = ("part-swap", "warp", "morph")
 """Methods of training and validation; the others are the open set."""
 _FEWEST = 10  # real faces, for two in validation and two in the test set
-_COMPONENTS, _FITTED = 40, 600  # of the basis; the faces that it is fitted on, at most
-_DRAWN, _TRIED = 100, 40  # faces, and those of them of which the most alike is the donor
-_QUALITY = (70, 95)
+_COMPONENTS = 40  # of the basis
+_FITTED = 600  # faces, at most, that the basis is fitted on
+_DRAWN = 100  # other faces of the split, among which a donor is looked for
+_TRIED = 40  # of these, other persons first; the most alike is the donor
+_QUALITY = (70, 95)  # of JPEG, the lowest and the highest
 _THUMB = 16  # pixels a side, by which faces are compared
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """A picture to make: of a real face, by a method or, for "", as it is.
+    """A picture to make.
 
-    key: of what is drawn for it. sample, donor: The face, and the one that the method takes from.
-    name: of what is written, without extension.
+    key: The seed of what is drawn for it. sample: The real face that it is made of. method: A name
+    in ``METHODS``, or "" for the face as it is. donor: The face that the method takes from. name:
+    That of what is written, without extension.
     """
 
     key: tuple[int, ...]
@@ -78,39 +81,43 @@ def manipulate(config: ManipulateConfig) -> None:
     listing = read_given(config, allow_unlabelled=True)
     print_findings(listing.findings)
     reals = _grouped(listing.data.where(lambda sample: sample.label != SYNTHETIC))
+
     with sole_writer(folder):
-        faces = list(
-            parallel_map(_small, [s.path for s in reals], "reading", processes=config.threads)
-        )
-        bad = [face for face in faces if isinstance(face, BadFile)]
-        whole = {row: face for row, face in enumerate(faces) if isinstance(face, _Small)}
-        contents = {row: face.content for row, face in whole.items()}
-        if len(whole) >= _FEWEST:
+        faces, bad = _read_faces(reals, config.threads)
+        contents = {row: face.content for row, face in faces.items()}
+        if len(faces) >= _FEWEST:
             # Donors and basis are chosen among all: a face that is replaced changes every picture.
             data = digest((config.seed, config.image_size, *reals, contents))
-            record = {"version": 1, "data": data}
-            begin(folder, RECORD, record, resume=config.resume)
+            begin(folder, RECORD, {"version": 1, "data": data}, resume=config.resume)
         if bad:
             write_bad_files(bad, folder / BAD_FILES)
             print(f"left out {len(bad)}: {folder / BAD_FILES}")
-        if len(whole) < _FEWEST:
+        if len(faces) < _FEWEST:
             raise InputError(
-                f"{listing.data.source} has {len(whole)} real faces: give {_FEWEST} at least, "
+                f"{listing.data.source} has {len(faces)} real faces: give {_FEWEST} at least, "
                 "better 1000."
             )
+
         reals = assign_splits(_with_contents(reals, contents), seed=config.seed)
-        pictures = _pictures(reals, np.stack([face.pixels for face in whole.values()]), config.seed)
+        thumbnails = np.stack([face.pixels for face in faces.values()])
+        pictures = _pictures(reals, thumbnails, config.seed)
         basis = _basis(reals.split("train") or reals, config)  # a test set may be made alone
-        make = partial(_made, folder=folder, side=config.image_size, basis=basis)
-        made = parallel_map(make, pictures, "making pictures", processes=config.threads)
-        manifest = Manifest(made, str(folder / MANIFEST))
+        make = partial(_make_picture, folder=folder, side=config.image_size, basis=basis)
+        samples = parallel_map(make, pictures, "making pictures", processes=config.threads)
+        manifest = Manifest(samples, str(folder / MANIFEST))
         manifest.to_csv(folder / MANIFEST)
-    counts = Counter((s.split, s.generator or "real") for s in manifest)
-    for split in ("train", "validation", "test"):
-        own = ", ".join(f"{n} {name}" for (place, name), n in counts.items() if place == split)
-        print(f"{split}: {own}")
+
+    _print_counts(manifest)
     print(f"written: {folder / MANIFEST}\n\nA first trial, in minutes on a CPU:\n")
     print(f"  focus train --recipe quick --data {shlex.quote(str(folder / MANIFEST))}")
+
+
+def _print_counts(manifest: Manifest) -> None:
+    """Print a line for each split: how many pictures are real and of each method."""
+    counts = Counter((sample.split, sample.generator or "real") for sample in manifest)
+    for split in ("train", "validation", "test"):
+        of_split = [f"{n} {name}" for (one, name), n in counts.items() if one == split]
+        print(f"{split}: {', '.join(of_split)}")
 
 
 def _grouped(reals: Manifest) -> Manifest:
@@ -132,53 +139,97 @@ def _with_contents(reals: Manifest, contents: Mapping[int, str]) -> Manifest:
     return Manifest(samples, reals.source)
 
 
-class _Small(NamedTuple):
-    """A face in [_THUMB, _THUMB, 3] uint8, and the digest of the bytes that it was decoded from."""
+class _Thumbnail(NamedTuple):
+    """A small face, and what it was made of.
+
+    pixels: [_THUMB, _THUMB, 3] uint8. content: The digest of the bytes that it was decoded from.
+    """
 
     pixels: NDArray[np.uint8]
     content: str
 
 
-def _small(path: str) -> _Small | BadFile:
+def _read_faces(
+    reals: Manifest, threads: int | None
+) -> tuple[dict[int, _Thumbnail], list[BadFile]]:
+    """Return the small face of each row that can be decoded, and the files that cannot."""
+    paths = [sample.path for sample in reals]
+    thumbnails: dict[int, _Thumbnail] = {}
+    bad = []
+    for row, face in enumerate(parallel_map(_thumbnail, paths, "reading", processes=threads)):
+        if isinstance(face, BadFile):
+            bad.append(face)
+        else:
+            thumbnails[row] = face
+    return thumbnails, bad
+
+
+def _thumbnail(path: str) -> _Thumbnail | BadFile:
     """Return the small face, or the file that is bad."""
     try:
         content = read_content(path)
         image = load_image(path, content).resize((_THUMB, _THUMB), Image.Resampling.BOX)
-        return _Small(np.asarray(image), key_of(content))
     except ImageError as error:
         return BadFile.of(path, "image", error)
+    return _Thumbnail(np.asarray(image), key_of(content))
 
 
-def _pictures(reals: Manifest, small: Any, seed: int) -> list[_Picture]:
+def _pictures(reals: Manifest, thumbnails: NDArray[np.uint8], seed: int) -> list[_Picture]:
     """Plan what is made of each real face, with donors of its own split and another person.
 
     In a split of one person the donor is another picture of the same. Raises InputError if there
     is none.
+
+    thumbnails: The small face of each row, [N, _THUMB, _THUMB, 3].
     """
-    looks = small.reshape(len(reals), -1).astype(np.float32)
+    looks = thumbnails.reshape(len(reals), -1).astype(np.float32)
     looks -= looks.mean(axis=1, keepdims=True)  # not who is lit alike
     splits = np.array([sample.split for sample in reals])
-    by_split = {split: np.flatnonzero(splits == split) for split in set(splits.tolist())}
-    pictures, turn = [], Counter[str]()
+    rows_of_split = {split: np.flatnonzero(splits == split) for split in set(splits.tolist())}
+    pictures = []
+    turn = Counter[str]()
     for row, sample in enumerate(reals):
         rng = np.random.default_rng([seed, row])
+        donor = reals[_donor_row(row, reals, looks, rows_of_split[sample.split], rng)]
+
         turn[sample.split] += 1
-        once = (TRAINED[turn[sample.split] % len(TRAINED)],)
-        methods = tuple(METHODS) if sample.split == "test" else once
-        drawn = rng.choice(own := by_split[sample.split], min(len(own), _DRAWN), replace=False)
-        others = [other for other in drawn if other != row]
-        if not others:
-            raise InputError(
-                f"The {sample.split} split of {reals.source} is one face, {sample.path!r}: give "
-                "more persons, or groups of other names."
-            )
-        persons = [o for o in others if not sample.group or reals[o].group != sample.group]
-        tried = (persons or others)[:_TRIED]
-        donor = reals[tried[((looks[tried] - looks[row]) ** 2).sum(axis=1).argmin()]]
-        for number, method in enumerate(("", *methods)):
+        if sample.split == "test":
+            methods = list(METHODS)
+        else:
+            methods = [TRAINED[turn[sample.split] % len(TRAINED)]]
+
+        # The first is the face as it is.
+        for number, method in enumerate(["", *methods]):
             name = f"{method or 'real'}/{row:06d}"
             pictures.append(_Picture((seed, row, number), sample, method, donor, name))
     return pictures
+
+
+def _donor_row(
+    row: int,
+    reals: Manifest,
+    looks: NDArray[np.float32],
+    rows_of_split: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> int:
+    """Return the row of the donor of a face: of some other faces of its split the most alike.
+
+    Raises InputError if there is no other face.
+    """
+    sample = reals[row]
+    drawn = rng.choice(rows_of_split, min(len(rows_of_split), _DRAWN), replace=False)
+    others = [other for other in drawn.tolist() if other != row]
+    if not others:
+        raise InputError(
+            f"The {sample.split} split of {reals.source} is one face, {sample.path!r}: give "
+            "more persons, or groups of other names."
+        )
+    other_persons = [
+        other for other in others if not sample.group or reals[other].group != sample.group
+    ]
+    tried = (other_persons or others)[:_TRIED]
+    distances = ((looks[tried] - looks[row]) ** 2).sum(axis=1)
+    return tried[int(distances.argmin())]
 
 
 def _basis(reals: Sequence[Sample], config: ManipulateConfig) -> Basis:
@@ -198,27 +249,36 @@ def _loaded(face: Sample, side: int) -> Array:
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
-def _made(picture: _Picture, folder: Path, side: int, basis: Basis) -> Sample:
+def _make_picture(picture: _Picture, folder: Path, side: int, basis: Basis) -> Sample:
     """Make a picture and its mask, write them, and return its sample."""
-    rng, sample = np.random.default_rng(picture.key), picture.sample
-    path, mask = (folder / kind / picture.name for kind in ("images", "masks"))
-    path, mask = path.with_suffix(".jpg"), mask.with_suffix(".png")
-    family, method = METHODS[picture.method] if picture.method else ("", None)
-    if not is_written(path, *[mask] * bool(method)):
-        face = _loaded(sample, side)
-        if method:
-            face, weight = method(Given(face, _loaded(picture.donor, side), basis), rng)
-            save_image(Image.fromarray((255 * weight).round().astype(np.uint8)), mask, format="PNG")
+    path = (folder / "images" / picture.name).with_suffix(".jpg")
+    mask_path = None
+    family = ""
+    method: Manipulation | None = None
+    if picture.method:
+        mask_path = (folder / "masks" / picture.name).with_suffix(".png")
+        family, method = METHODS[picture.method]
+
+    files = [path] if mask_path is None else [path, mask_path]
+    if not is_written(*files):
+        rng = np.random.default_rng(picture.key)
+        face = _loaded(picture.sample, side)
+        if method is not None and mask_path is not None:
+            inputs = Inputs(face, _loaded(picture.donor, side), basis)
+            face, weight = method(inputs, rng)
+            mask = Image.fromarray((255 * weight).round().astype(np.uint8))
+            save_image(mask, mask_path, format="PNG")
         image, quality = _taken(face, rng)
         save_image(image, path, format="JPEG", quality=quality)
+
     return Sample(
-        str(path),
-        SYNTHETIC if picture.method else REAL,
-        picture.method,
-        family,
-        sample.split,
-        mask_path=str(mask) if picture.method else None,
-        group=sample.group or picture.name.partition("/")[2],
+        path=str(path),
+        label=SYNTHETIC if picture.method else REAL,
+        generator=picture.method,
+        family=family,
+        split=picture.sample.split,
+        mask_path=None if mask_path is None else str(mask_path),
+        group=picture.sample.group or picture.name.partition("/")[2],
     )
 
 

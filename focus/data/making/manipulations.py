@@ -38,7 +38,7 @@ class Basis(NamedTuple):
     components: Array
 
 
-class Given(NamedTuple):
+class Inputs(NamedTuple):
     """What a method works on: the face, another person's, and the principal components."""
 
     face: Array
@@ -46,41 +46,43 @@ class Given(NamedTuple):
     basis: Basis
 
 
-Manipulation = Callable[[Given, np.random.Generator], tuple[Array, Array]]
-"""Returns the picture, and the weights of what in it is not of the face that was given."""
+Manipulation = Callable[[Inputs, np.random.Generator], tuple[Array, Array]]
+"""Returns the picture, and the weights [S, S] of what in it is not of the face itself."""
 
 
-def part_swap(given: Given, rng: np.random.Generator) -> tuple[Array, Array]:
+def part_swap(inputs: Inputs, rng: np.random.Generator) -> tuple[Array, Array]:
     """Splice one or two parts of another person's face in, in the colours of the first."""
     chosen = rng.choice(list(PARTS), rng.integers(1, 3), replace=False)
-    weight = np.maximum.reduce([_soft(given.face, PARTS[name], rng) for name in chosen])
-    return _blended(given.face, _recoloured(_aligned(given), given.face, weight), weight), weight
+    weight = np.maximum.reduce([_soft(inputs.face, PARTS[name], rng) for name in chosen])
+    return _blended(inputs.face, _recoloured(_aligned(inputs), inputs.face, weight), weight), weight
 
 
-def self_blend(given: Given, rng: np.random.Generator) -> tuple[Array, Array]:
+def self_blend(inputs: Inputs, rng: np.random.Generator) -> tuple[Array, Array]:
     """Blend the inner face with the same face in other colours, sharpness and place."""
-    side = len(given.face)
-    source = given.face * (1 + rng.uniform(-0.12, 0.12, 3)) + rng.uniform(-0.04, 0.04, 3)
+    side = len(inputs.face)
+    source = inputs.face * (1 + rng.uniform(-0.12, 0.12, 3)) + rng.uniform(-0.04, 0.04, 3)
     blurred = ndimage.gaussian_filter(source, (side / 200, side / 200, 0))
     source = source + rng.choice([-0.9, 1.2]) * (source - blurred)
-    scale, shift = rng.uniform(0.96, 1.04, 2), rng.uniform(-0.02, 0.02, 2) * side
+    scale = rng.uniform(0.96, 1.04, 2)
+    shift = rng.uniform(-0.02, 0.02, 2) * side
     offset = (1 - scale) * side / 2 + shift
     source = ndimage.affine_transform(
         source, np.diag([*scale, 1]), (*offset, 0), order=1, mode="nearest"
     )
-    weight = _soft(given.face, FACE, rng)
-    return _blended(given.face, source, rng.uniform(0.6, 1) * weight), weight
+    weight = _soft(inputs.face, FACE, rng)
+    return _blended(inputs.face, source, rng.uniform(0.6, 1) * weight), weight
 
 
-def warp(given: Given, rng: np.random.Generator) -> tuple[Array, Array]:
+def warp(inputs: Inputs, rng: np.random.Generator) -> tuple[Array, Array]:
     """Move points of a part by a thin-plate spline, which leaves all around the part in place."""
-    side, (row, column, height, width) = len(given.face), PARTS[rng.choice(list(PARTS))]
-    weight = _soft(given.face, (row, column, 1.5 * height, 1.4 * width), rng)
+    side = len(inputs.face)
+    row, column, height, width = PARTS[rng.choice(list(PARTS))]
+    weight = _soft(inputs.face, (row, column, 1.5 * height, 1.4 * width), rng)
     angles = np.linspace(0, 2 * np.pi, 8, endpoint=False)
     circle = np.stack([np.sin(angles), np.cos(angles)], axis=1)
     centre, axes = np.array([row, column]), np.array([height, width])
     anchors = centre + 2.2 * axes * circle
-    moved = centre + 0.6 * axes * circle[:: 8 // 4]
+    moved = centre + 0.6 * axes * circle[::2]
     moves = rng.uniform(0.02, 0.04) * rng.choice([-1, 1], (len(moved), 2))
     spline = RBFInterpolator(
         np.concatenate([anchors, moved]), np.concatenate([np.zeros_like(anchors), moves])
@@ -89,25 +91,25 @@ def warp(given: Given, rng: np.random.Generator) -> tuple[Array, Array]:
     field = spline(grid).reshape(32, 32, 2)
     field = ndimage.zoom(field, (side / 32, side / 32, 1), order=1) * side * weight[..., None]
     places = np.mgrid[0:side, 0:side] - np.moveaxis(field, -1, 0)
-    channels = np.moveaxis(given.face, -1, 0)
+    channels = np.moveaxis(inputs.face, -1, 0)
     picture = [ndimage.map_coordinates(c, places, order=1, mode="nearest") for c in channels]
     return np.stack(picture, axis=-1), weight
 
 
-def morph(given: Given, rng: np.random.Generator) -> tuple[Array, Array]:
+def morph(inputs: Inputs, rng: np.random.Generator) -> tuple[Array, Array]:
     """Mix the inner face with another person's, as much of the one as of the other."""
-    weight = _soft(given.face, FACE, rng)
-    donor = _recoloured(_aligned(given), given.face, weight)
-    return _blended(given.face, donor, rng.uniform(0.4, 0.6) * weight), weight
+    weight = _soft(inputs.face, FACE, rng)
+    donor = _recoloured(_aligned(inputs), inputs.face, weight)
+    return _blended(inputs.face, donor, rng.uniform(0.4, 0.6) * weight), weight
 
 
-def upsample(given: Given, rng: np.random.Generator) -> tuple[Array, Array]:
+def upsample(inputs: Inputs, rng: np.random.Generator) -> tuple[Array, Array]:
     """Make the inner face anew from a small one, as the last layers of a generator do.
 
     Each doubling repeats pixels, convolves, and leaves the overlap of a transposed convolution.
     """
-    side = len(given.face)
-    picture = resized(given.face, -(-side // 4))
+    side = len(inputs.face)
+    picture = resized(inputs.face, -(-side // 4))
     overlap = rng.uniform(0.02, 0.05) * np.array([[1, -1], [-1, 1]])
     for _ in range(2):
         picture = picture.repeat(2, axis=0).repeat(2, axis=1)
@@ -115,18 +117,19 @@ def upsample(given: Given, rng: np.random.Generator) -> tuple[Array, Array]:
         detail = smooth - ndimage.uniform_filter(smooth, (3, 3, 1))
         picture = smooth + rng.uniform(0.5, 1.0) * detail
         picture = picture * (1 + np.tile(overlap, [n // 2 for n in picture.shape[:2]])[..., None])
-    weight = _soft(given.face, FACE, rng)
-    return _blended(given.face, picture[:side, :side], weight), weight
+    weight = _soft(inputs.face, FACE, rng)
+    return _blended(inputs.face, picture[:side, :side], weight), weight
 
 
-def pca(given: Given, rng: np.random.Generator) -> tuple[Array, Array]:
+def pca(inputs: Inputs, rng: np.random.Generator) -> tuple[Array, Array]:
     """Put the inner face's projection on the principal components of other faces in its place."""
-    mean, components = given.basis
-    flat = resized(given.face, BASIS_SIDE).ravel() - mean
-    found = (mean + (flat @ components.T) @ components).reshape(BASIS_SIDE, BASIS_SIDE, 3)
-    weight = _soft(given.face, FACE, rng)
-    picture = _recoloured(resized(found.astype(np.float32), len(given.face)), given.face, weight)
-    return _blended(given.face, picture, weight), weight
+    mean, components = inputs.basis
+    flat = resized(inputs.face, BASIS_SIDE).ravel() - mean
+    projected = (mean + (flat @ components.T) @ components).astype(np.float32)
+    projected = projected.reshape(BASIS_SIDE, BASIS_SIDE, 3)
+    weight = _soft(inputs.face, FACE, rng)
+    picture = _recoloured(resized(projected, len(inputs.face)), inputs.face, weight)
+    return _blended(inputs.face, picture, weight), weight
 
 
 METHODS: dict[str, tuple[str, Manipulation]] = {
@@ -165,30 +168,36 @@ def _blended(face: Array, other: Any, weight: Array) -> Array:
 def _recoloured(source: Array, face: Array, weight: Array) -> Array:
     """Give a source the mean and the spread of each colour that the face has, by the weights."""
     share = weight[..., None] / weight.sum()
-    (mean, own), (spread, own_spread) = (
-        [(share * source).sum((0, 1)), (share * face).sum((0, 1))],
-        [np.sqrt((share * (x - (share * x).sum((0, 1))) ** 2).sum((0, 1))) for x in (source, face)],
-    )
-    recoloured: Array = (source - mean) * np.minimum(own_spread / (spread + 1e-3), 2) + own
+
+    def mean_and_spread(pixels: Array) -> tuple[Array, Array]:
+        mean = (share * pixels).sum((0, 1))
+        return mean, np.sqrt((share * (pixels - mean) ** 2).sum((0, 1)))
+
+    source_mean, source_spread = mean_and_spread(source)
+    face_mean, face_spread = mean_and_spread(face)
+    gain = np.minimum(face_spread / (source_spread + 1e-3), 2)
+    recoloured: Array = (source - source_mean) * gain + face_mean
     return recoloured
 
 
-def _aligned(given: Given) -> Array:
+def _aligned(inputs: Inputs) -> Array:
     """Move the donor a little, to where its edges lie on those of the face (phase correlation)."""
-    side = len(given.face)
-    window = _soft(given.face, FACE, np.random.default_rng(0))
+    side = len(inputs.face)
+    window = _soft(inputs.face, FACE, np.random.default_rng(0))
     edges = [
         window * ndimage.gaussian_gradient_magnitude(x.mean(-1), side / 64)
-        for x in (given.face, given.donor)
+        for x in (inputs.face, inputs.donor)
     ]
     first, second = (fft.rfft2(x) for x in edges)
     product = first * second.conj()
     likely = fft.fftshift(fft.irfft2(product / (np.abs(product) + 1e-9), s=window.shape))
-    reach, middle = max(1, round(_FARTHEST * side)), side // 2
     likely = ndimage.gaussian_filter(likely, side / 64)
+
+    reach = max(1, round(_FARTHEST * side))
+    middle = side // 2
     near = likely[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
     down, right = np.unravel_index(near.argmax(), near.shape)
     moved: Array = ndimage.shift(
-        given.donor, (down - reach, right - reach, 0), order=1, mode="nearest"
+        inputs.donor, (down - reach, right - reach, 0), order=1, mode="nearest"
     )
     return moved

@@ -12,11 +12,11 @@ Both are blurred. Coarser maps are those of Crum et al., *Grains of Saliency*, a
 
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +50,10 @@ MANIFEST = "manifest.csv"
 SIDE = 64
 COMPONENTS = {"pca": 200, "lda": 100}
 """The largest number; for few faces a third of their number."""
-_FEWEST, _FITTED = 10, 2000  # training faces of a class; of all that are fitted on
-_BLUR = 1 / 32  # of the side
-_COARSE = 1 / 16
+_FEWEST = 10  # training faces of a class that are needed
+_FITTED = 2000  # training faces, at most, that are fitted on
+_BLUR = 1 / 32  # the blur of a machine's maps, as a share of the side
+_COARSE = 1 / 16  # the blur of coarser maps, as a share of the longer side
 
 Floats = NDArray[np.float32]
 
@@ -65,57 +66,97 @@ def make_maps(config: MapsConfig) -> None:
     listing = read_given(config, allow_unlabelled=True, name_fakes=False)
     print_findings(listing.findings)
     images = listing.data
-    place = absolute(config.data[0])
-    root = place
-    if len(config.data) > 1 or any(place not in Path(s.path).parents for s in images):
-        if config.output is None:
-            raise InputError("These are not the images of one folder: give --output DIR.")
-        root = Path(common_folder(s.path for s in images))
-    output = absolute(config.output or place / "human_maps")
-    if output != place / "human_maps":
-        refuse_inside(output, config.data)
+    root, output = _folders(config, images)
     if not config.resume:
         check_empty(output)
-    made = next((s.extra[MAP_SOURCE] for s in images if s.extra.get(MAP_SOURCE)), "human")
-    made = made if config.from_ == "human" else config.from_
-    source = ", ".join(filter(None, (made, config.granularity)))
-    maker = (_human if config.from_ == "human" else _machine)(images, config)
+    source = _source_of_maps(config, images)
+    maker = _human(images) if config.from_ == "human" else _machine(images, config)
+
     with sole_writer(output):
         data = digest([*maker.files.items(), *maker.fitted_on])
-        begin(
-            output,
-            SOURCE_FILE,
-            {"version": 1, "source": source, "data": data},
-            resume=config.resume,
-        )
-        sources = Sources(output)
-        names = _names(root, maker.files)
-        work = [
-            _Map(image, maker.files[image], str(output / name), sources.digest_of(name))
-            for image, name in names.items()
-        ]
-        write = partial(_write, maker=maker, granularity=config.granularity)
-        paths, bad = dict[str, str](), list[BadFile]()
-        written = parallel_map(write, work, "writing maps", processes=config.threads)
-        for item, result in zip(work, written, strict=True):
-            if isinstance(result, BadFile):
-                bad.append(result)
-                continue
-            paths[item.image] = item.path
-            if result != item.content:
-                sources.record(names[item.image], result)
+        record = {"version": 1, "source": source, "data": data}
+        begin(output, SOURCE_FILE, record, resume=config.resume)
+        paths, bad = _write_all(maker, root, output, config)
         if bad:
             write_bad_files(bad, output / BAD_FILES)
             print(f"left out {len(bad)}: {output / BAD_FILES}")
-        samples = (
-            replace(s, human_map=paths[s.path], extra={**s.extra, MAP_SOURCE: source})
-            if s.path in paths
-            else replace(s, human_map=None)
-            for s in images
-        )
-        Manifest(samples, images.source).to_csv(output / MANIFEST)
+        _with_maps(images, paths, source).to_csv(output / MANIFEST)
+
     print(f"{len(paths)} maps ({source}): {output}\n\nTrain with them:\n")
     print(f"  focus train --loss focus --data {shlex.quote(str(output / MANIFEST))}")
+
+
+def _folders(config: MapsConfig, images: Manifest) -> tuple[Path, Path]:
+    """Return the folder that the images lie below, and the one that maps are written to.
+
+    Raises InputError if that lies among the images, or if it is not said and they have no folder
+    of their own.
+    """
+    folder = absolute(config.data[0])
+    are_below_folder = all(folder in Path(image.path).parents for image in images)
+    if len(config.data) == 1 and are_below_folder:
+        root = folder
+    elif config.output is None:
+        raise InputError("These are not the images of one folder: give --output DIR.")
+    else:
+        root = Path(common_folder(image.path for image in images))
+
+    # There focus train finds the maps, and takes them for no images.
+    usual_output = folder / "human_maps"
+    output = absolute(config.output or usual_output)
+    if output != usual_output:
+        refuse_inside(output, config.data)
+    return root, output
+
+
+def _source_of_maps(config: MapsConfig, images: Manifest) -> str:
+    """Return who or what says where to look, as the manifest names it: ``human, blur``."""
+    if config.from_ == "human":
+        # Coarser maps of a machine's are still a machine's.
+        made_by = (image.extra.get(MAP_SOURCE) for image in images)
+        maker = next(filter(None, made_by), "human")
+    else:
+        maker = config.from_
+    return f"{maker}, {config.granularity}" if config.granularity else maker
+
+
+def _write_all(
+    maker: "_Maker", root: Path, output: Path, config: MapsConfig
+) -> tuple[dict[str, str], list[BadFile]]:
+    """Write the maps; return the path of each image's, and the files that cannot be decoded.
+
+    root: The folder that the images lie below.
+    """
+    sources = Sources(output)
+    names = _names(root, maker.files)
+    maps = [
+        _Map(image, maker.files[image], str(output / name), sources.digest_of(name))
+        for image, name in names.items()
+    ]
+    write = partial(_write, maker=maker, granularity=config.granularity)
+    results = parallel_map(write, maps, "writing maps", processes=config.threads)
+    paths: dict[str, str] = {}
+    bad = []
+    for one, result in zip(maps, results, strict=True):
+        if isinstance(result, BadFile):
+            bad.append(result)
+            continue
+        paths[one.image] = one.path
+        if result != one.content:
+            sources.record(names[one.image], result)
+    return paths, bad
+
+
+def _with_maps(images: Manifest, paths: Mapping[str, str], source: str) -> Manifest:
+    """Return the images with the maps of these paths, and without others."""
+    samples = []
+    for image in images:
+        if image.path in paths:
+            extra = {**image.extra, MAP_SOURCE: source}
+            samples.append(replace(image, human_map=paths[image.path], extra=extra))
+        else:
+            samples.append(replace(image, human_map=None))
+    return Manifest(samples, images.source)
 
 
 def saliency(way: str, faces: Floats, labels: NDArray[np.int64]) -> Callable[[Floats], Floats]:
@@ -128,10 +169,11 @@ def saliency(way: str, faces: Floats, labels: NDArray[np.int64]) -> Callable[[Fl
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     for label in (REAL, SYNTHETIC) if way == "lda" else (REAL,):
-        if (n := int((labels == label).sum())) < _FEWEST:
+        n_faces = int((labels == label).sum())
+        if n_faces < _FEWEST:
             raise InputError(
-                f"--from {way} has {n} {LABEL_NAMES[label]} faces to train on: give {_FEWEST} at "
-                "least, better 1000."
+                f"--from {way} has {n_faces} {LABEL_NAMES[label]} faces to train on: give "
+                f"{_FEWEST} at least, better 1000."
             )
     fitted = faces if way == "lda" else faces[labels == REAL]
     count = min(COMPONENTS[way], len(fitted) // 3)
@@ -144,10 +186,11 @@ def saliency(way: str, faces: Floats, labels: NDArray[np.int64]) -> Callable[[Fl
         weights = discriminant.coef_[0] @ basis
 
     def maps(faces: Floats) -> Floats:
-        values = faces - mean
-        values = values - values @ basis.T @ basis if weights is None else values * weights
-        values = np.abs(values).reshape(-1, SIDE, SIDE)
-        return np.asarray(gaussian_filter(values, (0, *2 * (_BLUR * SIDE,))), dtype=np.float32)
+        centred = faces - mean
+        unlike = centred - centred @ basis.T @ basis if weights is None else centred * weights
+        pictures = np.abs(unlike).reshape(-1, SIDE, SIDE)
+        blurred = gaussian_filter(pictures, (0, _BLUR * SIDE, _BLUR * SIDE))
+        return np.asarray(blurred, dtype=np.float32)
 
     return maps
 
@@ -157,9 +200,10 @@ def coarse(values: Map, granularity: Granularity | None) -> Map:
     if granularity == "blur":
         return np.asarray(gaussian_filter(values, _COARSE * max(values.shape)))
     if granularity == "box":
+        is_bright = values >= values.max() / 2
+        rows, columns = np.flatnonzero(is_bright.any(1)), np.flatnonzero(is_bright.any(0))
         box = np.zeros_like(values)
-        ends = (np.flatnonzero((values >= values.max() / 2).any(axis)) for axis in (1, 0))
-        box[tuple(slice(end[0], end[-1] + 1) for end in ends)] = values.max()
+        box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = values.max()
         return box
     return values
 
@@ -193,7 +237,8 @@ class _Map:
     content: str
 
 
-def _human(images: Manifest, _: MapsConfig) -> _Maker:
+def _human(images: Manifest) -> _Maker:
+    """Return what reads the images' human maps; raises InputError if there are none."""
     files = {s.path: s.human_map for s in images if s.human_map is not None}
     if not files:
         raise InputError(
@@ -203,7 +248,12 @@ def _human(images: Manifest, _: MapsConfig) -> _Maker:
 
 
 def _machine(images: Manifest, config: MapsConfig) -> _Maker:
-    labels = {s.path: s.label for s in images if s.split in ("train", "") and s.label is not None}
+    """Return what makes maps of faces, fitted on those that training may look at."""
+    labels = {
+        image.path: image.label
+        for image in images
+        if image.split in ("train", "") and image.label is not None
+    }
     paths = sorted(labels)
     chosen = [paths[row] for row in evenly(len(paths), _FITTED)]
     loaded = parallel_map(_usable, chosen, "reading faces", processes=config.threads)
@@ -226,16 +276,18 @@ class _TrainingFace(NamedTuple):
 
 
 def _scaled(maps: Callable[[Floats], Floats], path: str, digest: str) -> Map:
+    """Return the map of a face, its maximum 1; raises ImageError if its file was replaced."""
     (content,) = read_unchanged([path], digest)
     values = maps(_face(path, content)[None])[0]
     return np.asarray(values / max(values.max(), np.finfo(np.float32).tiny))
 
 
 def _usable(path: str) -> _TrainingFace | None:
+    """Return the face of a file, None if it cannot be decoded: it is listed with the maps."""
     try:
         content = read_content(path)
         return _TrainingFace(_face(path, content), key_of(content))
-    except ImageError:  # it is listed with the maps
+    except ImageError:
         return None
 
 
@@ -245,28 +297,36 @@ def _face(path: str, content: bytes) -> Floats:
     return np.asarray(image, dtype=np.float32).ravel() / np.float32(255)
 
 
-def _write(item: _Map, maker: _Maker, granularity: Granularity | None) -> BadFile | str:
-    """Write a map, unless one of the same content is there; return its digest, or the bad file."""
-    path = Path(item.path)
-    digests = file_digests({maker.role: item.file})
+def _write(one: _Map, maker: _Maker, granularity: Granularity | None) -> BadFile | str:
+    """Write a map, unless one of the same content is there.
+
+    Returns the digest of what it is made of, or the file that cannot be decoded.
+    """
+    path = Path(one.path)
+    digests = file_digests({maker.role: one.file})
     content = source_digest(digests)
-    if is_written(path) and content == item.content:
+    if is_written(path) and content == one.content:
         return content
     path.unlink(missing_ok=True)
     try:
-        values = maker.look(item.file, digests[maker.role])
+        values = maker.look(one.file, digests[maker.role])
         pixels = (coarse(values, granularity) * 255).round().clip(0, 255)
         save_image(Image.fromarray(pixels.astype(np.uint8)), path, format="PNG")
     except ImageError as error:
-        return BadFile.of(item.file, maker.role, error)
+        return BadFile.of(one.file, maker.role, error)
     return content
 
 
-def _names(root: Path, paths: Any) -> dict[str, str]:
-    """Return the name of each image's map, that of the image with another extension."""
-    below = {path: Path(path).relative_to(root) for path in paths}
-    shared = Counter(name.with_suffix("") for name in below.values())
-    return {
-        path: str(name.with_suffix(".png") if shared[name.with_suffix("")] == 1 else f"{name}.png")
-        for path, name in below.items()
-    }
+def _names(root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Return the name of each image's map below the output.
+
+    It is that of the image with another extension, or with a further one where images differ in
+    the extension alone.
+    """
+    below_root = {path: Path(path).relative_to(root) for path in paths}
+    count = Counter(name.with_suffix("") for name in below_root.values())
+    names = {}
+    for path, name in below_root.items():
+        is_alone = count[name.with_suffix("")] == 1
+        names[path] = str(name.with_suffix(".png")) if is_alone else f"{name}.png"
+    return names

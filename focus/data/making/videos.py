@@ -13,10 +13,21 @@ from focus.errors import ImageError, InputError
 from focus.metrics.arrays import evenly
 
 VIDEO_EXTENSIONS = frozenset(
-    [
-        *(".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"),
-        *(".webm", ".wmv"),
-    ]
+    {
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".ogv",
+        ".webm",
+        ".wmv",
+    }
 )
 # FFmpeg's names. No playlists: it would open the files that they name.
 _FORMATS = (
@@ -50,24 +61,15 @@ def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
     installed.
     """
     av = import_av()
-    found, only = 0, {"format_whitelist": _FORMATS}
+    n_read = 0
     try:
-        with av.open(str(path), container_options=only) as container:
-            # An empty packet ends the file.
-            packets = (packet for packet in container.demux(video=0) if packet.size)
-            ends = [float((p.pts or 0) + (p.duration or 0)) * float(p.time_base) for p in packets]
-            count, announced = len(ends), container.streams.video[0].frames
-            seconds = (container.duration or 0) / av.time_base
-            # Sound may last longer.
-            short = seconds - max(ends, default=seconds) > max(1, seconds / 10)
-        if count < announced or short:
-            lacking = f"{announced} frames" if count < announced else f"{seconds:.1f} seconds"
-            _log.warning("read %d frames of %r, which announces %s", count, str(path), lacking)
+        with _opened(av, path) as container:
+            count = _count_frames(av, container, path)
         numbers = set(evenly(count, wanted))
-        with av.open(str(path), container_options=only) as container:
+        with _opened(av, path) as container:
             for number, frame in enumerate(_decoded(av, container)):
                 if number in numbers:
-                    found += 1
+                    n_read += 1
                     # Phones store how they were held; in degrees against the clock, as Pillow.
                     image = frame.to_image().rotate(frame.rotation, expand=True)
                     yield Frame(number, frame.time or 0.0, image)
@@ -75,9 +77,31 @@ def frames_of(path: str | Path, wanted: int) -> Iterator[Frame]:
                         return
     except (av.error.FFmpegError, OSError, IndexError, ValueError) as error:
         raise ImageError(f"Cannot decode {str(path)!r} ({error}): fix or remove it.") from error
-    if not found:
+    if not n_read:
         raise ImageError(f"Cannot decode {str(path)!r} (not one frame): fix or remove it.")
-    _log.warning("read %d of %d frames of the damaged video %r", found, len(numbers), str(path))
+    _log.warning("read %d of %d frames of the damaged video %r", n_read, len(numbers), str(path))
+
+
+def _opened(av: Any, path: str | Path) -> Any:
+    return av.open(str(path), container_options={"format_whitelist": _FORMATS})
+
+
+def _count_frames(av: Any, container: Any, path: str | Path) -> int:
+    """Return how many frames a file holds; warn if it announces more, or a longer video."""
+    # An empty packet ends the file.
+    packets = (packet for packet in container.demux(video=0) if packet.size)
+    ends = [
+        float((packet.pts or 0) + (packet.duration or 0)) * float(packet.time_base)
+        for packet in packets
+    ]
+    n_announced = container.streams.video[0].frames
+    seconds = (container.duration or 0) / av.time_base
+    # Sound may last longer.
+    is_short = seconds - max(ends, default=seconds) > max(1, seconds / 10)
+    if len(ends) < n_announced or is_short:
+        lacking = f"{n_announced} frames" if len(ends) < n_announced else f"{seconds:.1f} seconds"
+        _log.warning("read %d frames of %r, which announces %s", len(ends), str(path), lacking)
+    return len(ends)
 
 
 def _decoded(av: Any, container: Any) -> Iterator[Any]:

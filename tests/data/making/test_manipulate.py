@@ -15,7 +15,7 @@ from focus.data.check.headers import look
 from focus.data.check.shortcuts import audit
 from focus.data.images import REPLACED, load_map
 from focus.data.making.manipulate import TRAINED, _pictures, manipulate
-from focus.data.making.manipulations import BASIS_SIDE, METHODS, Basis, Given, resized
+from focus.data.making.manipulations import BASIS_SIDE, METHODS, Basis, Inputs, resized
 from focus.data.manifest import REAL, Manifest
 from focus.data.splits import check_trainable
 from focus.errors import InputError
@@ -63,7 +63,7 @@ def test_a_mask_is_where_the_method_changed_the_face() -> None:
     face, donor = (resized(draw.random((12, 12, 3), np.float32), 96) for _ in range(2))
     basis = Basis(np.full(BASIS_SIDE**2 * 3, 0.5, np.float32), np.zeros((1, BASIS_SIDE**2 * 3)))
     for name, (_, method) in METHODS.items():
-        picture, weight = method(Given(face, donor, basis), np.random.default_rng(1))
+        picture, weight = method(Inputs(face, donor, basis), np.random.default_rng(1))
         changed = np.abs(picture - face).max(axis=-1)
         assert not changed[weight == 0].any(), name
         assert 0.01 < (weight > 0.5).mean() < 0.4, name
