@@ -32,15 +32,37 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="DataclassInstance")
 
 _SWITCH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-_SHAPES: dict[type, type] = {list: tuple, dict: dict}
+"""The words for the values of a switch."""
+
+_TYPES_IN_FILES: dict[type, type] = {list: tuple, dict: dict}
+"""The type of a setting by that of its value in a YAML file, where it is no text."""
+
 _INPUTS = (
-    *("data", "data_root", "test_data", "test_real", "human_maps", "initial_checkpoint"),
-    *("run", "scores", "people", "compare", "paths", "check_images"),
+    "data",
+    "data_root",
+    "test_data",
+    "test_real",
+    "human_maps",
+    "initial_checkpoint",
+    "run",
+    "scores",
+    "people",
+    "compare",
+    "paths",
+    "check_images",
 )
+"""The settings that name files or folders to read."""
+
 _NULL = ("", "~", "null", "Null", "NULL")
-_RECIPE = RECIPES["paper"].keys()
-_DECIDED_BY = {"loss": SET_BY_LOSS, "recipe": _RECIPE | {"cached_features"}}
-_DEFAULTS = {"loss": LOSS_SETTINGS, "recipe": _RECIPE}
+"""The words of a YAML file that leave a setting as it is."""
+
+_OF_RECIPE = RECIPES["paper"].keys()
+
+_DECIDED_BY = {"loss": SET_BY_LOSS, "recipe": _OF_RECIPE | {"cached_features"}}
+"""The settings that a loss or a recipe decides: another one drops those that were written out."""
+
+_DEFAULTS = {"loss": LOSS_SETTINGS, "recipe": _OF_RECIPE}
+"""The flags that ``--help`` says to have their default from the loss or the recipe."""
 
 
 def parse(
@@ -59,20 +81,19 @@ def parse(
         InputError: something on the command line or in a file cannot be used.
         SystemExit: with code 0, after ``--help``.
     """
-    return _made(
-        config_class, _values(_Parser(config_class, prog, description), config_class, argv)
-    )
+    parser = _Parser(config_class, prog, description)
+    return _made(config_class, _values(parser, config_class, argv))
 
 
 def _values(
     parser: "_Parser", config_class: type[Any], argv: Sequence[str] | None
 ) -> dict[str, Any]:
     """Return the settings of the command line and its files by the names of their flags."""
-    given = parser.values(sys.argv[1:] if argv is None else argv)
-    values = _of_run(given, parser) if config_class is TrainConfig else {}
-    for path in given.pop("config", ()):
+    typed = parser.values(sys.argv[1:] if argv is None else argv)
+    values = _of_run(typed, parser) if config_class is TrainConfig else {}
+    for path in typed.pop("config", ()):
         values = _overlaid(values, _read_yaml(path, parser))
-    values = _overlaid(values, given)
+    values = _overlaid(values, typed)
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -82,22 +103,35 @@ def _made(config_class: type[C], values: Mapping[str, Any]) -> C:
     return made
 
 
-def _of_run(given: Mapping[str, Any], parser: "_Parser") -> dict[str, Any]:
-    """Return the settings of the run that ``--resume --name NAME`` names; none of others."""
-    run = Path(given.get("output", TrainConfig.output), given.get("name", ""))
-    if not given.get("resume") or "name" not in given or not (run / "config.yaml").is_file():
+def _of_run(typed: Mapping[str, Any], parser: "_Parser") -> dict[str, Any]:
+    """Return the settings of the run that ``--resume --name NAME`` names, or none.
+
+    typed: The settings of the command line.
+    """
+    if not typed.get("resume") or "name" not in typed:
+        return {}
+    run_folder = Path(typed.get("output", TrainConfig.output), typed["name"])
+    config_file = run_folder / "config.yaml"
+    if not config_file.is_file():
         return {}
     # The folder may have been moved, and its parent is the output now.
-    return _read_yaml(str(run / "config.yaml"), parser) | {"output": str(run.parent)}
+    return _read_yaml(str(config_file), parser) | {"output": str(run_folder.parent)}
 
 
-def train_settings(given: Mapping[str, str]) -> dict[str, Any]:
-    """Return settings of focus train, read as on its command line, without those as by default."""
-    words = [f"{flag(name)}={value}" for name, value in given.items()]
+def train_settings(words_by_name: Mapping[str, str]) -> dict[str, Any]:
+    """Return settings of focus train that differ from its defaults.
+
+    words_by_name: What would stand behind the flags of the command line; it is read likewise.
+    """
+    words = [f"{flag(name)}={word}" for name, word in words_by_name.items()]
     values = _values(_Parser(TrainConfig), TrainConfig, words)
-    TrainConfig.of(**values)
-    usual = flat(TrainConfig())
-    return {name: values[name] for name in usual if values.get(name, usual[name]) != usual[name]}
+    TrainConfig.of(**values)  # raises for what contradicts
+    defaults = flat(TrainConfig())
+    return {
+        name: values[name]
+        for name, default in defaults.items()
+        if values.get(name, default) != default
+    }
 
 
 def load_config(config_class: type[C], path: str | Path) -> C:
@@ -127,8 +161,9 @@ def run(
     with program(prog, debug=debug, sizes=sizes), _told_cpu_time() if debug else nullcontext():
         config = parse(config_class, argv, prog=prog, description=description)
         _check_paths(config)
-        if (found := main(config)) is not None:
-            print(found)
+        outcome = main(config)
+        if outcome is not None:
+            print(outcome)
 
 
 @contextmanager
@@ -147,9 +182,13 @@ def _check_paths(config: "DataclassInstance") -> None:
     for name in _INPUTS:
         if name == "initial_checkpoint" and getattr(config, "resume", False):
             continue  # a resumed run has its own weights
-        given = getattr(config, name, None) or ()
-        paths = given.values() if isinstance(given, dict) else given
-        for path in (given,) if isinstance(given, str) else paths:
+        value = getattr(config, name, None) or ()
+        paths = value
+        if isinstance(value, dict):
+            paths = value.values()
+        elif isinstance(value, str):
+            paths = (value,)
+        for path in paths:
             if not path.startswith(HUB_PREFIX) and not Path(path).exists():
                 raise InputError(f"There is no file or folder {path}: check the path.")
 
@@ -174,11 +213,11 @@ def run_command(prog: str, commands: Commands, argv: Sequence[str]) -> None:
     if isinstance(command, Mapping):
         run_command(f"{prog} {name}", command, argv[1:])
     elif command is not None:
-        function, about = command.function, command.help
+        function = command.function
         run(
             lambda config: _load(function)(config),  # imports torch and all: --help does without
             _load(command.config),
-            description=about,
+            description=command.help,
             argv=argv[1:],
             prog=f"{prog} {name}",
         )
@@ -187,9 +226,10 @@ def run_command(prog: str, commands: Commands, argv: Sequence[str]) -> None:
         raise SystemExit(0)
     elif name in ("", "-h", "--help"):
         print(f"usage: {prog} COMMAND [flags]\n")
-        for each, command in commands.items():
-            about = ", ".join(command) if isinstance(command, Mapping) else command.help
-            print(f"  {each:12}{about.partition(chr(10))[0]}")
+        for command_name, command in commands.items():
+            text = ", ".join(command) if isinstance(command, Mapping) else command.help
+            first_line, _, _ = text.partition("\n")
+            print(f"  {command_name:12}{first_line}")
         print(f"\n{prog} COMMAND --help lists the flags of a command.")
         raise SystemExit(0 if name else 2)
     else:
@@ -198,40 +238,53 @@ def run_command(prog: str, commands: Commands, argv: Sequence[str]) -> None:
             raise InputError(f"There is no command {name!r}{meant}; --help lists them all.")
 
 
-def _load(place: str) -> Any:
-    module, _, name = place.partition(":")
+def _load(reference: str) -> Any:
+    """Import what ``module:name`` refers to."""
+    module, _, name = reference.partition(":")
     return getattr(import_module(module), name)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Read any fields of a configuration class; those that are not given are left out."""
+    """Read any fields of a configuration class; those that are not given are left out.
+
+    types: The type of each field, of an optional one that of its value. positional: The fields
+    whose words stand without a flag. passed_over: The settings of another program, whose files this
+    one reads, that are none of its own.
+    """
 
     def __init__(
         self, config_class: type[Any], prog: str | None = None, description: str = ""
     ) -> None:
         declared = flags(config_class)
-        hints = {n: str if is_dataclass(f.type) else f.type for n, f in declared.items()}
-        self.types = {n: get_args(h)[0] if NoneType in get_args(h) else h for n, h in hints.items()}
-        self.positional = {n for n, f in declared.items() if f.metadata["positional"]}
+        self.types = {name: _type_of_value(field) for name, field in declared.items()}
+        self.positional = {name for name, field in declared.items() if field.metadata["positional"]}
+        self.passed_over: set[str] = set()
         other_class = getattr(config_class, "reads_files_of", None)
-        # The settings of another program, whose files this one reads, that are none of its own.
-        self.passed_over = flags(other_class).keys() - declared.keys() if other_class else set()
+        if other_class is not None:
+            self.passed_over = flags(other_class).keys() - declared.keys()
         super().__init__(
             prog=prog,
-            usage="%(prog)s" + " PATH ..." * bool(self.positional) + " [flags]",
+            usage="%(prog)s PATH ... [flags]" if self.positional else "%(prog)s [flags]",
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             argument_default=argparse.SUPPRESS,
             allow_abbrev=False,
         )
-        about = "YAML file with values for the flags; may be repeated, the command line wins"
-        self.add_argument("-c", "--config", metavar="FILE", action="append", help=about)
+        self.add_argument(
+            "-c",
+            "--config",
+            metavar="FILE",
+            action="append",
+            help="YAML file with values for the flags; may be repeated, the command line wins",
+        )
         groups = {title: self.add_argument_group(title) for title in GROUPS}
         for name, field in declared.items():
             settings = _settings(field, self.types[name])
-            if name not in self.positional:
-                settings["dest"], name = name, flag(name)
-            groups[field.metadata["group"]].add_argument(name, **settings)
+            group = groups[field.metadata["group"]]
+            if name in self.positional:
+                group.add_argument(name, **settings)
+            else:
+                group.add_argument(flag(name), dest=name, **settings)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message[0].upper()}{message[1:]}; --help lists all flags.")
@@ -241,35 +294,52 @@ class _Parser(argparse.ArgumentParser):
         words = self._plain(argv)
         namespace, unknown = self.parse_known_args(words)
         if unknown:
-            word, equals, _ = unknown[0].partition("=")
-            if not word.startswith("-"):
-                before = self._flag_before(words, unknown[0])
-                if before in self.types and get_origin(self.types[before]) is dict:
-                    its = f"a flag of its own: {flag(before)} {unknown[0]}"
-                elif equals:
-                    its = "a flag of its own: --test-data NAME=PATH"
-                else:
-                    its = "its flag: --data PATH"
-                raise InputError(f"{unknown[0]!r} stands alone: write it behind {its}.")
-            meant = self.meant(word.lstrip("-"))
-            if word[2:].replace("-", "_") in self.positional:
-                meant = ", what it names stands without one"
-            elif word[2:].removeprefix("no-").replace("-", "_") in self.passed_over:
-                meant = ", as it changes nothing here: leave it out"
-            raise InputError(f"There is no flag {word}{meant}; --help lists them all.")
-        return {n: tuple(v) if isinstance(v, list) else v for n, v in vars(namespace).items()}
+            if unknown[0].startswith("-"):
+                raise self._unknown_flag(unknown[0])
+            raise self._stray_word(unknown[0], words)
+        values = vars(namespace)
+        return {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+
+    def _stray_word(self, word: str, words: Sequence[str]) -> InputError:
+        """Return the error of a word that stands behind no flag; words: All of them."""
+        before = self._flag_before(words, word)
+        if before in self.types and get_origin(self.types[before]) is dict:
+            advice = f"a flag of its own: {flag(before)} {word}"
+        elif "=" in word:
+            advice = "a flag of its own: --test-data NAME=PATH"
+        else:
+            advice = "its flag: --data PATH"
+        return InputError(f"{word!r} stands alone: write it behind {advice}.")
+
+    def _unknown_flag(self, word: str) -> InputError:
+        """Return the error of a flag that there is not; word: The flag, perhaps with its value."""
+        unknown, _, _ = word.partition("=")
+        if unknown[2:].replace("-", "_") in self.positional:
+            hint = ", what it names stands without one"
+        elif unknown[2:].removeprefix("no-").replace("-", "_") in self.passed_over:
+            hint = ", as it changes nothing here: leave it out"
+        else:
+            hint = self.meant(unknown.lstrip("-"))
+        return InputError(f"There is no flag {unknown}{hint}; --help lists them all.")
 
     def _flag_before(self, words: Sequence[str], word: str) -> str:
         """Return the field of the last flag before a word, "" if there is none."""
-        flags = [w.partition("=")[0] for w in words[: words.index(word)] if w.startswith("--")]
-        return flags[-1].lstrip("-").replace("-", "_") if flags else ""
+        for before in reversed(words[: words.index(word)]):
+            if before.startswith("--"):
+                return before.partition("=")[0].lstrip("-").replace("-", "_")
+        return ""
 
     def meant(self, name: str) -> str:
         """Return a hint: the flag that timm, or an earlier version, calls so, or one like it."""
         name = name.replace("-", "_")
-        ours = OURS.get(name) if OURS.get(name) in self.types else None
-        flags = [flag(ours)] if ours else [*map(flag, self.types), "--config", "--help"]
-        return f" (did you mean {flags[0]}?)" if ours else did_you_mean(flag(name), flags)
+        ours = OURS.get(name)
+        if ours in self.types:
+            return f" (did you mean {flag(ours)}?)"
+        flags = [*map(flag, self.types), "--config", "--help"]
+        return did_you_mean(flag(name), flags)
 
     def _plain(self, argv: Sequence[str]) -> list[str]:
         """Return the words with dashes in the flags, and ``--no-NAME`` for ``--NAME false``."""
@@ -288,8 +358,16 @@ class _Parser(argparse.ArgumentParser):
         return words
 
 
-class _Named(argparse.Action):
-    """Collects the words NAME=PATH of a flag in a dict."""
+def _type_of_value(field: "Field[Any]") -> Any:
+    """Return the type of a field's value: of an optional one without None, of a loss its name's."""
+    if is_dataclass(field.type):
+        return str
+    alternatives = get_args(field.type)
+    return alternatives[0] if NoneType in alternatives else field.type
+
+
+class _CollectNamedPaths(argparse.Action):
+    """Collect the words NAME=PATH of a flag in a dict."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
         name, _, path = values.partition("=")
@@ -302,26 +380,35 @@ class _Named(argparse.Action):
 
 
 def _settings(field: "Field[Any]", hint: Any) -> dict[str, Any]:
-    """Return what argparse needs to know of a field."""
-    about = field.metadata["help"]
-    decided_by = [by for by in _DEFAULTS if field.name in _DEFAULTS[by]]
-    # Another program's setting may have the name of one of a recipe, and a default of its own.
-    if decided_by and (decided_by != ["recipe"] or field.default is None):
-        about += f" (default: {decided_by[0]})" * ("(default" not in about)
-    elif isinstance(field.default, str | int | float) and field.default is not False:
-        about += f" (default: {field.default})"
+    """Return what argparse needs to know of a field; hint: The type of its value."""
+    settings: dict[str, Any] = {"help": _help_with_default(field)}
     if hint is bool:
-        return {"help": about, "action": argparse.BooleanOptionalAction}
+        return settings | {"action": argparse.BooleanOptionalAction}
     kind = get_origin(hint) or hint
     if kind is Literal:
-        return {"help": about, "choices": get_args(hint)}
-    usual = {int: "INT", float: "FLOAT", dict: "NAME=PATH"}.get(kind, "NAME")
-    settings = {"help": about, "metavar": field.metadata["metavar"] or usual}
+        return settings | {"choices": get_args(hint)}
+
+    metavar = {int: "INT", float: "FLOAT", dict: "NAME=PATH"}.get(kind, "NAME")
+    settings["metavar"] = field.metadata["metavar"] or metavar
     if field.metadata["positional"]:
         return settings | {"nargs": "*" if kind is tuple else "?"}
     if kind is tuple:
         return settings | {"nargs": "+", "action": "extend"}
-    return settings | ({"action": _Named} if kind is dict else {"type": kind})
+    if kind is dict:
+        return settings | {"action": _CollectNamedPaths}
+    return settings | {"type": kind}
+
+
+def _help_with_default(field: "Field[Any]") -> str:
+    """Return the help of a field, which ends in its default, or in what decides it."""
+    text: str = field.metadata["help"]
+    decided_by = [name for name in _DEFAULTS if field.name in _DEFAULTS[name]]
+    # Another program's setting may have the name of one of a recipe, and a default of its own.
+    if decided_by and (decided_by != ["recipe"] or field.default is None):
+        return text if "(default" in text else f"{text} (default: {decided_by[0]})"
+    if isinstance(field.default, str | int | float) and field.default is not False:
+        return f"{text} (default: {field.default})"
+    return text
 
 
 def _read_yaml(path: str, parser: _Parser) -> dict[str, Any]:
@@ -338,7 +425,8 @@ def _read_yaml(path: str, parser: _Parser) -> dict[str, Any]:
         raise InputError(f"--config {path} cannot be read: {error}; give a YAML file.") from error
     if not isinstance(content, dict):
         raise InputError(f"--config {path} holds no `name: value` lines: give it some.")
-    if (version := content.pop("version", str(CONFIG_VERSION))) != str(CONFIG_VERSION):
+    version = content.pop("version", str(CONFIG_VERSION))
+    if version != str(CONFIG_VERSION):
         raise InputError(
             f"--config {path} has version {version}, not {CONFIG_VERSION}: "
             "read it with the version of focus that wrote it, or write it anew."
@@ -358,15 +446,21 @@ def _read_yaml(path: str, parser: _Parser) -> dict[str, Any]:
         if name not in parser.types:
             meant = parser.meant(name)
             raise InputError(f"--config {path} has an unknown key {name!r}{meant}; see --help.")
-        shape = _SHAPES.get(type(value))
-        if shape and get_origin(parser.types[name]) is not shape:
+        needed_type = _TYPES_IN_FILES.get(type(value))
+        if needed_type and get_origin(parser.types[name]) is not needed_type:
             raise InputError(f"--config {path}: {name} cannot be {value!r}; see --help.")
-        parts = value if shape else [] if value in _NULL else [value]
-        if isinstance(value, dict):
-            parts = [f"{key}={each}" for key, each in value.items()]
-        head = "" if name in parser.positional else f"{flag(name)}="
-        words += [f"{head}{part}" for part in parts]
+        before = "" if name in parser.positional else f"{flag(name)}="
+        words += [f"{before}{word}" for word in _words_of(value)]
     return dict.fromkeys(values) | parser.values(words)
+
+
+def _words_of(value: Any) -> list[Any]:
+    """Return the words of the command line that stand for a value of a YAML file."""
+    if isinstance(value, dict):
+        return [f"{key}={path}" for key, path in value.items()]
+    if isinstance(value, list):
+        return value
+    return [] if value in _NULL else [value]
 
 
 def _overlaid(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from focus.kernels.terms import WEIGHTS, CamClass, Entropy, FocusLevel, Terms
 
 DEFAULT_LOSS, WITHOUT_MAPS = "blend", "ce"
 """The loss if none is named: with human maps, and where no training image has one."""
-_SHARED = ("temperature", "label_smoothing")
+
+FOCUS_LEVELS_WITH_AIM = ("match", "hinge")
+"""The levels whose focus term draws the entropy to a value, or keeps it below one."""
 
 
 @dataclass(frozen=True)
@@ -77,62 +79,80 @@ class LossConfig:
     @property
     def aims_at_maps(self) -> bool:
         """Return whether the focus term aims at the entropy of each sample's human map."""
-        return self.focus_level in ("match", "hinge") and self.entropy_target is None
+        return self.focus_level in FOCUS_LEVELS_WITH_AIM and self.entropy_target is None
 
     def check_aim(self) -> None:
         """Raise InputError if the focus term aims at no entropy."""
-        if self.focus_level not in ("match", "hinge"):
+        if self.focus_level not in FOCUS_LEVELS_WITH_AIM:
             raise InputError(
                 f"The loss {self.name!r} aims at no entropy: give --focus-level match or hinge, "
                 "too."
             )
 
-    def changed(self, given: Mapping[str, Any]) -> "LossConfig":
-        """Return this loss, or the one that ``given`` names as ``loss``, with settings on top.
+    def changed(self, settings: Mapping[str, Any]) -> "LossConfig":
+        """Return this loss, or the one that ``settings`` name as ``loss``, with these on top.
 
         Another loss keeps temperature and label smoothing, by which losses are compared. A focus
         weight on a loss without a focus term minimises the entropy; without weight the level is
         "none".
 
-        given: Settings by the names of their flags. None counts as not given.
+        settings: Values by the names of their flags. None counts as not given.
 
         Raises:
             InputError: There is no such loss, or settings contradict each other.
         """
-        given = {name: v for name, v in given.items() if v is not None and v is not False}
-        loss, name = self, given.get("loss")
-        if self.name is None and not name and given.keys() & SET_BY_LOSS:
+        settings = {
+            name: value
+            for name, value in settings.items()
+            if value is not None and value is not False
+        }
+
+        loss = self
+        name = settings.get("loss")
+        if self.name is None and not name and settings.keys() & SET_BY_LOSS:
             name = DEFAULT_LOSS
         if name:
-            loss = replace(loss_of(name), **{each: getattr(self, each) for each in _SHARED})
-        loss = replace(loss, **{n: given[n] for n in LOSS_SETTINGS if n in given})
+            loss = replace(
+                loss_of(name),
+                temperature=self.temperature,
+                label_smoothing=self.label_smoothing,
+            )
+        loss = replace(loss, **{key: settings[key] for key in LOSS_SETTINGS if key in settings})
+
         if loss.focus_level == "none" and loss.focus_weight > 0:
-            if "focus_level" not in given:
+            if "focus_level" not in settings:
                 loss = replace(loss, focus_level="minimize")
-            elif "focus_weight" not in given:
+            elif "focus_weight" not in settings:
                 loss = replace(loss, focus_weight=0.0)
             else:
                 raise InputError("--focus-level none leaves nothing to --focus-weight: drop one.")
         elif loss.focus_weight == 0:
             loss = replace(loss, focus_level="none", entropy="softmax")
-        for each in ("focus_level", "entropy"):
-            if given.get(each) not in (None, getattr(loss, each)):
+
+        # What only a focus term has was dropped where there is none: refuse it if it was asked for.
+        for key in ("focus_level", "entropy"):
+            if settings.get(key) not in (None, getattr(loss, key)):
                 raise InputError(
-                    f"{flag(each)}: the loss {loss.name!r} has no focus term: give --focus-weight, "
+                    f"{flag(key)}: the loss {loss.name!r} has no focus term: give --focus-weight, "
                     "too."
                 )
-        if "entropy_target" in given:
+        if "entropy_target" in settings:
             loss.check_aim()
-            if "target_from_maps" in given:
+            if "target_from_maps" in settings:
                 raise InputError("--target-from-maps and --entropy-target are two aims: give one.")
-        aims = loss.focus_level in ("match", "hinge") and "target_from_maps" not in given
-        return loss if aims else replace(loss, entropy_target=None)
+
+        if loss.focus_level in FOCUS_LEVELS_WITH_AIM and "target_from_maps" not in settings:
+            return loss
+        return replace(loss, entropy_target=None)
 
 
-LOSS_SETTINGS = tuple(each.name for each in fields(LossConfig) if each.metadata)
+LOSS_SETTINGS = tuple(field.name for field in fields(LossConfig) if field.metadata)
+"""The settings of a loss, in the order of their flags."""
+
 SET_BY_LOSS = {*LOSS_SETTINGS, "focus_schedule", "saliency_schedule", "target_from_maps"}
-SET_BY_LOSS -= {*_SHARED}
-"""The settings that go with the loss that is named beside them."""
+SET_BY_LOSS -= {"temperature", "label_smoothing"}
+"""The settings that a named loss decides. Temperature and label smoothing are kept, by which losses
+are compared."""
 
 LOSSES: dict[str, LossConfig] = {
     name: replace(loss, name=name)

@@ -22,7 +22,9 @@ class Range(NamedTuple):
     words: str
 
 
-TEMPERATURES = 1e-4, 1e4  # beyond these, float32 does not tell a softmax from its limits
+TEMPERATURES = 1e-4, 1e4
+"""Lowest and highest temperature: beyond, float32 does not tell a softmax from its limits."""
+
 POSITIVE = Range(lambda x: 0 < x < math.inf, "above 0")
 NON_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "at least 0")
 COUNT = Range(lambda x: x >= 1, "at least 1")
@@ -43,11 +45,12 @@ def flag(name: str) -> str:
 
 def flags(config_class: type[Any]) -> "dict[str, Field[Any]]":
     """Return the fields of a configuration by their names, those of a nested one after its own."""
-    found: dict[str, Field[Any]] = {}
-    for each in fields(config_class):
-        inner = fields(each.type) if is_dataclass(each.type) else ()
-        found |= {each.name: each, **{f.name: f for f in inner if f.metadata}}
-    return found
+    declared: dict[str, Field[Any]] = {}
+    for outer in fields(config_class):
+        declared[outer.name] = outer
+        if is_dataclass(outer.type):
+            declared |= {inner.name: inner for inner in fields(outer.type) if inner.metadata}
+    return declared
 
 
 def flat(config: "DataclassInstance") -> dict[str, Any]:
@@ -56,29 +59,33 @@ def flat(config: "DataclassInstance") -> dict[str, Any]:
     A nested one gives its name. One without a name has no values but those that differ from its
     default.
     """
-    found = dict[str, Any]()
-    for each in fields(config):
-        found[each.name] = value = getattr(config, each.name)
-        if is_dataclass(value) and not isinstance(value, type):
-            inner = asdict(value)
-            found[each.name] = name = inner.pop("name")
-            usual: dict[str, Any] = {} if name else asdict(each.default)  # type: ignore[arg-type]
-            found |= {n: None if usual.get(n) == v else v for n, v in inner.items()}
-    return found
+    values: dict[str, Any] = {}
+    for outer in fields(config):
+        value = getattr(config, outer.name)
+        if not is_dataclass(value) or isinstance(value, type):
+            values[outer.name] = value
+            continue
+        inner_values = asdict(value)
+        name = inner_values.pop("name")
+        values[outer.name] = name
+        defaults: dict[str, Any] = {} if name else asdict(outer.default)  # type: ignore[arg-type]
+        for inner, inner_value in inner_values.items():
+            values[inner] = None if defaults.get(inner) == inner_value else inner_value
+    return values
 
 
 def nested(config_class: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what :func:`flat` made as the values of the fields, a nested one as its own."""
-    found = dict(values)
-    for each in fields(config_class):
-        if is_dataclass(each.type):
-            inner = {
-                f.name: found.pop(f.name)
-                for f in fields(each.type)
-                if f.name in values and f.metadata
-            }
-            found[each.name] = {"name": values.get(each.name), **inner}
-    return found
+    by_field = dict(values)
+    for outer in fields(config_class):
+        if not is_dataclass(outer.type):
+            continue
+        inner_values = {"name": values.get(outer.name)}
+        for inner in fields(outer.type):
+            if inner.metadata and inner.name in values:
+                inner_values[inner.name] = by_field.pop(inner.name)
+        by_field[outer.name] = inner_values
+    return by_field
 
 
 def option(
@@ -97,8 +104,13 @@ def option(
     within: The numbers that are allowed.
     positional: Whether the words stand alone, without a flag.
     """
-    metadata: dict[str, Any] = {"group": group, "help": help, "metavar": metavar}
-    metadata |= {"within": within, "positional": positional}
+    metadata = {
+        "group": group,
+        "help": help,
+        "metavar": metavar,
+        "within": within,
+        "positional": positional,
+    }
     if default is dict:
         return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -111,10 +123,8 @@ in_data, in_model, in_loss, in_training, in_output, in_machine = (
     partial(option, group) for group in GROUPS
 )
 
-
 MAX_PIXELS = 64_000_000
 """The largest image. A file of a few bytes may claim any number, which its decoder allocates."""
-
 
 MARGIN = 0.3
 """Kept around a face on either side, as a share of its longer side."""
@@ -122,8 +132,11 @@ MARGIN = 0.3
 
 def max_pixels() -> Any:
     """Declare ``--max-pixels``."""
-    about = "pixels of an image, a map, a mask or a frame; larger ones count as broken"
-    return in_data(about, MAX_PIXELS, within=COUNT)
+    return in_data(
+        "pixels of an image, a map, a mask or a frame; larger ones count as broken",
+        MAX_PIXELS,
+        within=COUNT,
+    )
 
 
 Point = Literal["eer", "bpcer1", "bpcer5", "balanced"]
@@ -135,9 +148,11 @@ synthetic; the best balanced accuracy."""
 def in_threshold() -> Any:
     """Declare ``--threshold``."""
     names = ", ".join(POINTS)
-    about = f"decides everywhere: {names}, or a score (default: that of the model)"
-    within = Range(_is_threshold, f"{names} or a score from 0 to 1")
-    return in_model(about, metavar="POINT", within=within)
+    return in_model(
+        f"decides everywhere: {names}, or a score (default: that of the model)",
+        metavar="POINT",
+        within=Range(_is_threshold, f"{names} or a score from 0 to 1"),
+    )
 
 
 def _is_threshold(value: Any) -> bool:
@@ -149,8 +164,9 @@ def _is_threshold(value: Any) -> bool:
 
 def in_device() -> Any:
     """Declare ``--device``."""
-    about = "cpu, cuda, cuda:1, mps (default: the first GPU; with several processes, one each)"
-    return in_machine(about)
+    return in_machine(
+        "cpu, cuda, cuda:1, mps (default: the first GPU; with several processes, one each)"
+    )
 
 
 def check_options(config: "DataclassInstance") -> None:

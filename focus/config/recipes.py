@@ -13,10 +13,10 @@ Input = Literal["rgb", "npr"]
 Fit = Literal["squash", "crop"]
 
 AUGMENTATIONS = ("crop", "shift", "flip", "blur", "jpeg")
-"""In the order in which :mod:`focus.data.augment` makes them."""
+"""Changes made to training images, in the order in which :mod:`focus.data.augment` makes them."""
 
 POOLINGS = ("mean", "both")
-"""Of the cells, or patch tokens, alone; or the class token beside them."""
+"""What is classified: the mean of the cells, or patch tokens, alone; or the class token, too."""
 
 SMALL_MODEL = "focus_small"
 """The small default network."""
@@ -28,8 +28,8 @@ FROM_SCRATCH = (SMALL_MODEL, NPR_MODEL)
 """Networks without pretrained weights."""
 
 CUT = "cut"
-"""In the names of an augmentation, before those of :data:`AUGMENTATIONS`: the random part of a
-picture that training takes under ``--fit crop``."""
+"""The change that ``--fit crop`` puts before those of :data:`AUGMENTATIONS`: training takes a
+random part of the picture."""
 
 _USUAL: dict[str, Any] = {
     "image_size": None,  # the network's own
@@ -151,8 +151,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "augment": "flip,blur,jpeg",
     },
 }
-RECIPES["quick"] = RECIPES["demo"]  # by the name for one's own images
-"""The settings of each ``--recipe`` that are not given: fields of TrainConfig, in its units."""
+"""What each ``--recipe`` sets: fields of TrainConfig, in its units."""
+
+RECIPES["quick"] = RECIPES["demo"]  # the same recipe, under a name for other images
 
 SOURCES: dict[str, str] = {
     "paper": "CYBORG, https://arxiv.org/abs/2112.00686",
@@ -186,7 +187,9 @@ def parse_augment(text: str) -> tuple[str, ...]:
 
     Raises InputError for an unknown name.
     """
-    names = [name.strip() for name in text.split(",")] if text.strip() != "none" else []
+    if text.strip() == "none":
+        return ()
+    names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in AUGMENTATIONS:
             raise InputError(

@@ -221,7 +221,7 @@ class TrainConfig(SharedConfig):
         if self.sampling == self.class_weight == "balanced":
             raise InputError("--sampling balanced and --class-weight balanced: give one of them.")
         if self.compile and self.compile_mode == "reduce-overhead" and self.grad_accum_steps > 1:
-            # Of the second batch on, the graph overwrites the gradient that it should add to
+            # From the second batch on, the graph overwrites the gradient that it should add to
             # (pytorch #169545).
             raise InputError(
                 "--compile-mode reduce-overhead cannot add up gradients, as --grad-accum-steps "
@@ -262,7 +262,7 @@ class ResolvedTrainConfig(TrainConfig):
     model: str
     pretrained: bool
     tune: Tune
-    # Runs of before these were flags go on.
+    # These have a default, so that a run of before they were flags can go on.
     pool: str = "mean"
     input: Input = "rgb"
     fit: Fit = "squash"
@@ -295,13 +295,17 @@ class ResolvedTrainConfig(TrainConfig):
         """Return what changes training images, for :class:`focus.data.augment.Augmentation`."""
         if self.caches_features and self.views is None:
             return ()
-        return (CUT,) * (self.fit == "crop") + parse_augment(self.augment)
+        changes = parse_augment(self.augment)
+        if self.fit == "crop":
+            return (CUT, *changes)
+        return changes
 
 
 def _nested(loss: LossConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings of which those of the loss are one, made of ``loss``."""
-    others = {name: value for name, value in settings.items() if name not in LOSS_SETTINGS}
-    return others | {"loss": loss.changed(settings)}
+    by_field = {name: value for name, value in settings.items() if name not in LOSS_SETTINGS}
+    by_field["loss"] = loss.changed(settings)
+    return by_field
 
 
 def resolve(config: TrainConfig, *, maps: bool = True) -> ResolvedTrainConfig:
@@ -316,31 +320,37 @@ def resolve(config: TrainConfig, *, maps: bool = True) -> ResolvedTrainConfig:
         loss = loss.changed({"loss": DEFAULT_LOSS if maps else WITHOUT_MAPS})
     if config.target_from_maps:
         loss = replace(loss, entropy_target=None)
+
     recipe_name = config.recipe or ("paper" if config.data else "demo")
     recipe = dict(RECIPES[recipe_name])
+
     model = config.model or recipe["model"]
     if config.model is not None:
         from timm.models import get_deprecated_models  # --help does without
 
         model = get_deprecated_models().get(model) or model
-    size = PAPER_IMAGE_SIZES.get(model.partition(".")[0])  # without the tag of its weights
-    if recipe_name == "paper" and size:
-        recipe["image_size"] = size
+    paper_size = PAPER_IMAGE_SIZES.get(model.partition(".")[0])  # without the tag of its weights
+    if recipe_name == "paper" and paper_size:
+        recipe["image_size"] = paper_size
     if model in FROM_SCRATCH or config.initial_checkpoint is not None:
         recipe["pretrained"] = False
 
-    values = {f.name: getattr(config, f.name) for f in fields(TrainConfig)} | {"model": model}
+    values = {field.name: getattr(config, field.name) for field in fields(TrainConfig)}
+    values["model"] = model
     values |= {name: value for name, value in recipe.items() if values[name] is None}
     if values["opt"] == "adamw" or values["sched"] == "one-cycle":
         values["momentum"] = None  # AdamW has betas, and one-cycle moves it
     values |= _cached_features(values, config)
-    values |= {"loss": loss, "recipe": recipe_name}
+    values["loss"] = loss
+    values["recipe"] = recipe_name
     values["mixed_precision"] = config.mixed_precision or "no"
     if config.workers is None:
         values["workers"] = default_workers() if config.data else 0
     if config.name is None:
-        data = Path(config.data[0]).resolve().stem or "data" if config.data else "demo"
-        values["name"] = f"{data}-{loss.name}-seed{config.seed}"
+        data_name = "demo"
+        if config.data:
+            data_name = Path(config.data[0]).resolve().stem or "data"
+        values["name"] = f"{data_name}-{loss.name}-seed{config.seed}"
     values["report_to"] = config.report_to or ("tensorboard",)
     return ResolvedTrainConfig(**values)
 
@@ -351,28 +361,32 @@ def _cached_features(values: Mapping[str, Any], config: TrainConfig) -> dict[str
     Raises:
         InputError: they contradict the others.
     """
-    tune, views, cached = (values[name] for name in ("tune", "views", "cached_features"))
-    keep = tune == "head" and cached != "no"
-    if config.views is not None and not keep:
+    tune = values["tune"]
+    views = values["views"]
+    stored_as = values["cached_features"]
+    caches = tune == "head" and stored_as != "no"
+    if config.views is not None and not caches:
         raise InputError(f"--views {views} needs cached features: give --tune head, or drop it.")
-    if keep and values["input"] == "npr" and config.initial_checkpoint is None:
+    if caches and values["input"] == "npr" and config.initial_checkpoint is None:
         raise InputError(
             "--input npr is not what a frozen network was trained on: give --tune full, or "
             "--initial-checkpoint of one that was."
         )
-    if tune != "head" and cached not in (None, "no"):
+    if tune != "head" and stored_as not in (None, "no"):
         raise InputError(
-            f"--cached-features {cached} needs a frozen network: give --tune head, or drop it."
+            f"--cached-features {stored_as} needs a frozen network: give --tune head, or drop it."
         )
-    if not keep:
+    if not caches:
         return {"views": None}
     if views is None and config.augment not in (None, "none"):
         raise InputError(
             f"--augment {config.augment} changes each epoch's images, but cached features are "
             "computed once: give --views N, or --cached-features no."
         )
-    fixed = {} if views else {"augment": "none"}
-    return {"cached_features": cached or "bfloat16", **fixed}
+    decided = {"cached_features": stored_as or "bfloat16"}
+    if not views:
+        decided["augment"] = "none"
+    return decided
 
 
 def write_config(config: TrainConfig | EvaluateConfig, path: str | Path) -> None:
