@@ -9,8 +9,8 @@ from focus.config.losses import LOSSES
 from focus.config.options import POINTS
 from focus.data.perturbations import ROBUSTNESS, STRENGTHS
 from focus.evaluation.faithfulness import PLACES
-from focus.evaluation.results import RESAMPLES
 from focus.kernels.terms import Terms
+from focus.metrics.bootstrap import RESAMPLES
 from focus.metrics.ranking import SUPPORT, needed
 from focus.model.operating_points import TARGETS
 from focus.report.glossary import GLOSSARY

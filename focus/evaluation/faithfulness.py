@@ -36,7 +36,7 @@ from focus.evaluation.inference import images_only, predictions
 from focus.evaluation.protocol import UNNAMED, match, strata, union
 from focus.evaluation.results import FAITHFULNESS, Results
 from focus.evaluation.scores import Scores
-from focus.metrics.bootstrap import Resampler, percentiles
+from focus.metrics.bootstrap import RESAMPLES, Resampler, percentiles
 from focus.metrics.intervals import Interval, rate_interval
 from focus.runtime.files import write_csv
 from focus.runtime.progress import progress_bar
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 PLACES = 8
 """Boxes elsewhere, of each image."""
-RESAMPLES = 2000
 
 _SHARE = "share_peak_larger"
 
@@ -101,7 +100,7 @@ def measure(
     go to :func:`~focus.evaluation.inference.predictions`. Raises ImageError, naming the image,
     where an output is not finite.
     """
-    found: dict[int, Floats] = {}
+    falls_of_row: dict[int, Floats] = {}
     with progress_bar(
         total=-(-len(manifest) // accelerator.num_processes),
         desc="faithfulness",
@@ -116,16 +115,18 @@ def measure(
             images = detector.normalise(batch.images.to(accelerator.device))
             with torch.inference_mode():
                 falls = _falls(detector, images, prediction, boxes, accelerator)
-            for row, own in zip(rows, falls, strict=True):
-                if not np.isfinite(own).all():
+            for row, falls_of_image in zip(rows, falls, strict=True):
+                if not np.isfinite(falls_of_image).all():
                     raise ImageError(
                         f"The model's output for {manifest[row].path!r} is not finite where a part "
                         "of it is blurred: try --mixed-precision no."
                     )
-                found[row] = own
+                falls_of_row[row] = falls_of_image
             bar.update(len(rows))
-    everywhere = {row: own for part in gather_object([found]) for row, own in part.items()}
-    table = np.array([everywhere[row] for row in range(len(manifest))]).reshape(-1, 1 + places)
+
+    for falls_of_process in gather_object([falls_of_row]):
+        falls_of_row |= falls_of_process
+    table = np.array([falls_of_row[row] for row in range(len(manifest))]).reshape(-1, 1 + places)
     return Falls(table[:, 0], table[:, 1:])
 
 
@@ -143,14 +144,15 @@ def regions(cams: NDArray[Any], size: int, places: int, seeds: Sequence[int]) ->
     middles = (peaks + 0.5) * size / np.array(grid)
     starts = np.floor(middles - sides / 2).astype(np.int64).clip(0, size - sides)
     rows, columns = (np.arange(size - side + 1) for side in sides)
-    found = np.empty((len(cams), 1 + places, 2), dtype=np.int64)
+
+    boxes = np.empty((len(cams), 1 + places, 2), dtype=np.int64)
     for image, (start, seed) in enumerate(zip(starts, seeds, strict=True)):
         apart = np.abs(rows - start[0])[:, None] >= sides[0]
         apart = apart | (np.abs(columns - start[1]) >= sides[1])
         chosen = np.random.default_rng((0, seed)).choice(np.flatnonzero(apart), places)
-        found[image, 0] = start
-        found[image, 1:] = np.stack(np.unravel_index(chosen, apart.shape), axis=1)
-    return found
+        boxes[image, 0] = start
+        boxes[image, 1:] = np.stack(np.unravel_index(chosen, apart.shape), axis=1)
+    return boxes
 
 
 def box_sides(grid: Sequence[int], size: int) -> tuple[int, int]:
@@ -159,11 +161,11 @@ def box_sides(grid: Sequence[int], size: int) -> tuple[int, int]:
     return height, width
 
 
-def blurred(images: Tensor) -> Tensor:
+def without_details(images: Tensor) -> Tensor:
     """Blur images [B, 3, S, S] by a Gaussian of sigma S/8, normalised at the borders."""
     size = images.shape[-1]
-    at = torch.arange(size, dtype=torch.float32, device=images.device)
-    weights = torch.exp(-0.5 * ((at[:, None] - at) / (size / 8)) ** 2)
+    pixel = torch.arange(size, dtype=torch.float32, device=images.device)
+    weights = torch.exp(-0.5 * ((pixel[:, None] - pixel) / (size / 8)) ** 2)
     weights /= weights.sum(1, keepdim=True)
     return weights @ images @ weights.T
 
@@ -188,7 +190,7 @@ def _falls(
     """Return [B, 1 + places] the fall for each of ``boxes`` [B, 1 + places, 2]."""
     height, width = box_sides(prediction.cams.shape[2:], images.shape[-1])
     mask = soft_box((height, width)).to(images.device)
-    blurry = blurred(images)
+    blurred = without_details(images)
     is_fake = (prediction.predicted != REAL).cpu()
 
     def decided(score: Tensor) -> Tensor:
@@ -199,7 +201,7 @@ def _falls(
         changed = images.clone()
         for image, (top, left) in enumerate(starts):
             box = (image, slice(None), slice(top, top + height), slice(left, left + width))
-            changed[box] = torch.lerp(images[box], blurry[box], mask)
+            changed[box] = torch.lerp(images[box], blurred[box], mask)
         with accelerator.autocast():  # the network alone: the blur keeps its precision
             after.append(decided(detector.predict_batch(changed).score.cpu()))
     falls: Floats = (decided(prediction.score)[:, None] - torch.stack(after, 1)).numpy()
@@ -213,60 +215,73 @@ def summarise(falls: Falls, scores: Scores, training_generators: Iterable[str]) 
     no image has a label, "all images" is the only test set.
     """
     comparisons = match(scores, training_generators)
-    apart = strata(scores.label, comparisons, scores.images)
+    strata_of_rows = strata(scores.label, comparisons, scores.images)
 
-    def of(rows: Rows) -> dict[str, Any]:
-        return means(falls, scores, rows, apart)
+    def means_of(rows: Rows) -> dict[str, Any]:
+        return means(falls, scores, rows, strata_of_rows)
 
     def by_class(real: Rows, fake: Rows) -> dict[str, Any]:
-        return of(np.concatenate([real, fake])) | {"real": of(real), "synthetic": of(fake)}
+        of_both = means_of(np.concatenate([real, fake]))
+        return of_both | {"real": means_of(real), "synthetic": means_of(fake)}
 
-    found: Summary = {}
-    for test_set in dict.fromkeys(c.test_set for c in comparisons):
-        own = [c for c in comparisons if c.test_set == test_set]
-        real = union((c.real for c in own), scores.images)
-        fake = union((c.fake for c in own), scores.images)
-        found[test_set] = {"": by_class(real, fake)}
-        found[test_set] |= {c.generator or UNNAMED: by_class(c.real, c.fake) for c in own}
-    return found or {"all images": {"": of(np.arange(len(scores)))}}
+    if not comparisons:
+        return {"all images": {"": means_of(np.arange(len(scores)))}}
+    summary: Summary = {}
+    for test_set in dict.fromkeys(comparison.test_set for comparison in comparisons):
+        of_set = [comparison for comparison in comparisons if comparison.test_set == test_set]
+        real = union((comparison.real for comparison in of_set), scores.images)
+        fake = union((comparison.fake for comparison in of_set), scores.images)
+        summary[test_set] = {"": by_class(real, fake)}
+        for comparison in of_set:
+            name = comparison.generator or UNNAMED
+            summary[test_set][name] = by_class(comparison.real, comparison.fake)
+    return summary
 
 
-def means(falls: Falls, scores: Scores, rows: Rows, apart: Rows) -> dict[str, Any]:
+def means(falls: Falls, scores: Scores, rows: Rows, strata_of_rows: Rows) -> dict[str, Any]:
     """Return the means over the images in ``rows``, with 95 % intervals by a bootstrap.
 
-    Resampled are whole ``group``s within the strata ``apart`` [N]
+    Resampled are whole ``group``s within ``strata_of_rows`` [N]
     (:func:`focus.evaluation.protocol.strata`). None of fewer than ``SUPPORT``
     independent images, but of a share of 0 or 1.
     """
-    values = {name: column[rows] for name, column in falls.columns().items()}
-    found: dict[str, Any] = {
-        name: float(own.mean()) if len(own) else None for name, own in values.items()
-    }
+    columns = {name: column[rows] for name, column in falls.columns().items()}
+    if not len(rows):
+        return {"n": 0, **dict.fromkeys(columns), "intervals": {}}
+    resampler = Resampler(strata_of_rows[rows], scores.group[rows])
+    count = resampler.count
+    means_of_columns = {name: float(column.mean()) for name, column in columns.items()}
     intervals: dict[str, Interval | None] = {}
-    resampler = Resampler(apart[rows], scores.group[rows])
-    if len(rows):
-        random, draws = np.random.default_rng(0), []
-        stacked = np.stack(list(values.values()))
-        at_once = max(1, 2**20 // len(rows))  # weights in memory
-        for done in range(0, RESAMPLES, at_once):
-            weights = resampler.draw(random, min(at_once, RESAMPLES - done))
-            draws.append(stacked @ weights.T / weights.sum(axis=1))
-        for name, drawn in zip(values, np.hstack(draws), strict=True):
-            interval = percentiles(drawn, resampler.count)
-            if interval and not np.isclose(*interval, rtol=0, atol=1e-12):
-                intervals[name] = interval
-            elif name == _SHARE and found[name] in (0, 1):  # no resample moves it from there
-                count = resampler.count
-                intervals[name] = rate_interval(round(found[name] * count), count)
-    return {"n": len(rows), **found, "intervals": intervals}
+    for (name, mean), draws in zip(
+        means_of_columns.items(), _resampled_means(columns, resampler), strict=True
+    ):
+        interval = percentiles(draws, count)
+        if interval and not np.isclose(*interval, rtol=0, atol=1e-12):
+            intervals[name] = interval
+        elif name == _SHARE and mean in (0, 1):  # no resample moves it from there
+            intervals[name] = rate_interval(round(mean * count), count)
+    return {"n": len(rows), **means_of_columns, "intervals": intervals}
+
+
+def _resampled_means(columns: dict[str, Floats], resampler: Resampler) -> Floats:
+    """Return the mean [columns, RESAMPLES] of each column [n] in each resample."""
+    random = np.random.default_rng(0)
+    stacked = np.stack(list(columns.values()))
+    at_once = max(1, 2**20 // stacked.shape[1])  # weights in memory
+    draws = []
+    for drawn in range(0, RESAMPLES, at_once):
+        weights = resampler.draw(random, min(at_once, RESAMPLES - drawn))
+        draws.append(stacked @ weights.T / weights.sum(axis=1))
+    return np.hstack(draws)
 
 
 def add(summary: Summary, results: Results) -> None:
     """Put the means of each test set and generator into ``results``, as "faithfulness"."""
     for test_set, entries in summary.items():
         for name, entry in entries.items():
-            place = results[test_set]["generators"][name] if name else results[test_set]["pooled"]
-            place["faithfulness"] = entry
+            in_set = results[test_set]
+            figures = in_set["generators"][name] if name else in_set["pooled"]
+            figures["faithfulness"] = entry
 
 
 def means_in(results: Results) -> Summary:
@@ -284,29 +299,44 @@ def means_in(results: Results) -> Summary:
 
 def write(falls: Falls, scores: Scores, folder: Path) -> Path:
     """Write ``faithfulness.csv``, a row an image, into ``folder``; return its path."""
+    header = (
+        "path",
+        "label",
+        "generator",
+        "test_set",
+        "predicted",
+        "fall_peak",
+        "fall_elsewhere",
+        "peak_larger",
+    )
     columns = falls.columns()
-    figures = zip(*(columns[n] for n in ("fall_peak", "fall_elsewhere", _SHARE)), strict=True)
-    about = ("path", "label", "generator", "test_set", "predicted")
     rows = []
-    for row, own in enumerate(figures):
-        label = "" if scores.label[row] < 0 else scores.label[row]
-        texts = (scores.path[row], label, scores.generator[row], scores.test_set[row])
-        rows.append((*texts, scores.predicted[row], *(f"{value:.6g}" for value in own)))
-    header = (*about, "fall_peak", "fall_elsewhere", "peak_larger")
+    for row, label in enumerate(scores.label.tolist()):
+        rows.append(
+            (
+                scores.path[row],
+                "" if label < 0 else label,
+                scores.generator[row],
+                scores.test_set[row],
+                scores.predicted[row],
+                f"{columns['fall_peak'][row]:.6g}",
+                f"{columns['fall_elsewhere'][row]:.6g}",
+                f"{columns[_SHARE][row]:.6g}",
+            )
+        )
     return write_csv(folder / FAITHFULNESS, header, rows)
 
 
 def lines(summary: Summary) -> list[str]:
     """Return a line for each test set."""
-    found = []
-    for name, entries in summary.items():
-        figures = entries[""]
-        ends = figures["intervals"].get("difference")
-        found.append(
-            f"Faithfulness, {name}: the decision's probability falls by "
-            f"{figures['fall_peak']:.3f} where the CAM peaks, by "
-            f"{figures['fall_elsewhere']:.3f} elsewhere; difference {figures['difference']:.3f}"
-            + ("" if ends is None else f" (95 % {ends[0]:.3f} to {ends[1]:.3f})")
-            + f", {figures['n']} images."
-        )
-    return found
+    return [_line(test_set, entries[""]) for test_set, entries in summary.items()]
+
+
+def _line(test_set: str, figures: dict[str, Any]) -> str:
+    ends = figures["intervals"].get("difference")
+    interval = "" if ends is None else f" (95 % {ends[0]:.3f} to {ends[1]:.3f})"
+    return (
+        f"Faithfulness, {test_set}: the decision's probability falls by "
+        f"{figures['fall_peak']:.3f} where the CAM peaks, by {figures['fall_elsewhere']:.3f} "
+        f"elsewhere; difference {figures['difference']:.3f}{interval}, {figures['n']} images."
+    )

@@ -15,13 +15,12 @@ from focus.evaluation.result_table import SET_TITLES, at, figure, text_of
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.findings import Finding, finding, worst_first
+from focus.metrics.cams import COLLAPSED
 from focus.metrics.figures import Keys
 from focus.model.operating_points import OperatingPoints
 
 OUTLIERS_SEEN = 0.05
 """Share of CAMs that peak on outlying tokens from which on there is a warning: ten times chance."""
-COLLAPSED = 0.9
-"""Share of CAMs that peak in one cell from which on there is a warning."""
 _FEWEST = 20  # CAMs, of which that share says something
 _UNCALIBRATED = 0.1  # expected calibration error, the lower end of its interval
 

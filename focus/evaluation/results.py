@@ -19,7 +19,7 @@ from focus.evaluation.estimates import SetFigures, SetGroups
 from focus.evaluation.groups import WeightedScores
 from focus.evaluation.protocol import Comparison, match, strata, union
 from focus.evaluation.scores import Scores
-from focus.metrics.bootstrap import CellResampler, Resampler
+from focus.metrics.bootstrap import RESAMPLES, CellResampler, Resampler
 from focus.model.operating_points import OperatingPoints, Threshold, choose_threshold
 from focus.runtime.files import atomic_write
 from focus.runtime.machine import usable_cores
@@ -28,7 +28,6 @@ from focus.runtime.progress import progress_bar
 VERSION = 4
 FAITHFULNESS = "faithfulness.csv"
 """What :mod:`focus.evaluation.faithfulness` measured of the same scores."""
-RESAMPLES = 2000
 MOST_RESAMPLED = 20_000
 """Rows without CAMs above which neighbouring scores are resampled together, as one cell."""
 _AT_ONCE = 2**20  # weights; 2**18 takes twice the time for 100,000 images, 2**21 as long

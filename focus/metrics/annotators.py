@@ -10,18 +10,18 @@ people marking eyes and mouths in any face.
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from focus.metrics.arrays import Array, Floats
-from focus.metrics.bootstrap import Resampler, percentiles
+from focus.metrics.bootstrap import RESAMPLES, Resampler, percentiles
 
 MEASURES = ("correlation", "iou")
 _BLUR = 0.05
-_DRAWS, _RESAMPLES = 20, 2000
+_DRAWS = 20  # marks of other faces that each mark is compared with
 
 
 def between_annotators(
@@ -33,58 +33,86 @@ def between_annotators(
     marked another face of the class, the correlation where a mark is even, the IoU where both are
     empty.
     """
-    ready = [_prepared(mark) for mark in marks]
-    rows, of_class = dict[Any, list[int]](), dict[Any, list[int]]()
+    prepared = [_prepared(mark) for mark in marks]
+    rows_of_face: dict[Any, list[int]] = {}
+    rows_of_class: dict[Any, list[int]] = {}
     for row, (face, kind) in enumerate(zip(faces, classes, strict=True)):
-        rows.setdefault(face, []).append(row)
-        of_class.setdefault(kind, []).append(row)
-    random, found = np.random.default_rng(0), {}
+        rows_of_face.setdefault(face, []).append(row)
+        rows_of_class.setdefault(kind, []).append(row)
 
-    def mean(pairs: list[tuple[int, int]]) -> Floats:
-        each = [(ready[a][0] @ ready[b][0], _iou(ready[a][1], ready[b][1])) for a, b in pairs]
-        values = np.array(each, dtype=np.float64).reshape(-1, 2)
-        return np.asarray(values.mean(axis=0)) if each else np.full(2, math.nan)
+    random = np.random.default_rng(0)
+    agreement = {}
+    for face, rows in rows_of_face.items():
+        drawn = []
+        for row in rows:
+            others = random.choice(rows_of_class[classes[row]], _DRAWS)
+            drawn += [(row, other) for other in others.tolist()]
+        if len(rows) < 2:
+            continue
+        of_face = _mean([(prepared[a], prepared[b]) for a, b in combinations(rows, 2)])
+        by_chance = _mean(
+            [
+                (prepared[a], prepared[b])
+                for a, b in drawn
+                if faces[b] != face and annotators[a] != annotators[b]
+            ]
+        )
+        agreement[face] = np.stack([of_face, by_chance])
+    return agreement
 
-    for face, own in rows.items():
-        pairs = list(combinations(own, 2))
-        drawn = [(a, b) for a in own for b in random.choice(of_class[classes[a]], _DRAWS).tolist()]
-        others = [(a, b) for a, b in drawn if faces[b] != face and annotators[a] != annotators[b]]
-        if pairs:
-            found[face] = np.stack([mean(pairs), mean(others)])
-    return found
 
-
-def overall(found: Mapping[Any, Floats], classes: Any) -> dict[str, Any]:
+def overall(agreement: Mapping[Any, Floats], classes: Any) -> dict[str, Any]:
     """Return both measures over all faces, by chance, and the difference, with 95 % intervals.
 
-    classes: The class of each face, by face. The bootstrap resamples the faces within each class.
+    agreement: That of each face, by :func:`between_annotators`. classes: The class of each face, by
+    face. The bootstrap resamples the faces within each class.
     """
-    faces = [face for face, values in found.items() if not np.isnan(values).any()]
-    told: dict[str, Any] = {"n_images": len(faces)}
+    faces = [face for face, values in agreement.items() if not np.isnan(values).any()]
+    summary: dict[str, Any] = {"n_images": len(faces)}
     if not faces:
-        return told
-    values = np.stack([found[face] for face in faces])
+        return summary
+    values = np.stack([agreement[face] for face in faces])
     _, strata = np.unique([str(classes[face]) for face in faces], return_inverse=True)
     resampler = Resampler(strata, np.full(len(faces), "", dtype=np.object_))
-    weights = resampler.draw(np.random.default_rng(0), _RESAMPLES)
-    for measure, (own, chance) in zip(
-        MEASURES, np.moveaxis(values, 2, 0).swapaxes(1, 2), strict=True
-    ):
-        parts = {"": own, "_chance": chance, "_above_chance": own - chance}
-        for ending, each in parts.items():
-            ends = percentiles(weights @ each / len(faces), len(faces))
-            told[f"{measure}{ending}"] = {"value": float(each.mean()), "interval": ends}
-    return told
+    weights = resampler.draw(np.random.default_rng(0), RESAMPLES)
+    for number, measure in enumerate(MEASURES):
+        of_faces, by_chance = values[:, 0, number], values[:, 1, number]
+        figures = {
+            measure: of_faces,
+            f"{measure}_chance": by_chance,
+            f"{measure}_above_chance": of_faces - by_chance,
+        }
+        for name, of_each_face in figures.items():
+            ends = percentiles(weights @ of_each_face / len(faces), len(faces))
+            summary[name] = {"value": float(of_each_face.mean()), "interval": ends}
+    return summary
 
 
-def _prepared(mark: Array) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the blurred mark with mean 0 and length 1 (NaN if even), and its area, both flat."""
+class _Mark(NamedTuple):
+    """A mark, flat: ``blurred`` with mean 0 and length 1 (NaN if even), and its ``area``."""
+
+    blurred: NDArray[np.float32]
+    area: NDArray[np.bool_]
+
+
+def _prepared(mark: Array) -> _Mark:
     blurred = gaussian_filter(np.asarray(mark, np.float32), _BLUR * len(mark), mode="constant")
     flat = blurred.ravel() - blurred.mean()
     length = float(np.linalg.norm(flat))
-    return flat / (length if length > 1e-6 else math.nan), np.asarray(mark).ravel() >= 0.5
+    return _Mark(flat / (length if length > 1e-6 else math.nan), np.asarray(mark).ravel() >= 0.5)
 
 
-def _iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+def _mean(pairs: Sequence[tuple[_Mark, _Mark]]) -> Floats:
+    """Return the mean [2] of both measures over pairs of marks, NaN without any."""
+    if not pairs:
+        return np.full(2, math.nan)
+    values = [
+        (one.blurred @ other.blurred, _intersection_over_union(one.area, other.area))
+        for one, other in pairs
+    ]
+    return np.asarray(np.array(values, dtype=np.float64).mean(axis=0))
+
+
+def _intersection_over_union(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     union = np.count_nonzero(one | other)
     return np.count_nonzero(one & other) / union if union else math.nan

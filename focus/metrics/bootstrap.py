@@ -11,6 +11,7 @@ from focus.metrics.intervals import LEVEL, Interval
 from focus.metrics.ranking import SUPPORT
 
 Floats = NDArray[np.float64]
+RESAMPLES = 2000
 CELLS_PER_DEVIATION = 3
 """Into how many cells :func:`merged` divides what moves a rank by chance, its square root."""
 

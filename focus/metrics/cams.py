@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from focus.kernels.terms import FLAT_STEPS
 from focus.metrics.arrays import Array, finite
 
-# A peak counts as inside the artefact where the artefact covers this share of its cell.
 HIT_COVERAGE = 0.25
+"""A peak counts as inside the artefact where the artefact covers this share of its cell."""
+COLLAPSED = 0.9
+"""Share of CAMs that peak in one cell from which on there is a warning."""
 
 
 def sum_entropy(cams: Array) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from focus.config.train import ResolvedTrainConfig
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.evaluation.scores import Scores
-from focus.metrics.cams import commonest_peak_share
+from focus.metrics.cams import COLLAPSED, commonest_peak_share
 from focus.metrics.ranking import auc
 from focus.model.detector import Detector
 from focus.report.contact_sheet import write_sheet
@@ -26,9 +26,6 @@ from focus.runtime.progress import progress_bar, redrawn
 from focus.training.batches import MicroBatch
 from focus.training.run_folder import TrainState
 from focus.training.step import MEANS
-
-COLLAPSED = 0.9
-"""Share of validation images whose CAM peaks in one cell, from which on there is a warning."""
 
 
 def training_figures(sums: Mapping[str, float]) -> dict[str, float]:

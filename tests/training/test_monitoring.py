@@ -14,9 +14,9 @@ import torch
 from focus.config.train import TrainConfig, resolve
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import best_epoch
+from focus.metrics.cams import COLLAPSED
 from focus.training.batches import MicroBatch
 from focus.training.monitoring import (
-    COLLAPSED,
     RunLog,
     collapse_warning,
     training_figures,
