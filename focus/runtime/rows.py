@@ -53,6 +53,7 @@ class _Entry(NamedTuple):
 
 
 _FORMAT = struct.Struct("<16sqQ")  # of an entry
+_MOST_RECENT = 2**14  # names in a dictionary, beside an eighth of those in arrays
 _NO_NAME = bytes(16)  # also that of an image without a digest, which has no row
 
 
@@ -66,7 +67,7 @@ class RowStore:
         # All entries that were ever read. Their numbers stay what they are, since none is removed
         # here: the row of one that is out of date fails its checksum.
         self._entries = bytearray()
-        self._number_of: dict[bytes, int] = {}
+        self._number_of = _Numbers()
         # The index that was read last, by its first entry, and how many bytes of it.
         self._index_identity, self._index_bytes = b"", 0
         # With the number of the process: forked ones would share the position in the file.
@@ -86,9 +87,7 @@ class RowStore:
         :meth:`read` takes these numbers as long as this object lives.
         """
         self._read_index()
-        padded = (name.ljust(16, b"\0") for name in names.ravel().tolist())
-        numbers = [self._number_of.get(name, -1) for name in padded]
-        return np.array(numbers, np.int64).reshape(names.shape)
+        return self._number_of.find(names.ravel()).reshape(names.shape)
 
     def read(self, number: int, out: NDArray[Any]) -> bool:
         """Read the row of a number that :meth:`find` returned into ``out``, which is contiguous.
@@ -141,7 +140,7 @@ class RowStore:
 
     def _start_of(self, name: bytes) -> int | None:
         number = self._number_of.get(name)
-        return None if number is None else self._entry(number).start
+        return None if number < 0 else self._entry(number).start
 
     def _read_index(self) -> None:
         """Take in the entries that the index has more than when it was last read."""
@@ -152,24 +151,24 @@ class RowStore:
                 if identity != self._index_identity or length < self._index_bytes:
                     # Another index, or this one cut off: what is not in it any more is missing.
                     self._index_identity, self._index_bytes = identity, 0
-                    self._number_of = {}
+                    self._number_of = _Numbers()
                 index.seek(self._index_bytes)
                 content = index.read()
         except OSError:
             self._index_identity, self._index_bytes = b"", 0
-            self._number_of = {}
+            self._number_of = _Numbers()
             return
         content = content[: len(content) // _FORMAT.size * _FORMAT.size]
         self._index_bytes += len(content)
-        number = len(self._entries) // _FORMAT.size
+        first_number = len(self._entries) // _FORMAT.size
         self._entries += content
-        for name, start, _ in _FORMAT.iter_unpack(content):
+        for number, (name, start, _) in enumerate(_FORMAT.iter_unpack(content), first_number):
+            if name == _NO_NAME:
+                continue
             if start >= 0:
-                self._number_of[name] = number
+                self._number_of.set(name, number)
             elif self._start_of(name) == -1 - start:
-                del self._number_of[name]
-            number += 1
-        self._number_of.pop(_NO_NAME, None)
+                self._number_of.remove(name)
 
     def _write_index(self, entries: Sequence[_Entry]) -> None:
         with self.index_file.open("ab", buffering=0) as index:
@@ -199,9 +198,86 @@ class RowStore:
             _log.warning(text, self.rows_file)
         entry = self._entry(number)
         if self._number_of.get(entry.name) == number:
-            del self._number_of[entry.name]
+            self._number_of.remove(entry.name)
         with suppress(OSError), locked(self._lock, wait=True, required=True):
             self._write_index([entry._replace(start=-1 - entry.start)])
+
+
+class _Numbers:
+    """The numbers of names of 16 bytes, in some 20 bytes a name where there are many.
+
+    A dictionary, which takes 150 bytes a name, has the names that were set last; once they are
+    many, they go to the others, in arrays sorted by name.
+    """
+
+    def __init__(self) -> None:
+        self._recent: dict[bytes, int] = {}
+        self._high = np.empty(0, np.uint64)  # the first eight bytes of each name, ascending
+        self._low = np.empty(0, np.uint64)  # the others
+        self._numbers = np.empty(0, np.int64)  # -1 where a name was removed
+
+    def set(self, name: bytes, number: int) -> None:
+        """Give a name a number, which is larger than all before."""
+        self._recent[name] = number
+        if len(self._recent) > _MOST_RECENT + len(self._numbers) // 8:
+            self._sort()
+
+    def remove(self, name: bytes) -> None:
+        """Take a name out, if it is there."""
+        self._recent.pop(name, None)
+        position = self._positions(np.array([name], NAME))[0]
+        if position >= 0:
+            self._numbers[position] = -1
+
+    def get(self, name: bytes) -> int:
+        """Return the number of a name, -1 if it has none."""
+        return int(self.find(np.array([name], NAME))[0])
+
+    def find(self, names: Names) -> NDArray[np.int64]:
+        """Return the number of each name [N], -1 where it has none."""
+        positions = self._positions(names)
+        numbers = np.append(self._numbers, -1)[positions]
+        if self._recent:
+            for row, name in enumerate(names.tolist()):
+                number = self._recent.get(name.ljust(16, b"\0"))
+                if number is not None:
+                    numbers[row] = number
+        return numbers
+
+    def _positions(self, names: Names) -> NDArray[np.int64]:
+        """Return the position of each name in the arrays [N], -1 where it is not there."""
+        high, low = _halves(names)
+        next_position = np.searchsorted(self._high, high)
+        positions = np.full(len(names), -1, np.int64)
+        rows = np.arange(len(names))
+        while len(rows):
+            rows = rows[next_position[rows] < len(self._high)]
+            rows = rows[self._high[next_position[rows]] == high[rows]]
+            is_equal = self._low[next_position[rows]] == low[rows]
+            positions[rows[is_equal]] = next_position[rows[is_equal]]
+            rows = rows[~is_equal]  # another name may have the same first half
+            next_position[rows] += 1
+        return positions
+
+    def _sort(self) -> None:
+        """Take the recent names into the arrays."""
+        high, low = _halves(np.array([*self._recent], NAME))
+        numbers = np.fromiter(self._recent.values(), np.int64, len(self._recent))
+        self._recent = {}
+        high, low = np.append(self._high, high), np.append(self._low, low)
+        numbers = np.append(self._numbers, numbers)
+        order = np.lexsort((numbers, low, high))
+        high, low, numbers = high[order], low[order], numbers[order]
+        is_last = np.ones(len(order), bool)  # of those of a name
+        is_last[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+        is_kept = is_last & (numbers >= 0)
+        self._high, self._low, self._numbers = high[is_kept], low[is_kept], numbers[is_kept]
+
+
+def _halves(names: Names) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return the first and the last eight bytes of names as numbers, [N] each."""
+    halves = np.ascontiguousarray(names, NAME).view(np.uint64).reshape(-1, 2)
+    return halves[:, 0], halves[:, 1]
 
 
 def _checksum(name: bytes, content: NDArray[np.uint8]) -> int:

@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import time
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from focus.runtime import rows
 from focus.runtime.rows import RowStore
 
 ROWS, INDEX = "rows-2.bin", "index-2.bin"
@@ -349,3 +351,39 @@ def test_no_row_of_a_damaged_store_is_another_one(
         assert task.exitcode == 0
     assert sum(total for total, _ in answers) >= 4 * 3 * MANY
     assert sum(wrong for _, wrong in answers) == 0
+
+
+def test_numbers_of_names_are_those_of_a_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of names that share a half or end in zeros, set anew and removed, among many and few."""
+    monkeypatch.setattr(rows, "_MOST_RECENT", 3)
+    halves = [b"a" * 8, b"a" * 7 + b"b", bytes(8), b"\xff" * 8, b"\0" * 7 + b"\1", b"b" + bytes(7)]
+    all_names = [high + low for high in halves for low in halves if any(high + low)]
+    asked = np.array([*all_names, b"c" * 16], "S16")
+    draw = random.Random(0)
+    for _ in range(20):
+        numbers, expected = rows._Numbers(), dict[bytes, int]()
+        for number in range(150):
+            name = draw.choice(all_names)
+            if draw.random() < 0.3:
+                numbers.remove(name)
+                expected.pop(name, None)
+            else:
+                numbers.set(name, number)
+                expected[name] = number
+            assert numbers.get(name) == expected.get(name, -1)
+        assert numbers.find(asked).tolist() == [*(expected.get(n, -1) for n in all_names), -1]
+
+
+def test_an_index_takes_few_bytes_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of millions of rows a dictionary would take 200 bytes each, in each process."""
+    monkeypatch.setattr(rows, "_MOST_RECENT", 1000)
+    count = 20_000
+    digests = np.random.default_rng(0).integers(1, 256, (count, 16), np.uint8).view("S16")[:, 0]
+    RowStore(tmp_path, np.uint8, (1,)).append(digests, list(np.zeros((count, 1), np.uint8)))
+    tracemalloc.start()
+    store = RowStore(tmp_path, np.uint8, (1,))
+    store.find(digests[:1])
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 100 * count
+    assert (store.find(digests) == np.arange(1, count + 1)).all()
