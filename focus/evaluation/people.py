@@ -14,13 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Sample, refuse_repeated
+from focus.data.manifest import LABEL_NAMES, Sample, refuse_repeated
 from focus.errors import InputError
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.scores import Scores
@@ -217,42 +217,49 @@ def beside(
     ``threshold`` there are the figures of people alone.
     """
     answers = list(answers)
-    given = by_image(answers)
+    answers_of = by_image(answers)
     undecided = cannot_judge(answers)
-    own = units(scores.group, scores.images)
-    people = {
-        row: np.array([answer.score for answer in given[digest]])
+    ratings = {
+        row: np.array([answer.score for answer in answers_of[digest]])
         for row, digest in enumerate(digests)
-        if digest in given
+        if digest in answers_of
     }
-    counted = [answer for digest in {digests[row] for row in people} for answer in given[digest]]
-    found: dict[str, Any] = {
+    rated_digests = {digests[row] for row in ratings}
+    counted = [answer for digest in rated_digests for answer in answers_of[digest]]
+    figures: dict[str, Any] = {
         "n_annotators": len({answer.annotator for answer in counted}),
-        "n_images": len({digests[row] for row in people}),
+        "n_images": len(rated_digests),
         "n_answers": len(counted),
         "n_cannot_judge": sum(undecided[digest] for digest in {*digests}),
     }
+
+    unit = units(scores.group, scores.images)
+    raters = {"people": _Rater(ratings, 0.5)}
+    if threshold is not None:
+        raters["model"] = _Rater({row: scores.score[[row]] for row in ratings}, threshold)
     compared = defaultdict[tuple[str, str], list[Compared]](list)
     for comparison in match(scores, training_generators):
-        both = (comparison.real, comparison.fake)
-        sides = [[row for row in rows.tolist() if row in people] for rows in both]
-        if not sides[SYNTHETIC]:
+        real = [row for row in comparison.real.tolist() if row in ratings]
+        fake = [row for row in comparison.fake.tolist() if row in ratings]
+        if not fake:
             continue
-        entry: dict[str, Any] = {"n_real": len(sides[REAL]), "n_synthetic": len(sides[SYNTHETIC])}
-        rated = {"people": (people, 0.5)}
-        if threshold is not None:
-            rated["model"] = {row: scores.score[[row]] for row in people}, threshold
-        for who, (each, limit) in rated.items():
-            entry[who], rated_sides = _figures(sides, each, own, limit)
-            if sides[REAL]:
-                compared[comparison.test_set, who].append(rated_sides)
-        own_set = found.setdefault(comparison.test_set, {"mean": {}, "generators": {}})
-        own_set["generators"][comparison.generator or UNNAMED] = entry
+        entry: dict[str, Any] = {"n_real": len(real), "n_synthetic": len(fake)}
+        for who, rater in raters.items():
+            rated = rater.compared(real, fake, unit)
+            entry[who] = _figures(rater, real, fake, unit, rated)
+            if real:
+                compared[comparison.test_set, who].append(rated)
+        of_set = figures.setdefault(comparison.test_set, {"mean": {}, "generators": {}})
+        of_set["generators"][comparison.generator or UNNAMED] = entry
+
     for (test_set, who), pairs in compared.items():
-        aucs = [value for real, fake, *_ in pairs if (value := auc(real, fake)) is not None]
-        mean = {"auc": float(np.mean(aucs)), "intervals": {"auc": mean_auc_interval(pairs)}}
-        found[test_set]["mean"][who] = mean
-    return found
+        aucs = [auc(real_scores, fake_scores) for real_scores, fake_scores, *_ in pairs]
+        mean = float(np.mean([value for value in aucs if value is not None]))
+        figures[test_set]["mean"][who] = {
+            "auc": mean,
+            "intervals": {"auc": mean_auc_interval(pairs)},
+        }
+    return figures
 
 
 def alone(
@@ -306,32 +313,61 @@ def by_annotator(
     return figures
 
 
-def _figures(
-    sides: Sequence[Sequence[int]],
-    rated: dict[int, Rated],
-    unit: NDArray[np.int64],
-    threshold: float,
-) -> tuple[dict[str, Any], Compared]:
-    """Return AUC, accuracy and error rates with their intervals, None if undefined; the scores.
+class _Rater(NamedTuple):
+    """Who rates images: the ratings of each row, and above which one says synthetic."""
 
-    ``sides`` are the rows of the real images and of the fakes, ``rated`` the scores of each row,
-    and ``unit`` its independent unit.
+    ratings: dict[int, Rated]
+    threshold: float
+
+    def compared(
+        self, real: Sequence[int], fake: Sequence[int], unit: NDArray[np.int64]
+    ) -> Compared:
+        """Return the ratings of the rows of both classes, and the unit of each."""
+        return (
+            self._ratings_of(real),
+            self._ratings_of(fake),
+            self._units_of(real, unit),
+            self._units_of(fake, unit),
+        )
+
+    def shares_above(self, rows: Sequence[int]) -> list[float]:
+        """Return, by row, the share of its ratings that say synthetic."""
+        return [float(np.mean(self.ratings[row] > self.threshold)) for row in rows]
+
+    def _ratings_of(self, rows: Sequence[int]) -> Rated:
+        return np.concatenate([np.zeros(0), *(self.ratings[row] for row in rows)])
+
+    def _units_of(self, rows: Sequence[int], unit: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.repeat(unit[list(rows)], [len(self.ratings[row]) for row in rows])
+
+
+def _figures(
+    rater: _Rater,
+    real: list[int],
+    fake: list[int],
+    unit: NDArray[np.int64],
+    rated: Compared,
+) -> dict[str, Any]:
+    """Return AUC, accuracy and error rates with their intervals, None if undefined.
+
+    real, fake: The rows. unit: The independent unit of each row. rated: Their ratings.
     """
-    values = [np.concatenate([np.zeros(0), *(rated[row] for row in rows)]) for rows in sides]
-    owners = [np.repeat(unit[list(rows)], [len(rated[row]) for row in rows]) for rows in sides]
-    compared = (values[REAL], values[SYNTHETIC], owners[REAL], owners[SYNTHETIC])
-    found: dict[str, Any] = {"auc": auc(*values)}
-    ends: dict[str, Any] = {"auc": mean_auc_interval([compared])}
-    shares = [[float(np.mean(rated[row] > threshold)) for row in rows] for rows in sides]
-    alarms, misses = shares[REAL], [1 - share for share in shares[SYNTHETIC]]
-    rates = {
-        "accuracy": ([1 - wrong for wrong in alarms + misses], [*sides[REAL], *sides[SYNTHETIC]]),
-        "bpcer": (alarms, sides[REAL]),
-        "apcer": (misses, sides[SYNTHETIC]),
-    }
-    for name, (each, rows) in rates.items():
-        found[name] = float(np.mean(each)) if each else None
+    alarms = rater.shares_above(real)
+    misses = [1 - share for share in rater.shares_above(fake)]
+    rights = [1 - wrong for wrong in alarms + misses]
+    figures: dict[str, Any] = {"auc": auc(rated[0], rated[1])}
+    intervals: dict[str, Any] = {"auc": mean_auc_interval([rated])}
+    for name, shares, rows in (
+        ("accuracy", rights, real + fake),
+        ("bpcer", alarms, real),
+        ("apcer", misses, fake),
+    ):
+        if not shares:
+            figures[name] = intervals[name] = None
+            continue
+        mean = float(np.mean(shares))
         # A mean of shares varies no more than one of zeros and ones.
-        count = len(set(unit[list(rows)].tolist()))
-        ends[name] = rate_interval(count * float(np.mean(each)), count) if each else None
-    return {**found, "intervals": ends}, compared
+        count = len(set(unit[rows].tolist()))
+        figures[name] = mean
+        intervals[name] = rate_interval(count * mean, count)
+    return {**figures, "intervals": intervals}

@@ -7,7 +7,6 @@ the real ones as well as the fakes. ``docs/formats.md`` describes ``robustness.c
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,10 @@ from numpy.typing import NDArray
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.perturbations import STRENGTHS, UNITS, perturbations
 from focus.errors import InputError
-from focus.evaluation.protocol import UNNAMED, Comparison, match, union
+from focus.evaluation.protocol import UNNAMED, Comparison, compared, match, union
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import units
-from focus.metrics.intervals import mean_auc_difference, mean_auc_interval
+from focus.metrics.intervals import Compared, mean_auc_difference, mean_auc_interval
 from focus.metrics.ranking import Ranking
 from focus.runtime.files import write_csv
 
@@ -114,15 +113,23 @@ def measure(
             description=f"{perturbation.name} {perturbation.strength:g}",
             **options,
         ).score
-        about = perturbation.name, perturbation.strength, UNITS[perturbation.name]
         for test_set in dict.fromkeys(c.test_set for c in comparisons):
-            own = [c for c in comparisons if c.test_set == test_set]
-            known = [c for c in own if len(c.real)]
-            for name, of in [*((c.generator, [c]) for c in own), (MEAN, known)]:
-                sides = ((c.real for c in of), (c.fake for c in of))
-                counts = (len(union(side, clean.images)) for side in sides)
-                aucs = _aucs(of, perturbed, clean.score, unit)
-                results.append(PerturbedAUC(*about, test_set, name, *counts, **aucs))
+            of_set = [c for c in comparisons if c.test_set == test_set]
+            members = [(c.generator, [c]) for c in of_set]
+            members.append((MEAN, [c for c in of_set if len(c.real)]))
+            for name, in_mean in members:
+                results.append(
+                    PerturbedAUC(
+                        perturbation.name,
+                        perturbation.strength,
+                        UNITS[perturbation.name],
+                        test_set,
+                        name,
+                        n_real=len(union((c.real for c in in_mean), clean.images)),
+                        n_synthetic=len(union((c.fake for c in in_mean), clean.images)),
+                        **_aucs(in_mean, perturbed, clean.score, unit),
+                    )
+                )
     return results
 
 
@@ -132,14 +139,9 @@ def _aucs(
     """Return the mean over comparisons; nothing where one lacks real images."""
     if not comparisons or not all(len(c.real) for c in comparisons):
         return {}
-    after, before = (
-        [(scores[c.real], scores[c.fake], unit[c.real], unit[c.fake]) for c in comparisons]
-        for scores in (perturbed, clean)
-    )
-    auc, auc_clean = (
-        float(np.mean([Ranking.of(real, fake).auc()[0] for real, fake, *_ in each]))
-        for each in (after, before)
-    )
+    after = compared(comparisons, perturbed, unit)
+    before = compared(comparisons, clean, unit)
+    auc, auc_clean = _mean_auc(after), _mean_auc(before)
     low, high = mean_auc_interval(after) or (None, None)
     change = mean_auc_difference(after, before)
     return {
@@ -152,6 +154,11 @@ def _aucs(
         "change_high": change and change.high,
         "auc_kept": (auc - 0.5) / (auc_clean - 0.5) if auc_clean > 0.5 else None,
     }
+
+
+def _mean_auc(comparisons: Sequence[Compared]) -> float:
+    aucs = [Ranking.of(real, fake).auc()[0] for real, fake, *_ in comparisons]
+    return float(np.mean(aucs))
 
 
 def replaced(before: Sequence[PerturbedAUC], now: Sequence[PerturbedAUC]) -> list[PerturbedAUC]:
@@ -167,9 +174,12 @@ def replaced(before: Sequence[PerturbedAUC], now: Sequence[PerturbedAUC]) -> lis
 
 def write(results: Sequence[PerturbedAUC], folder: Path) -> Path:
     """Write ``robustness.csv`` into ``folder``; return its path."""
-    rows = ((getattr(result, name) for name in _COLUMNS) for result in results)
-    texts = ((f"{c:.6g}" if isinstance(c, float) else c for c in row) for row in rows)
-    return write_csv(folder / FILE, _COLUMNS, texts)
+    rows = [[_text(getattr(result, name)) for name in _COLUMNS] for result in results]
+    return write_csv(folder / FILE, _COLUMNS, rows)
+
+
+def _text(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def read(path: Path) -> list[PerturbedAUC]:
@@ -179,7 +189,9 @@ def read(path: Path) -> list[PerturbedAUC]:
             header, *rows = csv.reader(file)
         if header != _COLUMNS:
             raise ValueError(f"its columns are {header}")
-        cells = [dict(filter(itemgetter(1), zip(header, row, strict=True))) for row in rows]
+        cells = [
+            {name: cell for name, cell in zip(header, row, strict=True) if cell} for row in rows
+        ]
         return msgspec.convert(cells, list[PerturbedAUC], strict=False)
     except (ValueError, csv.Error) as error:
         raise InputError(
@@ -192,21 +204,31 @@ def lines(results: Sequence[PerturbedAUC]) -> list[str]:
 
     Where all images were stored alike, the change of each generator's AUC comes before it.
     """
-    found = dict[tuple[str, str, str], str]()
-    for r in results:
-        equalised = r.perturbation == "equalise"
-        if r.auc is None or not (r.generator == MEAN or equalised):
+    line_of: dict[tuple[str, str, str], str] = {}
+    for result in results:
+        is_equalised = result.perturbation == "equalise"
+        if result.auc is None or not (result.generator == MEAN or is_equalised):
             continue
-        key = r.perturbation, r.test_set, r.generator
-        whose = "" if r.generator == MEAN else f", {r.generator or UNNAMED}"
-        begin = f"AUC, {r.test_set}, {r.perturbation} ({r.unit}){whose}: clean {r.auc_clean:.3f}; "
-        found[key] = found[key] + ", " if key in found else begin
-        found[key] += f"{r.auc:.3f} at {r.strength:g}"
-        if equalised:
-            found[key] += f", change {r.auc_change:+.3f}"
-            if r.change_low is not None:
-                found[key] += f" (95 % interval {r.change_low:+.3f} to {r.change_high:+.3f})"
-    return list(found.values())
+        key = result.perturbation, result.test_set, result.generator
+        if key in line_of:
+            line_of[key] += ", "
+        else:
+            whose = "" if result.generator == MEAN else f", {result.generator or UNNAMED}"
+            line_of[key] = (
+                f"AUC, {result.test_set}, {result.perturbation} ({result.unit}){whose}: clean "
+                f"{result.auc_clean:.3f}; "
+            )
+        line_of[key] += f"{result.auc:.3f} at {result.strength:g}"
+        if is_equalised:
+            line_of[key] += _change(result)
+    return list(line_of.values())
+
+
+def _change(result: PerturbedAUC) -> str:
+    if result.change_low is None:
+        return f", change {result.auc_change:+.3f}"
+    ends = f"{result.change_low:+.3f} to {result.change_high:+.3f}"
+    return f", change {result.auc_change:+.3f} (95 % interval {ends})"
 
 
 def curves(
@@ -216,13 +238,12 @@ def curves(
 
     Without the means.
     """
-    found: dict[tuple[str, str], list[float]] = {}
-    for r in results:
-        if (
-            r.perturbation == perturbation
-            and r.generator != MEAN
-            and r.auc is not None
-            and r.auc_clean is not None
-        ):
-            found.setdefault((r.test_set, r.generator or UNNAMED), [r.auc_clean]).append(r.auc)
-    return found
+    aucs: dict[tuple[str, str], list[float]] = {}
+    for result in results:
+        if result.perturbation != perturbation or result.generator == MEAN:
+            continue
+        if result.auc is None or result.auc_clean is None:
+            continue
+        key = result.test_set, result.generator or UNNAMED
+        aucs.setdefault(key, [result.auc_clean]).append(result.auc)
+    return aucs
