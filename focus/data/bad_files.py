@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from focus.data.cache.images import KINDS, ImageCache
-from focus.data.file_pass import BadFile, File, Looks, Quality, Role, Stores, look_at
+from focus.data.file_pass import BadFile, Looks, Quality, Stores, look_at
 from focus.data.manifest import STORED_IN, Manifest, Sample
+from focus.data.named_files import FILE_COLUMNS, Role, named_files
 from focus.data.signatures import SignatureStore
 from focus.errors import InputError
 from focus.findings import Finding, finding
@@ -29,8 +30,6 @@ DIGESTS: dict[Role, str] = {"image": KINDS["image"], "map": KINDS["map"], "mask"
 
 _log = logging.getLogger(__name__)
 _CACHE = "decoded-7.txt"
-_FILES: dict[Role, str] = {"image": "path", "map": "human_map", "mask": "mask_path"}
-"""Columns of a manifest that name files."""
 
 ODD: dict[Quality, str] = {
     "blank": "blank_maps",
@@ -104,11 +103,11 @@ def check_images(
         InputError: more files of a kind are bad than ``max_bad`` allows, no image is left, or a
             file is another one on another machine.
     """
-    files, numbers = _files(manifest)
+    files, numbers = named_files(manifest)
     store = DigestList(Path(cache if cache is not None else cache_dir()) / _CACHE)
     looks = look_at(files, Stores(store, images, signatures), processes, progress=progress)
     bad = with_rows(looks.bad.values(), manifest)
-    _refuse_too_many(bad, Counter(role for _, role in files), max_bad, manifest.source)
+    _refuse_too_many(bad, files.counts(), max_bad, manifest.source)
     if processes.is_main:
         for file in bad:
             _log.warning("left out the %s %r: %s", file.role, file.place, file.reason)
@@ -120,7 +119,7 @@ def check_images(
 
 
 def _usable(
-    manifest: Manifest, numbers: Mapping[Role, NDArray[np.int64]], looks: Looks
+    manifest: Manifest, numbers: Mapping[Role, NDArray[np.int32]], looks: Looks
 ) -> Manifest:
     """Return the samples whose image can be decoded, with digests and the maps that can be used.
 
@@ -135,7 +134,7 @@ def _usable(
         is_dropped = (of_samples >= 0) & ~is_used
         if is_dropped.any():
             nothing = repeat("", int(is_dropped.sum()))
-            manifest = manifest.with_cells(_FILES[role], nothing, is_dropped)
+            manifest = manifest.with_cells(FILE_COLUMNS[role], nothing, is_dropped)
         if is_used.any() or manifest.has(column).any():
             digests = (
                 looks.digest(number) if used else ""
@@ -151,7 +150,7 @@ def with_rows(bad: Iterable[BadFile], manifest: Manifest) -> list[BadFile]:
     paths = {file.path for file in files}
     rows: dict[str, str] = {}
     if files and manifest.has(STORED_IN).any():
-        for column in _FILES.values():
+        for column in FILE_COLUMNS.values():
             cells = zip(manifest.cells(column), manifest.cells(STORED_IN), strict=True)
             rows |= {path: row for path, row in cells if row and path in paths}
     return [replace(file, stored_in=rows.get(file.path, "")) for file in files]
@@ -169,21 +168,6 @@ def write_bad_files(bad: Sequence[BadFile], path: str | Path) -> None:
     """Write ``bad_files.csv``; ``docs/formats.md`` describes it."""
     rows = ((e.path, e.role, e.reason, e.stored_in) for e in bad)
     write_csv(path, ("path", "role", "reason", STORED_IN), rows, may_lack=(STORED_IN,))
-
-
-def _files(manifest: Manifest) -> tuple[list[File], dict[Role, NDArray[np.int64]]]:
-    """Return every distinct file, in the manifest's order, and the numbers of each sample's files.
-
-    The numbers, by role [N], are -1 where a sample has no such file.
-    """
-    number_of: dict[File, int] = {}
-    numbers = {role: np.full(len(manifest), -1, np.int64) for role in _FILES}
-    columns = [manifest.cells(column) for column in _FILES.values()]
-    for row, paths in enumerate(zip(*columns, strict=True)):
-        for role, path in zip(_FILES, paths, strict=True):
-            if path:
-                numbers[role][row] = number_of.setdefault((path, role), len(number_of))
-    return list(number_of), numbers
 
 
 def _refuse_too_many(

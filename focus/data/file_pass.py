@@ -7,8 +7,9 @@ them know at the end. A pass that was killed goes on from what is on the disk.
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -29,15 +30,12 @@ from focus.data.maps import (
     looks_inverted,
     read_coco,
 )
+from focus.data.named_files import NamedFiles, Role, blocks
 from focus.data.signatures import SignatureStore, signature
 from focus.errors import ImageError, InputError
 from focus.runtime.digests import DigestList, key_of
 from focus.runtime.machine import local_processes, usable_cores
 from focus.runtime.processes import Processes
-
-Role = Literal["image", "map", "mask", "video"]
-File = tuple[str, Role]
-"""A path and what the file is for."""
 
 _log = logging.getLogger(__name__)
 _AHEAD = 1024  # files decoded before those that are kept on the disk
@@ -85,7 +83,7 @@ class _Look(NamedTuple):
 
 
 class Looks:
-    """What a pass found in each of its files, by their numbers; 40 bytes a file."""
+    """What a pass found in each of its files, by their numbers; 33 bytes a file."""
 
     def __init__(self, count: int) -> None:
         self._digests = np.zeros(count, "S32")  # hexadecimal
@@ -94,8 +92,10 @@ class Looks:
         """The files that cannot be decoded, in their order."""
 
     @classmethod
-    def joined(cls, parts: "Sequence[Looks]", part_of: NDArray[np.int64]) -> Self:
+    def joined(cls, parts: "Sequence[Self]", part_of: NDArray[np.int64]) -> Self:
         """Return the looks at all files; part_of: The position of each one's part [N]."""
+        if len(parts) == 1:
+            return parts[0]
         looks = cls(len(part_of))
         bad: dict[int, BadFile] = {}
         for position, part in enumerate(parts):
@@ -105,6 +105,12 @@ class Looks:
             bad |= {int(numbers[number]): file for number, file in part.bad.items()}
         looks.bad = dict(sorted(bad.items()))
         return looks
+
+    def record_good(self, digests: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+        """Record the digests of good files, b"" for those that are not known; tell which are."""
+        is_good: NDArray[np.bool_] = digests != b""
+        self._digests[is_good] = digests[is_good]
+        return is_good
 
     def record(self, number: int, digest: str, verdict: Verdict) -> None:
         """Record what a file holds and what is wrong with it."""
@@ -119,6 +125,18 @@ class Looks:
         """Return the digest of a file, 32 hexadecimal digits; "" for none."""
         digest: bytes = self._digests[number]
         return digest.decode()
+
+    def among(
+        self, has: Callable[[Sequence[str]], NDArray[np.bool_]], numbers: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Tell of which of these files a store has the digest, [N]; has: What it says of some."""
+        parts = [has([self.digest(n) for n in block.tolist()]) for block in blocks(numbers)]
+        return np.concatenate([np.zeros(0, bool), *parts])
+
+    def have_digest(self) -> NDArray[np.bool_]:
+        """Tell which files have a digest, [N]."""
+        have_digest: NDArray[np.bool_] = self._digests != b""
+        return have_digest
 
     def are_usable(self) -> NDArray[np.bool_]:
         """Return which files can be decoded and are not blank [N]."""
@@ -151,10 +169,8 @@ class Stores:
     signatures: SignatureStore | None = None
 
 
-def look_at(
-    files: Sequence[File], stores: Stores, processes: Processes, *, progress: bool
-) -> Looks:
-    """Return what is in the files, which are distinct; the stores take what is decoded.
+def look_at(files: NamedFiles, stores: Stores, processes: Processes, *, progress: bool) -> Looks:
+    """Return what is in the files; the stores take what is decoded.
 
     progress: Whether the main process shows a bar, and a process of each folder of decoded images a
     line that says what they will take.
@@ -164,7 +180,7 @@ def look_at(
     """
     sharing = _sharing(files, stores.images, processes)
     is_mine = _divided(files, len(sharing)) == sharing.index(processes.rank)
-    my_files = [files[number] for number in np.flatnonzero(is_mine).tolist()]
+    my_files = files.taken(np.flatnonzero(is_mine))
     part = _Part(my_files, stores, processes, sharing)
     gathered = processes.gather((tuple(sharing), part.look(progress=progress)))
     ranks_of_main = gathered[0][0]
@@ -180,27 +196,26 @@ def look_at(
     return looks
 
 
-def _sharing(files: Sequence[File], images: ImageCache | None, processes: Processes) -> list[int]:
+def _sharing(files: NamedFiles, images: ImageCache | None, processes: Processes) -> list[int]:
     """Return the numbers of the processes that divide the files: those with this folder of images.
 
     Processes that keep none divide them, too, on whatever machines they are.
     """
     folder = None
     if images is not None and processes.count > 1:
-        kinds = {role for _, role in files} & KINDS.keys()
+        kinds = files.counts().keys() & KINDS.keys()
         folder = images.folder if images.is_writable(kinds) else None
     return processes.sharing(folder)
 
 
-def _divided(files: Sequence[File], count: int) -> NDArray[np.int64]:
+def _divided(files: NamedFiles, count: int) -> NDArray[np.int64]:
     """Return to which of so many parts each file belongs [N].
 
     Each has as many files of a role as the others, since an image takes longer than a map.
     """
-    roles = np.array([role for _, role in files], "S8")
     part_of = np.zeros(len(files), np.int64)
-    for role in np.unique(roles):
-        numbers = np.flatnonzero(roles == role)
+    for role in files.counts():
+        numbers = np.flatnonzero(files.have_role(role))
         part_of[numbers] = np.arange(len(numbers)) % count
     return part_of
 
@@ -212,7 +227,7 @@ class _Part:
     """
 
     def __init__(
-        self, files: Sequence[File], stores: Stores, processes: Processes, sharing: Sequence[int]
+        self, files: NamedFiles, stores: Stores, processes: Processes, sharing: Sequence[int]
     ) -> None:
         self._files, self._stores = files, stores
         self._processes, self._sharing = processes, sharing
@@ -227,15 +242,10 @@ class _Part:
         if self._processes.count > 1:
             threads = max(1, threads // local_processes())
         with ThreadPool(threads) as pool:
-            keys = pool.starmap(_key, self._files, chunksize=256)
-            digests = self._stores.files.read(frozenset(keys))
-            for number, key in enumerate(keys):
-                if key in digests:
-                    self._looks.record(number, digests[key], "good")
-                    self._is_good[number] = True
+            self._is_good = self._looks.record_good(self._stores.files.find(self._keys(pool)))
             is_kept = self._to_keep(pool, progress=progress)
             # Bad ones are looked at again.
-            todo = np.flatnonzero(~self._is_good | is_kept | self._lacks_signature()).tolist()
+            todo = np.flatnonzero(~self._is_good | is_kept | self._lacks_signature())
             with self._processes.progress(
                 initial=len(self._files) - len(todo),
                 total=len(self._files),
@@ -244,13 +254,21 @@ class _Part:
                 unit="file",
             ) as count_one:
                 try:
-                    for number, look in zip(todo, self._decoded(pool, todo, is_kept), strict=True):
+                    for number, look in self._decoded(pool, todo, is_kept):
                         self._keep(number, look)
                         count_one()
                 finally:  # Ctrl-C keeps what was found
                     self._flush()
                 self._processes.gather(None)  # the bar shows what the others do
         return self._looks
+
+    def _keys(self, pool: ThreadPool) -> NDArray[np.bytes_]:
+        """Return the key of each file, hexadecimal digits [N], b"" where it cannot be read."""
+        keys = np.zeros(len(self._files), "S32")
+        for numbers in blocks(np.arange(len(self._files))):
+            files = [self._files[number] for number in numbers.tolist()]
+            keys[numbers] = pool.starmap(_key, files, chunksize=256)
+        return keys
 
     def _to_keep(self, pool: ThreadPool, *, progress: bool) -> NDArray[np.bool_]:
         """Return which files are decoded into the folder of images: what it lacks and has room for.
@@ -259,12 +277,13 @@ class _Part:
         """
         images = self._stores.images
         is_kept = np.zeros(len(self._files), bool)
-        wanted = [] if images is None else self._lacking(images)
-        sizes = np.zeros(0, np.int64)
-        if images is not None and wanted:
-            files = [self._files[number] for number in wanted]
-            sizes = np.array(pool.starmap(images.bytes_of, files, chunksize=256), np.int64)
-        kinds = {self._files[number][1] for number in wanted}
+        wanted = np.zeros(0, np.int64) if images is None else self._lacking(images)
+        sizes = np.zeros(len(wanted), np.int64)
+        if images is not None:
+            for positions in blocks(np.arange(len(wanted))):
+                files = [self._files[number] for number in wanted[positions].tolist()]
+                sizes[positions] = pool.starmap(images.bytes_of, files, chunksize=256)
+        kinds = {*self._files.taken(wanted).counts()}
         requests = self._processes.gather((int(sizes.sum()), kinds, progress))
         of_sharing = [requests[rank] for rank in self._sharing]
         size = sum(size for size, _, _ in of_sharing)
@@ -276,54 +295,49 @@ class _Part:
             if room is not None and any(show for _, _, show in requests):
                 print(images.announcement(room), flush=True)
         room = self._processes.gather(room)[first]
-        if images is None or not wanted:
+        if images is None or not len(wanted):
             return is_kept
         images.keep(room is not None)
         if room is not None:
             # Of a folder without room for all each process fills its part.
             allowed = room.allowed * int(sizes.sum()) // max(1, size)
-            is_kept[np.array(wanted)[np.cumsum(sizes) <= allowed]] = True
+            is_kept[wanted[np.cumsum(sizes) <= allowed]] = True
         return is_kept
 
-    def _lacking(self, images: ImageCache) -> list[int]:
+    def _lacking(self, images: ImageCache) -> NDArray[np.int64]:
         """Return the files that ``images`` keeps when they are decoded, but has not yet."""
-        lacking = [
-            number
-            for number in np.flatnonzero(~self._is_good).tolist()
-            if self._files[number][1] in KINDS
-        ]
+        lacks = np.zeros(len(self._files), bool)
         for kind in KINDS:
+            lacks |= self._files.have_role(kind) & ~self._is_good
             numbers = self._good_of(kind)
-            has_row = images.has(kind, [self._looks.digest(number) for number in numbers])
-            lacking += [number for number, has in zip(numbers, has_row, strict=True) if not has]
-        return sorted(lacking)
+            lacks[numbers] = ~self._looks.among(partial(images.has, kind), numbers)
+        return np.flatnonzero(lacks)
 
     def _lacks_signature(self) -> NDArray[np.bool_]:
         """Return which files are images known to be good without a signature, if one is wanted."""
         lacks = np.zeros(len(self._files), bool)
         if self._stores.signatures is not None:
             numbers = self._good_of("image")
-            has = self._stores.signatures.has([self._looks.digest(number) for number in numbers])
-            lacks[np.array(numbers, np.int64)[~has]] = True
+            lacks[numbers] = ~self._looks.among(self._stores.signatures.has, numbers)
         return lacks
 
-    def _good_of(self, role: str) -> list[int]:
+    def _good_of(self, role: str) -> NDArray[np.int64]:
         """Return the files of a role that are known to be good."""
-        numbers: list[int] = np.flatnonzero(self._is_good).tolist()
-        return [number for number in numbers if self._files[number][1] == role]
+        return np.flatnonzero(self._is_good & self._files.have_role(role))
 
     def _decoded(
-        self, pool: ThreadPool, todo: Sequence[int], is_kept: NDArray[np.bool_]
-    ) -> Iterator[_Look]:
-        """Yield a look at each of these files."""
+        self, pool: ThreadPool, todo: NDArray[np.int64], is_kept: NDArray[np.bool_]
+    ) -> Iterator[tuple[int, _Look]]:
+        """Yield the number of each of these files and a look at it."""
         images = self._stores.images
         # A part at a time: where the disk is slower than the cores, what is decoded would pile up.
         ahead = _AHEAD
         if images is not None and images.image_size is None:  # whose pictures may be large
             ahead = 4 * usable_cores()
         for start in range(0, len(todo), ahead):
-            numbers = todo[start : start + ahead]
-            yield from pool.imap(lambda n: self._look(n, keep=bool(is_kept[n])), numbers, 8)
+            numbers = todo[start : start + ahead].tolist()
+            looks = pool.imap(lambda n: self._look(n, keep=bool(is_kept[n])), numbers, 8)
+            yield from zip(numbers, looks, strict=True)
 
     def _look(self, number: int, *, keep: bool) -> _Look:
         path, role = self._files[number]
@@ -371,7 +385,7 @@ class _Part:
 
 
 def _refuse_differences(
-    files: Sequence[File], of_main: Looks, other: Looks, ranks: Sequence[int]
+    files: NamedFiles, of_main: Looks, other: Looks, ranks: Sequence[int]
 ) -> None:
     """Raise InputError for the first file that is another one for processes of other machines.
 
@@ -393,7 +407,7 @@ def _refuse_differences(
 
 
 def _send_signatures(
-    files: Sequence[File],
+    files: NamedFiles,
     looks: Looks,
     signatures: SignatureStore,
     ranks: Sequence[int],
@@ -406,10 +420,8 @@ def _send_signatures(
     """
 
     def lacking() -> NDArray[np.int64]:
-        images = [number for number, (_, role) in enumerate(files) if role == "image"]
-        digests = [looks.digest(number) for number in images]
-        has_digest = np.array([bool(digest) for digest in digests], bool)
-        return np.array(images, np.int64)[has_digest & ~signatures.has(digests)]
+        images = np.flatnonzero(files.have_role("image") & looks.have_digest())
+        return images[~looks.among(signatures.has, images)]
 
     wanted = processes.from_main(lacking)
     ranks_of_files = np.array(ranks)[_divided(files, len(ranks))]

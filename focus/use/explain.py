@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 import focus
 from focus.config.use import ExplainConfig
-from focus.data.file_pass import BadFile, Role
+from focus.data.file_pass import BadFile
 from focus.data.images import limit_pixels, load_image
 from focus.data.making.faces import Face, FaceDetector, FaceFinder, Seen, face_finder
 from focus.data.making.faces import detector as face_detector
@@ -34,6 +34,7 @@ from focus.data.manifest import (
     absolute,
     box_text,
 )
+from focus.data.named_files import Role
 from focus.data.overlay import lay, marked
 from focus.data.readers import refuse_inside
 from focus.data.readers.files import IMAGE_EXTENSIONS

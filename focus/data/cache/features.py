@@ -21,8 +21,9 @@ from torch import Tensor
 from focus.data.bad_files import DIGESTS
 from focus.data.cache.images import gb
 from focus.data.dataset import Batch
-from focus.data.file_pass import Role, file_digest
+from focus.data.file_pass import file_digest
 from focus.data.manifest import Manifest
+from focus.data.named_files import Role
 from focus.errors import InputError, UnreadableError
 from focus.runtime.files import waiting_for
 from focus.runtime.machine import cache_dir

@@ -18,7 +18,7 @@ from PIL import Image
 
 from focus.config.data import CropConfig
 from focus.data.bad_files import write_bad_files
-from focus.data.file_pass import BadFile, Role
+from focus.data.file_pass import BadFile
 from focus.data.images import (
     BAD_FILES,
     is_written,
@@ -43,6 +43,7 @@ from focus.data.making.faces import (
 from focus.data.making.sources import Sources, file_digests, source_digest
 from focus.data.manifest import GEOMETRY, Box, Manifest, absolute
 from focus.data.maps import Map, human_map, resized
+from focus.data.named_files import Role
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
 from focus.errors import ImageError, InputError

@@ -25,7 +25,7 @@ from scipy.ndimage import gaussian_filter
 
 from focus.config.data import Granularity, MapsConfig
 from focus.data.bad_files import write_bad_files
-from focus.data.file_pass import BadFile, Role
+from focus.data.file_pass import BadFile
 from focus.data.images import (
     BAD_FILES,
     is_written,
@@ -37,6 +37,7 @@ from focus.data.images import (
 from focus.data.making.sources import Sources, file_digests, source_digest
 from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, absolute
 from focus.data.maps import MAP_SOURCE, SOURCE_FILE, Map, human_map
+from focus.data.named_files import Role
 from focus.data.readers import read_given, refuse_inside
 from focus.data.splits import common_folder
 from focus.errors import ImageError, InputError

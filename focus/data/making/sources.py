@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from focus.data.file_pass import Role, file_digest
+from focus.data.file_pass import file_digest
+from focus.data.named_files import Role
 from focus.runtime.digests import DigestList, key_of
 
 SOURCES = "sources.txt"

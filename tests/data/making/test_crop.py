@@ -17,13 +17,14 @@ from PIL import Image
 from focus.config.command_line import parse
 from focus.config.data import CropConfig
 from focus.config.train import TrainConfig, resolve
-from focus.data.file_pass import Role, file_digest
+from focus.data.file_pass import file_digest
 from focus.data.images import REPLACED, load_image, load_map
 from focus.data.making import sources
 from focus.data.making.crop import Cut, crop, cut_faces
 from focus.data.making.sources import SOURCES
 from focus.data.manifest import Box, Manifest, Sample
 from focus.data.maps import human_map
+from focus.data.named_files import Role
 from focus.errors import InputError
 from focus.evaluation.inference import geometry_warning, score_images
 from focus.model.detector import Detector

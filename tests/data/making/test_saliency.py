@@ -13,13 +13,14 @@ from PIL import Image
 from focus.config.command_line import parse
 from focus.config.data import MapsConfig
 from focus.data.demo.benchmark import REAL_FACES, Rendering, render_face
-from focus.data.file_pass import Role, file_digest
+from focus.data.file_pass import file_digest
 from focus.data.images import BAD_FILES, REPLACED, load_map
 from focus.data.making import sources
 from focus.data.making.saliency import SIDE, coarse, make_maps, saliency
 from focus.data.making.sources import SOURCES
 from focus.data.manifest import Manifest, Sample
 from focus.data.maps import source_findings
+from focus.data.named_files import Role
 from focus.errors import InputError
 
 from ..reading import read_data
