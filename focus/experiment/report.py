@@ -1,31 +1,46 @@
-"""Write what the runs show: tables as Markdown and CSV, and the verdict in words."""
+"""Write what the runs show: the verdict in words, tables as Markdown, and pictures."""
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from focus.experiment.collect import FIGURES
-from focus.experiment.compare import ArmTable, Effect, contrasted
-from focus.experiment.frozen import (
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from focus.experiment.compare import (
+    ArmTable,
+    Effect,
+    MeanInterval,
+    contrasted,
+    detectable,
+    of_shared_splits,
+    over_draws,
+    t_interval,
+)
+from focus.experiment.frozen import ORACLE, PERFECT, ROOM, TESTED_BY_TRAINED
+from focus.experiment.protocol import (
     BASELINE,
     DRAWS_AT_LEAST,
     MARGIN,
-    ORACLE,
-    PERFECT,
     PHOTOGRAPHS,
-    ROOM,
-    TESTED_BY_TRAINED,
+    Protocol,
     minus,
 )
-from focus.experiment.statistics import MeanInterval, detectable, of_shared_splits, t_interval
-from focus.runtime.files import atomic_write, write_csv
+from focus.experiment.records import GRADES
+from focus.metrics.arrays import Floats
+from focus.plotting import COLOURS, INK, legend_below
+from focus.runtime.files import atomic_write
 
 SIMULATED = (
     "Human maps are simulated: they are drawn from the masks of the artefacts, and no person has "
     "marked these faces."
 )
-REPORT, TABLE, COMPARISONS = "report.md", "table.csv", "comparisons.csv"
+REPORT = "report.md"
+GAIN, RANGE = "gain-by-grade.png", "range.png"
 CONTROLS = (PERFECT, "exact-5")
 """Arms with the exact place of each artefact, of which the first that is there is the control."""
 _COLUMNS = {
@@ -49,55 +64,14 @@ _SCOPES = {
     "diffusion model; they do not speak for other persons and generators.",
 }
 """Of what the intervals do not speak, by the world."""
-
-
-def _end(interval: MeanInterval | None, name: str) -> float:
-    return math.nan if interval is None else float(getattr(interval, name))
-
-
-_COMPARISON_NUMBERS: Mapping[str, Callable[[Effect], float]] = {
-    "mean": lambda effect: effect.estimate.mean,
-    "sd": lambda effect: effect.estimate.sd,
-    "low": lambda effect: effect.estimate.low,
-    "high": lambda effect: effect.estimate.high,
-    "n": lambda effect: effect.estimate.n,
-    "low_90": lambda effect: effect.narrow.low,
-    "high_90": lambda effect: effect.narrow.high,
-    "low_joint": lambda effect: _end(effect.joint, "low"),
-    "high_joint": lambda effect: _end(effect.joint, "high"),
-    "p": lambda effect: effect.p,
-    "p_holm": lambda effect: effect.p_holm,
-    "p_same": lambda effect: effect.p_same,
-    "detectable": lambda effect: detectable(effect.estimate),
-    "at_equal_closed": lambda effect: _end(effect.at_equal_closed, "mean"),
-    "low_at_equal_closed": lambda effect: _end(effect.at_equal_closed, "low"),
-    "high_at_equal_closed": lambda effect: _end(effect.at_equal_closed, "high"),
+_ARMS_DRAWN = ("focus", "saliency", "blend")
+_STYLE: Any = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "savefig.dpi": 160,
 }
-"""Columns of ``comparisons.csv`` after those that say what is compared."""
-
-
-def over_draws(table: ArmTable, arm: str, world: str, figure: str) -> MeanInterval:
-    """Return the mean of a figure over the draws of an arm."""
-    units = table.get((arm, world), {}).values()
-    return t_interval([figures[figure] for figures in units])
-
-
-def write_tables(table: ArmTable, comparisons: Sequence[Effect], folder: Path) -> None:
-    """Write each mean over draws, and each comparison, as a row of a CSV."""
-    numbers = ("mean", "sd", "low", "high", "n")
-    means = [
-        (arm, world, name, *_numbers(over_draws(table, arm, world, name)))
-        for arm, world in table
-        for name in FIGURES
-    ]
-    write_csv(folder / TABLE, ("arm", "world", "figure", *numbers), means)
-    compared = []
-    for effect in comparisons:
-        names = (effect.contrast.name, effect.world, effect.figure, effect.role)
-        values = [value(effect) for value in _COMPARISON_NUMBERS.values()]
-        compared.append((*names, *map(_plain, values)))
-    header = ("contrast", "world", "figure", "role", *_COMPARISON_NUMBERS)
-    write_csv(folder / COMPARISONS, header, compared)
 
 
 def write_report(
@@ -299,16 +273,6 @@ def comparison_lines(comparisons: Sequence[Effect]) -> list[str]:
     return [*lines, ""]
 
 
-def _numbers(interval: MeanInterval) -> list[str]:
-    values = (interval.mean, interval.sd, interval.low, interval.high, interval.n)
-    return [_plain(value) for value in values]
-
-
-def _plain(value: float) -> str:
-    """Return six digits, an empty cell for what is not defined."""
-    return "" if math.isnan(value) else f"{value:.6g}"
-
-
 def spread(interval: MeanInterval) -> str:
     """Return ``.953 ± .004``: mean and SD, the mean of a single one; "-" without any."""
     if interval.n < 2:
@@ -343,3 +307,110 @@ def _short(text: str) -> str:
 
 def _p(value: float) -> str:
     return "-" if math.isnan(value) else "< .001" if value < 0.001 else number(value)
+
+
+def draw_pictures(
+    table: ArmTable, comparisons: Sequence[Effect], protocol: Protocol, folder: Path
+) -> list[str]:
+    """Draw what there is to draw into a folder; return the names of the files."""
+    names = []
+    if gain_by_grade(comparisons, folder / GAIN):
+        names.append(GAIN)
+    if open_auc_by_entropy(table, protocol.series, folder / RANGE):
+        names.append(RANGE)
+    return names
+
+
+@matplotlib.rc_context(_STYLE)
+def gain_by_grade(comparisons: Sequence[Effect], path: Path) -> bool:
+    """Draw open AUC above cross-entropy's by grade, in the first world; False without grades."""
+    world = comparisons[0].world if comparisons else ""
+    estimates = {(c.contrast.name, c.figure): c.estimate for c in comparisons if c.world == world}
+    gains_by_arm: dict[str, list[MeanInterval]] = {}
+    for arm in _ARMS_DRAWN:
+        contrast = minus(arm, BASELINE).name
+        if all((contrast, grade) in estimates for grade in GRADES):
+            gains_by_arm[arm] = [estimates[contrast, grade] for grade in GRADES]
+    if not gains_by_arm:
+        return False
+
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.axhline(0, color=INK, linewidth=0.8)
+    for number, (arm, gains) in enumerate(gains_by_arm.items()):
+        offset, colour = 0.12 * (number - (len(gains_by_arm) - 1) / 2), COLOURS[number]
+        axes.errorbar(
+            [x + offset for x in range(len(GRADES))],
+            [gain.mean for gain in gains],
+            yerr=[
+                [gain.mean - gain.low for gain in gains],
+                [gain.high - gain.mean for gain in gains],
+            ],
+            fmt="o",
+            color=colour,
+            markersize=5,
+            linewidth=1.4,
+        )
+        axes.text(
+            1.0,
+            1 - 0.08 * number,
+            arm,
+            color=colour,
+            ha="right",
+            va="top",
+            transform=axes.transAxes,
+        )
+    axes.set_xticks(range(len(GRADES)), GRADES)
+    axes.margins(x=0.05, y=0.2)
+    axes.set_xlabel("artefacts of the unknown generators")
+    axes.set_ylabel(f"open AUC minus that of {BASELINE}")
+    axes.set_title("Gain on unknown generators, by their distance from those of training")
+    figure.savefig(path)
+    return True
+
+
+@matplotlib.rc_context(_STYLE)
+def open_auc_by_entropy(table: ArmTable, series: Mapping[str, Sequence[str]], path: Path) -> bool:
+    """Draw open AUC against the entropy that came out, a line for each series in each world.
+
+    series: Arms by the name of their line, in the order in which they are joined. Draws are faint.
+    Returns False without a series of which two arms are there.
+    """
+    lines = []
+    for world in dict.fromkeys(world for _, world in table):
+        for name, arms in series.items():
+            figures_of_arms = [table[arm, world] for arm in arms if (arm, world) in table]
+            if len(figures_of_arms) > 1:
+                label = f"{name}, {world} %" if world else name
+                lines.append((label, figures_of_arms))
+    if not lines:
+        return False
+
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    panels: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
+    entropies = {"entropy": "entropy h of the CAM", "entropy_sum": "entropy h_sum, free of scale"}
+    for axes, (entropy, axis_label) in zip(panels, entropies.items(), strict=True):
+        for number, (label, figures_of_arms) in enumerate(lines):
+            x, y = _by_arm_and_unit(figures_of_arms, entropy, "open")
+            colour = COLOURS[number]
+            axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.18)
+            axes.plot(x.mean(1), y.mean(1), "o-", color=colour, label=label)
+        axes.set_xlabel(axis_label)
+    panels[0].set_ylabel("open AUC")
+    title = "Unknown generators, by the focus that training reached"
+    is_simulated = any(world for _, world in table)
+    panels[0].set_title(f"{title}; maps are simulated" if is_simulated else title)
+    legend_below(figure, panels[0], columns=4)
+    figure.savefig(path)
+    return True
+
+
+def _by_arm_and_unit(
+    figures_of_arms: Sequence[Mapping[int, Mapping[str, float]]], *figures: str
+) -> list[Floats]:
+    """Return each of the figures [arms, units], of the units that all of the arms have."""
+    units = sorted(set.intersection(*map(set, figures_of_arms)))
+    return [
+        np.array([[of_arm[unit][figure] for unit in units] for of_arm in figures_of_arms])
+        for figure in figures
+    ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from focus.config.command_line import load_config
 from focus.config.train import TrainConfig, resolve, write_config
 from focus.errors import InputError
-from focus.experiment.grid import Run
+from focus.experiment.protocol import Run
 from focus.runtime.progress import format_duration
 from focus.runtime.signals import SIGNALS
 from focus.training.run_folder import other_setting
@@ -29,7 +29,8 @@ def is_finished(run: Run) -> bool:
     record = run.folder / "config.yaml"
     if not record.exists():
         return False
-    if other := other_setting(load_config(TrainConfig, record), resolve(run.config)):
+    other = other_setting(load_config(TrainConfig, record), resolve(run.config))
+    if other is not None:
         name, before, now = other
         raise InputError(
             f"The run {run.folder} was made with {name} {before}, not {now}: give another --output."
@@ -60,35 +61,43 @@ def execute(
         InputError: a folder holds a run with other settings or images; before any is started.
         KeyboardInterrupt: it was stopped.
     """
-    left = [run for run in runs if not finished(run)]
+    unfinished = [run for run in runs if not finished(run)]
     # One's own data may be others than those of finished runs; a draw of the benchmark is not.
-    for run in {run.data: run for run in runs if not run.world and run not in left}.values():
+    finished_on_data = [run for run in runs if not run.world and run not in unfinished]
+    for run in {run.data: run for run in finished_on_data}.values():
         prepare(run)
-    print(f"{len(runs)} runs, {len(runs) - len(left)} of them done before; {jobs} at a time")
+    n_before = len(runs) - len(unfinished)
+    print(f"{len(runs)} runs, {n_before} of them done before; {jobs} at a time")
     logs.mkdir(parents=True, exist_ok=True)
-    for each in SIGNALS:
-        if signal.getsignal(each) is not signal.SIG_IGN:  # as nohup has SIGHUP
-            signal.signal(each, signal.default_int_handler)
-    waiting, failures = list(left), dict[str, str]()
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # as nohup has SIGHUP
+            signal.signal(signum, signal.default_int_handler)
+
+    waiting = list(unfinished)
     running: dict[subprocess.Popen[bytes], tuple[Run, Path]] = {}
+    failures: dict[str, str] = {}
     began = time.monotonic()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                prepare(run := waiting.pop(0))
+                run = waiting.pop(0)
+                prepare(run)
                 log = logs / f"{run.name}.log"
                 running[_start(run, log)] = run, log
             time.sleep(0.1)
             for process in [process for process in running if process.poll() is not None]:
                 run, log = running.pop(process)
-                end = f"{run.name} is done"
-                if code := process.returncode or int(not is_finished(run)):
+                code = process.returncode or int(not is_finished(run))
+                if code:
                     end = failures[run.name] = f"{run.name} ended with code {code}: see {log}"
                 else:
+                    end = f"{run.name} is done"
                     ended(run)
-                done = len(left) - len(waiting) - len(running)
-                seconds = (time.monotonic() - began) / done * (len(left) - done)
-                print(f"{done}/{len(left)}  {end}; about {format_duration(seconds)} left")
+                n_done = len(unfinished) - len(waiting) - len(running)
+                n_left = len(unfinished) - n_done
+                seconds = (time.monotonic() - began) / n_done * n_left
+                duration = format_duration(seconds)
+                print(f"{n_done}/{len(unfinished)}  {end}; about {duration} left")
     finally:  # after Ctrl-C or an error: no run goes on without this program
         _stop(running)
     return failures

@@ -13,8 +13,9 @@ from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, Split, TestSe
 from focus.errors import InputError
 from focus.experiment.__main__ import make_setup
 from focus.experiment.data import exact_maps, leave_out, shuffled_maps, trainable_arms, write_data
-from focus.experiment.frozen import GRID, Arm
-from focus.experiment.grid import arms_of, grid, search_runs
+from focus.experiment.frozen import GRID
+from focus.experiment.protocol import Arm, arms_of, grid
+from focus.experiment.search import search_runs
 
 
 def drawn(count: int = 20) -> Manifest:
@@ -109,7 +110,7 @@ def test_the_manifest_of_a_run_has_its_maps_and_stays_as_it_is(tmp_path: Path) -
     # Nor is a test image of one's own, which names no test set: it is the same manifest.
     unnamed = [replace(s, test_set="" if s.test_set == "open" else s.test_set) for s in drawn()]
     write_data(runs["weight"], lambda unit, world: Manifest(unnamed))
-    (*_, folds), *_ = search_runs(setup, ["ce"])
+    folds = search_runs(setup, ["ce"])[0].runs
     write_data(folds[0], lambda unit, world: drawn())
     assert Manifest.from_csv(folds[0].data) == leave_out(drawn(), 0)
     with pytest.raises(InputError, match="lists other images than those given now"):

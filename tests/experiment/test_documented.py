@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 
 from focus.data.demo.benchmark import REAL_FACES, SPLITS, World, render_face
-from focus.experiment.collect import FIGURES
-from focus.experiment.compare import ArmTable, Effect, analyse, contrasted
-from focus.experiment.doses import RANGE
-from focus.experiment.frozen import GRID, Protocol, minus
-from focus.experiment.report import ends, number, over_draws, signed, span, write_tables
-from focus.experiment.statistics import student_p, t_interval
+from focus.experiment.compare import (
+    ArmTable,
+    Effect,
+    analyse,
+    contrasted,
+    over_draws,
+    student_p,
+    t_interval,
+    write_tables,
+)
+from focus.experiment.frozen import GRID, RANGE
+from focus.experiment.protocol import Protocol, minus
+from focus.experiment.records import FIGURES
+from focus.experiment.report import ends, number, signed, span
 
 CHECKOUT = Path(__file__).parents[2]
 RESULTS = CHECKOUT / "bench" / "results"

@@ -3,11 +3,11 @@
 import csv
 import re
 
-from focus.experiment.collect import FIGURES
-from focus.experiment.compare import Effect, analyse
-from focus.experiment.frozen import minus
-from focus.experiment.place import PLACE
-from focus.experiment.report import number, over_draws, span, write_tables
+from focus.experiment.compare import Effect, analyse, over_draws, write_tables
+from focus.experiment.frozen import PLACE
+from focus.experiment.protocol import minus
+from focus.experiment.records import FIGURES
+from focus.experiment.report import number, span
 
 from .test_documented import RESULTS, Path, effects_of, in_hundredths, rows_below, table_in, text_of
 

@@ -3,11 +3,11 @@
 import csv
 from pathlib import Path
 
-from focus.experiment.collect import FIGURES
-from focus.experiment.compare import analyse
-from focus.experiment.frozen import minus
-from focus.experiment.report import number, over_draws, span, write_tables
-from focus.experiment.scale import SCALE
+from focus.experiment.compare import analyse, over_draws, write_tables
+from focus.experiment.frozen import SCALE
+from focus.experiment.protocol import minus
+from focus.experiment.records import FIGURES
+from focus.experiment.report import number, span
 
 from .test_documented import RESULTS, effects_of, in_hundredths, rows_below, table_in, text_of
 

@@ -21,17 +21,18 @@ from focus.data.making.photographs import ARCHIVE, SHA256, fetch_archive, read_p
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
 from focus.experiment.__main__ import make_setup
-from focus.experiment.controls import control_outcome, control_runs
+from focus.experiment.compare import of_shared_splits, t_interval
 from focus.experiment.frozen import TESTED_BY_TRAINED
-from focus.experiment.grid import Setup, grid
 from focus.experiment.photographs import (
     BLOCKS,
     FROZEN_NETWORK,
     SPARE_SPLITS,
     Pictures,
+    control_outcome,
+    control_runs,
     split_of,
 )
-from focus.experiment.statistics import of_shared_splits, t_interval
+from focus.experiment.protocol import Setup, grid
 from focus.model.weights import PACKAGED
 
 

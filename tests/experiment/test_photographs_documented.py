@@ -5,21 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from focus.experiment.collect import FIGURES
-from focus.experiment.compare import Effect, analyse
-from focus.experiment.controls import CONTROLS
-from focus.experiment.frozen import BASELINE, PHOTOGRAPHS, minus
-from focus.experiment.photographs import FROZEN_NETWORK, SPARE, WIDE
-from focus.experiment.report import (
-    TESTED_BY_TRAINED,
+from focus.experiment.compare import (
+    Effect,
+    analyse,
     detectable,
-    ends,
-    number,
+    of_shared_splits,
     over_draws,
-    span,
     write_tables,
 )
-from focus.experiment.statistics import of_shared_splits
+from focus.experiment.frozen import TESTED_BY_TRAINED
+from focus.experiment.photographs import CONTROLS, FROZEN_NETWORK, SPARE, WIDE
+from focus.experiment.protocol import BASELINE, PHOTOGRAPHS, minus
+from focus.experiment.records import FIGURES
+from focus.experiment.report import ends, number, span
 
 from .test_documented import RESULTS, effects_of, in_hundredths, rows_below, table_in, text_of
 

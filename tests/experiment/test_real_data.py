@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from focus.__main__ import main as focus
 from focus.data.demo import render_face
-from focus.experiment.doses import SPARE_DOSES
+from focus.experiment.frozen import SPARE_DOSES
 
 from ..test_readme import as_focus, commands
 
@@ -64,7 +64,7 @@ def test_the_commands_that_are_shown(
         monkeypatch.setenv(name, "1")
     few = {name: SPARE_DOSES.arms[name] for name in ("ce", "focus-1", "wide")}
     monkeypatch.setattr(
-        "focus.experiment.doses.SPARE_DOSES", replace(SPARE_DOSES, arms=few, units=(100,))
+        "focus.experiment.frozen.SPARE_DOSES", replace(SPARE_DOSES, arms=few, units=(100,))
     )
     check, _, _, search, compare = map(as_focus, commands("docs/real-data.md"))
     focus([*check, "--output", "check"])

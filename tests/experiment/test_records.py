@@ -20,11 +20,10 @@ from focus.data.bad_files import DIGESTS
 from focus.data.manifest import Manifest, Sample
 from focus.errors import InputError
 from focus.experiment.__main__ import experiment, images, make_setup
-from focus.experiment.collect import FIGURES, Outcome
 from focus.experiment.data import check_trained_on
 from focus.experiment.frozen import GRID
-from focus.experiment.grid import Run, grid
-from focus.experiment.records import Records, data_digest
+from focus.experiment.protocol import Run, grid
+from focus.experiment.records import FIGURES, Outcome, Records, data_digest
 from focus.runtime.files import waiting_for
 
 from ..launching import in_another_process, write_faces

@@ -15,15 +15,11 @@ from focus.config.experiment import ExperimentConfig
 from focus.data.manifest import Manifest, Sample
 from focus.evaluation.results import write_results
 from focus.experiment.__main__ import make_setup
-from focus.experiment.collect import FIGURES, GRADES, Outcome, outcome, whole_units
-from focus.experiment.compare import ArmTable, Effect, analyse, table_of
-from focus.experiment.doses import RANGE
-from focus.experiment.frozen import GRID, Protocol
-from focus.experiment.grid import grid
-from focus.experiment.place import PLACE
-from focus.experiment.plots import gain_by_grade, open_auc_by_entropy
-from focus.experiment.report import signed, write_report, write_tables
-from focus.experiment.statistics import t_interval
+from focus.experiment.compare import ArmTable, Effect, analyse, t_interval, table_of, write_tables
+from focus.experiment.frozen import GRID, PLACE, RANGE
+from focus.experiment.protocol import Protocol, grid
+from focus.experiment.records import FIGURES, GRADES, Outcome, outcome, whole_units
+from focus.experiment.report import gain_by_grade, open_auc_by_entropy, signed, write_report
 
 from ..evaluation.few_scores import summarise, table
 

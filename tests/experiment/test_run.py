@@ -14,17 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from focus.config.command_line import parse
 from focus.config.experiment import ExperimentConfig
 from focus.config.train import resolve, write_config
 from focus.errors import InputError
-from focus.experiment import frozen, search
 from focus.experiment.__main__ import experiment, make_setup
-from focus.experiment.collect import Outcome
-from focus.experiment.grid import Run, search_runs
-from focus.experiment.records import Records
+from focus.experiment.frozen import GRID
+from focus.experiment.protocol import Run, grid
+from focus.experiment.records import Outcome, Records
 from focus.experiment.run import is_finished
 
 from ..launching import write_faces
@@ -39,10 +37,10 @@ def words(tree: Path, output: Path, *more: str, epochs: int = 1) -> list[str]:
     ]
 
 
-def main(given: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run the experiment in this process; return its exit code."""
     try:
-        experiment(parse(ExperimentConfig, given))
+        experiment(parse(ExperimentConfig, arguments))
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
@@ -75,24 +73,9 @@ def as_if_done(run: Run, auc: float) -> None:
     (run.folder / "results.json").write_text(json.dumps({"open": {"mean": {"auc": auc}}}))
 
 
-def test_the_search_chooses_by_the_mean_over_folds(tmp_path: Path) -> None:
-    setup = make_setup(ExperimentConfig(output=str(tmp_path)))
-    groups = search_runs(setup, ["ce", "focus"])
-    for number, (*_, runs) in enumerate(groups):
-        for fold, run in enumerate(runs):
-            as_if_done(run, 0.7 + 0.1 * (number == 1) + 0.01 * fold)
-    (tmp_path / "search").mkdir(exist_ok=True)
-    text = search.write_search(search.candidates(groups, ()), tmp_path / "search")
-    assert text.count("chosen") == 2
-    weights = yaml.safe_load((tmp_path / "search" / "weights.yaml").read_text())
-    assert weights == {"ce": frozen.SEARCH["ce"][1], "focus": frozen.SEARCH["focus"][0]}
-    # What is left of a candidate of which a run failed is no mean over the folds.
-    left = search.candidates(groups, {groups[1][2][1].name})
-    assert [each.settings for each in left if each.loss == "ce"] == [frozen.SEARCH["ce"][0]]
-
-
 def test_a_run_of_other_settings_does_not_stand_for_one(tmp_path: Path) -> None:
-    run = search_runs(make_setup(ExperimentConfig(output=str(tmp_path))), ["ce"])[0][2][0]
+    setup = make_setup(ExperimentConfig(output=str(tmp_path)))
+    (run,) = grid(setup, {"ce": GRID.arms["ce"]}, [0])[:1]
     assert not is_finished(run)
     as_if_done(run, 0.7)
     config = resolve(run.config)
@@ -111,8 +94,8 @@ def test_nothing_to_report(tree: Path, tmp_path: Path) -> None:
 
 def write_rows(outcomes: Iterable[Outcome], path: Path) -> None:
     records = Records(path)
-    for each in outcomes:
-        records.add(each)
+    for outcome in outcomes:
+        records.add(outcome)
 
 
 @pytest.mark.usefixtures("own_threads")
@@ -125,14 +108,14 @@ def test_a_world_of_the_range_is_looked_at_only_whole(
     table = tmp_path / "range" / "runs.csv"
     table.parent.mkdir(exist_ok=True)
     write_rows((o for o in here if o.run.arm in ("ce", "faint")), table)
-    given = ["--range", "--report", "--output", str(tmp_path)]
+    arguments = ["--range", "--report", "--output", str(tmp_path)]
     for more in ([], ["--losses", "ce,faint"]):
         with pytest.raises(InputError, match="128 runs of the world 90 are missing: nothing is"):
-            main([*given, *more])
+            main([*arguments, *more])
     write_rows(here, table)
     (tmp_path / "report.md").write_text("of the losses")
     for more in ([], ["--losses", "ce,faint"]):
-        main([*given, *more])
+        main([*arguments, *more])
         said = capsys.readouterr().out
         assert "- 144 runs of the world 50 are missing: nothing is looked at before\n" in said
         assert "| `faint` | 16 |" in said
@@ -158,11 +141,11 @@ def test_a_gate_of_other_settings_says_nothing(
 def test_a_failed_run_is_named_and_whole_seeds_are_reported(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = words(tree, tmp_path, "--losses", "ce", "--seeds", "2")
+    arguments = words(tree, tmp_path, "--losses", "ce", "--seeds", "2")
     folder = tmp_path / "runs"
     folder.mkdir()
     (folder / "ce-01").write_text("in the way")
-    assert main(given) == 1
+    assert main(arguments) == 1
     said = capsys.readouterr()
     log = tmp_path / "logs" / "ce-01.log"
     assert f"ce-01 ended with code 2: see {log}" in said.err
@@ -172,16 +155,16 @@ def test_a_failed_run_is_named_and_whole_seeds_are_reported(
 
     (folder / "ce-01").unlink()
     before = (folder / "ce-00" / "results.json").stat().st_mtime_ns
-    assert main(given) == 0
+    assert main(arguments) == 0
     said = capsys.readouterr()
     assert "2 runs, 1 of them done before" in said.out
     assert (folder / "ce-00" / "results.json").stat().st_mtime_ns == before
     # The table is enough to go on from, and says what it was made with.
     shutil.rmtree(folder)
-    assert main([*given, "--report"]) == 0
+    assert main([*arguments, "--report"]) == 0
     assert "| `ce` | 2 |" in capsys.readouterr().out
     (tmp_path / "report.md").unlink()
-    assert main(given) == 0
+    assert main(arguments) == 0
     assert not folder.exists()
     assert "| `ce` | 2 |" in (tmp_path / "report.md").read_text()
 
@@ -192,9 +175,9 @@ def test_a_failed_run_is_named_and_whole_seeds_are_reported(
 def test_a_stopped_or_killed_experiment_saves_and_goes_on(
     signum: signal.Signals, tree: Path, tmp_path: Path
 ) -> None:
-    given = words(tree, tmp_path, "--losses", "ce", "--seeds", "1", epochs=15)
+    arguments = words(tree, tmp_path, "--losses", "ce", "--seeds", "1", epochs=15)
     folder, log = tmp_path / "runs" / "ce-00", tmp_path / "logs" / "ce-00.log"
-    command = [sys.executable, "-P", "-m", "focus.experiment", *given]
+    command = [sys.executable, "-P", "-m", "focus.experiment", *arguments]
     (tmp_path / "focus.py").write_text("raise SystemExit('not this one')")
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, start_new_session=True, cwd=tmp_path
@@ -210,7 +193,7 @@ def test_a_stopped_or_killed_experiment_saves_and_goes_on(
     finally:
         process.kill()
     assert not (folder / "results.json").exists()
-    assert main(given) == 0
+    assert main(arguments) == 0
     assert re.search(r"saved in .*; to go on: .*--resume --name \S+ --output \S+", log.read_text())
     assert "resuming" in log.read_text()
     with (folder / "summary.csv").open(newline="") as file:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from focus.experiment.statistics import (
+from focus.experiment.compare import (
     at_equal_closed,
     detectable,
     equivalence_p,

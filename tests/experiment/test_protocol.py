@@ -1,12 +1,10 @@
-"""Which runs there are, in which order, what is frozen, and the weights that a search chose."""
+"""Which runs there are, in which order, what is frozen, and the weights that are given."""
 
-import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from focus.config.experiment import ExperimentConfig
@@ -15,11 +13,9 @@ from focus.config.options import flat
 from focus.config.train import resolve
 from focus.errors import InputError
 from focus.experiment import frozen
-from focus.experiment.__main__ import make_setup
-from focus.experiment.collect import Outcome
-from focus.experiment.doses import RANGE, choose_doses, reached
-from focus.experiment.frozen import Arm
-from focus.experiment.grid import Setup, arms_of, check_arms, grid, read_weights
+from focus.experiment.__main__ import check_arms, make_setup, read_weights
+from focus.experiment.frozen import RANGE
+from focus.experiment.protocol import Arm, Setup, arms_of, grid
 
 
 def setup_in(folder: Path, **settings: Any) -> Setup:
@@ -41,8 +37,9 @@ def test_the_default_grid(tmp_path: Path) -> None:
     # Losses are compared at equal epochs.
     assert {run.config.epochs for run in runs} == {16}
     # One's own data have no worlds.
-    own = setup_in(tmp_path, data=("x.csv",))
-    names = [run.name for run in grid(own, arms_of(own.protocol, ["ce", "hinge"]), range(2))]
+    of_user = setup_in(tmp_path, data=("x.csv",))
+    arms = arms_of(of_user.protocol, ["ce", "hinge"])
+    names = [run.name for run in grid(of_user, arms, range(2))]
     assert names == ["ce-00", "hinge-00", "ce-01", "hinge-01"]
 
 
@@ -58,8 +55,8 @@ def test_arms_of_a_draw_differ_in_their_loss_or_their_maps_alone(tmp_path: Path)
     loss = {"loss", "name"}
     for arm, config in runs.items():
         differ = {n for n in vars(config) if getattr(runs["ce"], n) != getattr(config, n)}
-        own = frozen.GRID.arms[arm]
-        assert differ <= loss | ({"data"} if own.images != "own" else set()), arm
+        images = frozen.GRID.arms[arm].images
+        assert differ <= loss | ({"data"} if images != "own" else set()), arm
     assert runs["blend"].loss.focus_weight == 0.7
     for arm, of, images in (
         ("blend-shuffled", "blend", "shuffled"),
@@ -95,10 +92,10 @@ def test_the_range_is_frozen(tmp_path: Path) -> None:
         assert min(spare.protocol.units) >= 100
     with pytest.raises(InputError, match="leave --data out"):
         setup_in(tmp_path, headroom=True, data=("x.csv",))
-    for own in ({"range": True}, {"headroom": True}, {"recipes": "npr"}):
+    for question in ({"range": True}, {"headroom": True}, {"recipes": "npr"}):
         for more in ({"seeds": 2}, {"quick": True}):
             with pytest.raises(InputError, match="draws of its own: leave --seeds and --quick out"):
-                setup_in(tmp_path, **own, **more)
+                setup_in(tmp_path, **question, **more)
 
 
 def test_place_has_three_arms_in_two_worlds_on_draws_of_its_own(tmp_path: Path) -> None:
@@ -150,24 +147,28 @@ def test_recipes_are_trained_alike_from_scratch_with_and_without_maps(tmp_path: 
     runs = grid(setup, setup.protocol.arms, setup.protocol.units)
     assert Counter(run.unit for run in runs) == dict.fromkeys(range(40, 46), 8)
     assert {run.world for run in runs} == {"90"}
-    found = {run.arm: resolve(run.config) for run in runs if run.unit == 40}
-    alike = {(c.epochs, c.batch_size, c.opt, c.sched, c.image_size) for c in found.values()}
+    configs = {run.arm: resolve(run.config) for run in runs if run.unit == 40}
+    alike = {(c.epochs, c.batch_size, c.opt, c.sched, c.image_size) for c in configs.values()}
     assert alike == {(16, 32, "adamw", "one-cycle", 96)}
-    assert {(c.pretrained, c.mixed_precision) for c in found.values()} == {(False, "bf16")}
-    assert {name: c.lr for name, c in found.items() if name in ("ce", "npr")} == {
+    assert {(c.pretrained, c.mixed_precision) for c in configs.values()} == {(False, "bf16")}
+    assert {name: c.lr for name, c in configs.items() if name in ("ce", "npr")} == {
         "ce": 3e-3,
         "npr": 1e-3,
     }
-    npr = found["npr-blend"]
+    npr = configs["npr-blend"]
     assert (npr.recipe, npr.model, npr.input, npr.fit) == ("npr", "resnet50_npr", "npr", "crop")
-    assert (npr.loss.name, npr.loss.saliency_weight, found["npr"].loss.name) == ("blend", 5.0, "ce")
-    assert found["xception"].augment == "flip,blur,jpeg"
+    assert (npr.loss.name, npr.loss.saliency_weight, configs["npr"].loss.name) == (
+        "blend",
+        5.0,
+        "ce",
+    )
+    assert configs["xception"].augment == "flip,blur,jpeg"
     for test in setup.protocol.tests:
         assert sum(test.contrast.weights.values()) == pytest.approx(0)
-        assert found.keys() >= test.contrast.weights.keys()
+        assert configs.keys() >= test.contrast.weights.keys()
     # One's own data have each as its authors train it.
-    own = setup_in(tmp_path, recipes="univfd", data=("x.csv",))
-    trained = {r.arm: resolve(r.config) for r in grid(own, own.protocol.arms, [0])}
+    of_user = setup_in(tmp_path, recipes="univfd", data=("x.csv",))
+    trained = {r.arm: resolve(r.config) for r in grid(of_user, of_user.protocol.arms, [0])}
     assert (trained["ce"].recipe, trained["ce"].epochs) == ("paper", 50)
     wanted = trained["univfd"]
     assert (wanted.epochs, wanted.lr, wanted.pretrained, wanted.tune) == (30, 1e-4, True, "head")
@@ -177,43 +178,19 @@ def test_recipes_are_trained_alike_from_scratch_with_and_without_maps(tmp_path: 
         setup_in(tmp_path, recipes="nrp")
 
 
-def test_a_dose_is_the_weight_at_which_the_entropy_falls_to_its_share(tmp_path: Path) -> None:
-    # By hand: half of .8 lies between .6 at .01 and .2 at .1, halfway in the logarithm.
-    weights, entropies = np.array([0, 0.01, 0.1, 1]), np.array([0.8, 0.6, 0.2, 0.1])
-    assert reached(weights, entropies, 0.5) == pytest.approx(0.01 * 10**0.5)
-    assert reached(weights, entropies, 0.875) == pytest.approx(0.005)
-    assert math.isnan(reached(weights, entropies, 0.1))
-    setup = setup_in(tmp_path, range=True, search=True)
-    outcomes = []
-    for run in grid(setup, setup.protocol.arms, [100, 101]):
-        weight = resolve(run.config).loss.focus_weight
-        # The shortcut, which speaks on validation, hides what a weight of 1 costs.
-        figures = {"validation": 0.99}
-        figures["closed_balanced"] = 0.98 if weight < 1 else 0.97 - 0.02 * weight
-        figures["validation_entropy"] = 0.6 - 0.1 * weight + 0.02 * (run.unit - 100.5)
-        outcomes.append(Outcome(run, figures))
-    text = choose_doses(outcomes, tmp_path)
-    assert "| focus-0.3 | 0.3 | 0.570 | 0.980 |" in text
-    assert "| arm | weight | validation entropy | closed-balanced AUC |" in text
-    # At 1 the AUC is .95, .03 below that of ce; at .3 it is not below.
-    assert text.endswith("aggressive: 0.3\nwide: 0.6")
-    own_data = [replace(o, figures={**o.figures, "closed_balanced": math.nan}) for o in outcomes]
-    assert choose_doses(own_data, tmp_path).endswith("aggressive: 3\nwide: 0.6")
-
-
 def test_settings_of_another_recipe_and_of_another_loss(tmp_path: Path) -> None:
-    paper = grid(
-        own := setup_in(tmp_path, data=("x.csv",)), arms_of(own.protocol, ["ce", "hinge"]), [0]
-    )
+    of_user = setup_in(tmp_path, data=("x.csv",))
+    paper = grid(of_user, arms_of(of_user.protocol, ["ce", "hinge"]), [0])
     assert [run.config.epochs for run in paper] == [50, 50]
     assert resolve(paper[1].config).loss.focus_weight == LOSSES["hinge"].focus_weight
     (short,) = grid(setup_in(tmp_path, train={"epochs": "2"}), {"ce": Arm("ce")}, [0])[:1]
     assert short.config.epochs == 2
     with pytest.raises(InputError, match="--train has focus_weight, which"):
         setup_in(tmp_path, train={"recipe": "demo", "focus_weight": "0.3"})
-    check_arms(["blend-shuffled", "match"])
+    names = [*frozen.GRID.arms, *LOSSES]
+    check_arms(["blend-shuffled", "match"], names)
     with pytest.raises(InputError, match=r"'blend-shufled' .did you mean blend-shuffled"):
-        check_arms(["blend-shufled"])
+        check_arms(["blend-shufled"], names)
 
 
 def test_the_range_on_own_data(tmp_path: Path) -> None:
@@ -231,12 +208,14 @@ def test_the_range_on_own_data(tmp_path: Path) -> None:
     )
     runs = grid(setup, setup.protocol.arms, setup.protocol.units)
     assert {run.unit for run in runs} == set(range(10))
-    found = {run.arm: resolve(run.config) for run in runs if run.unit == 4}
-    assert found["strong"].loss.focus_weight == found["saliency-strong"].loss.focus_weight == 0.2
-    assert found["saliency-strong"].loss.saliency_weight == 5
-    assert found["mild"].loss.focus_weight == RANGE.arms["mild"].settings["focus_weight"]
-    assert (found["wide"].loss.entropy_target, found["ce"].loss.focus_weight) == (0.7, 0)
-    for config in found.values():
+    configs = {run.arm: resolve(run.config) for run in runs if run.unit == 4}
+    assert (
+        configs["strong"].loss.focus_weight == configs["saliency-strong"].loss.focus_weight == 0.2
+    )
+    assert configs["saliency-strong"].loss.saliency_weight == 5
+    assert configs["mild"].loss.focus_weight == RANGE.arms["mild"].settings["focus_weight"]
+    assert (configs["wide"].loss.entropy_target, configs["ce"].loss.focus_weight) == (0.7, 0)
+    for config in configs.values():
         same = config.recipe, config.epochs, config.image_size, config.mixed_precision
         assert same == ("foundation", 300, 96, "no")
         assert (config.pretrained, config.workers, config.seed) == (False, 3, 4)
