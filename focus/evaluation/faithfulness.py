@@ -199,8 +199,8 @@ def _falls(
     after = []
     for starts in boxes.swapaxes(0, 1).tolist():
         changed = images.clone()
-        for image, (top, left) in enumerate(starts):
-            box = (image, slice(None), slice(top, top + height), slice(left, left + width))
+        for image, (row, column) in enumerate(starts):
+            box = (image, slice(None), slice(row, row + height), slice(column, column + width))
             changed[box] = torch.lerp(images[box], blurred[box], mask)
         with accelerator.autocast():  # the network alone: the blur keeps its precision
             after.append(decided(detector.predict_batch(changed).score.cpu()))

@@ -128,7 +128,8 @@ class _Begun(NamedTuple):
         """Wait for the predictions; raise NotFiniteError if one is not finite."""
         if self.copied is not None:
             self.copied.synchronize()
-        if (row := self.prediction.first_not_finite()) is not None:
+        row = self.prediction.first_not_finite()
+        if row is not None:
             path = manifest[int(self.batch.index[row])].path
             raise NotFiniteError(path, "try --mixed-precision no, or another model.")
         return self.batch, self.prediction
@@ -190,7 +191,7 @@ def score_images(
     perturb: Perturb | None = None,
     progress: bool = True,
     description: str = "scoring",
-    each: Callable[[], None] | None = None,
+    after_batch: Callable[[], None] | None = None,
     **options: Any,
 ) -> Scores:
     """Score the images of a manifest: one row each, in its order.
@@ -198,17 +199,21 @@ def score_images(
     Args:
         accelerator: Each of its processes scores a share of the images and gets the whole table.
         description: The text of the progress bar, which the main process shows.
-        each: This is called after each batch; an error that it raises ends the scoring.
+        after_batch: This is called after each batch; an error that it raises ends the scoring.
         options: These go to :func:`predictions`, as ``perturb`` does.
 
     Raises ImageError as :func:`predictions`; also for a mask that cannot be decoded.
     """
     main = accelerator is None or accelerator.is_main_process
-    if main and perturb is None and (warning := geometry_warning(detector, manifest)):
-        _log.warning(warning)
+    if main and perturb is None:
+        warning = geometry_warning(detector, manifest)
+        if warning:
+            _log.warning(warning)
     options |= {"accelerator": accelerator, "perturb": perturb}
-    batches, parts = predictions(detector, manifest, **options), []
-    total, hidden = len(range(len(manifest))[_share(accelerator)]), not (progress and main)
+    batches = predictions(detector, manifest, **options)
+    parts = []
+    total = len(range(len(manifest))[_share(accelerator)])
+    hidden = not (progress and main)
     # Closed, its workers end also where the scoring is left midway.
     with (
         closing(batches),
@@ -218,8 +223,8 @@ def score_images(
             arrays = [field.numpy() for field in prediction]
             parts.append(_rows(manifest, batch, arrays, detector))
             bar.update(len(batch.index))
-            if each is not None:
-                each()
+            if after_batch is not None:
+                after_batch()
     part = Scores.concatenate(parts)
     return part if accelerator is None else Scores.merge(gather_object([part]))
 
@@ -253,12 +258,12 @@ def outlier_norm(
 def geometry_warning(detector: "Detector", manifest: Manifest) -> str:
     """Return a warning if faces are cut out in another way than those of training, else ""."""
     trained = detector.config.geometry
-    other = {way: n for way, n in manifest.geometries().items() if way not in trained}
-    if not trained or not other:
+    counts = {way: n for way, n in manifest.geometries().items() if way not in trained}
+    if not trained or not counts:
         return ""
     return (
-        f"{sum(other.values())} of {len(manifest)} images are cut out otherwise "
-        f"({', '.join(sorted(other))}) than those of the model's training ({', '.join(trained)}), "
+        f"{sum(counts.values())} of {len(manifest)} images are cut out otherwise "
+        f"({', '.join(sorted(counts))}) than those of the model's training ({', '.join(trained)}), "
         "so its scores may be wrong: cut them alike with focus data crop"
     )
 
@@ -283,13 +288,17 @@ def _rows(
                 digest=sample.extra.get(DIGESTS["mask"], ""),
             )
     targets = [hit_cells(mask) for mask in masks]
+    # [N, 2]: the numbers of the cells where the CAM of the predicted class and that of synthetic
+    # peak.
     peaks = of_classes.reshape(*of_classes.shape[:2], -1).argmax(axis=2)
     hits = [
-        [-1, -1] if cells is None else cells.ravel()[own]
-        for cells, own in zip(targets, peaks, strict=True)
+        [-1, -1] if cells is None else cells.ravel()[peaks_of_image]
+        for cells, peaks_of_image in zip(targets, peaks, strict=True)
     ]
     texts = ("path", "generator", "family", "split", "test_set", "group")
-    columns: dict[str, Any] = {n: [getattr(sample, n) for sample in samples] for n in texts}
+    columns: dict[str, Any] = {
+        name: [getattr(sample, name) for sample in samples] for name in texts
+    }
     columns |= map_agreement(cams, batch.saliency.numpy())
     columns["map_hit"] = np.nan_to_num(columns["map_hit"], nan=-1)
     columns["pointing_hit"], columns["pointing_hit_synthetic"] = np.array(hits).T

@@ -44,8 +44,17 @@ from focus.model.operating_points import choose_threshold
 from focus.runtime.csv_files import CsvForm, column_count_error, csv_form, csv_rows, legible
 
 _SCORES = (
-    *("score", "p_synthetic", "p_fake", "fake_prob", "fake_score"),
-    *("probability", "prob", "y_score", "prediction", "pred", "y_pred"),
+    "score",
+    "p_synthetic",
+    "p_fake",
+    "fake_prob",
+    "fake_score",
+    "probability",
+    "prob",
+    "y_score",
+    "prediction",
+    "pred",
+    "y_pred",
 )
 """Usual names of the column of scores; the first that is there counts."""
 _OF_PROBABILITIES = {figure.name for figure in FIGURES if figure.probability}
@@ -148,8 +157,8 @@ def read(
             f"{unit} {line}: {error}{separators if len(header) == 1 else ''}."
         ) from error
     root = None if data_root is None else str(absolute(data_root))
-    place = legible if root is None else partial(place_inside, root=root, outside=True)
-    read_rows = _read_rows(rows, unit, table_columns, positions, place)
+    path_of = legible if root is None else partial(place_inside, root=root, outside=True)
+    read_rows = _read_rows(rows, unit, table_columns, positions, path_of)
     cells_by_detector, paths = read_rows.cells_by_detector, read_rows.paths
     kind, group = np.asarray(read_rows.kinds), np.asarray(read_rows.groups)
     numbers = np.asarray(read_rows.numbers)
@@ -251,9 +260,13 @@ def _read_rows(
     unit: str,
     columns: Columns,
     score_positions: Sequence[int],
-    place: Callable[[str], str],
+    path_of: Callable[[str], str],
 ) -> _TableRows:
-    """Return the rows of a table; raises InputError with the number of one that cannot be read."""
+    """Return the rows of a table.
+
+    path_of: Returns the path of an image by its cell. Raises InputError with the number of a row
+    that cannot be read.
+    """
     table = _TableRows([], [], [[] for _ in score_positions], [], *(array("q") for _ in range(3)))
     path_position, group_position = columns.positions["path"], columns.positions.get("group")
     of_kind = [i for role, i in columns.positions.items() if role not in (*PATHS, "group")]
@@ -266,12 +279,12 @@ def _read_rows(
             key = tuple([cells[position] for position in of_kind])
             kind = kind_numbers.get(key)
             if kind is None:
-                table.samples.append(columns.sample(cells, place))
+                table.samples.append(columns.sample(cells, path_of))
                 kind = kind_numbers[key] = len(kind_numbers)
             path = cells[path_position].strip()
             if not path:
                 raise ValueError("an empty path")
-            table.paths.append(place(path))
+            table.paths.append(path_of(path))
         except ValueError as error:
             raise InputError(f"{unit} {number}: {error}; fix the row.") from error
         group = "" if group_position is None else cells[group_position]
@@ -365,13 +378,20 @@ def _refuse_contradictions(
 def without_calibration(results: Results) -> Results:
     """Return results without what takes the scores for probabilities."""
 
-    def without(part: Any) -> Any:
-        if not isinstance(part, dict):
-            return part
-        return {n: None if n in _OF_PROBABILITIES else without(v) for n, v in part.items()}
-
     of_sets = (*SET_TITLES, "groups")
-    return {name: without(part) if name in of_sets else part for name, part in results.items()}
+    return {
+        name: _without_calibration(part) if name in of_sets else part
+        for name, part in results.items()
+    }
+
+
+def _without_calibration(part: Any) -> Any:
+    if not isinstance(part, dict):
+        return part
+    return {
+        key: None if key in _OF_PROBABILITIES else _without_calibration(value)
+        for key, value in part.items()
+    }
 
 
 def rows_to_test(table: ScoreTable) -> NDArray[np.bool_]:

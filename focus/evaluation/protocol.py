@@ -33,7 +33,7 @@ def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison
     any of: the generator's own in the same test set; those of the same test set that name no
     generator; the generator's own without a test set; those given apart, with neither.
     """
-    known = list(training_generators)
+    training = list(training_generators)
     test_set_code, test_sets = scores.numbered("test_set")
     generator_code, generators = scores.numbered("generator")
     # What the results call a fake without a name is no name.
@@ -53,14 +53,14 @@ def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison
         if label_code[row] == 0:
             reals.setdefault((test_set, name), []).append(rows)
         elif label_code[row] == 1:
-            home = home_of(test_set, name, known)
+            home = home_of(test_set, name, training)
             fakes.setdefault((home, name), []).append(rows)
     serving = {name: served_by(name) for _, name in reals}
 
     comparisons = []
     chosen_rows: dict[tuple[tuple[str, str], ...], Integers] = {}
     for (test_set, generator), of_generator in sorted(fakes.items()):
-        at_home = home_of("", generator, known) == test_set
+        at_home = home_of("", generator, training) == test_set
         naming_it = [(s, name) for s, name in reals if generator in serving[name]]
         candidates = (
             [(s, name) for s, name in naming_it if s == test_set or (s == "" and at_home)],

@@ -99,12 +99,13 @@ class Scores:
         """Return rows without CAMs; every column [N] that is not given is "", NaN or -1."""
         rows = len(columns["score"])
         blank = {np.object_: "", np.int64: -1, np.float32: math.nan, np.float64: math.nan}
-        # A blank column is one value for all rows, and takes no memory for each.
-        made: dict[str, Any] = {
-            f.name: np.broadcast_to(np.array(blank[_DTYPES[f.type]], _DTYPES[f.type]), rows)
-            for f in fields(Scores)[:-1]
-        }
-        return Scores(**(made | {"index": np.arange(rows)} | columns))
+        filled: dict[str, Any] = {}
+        for field in fields(Scores)[:-1]:
+            dtype = _DTYPES[field.type]
+            # A blank column is one value for all rows, and takes no memory for each.
+            filled[field.name] = np.broadcast_to(np.array(blank[dtype], dtype), rows)
+        filled["index"] = np.arange(rows)
+        return Scores(**(filled | columns))
 
     def select(self, rows: ArrayLike) -> "Scores":
         """Return the rows named by a boolean mask [N] or by row numbers, in that order."""
@@ -112,14 +113,11 @@ class Scores:
         if chosen.size == 0:
             chosen = chosen.astype(np.int64)
         count = int(chosen.sum()) if chosen.dtype == np.bool_ else len(chosen)
-        return Scores(
-            **{
-                name: np.broadcast_to(column[:1], count)
-                if column.strides == (0,) and len(column)
-                else column[chosen]
-                for name, column in self.columns().items()
-            }
-        )
+        columns: dict[str, Any] = {}
+        for name, column in self.columns().items():
+            is_one_value = column.strides == (0,) and len(column)
+            columns[name] = np.broadcast_to(column[:1], count) if is_one_value else column[chosen]
+        return Scores(**columns)
 
     def numbered(self, name: str) -> tuple[Integers, list[str]]:
         """Return the number [N] of each text of a column, and the different texts as first met."""
@@ -168,12 +166,12 @@ class Scores:
             alone = group == names_of_groups.index("")
             key[alone] = len(self) + np.arange(len(self))[alone]
         # Numbered in the order of their first rows.
-        _, place, sizes = np.unique(first_rows(key), return_inverse=True, return_counts=True)
-        first = np.unique(place, return_index=True)[1]
+        _, number, sizes = np.unique(first_rows(key), return_inverse=True, return_counts=True)
+        first = np.unique(number, return_index=True)[1]
         names = ("path", "label", "generator", "family", "split", "test_set", "group")
         return Scores.without_cams(
             **{name: getattr(self, name)[first] for name in names},
-            score=np.bincount(place, self.score) / sizes,
+            score=np.bincount(number, self.score) / sizes,
         )
 
     @functools.cached_property
@@ -194,17 +192,22 @@ class Scores:
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the arrays that there are by name, in the order of the fields."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: column for name, column in found.items() if column is not None}
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: column for name, column in columns.items() if column is not None}
 
     @staticmethod
     def concatenate(parts: Sequence["Scores"]) -> "Scores":
         """Return the rows of all parts, one part after the other."""
-        some = [part.columns() for part in parts if len(part)]
-        columns: dict[str, Any] = {field.name: [] for field in fields(Scores)[:-1]}
-        for name in some[0] if some else ():
-            columns[name] = np.concatenate([own[name] for own in some])
-        return Scores(**columns)
+        columns_of_parts = [part.columns() for part in parts if len(part)]
+        if not columns_of_parts:
+            empty: dict[str, Any] = {field.name: [] for field in fields(Scores)[:-1]}
+            return Scores(**empty)
+        return Scores(
+            **{
+                name: np.concatenate([columns[name] for columns in columns_of_parts])
+                for name in columns_of_parts[0]
+            }
+        )
 
     @staticmethod
     def merge(parts: Sequence["Scores"]) -> "Scores":

@@ -75,8 +75,12 @@ def fit_calibration(
     from sklearn.linear_model import LogisticRegression
 
     images = np.array([len(real_scores), len(fake_scores)])
-    given = zip(images, (real_units, fake_units), strict=True)
-    n = np.array([size if units is None else len(np.unique(units)) for size, units in given])
+    n = np.array(
+        [
+            size if units is None else len(np.unique(units))
+            for size, units in zip(images, (real_units, fake_units), strict=True)
+        ]
+    )
     logit = logits(np.concatenate([real_scores, fake_scores]))
     label = np.repeat([0, 1], images)
     size, goal = images[label], ((n + 1) / (n + 2))[label]

@@ -79,20 +79,24 @@ class DetectionMetrics:
 
         Raises InputError, and adds none, as :func:`detection_metrics`.
         """
-        score, label = _listed(scores), _listed(labels)
-        texts = ([""] * len(score) if given is None else given for given in (generators, groups))
-        columns = score, label, *map(_listed, texts)
+        score = _listed(scores)
+        label = _listed(labels)
+        generator = [""] * len(score) if generators is None else _listed(generators)
+        group = [""] * len(score) if groups is None else _listed(groups)
+        columns = (score, label, generator, group)
         if len({len(column) for column in columns}) > 1:
             lengths = ", ".join(str(len(column)) for column in columns)
             raise InputError(
                 f"scores, labels, generators and groups have {lengths} entries: give one an image."
             )
-        if wrong := [each for each in label if each not in (0, 1)]:
-            raise InputError(f"A label is {wrong[0]!r}: give 0 for real and 1 for synthetic.")
-        if wrong := [each for each in score if not 0 <= each <= 1]:
-            raise InputError(
-                f"A score is {wrong[0]!r}: give the probability of synthetic, not a logit."
-            )
+        for value in label:
+            if value not in (0, 1):
+                raise InputError(f"A label is {value!r}: give 0 for real and 1 for synthetic.")
+        for value in score:
+            if not 0 <= value <= 1:
+                raise InputError(
+                    f"A score is {value!r}: give the probability of synthetic, not a logit."
+                )
         self._rows += zip(*columns, strict=True)
 
     def compute(self) -> dict[str, float]:
@@ -110,15 +114,17 @@ class DetectionMetrics:
         computed = of_ranking(ranking, self.threshold)
         figures = {name: float(values[0]) for name, values in computed.items()}
         figures |= _interval("auc", [compared(fake)])
-        named = np.array(generators, dtype=np.object_)
-        every = {name: compared(fake & (named == name)) for name in sorted(set(named[fake]) - {""})}
-        if every:
-            aucs = {
-                f"auc/{name}": float(Ranking.of(*of[:2]).auc()[0]) for name, of in every.items()
-            }
-            figures |= aucs | {"auc_mean": float(np.mean(list(aucs.values())))}
-            figures |= _interval("auc_mean", list(every.values()))
-        return figures
+
+        generator = np.array(generators, dtype=np.object_)
+        names = sorted(set(generator[fake]) - {""})
+        if not names:
+            return figures
+        comparisons = [compared(fake & (generator == name)) for name in names]
+        aucs = [float(Ranking.of(real, fakes).auc()[0]) for real, fakes, *_ in comparisons]
+        for name, auc in zip(names, aucs, strict=True):
+            figures[f"auc/{name}"] = auc
+        figures["auc_mean"] = float(np.mean(aucs))
+        return figures | _interval("auc_mean", comparisons)
 
 
 def _interval(name: str, comparisons: list[Compared]) -> dict[str, float]:

@@ -221,9 +221,9 @@ def _placements(real: Array, fake: Array) -> tuple[Floats, Floats]:
     """Return [M] and [N], the share of the other class on the right side of each, ties half."""
     real, fake = np.asarray(real, dtype=np.float64), np.asarray(fake, dtype=np.float64)
     shares = []
-    for own, other in ((real, np.sort(fake)), (fake, np.sort(real))):
-        below, up_to = (np.searchsorted(other, own, side) for side in ("left", "right"))
-        shares.append((below + up_to) / 2 / max(1, len(other)))
+    for scores, others in ((real, np.sort(fake)), (fake, np.sort(real))):
+        below, up_to = (np.searchsorted(others, scores, side) for side in ("left", "right"))
+        shares.append((below + up_to) / 2 / max(1, len(others)))
     return 1 - shares[0], shares[1]
 
 

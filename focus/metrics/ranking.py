@@ -126,8 +126,8 @@ class Ranking:
         """Area under the ROC curve: the chance that a fake scores above a real image, ties half."""
         below = self.real.below  # np.take, as it is thrice as fast as an index
         pairs = below.take(self._real_below, axis=1) + below.take(self._real_up_to, axis=1)
-        found = np.einsum("rn,rn->r", pairs, self.fake.weights)
-        return divided(found, 2 * self.real.total * self.fake.total)
+        in_order = np.einsum("rn,rn->r", pairs, self.fake.weights)
+        return divided(in_order, 2 * self.real.total * self.fake.total)
 
     def average_precision(self, *, balanced: bool = False) -> Floats:
         """Mean precision at the fakes, scikit-learn's ``average_precision_score``.
@@ -140,16 +140,16 @@ class Ranking:
             alarms = divided(self.fake.total, self.real.total)[:, None] * alarms
         called = hits + alarms
         precision = hits / np.where(called == 0, 1, called)  # above every image that was drawn
-        found = divided(np.einsum("rn,rn->r", precision, self.fake.weights), self.fake.total)
-        return np.where(self.defined, found, np.nan)
+        total = np.einsum("rn,rn->r", precision, self.fake.weights)
+        return np.where(self.defined, divided(total, self.fake.total), np.nan)
 
     def eer(self) -> Floats:
         """Equal error rate: where the ROC, straight between its points, has FPR = 1 - TPR."""
         false_positives, misses = self._errors(self._around_eer)
         gap, next_gap = (false_positives - misses).T
         first, last = false_positives.T
-        found = first + (last - first) * divided(gap, gap - next_gap)
-        return np.where(self.defined, found, np.nan)
+        rate = first + (last - first) * divided(gap, gap - next_gap)
+        return np.where(self.defined, rate, np.nan)
 
     def tpr_at_fpr(self, target: float) -> Floats:
         """Largest true positive rate at a false positive rate of ``target`` at most.
@@ -158,9 +158,9 @@ class Ranking:
         rate: fewer than ``SUPPORT`` of them would be false positives.
         """
         cut = np.searchsorted(self.fake.scores, self.real.score_at_share(target), side="right")
-        found = 1 - divided(_taken(self.fake.below, cut[:, None])[:, 0], self.fake.total)
+        rate = 1 - divided(_taken(self.fake.below, cut[:, None])[:, 0], self.fake.total)
         supported = self.real.images * target >= SUPPORT * (1 - 1e-12)
-        return np.where(self.defined & supported, found, np.nan)
+        return np.where(self.defined & supported, rate, np.nan)
 
     def bpcer(self, threshold: float) -> Floats:
         """Share of the real images above ``threshold``."""
@@ -177,9 +177,9 @@ class Ranking:
     def accuracy(self, threshold: float) -> Floats:
         """Share of the images on their side of ``threshold``; a score above it says synthetic."""
         flagged = self.real.total * np.nan_to_num(self.real.share_above(threshold))
-        found = self.fake.total * np.nan_to_num(self.fake.share_above(threshold))
+        detected = self.fake.total * np.nan_to_num(self.fake.share_above(threshold))
         total = self.real.total + self.fake.total
-        return divided(found + self.real.total - flagged, total)
+        return divided(detected + self.real.total - flagged, total)
 
     def balanced_accuracy(self, threshold: float) -> Floats:
         """Mean over the two classes of the share on their side of ``threshold``."""
@@ -233,8 +233,8 @@ class Ranking:
         ``probabilities`` of the real images [M] and the fakes [N], by rising score and rising with
         it, are summed up in the place of the scores.
         """
-        given = probabilities or (self.real.scores, self.fake.scores)
-        real_moment, fake_moment = self.real.moment(given[0]), self.fake.moment(given[1])
+        of_reals, of_fakes = probabilities or (self.real.scores, self.fake.scores)
+        real_moment, fake_moment = self.real.moment(of_reals), self.fake.moment(of_fakes)
         ones = np.ones(len(self.real.total))
         of_real, of_fake = ones[:, None], ones[:, None]
         if balanced:
@@ -328,10 +328,10 @@ def _cumulated(values: Floats) -> Floats:
     return out
 
 
-def _taken(values: Floats, places: Integers) -> Floats:
-    """Return [R, n], ``values`` [R, N] at ``places`` [R, n]."""
+def _taken(values: Floats, columns: Integers) -> Floats:
+    """Return [R, n], ``values`` [R, N] in ``columns`` [R, n]."""
     # take_along_axis does the same, and takes several times as long for the few that these are.
-    return values[np.arange(len(values))[:, None], places]
+    return values[np.arange(len(values))[:, None], columns]
 
 
 def _first(reached: Callable[[Integers], Booleans], last: int, shape: tuple[int, ...]) -> Integers:

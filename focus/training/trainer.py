@@ -443,12 +443,12 @@ class Trainer:
         broadcast(list(self.kept.buffers()))
         try:
             # Several processes leave after it, all together.
-            each = self._leave_if_signalled if state.processes == 1 else None
+            after_batch = self._leave_if_signalled if state.processes == 1 else None
             return self.score(
                 self.kept,
                 images_only(self.validation),
                 progress=False,
-                each=each,
+                after_batch=after_batch,
                 loaded_by=self._validation_loader(),
             )
         except NotFiniteError as error:
