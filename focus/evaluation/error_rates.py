@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from focus.evaluation.result_table import SET_TITLES, at, error_count, figure, text_of
-from focus.evaluation.results import Results
+from focus.evaluation.result_table import SET_TITLES, error_count, text_of
+from focus.evaluation.results import Results, figure_at, value_at
 from focus.metrics.figures import DECISION, POINTS, Keys
 
 
@@ -42,7 +42,7 @@ def errors_in_words(results: Results, most: int = 4) -> list[ErrorRate]:
         alarm = _error_rate(results, f"real faces of the {title}", "are called synthetic", keys)
         if alarm is not None:
             alarms.append(alarm)
-        for name in at(results, (test_set, "generators")) or ():
+        for name in value_at(results, (test_set, "generators")) or ():
             keys = (test_set, "generators", name, POINTS, DECISION, "apcer")
             miss = _error_rate(results, f"synthetic faces of {name}", "are missed", keys)
             if miss is not None:
@@ -56,7 +56,7 @@ def _highest(rates: list[ErrorRate], most: int) -> list[ErrorRate]:
 
 def _error_rate(results: Results, faces: str, what: str, keys: Keys) -> ErrorRate | None:
     """Return the error rate at these keys, None where it is not defined."""
-    rate, interval = figure(results, keys)
+    rate, interval = figure_at(results, keys)
     if rate is None:
         return None
     wrong, total = error_count(results, keys)
@@ -74,7 +74,7 @@ def _missed_by_people(results: Results) -> list[ErrorRate]:
     """Return how often people miss the fakes, and in words the detector on the same images."""
     rates = []
     for test_set in SET_TITLES:
-        for name, entry in (at(results, ("people", test_set, "generators")) or {}).items():
+        for name, entry in (value_at(results, ("people", test_set, "generators")) or {}).items():
             people, model = entry["people"], entry["model"]
             rates.append(
                 ErrorRate(

@@ -42,9 +42,9 @@ _OVERSTATED = {Method.LARGEST, Method.ERROR}
 
 
 class Estimated(NamedTuple):
-    """A figure, NaN if it is not defined, and its 95 % interval, None without one."""
+    """A figure, None if it is not defined, and its 95 % interval, None without one."""
 
-    value: float
+    value: float | None
     interval: Interval | None
 
 
@@ -53,7 +53,7 @@ def as_entry(figures: Mapping[Keys, Estimated]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     intervals: dict[str, Any] = {}
     for keys, figure in figures.items():
-        _put(values, keys, None if math.isnan(figure.value) else figure.value)
+        _put(values, keys, figure.value)
         if figure.interval is not None:
             _put(intervals, keys, figure.interval)
     return {**values, "intervals": intervals}
@@ -116,7 +116,7 @@ class Estimate:
                 by_chance = 0.0 if excess is None else excess.get(keys, 0.0)
                 drawn = np.concatenate(draws)
                 interval = _bootstrap(figure, value, drawn, units, by_chance, unseen)
-            figures[keys] = Estimated(value, interval)
+            figures[keys] = Estimated(None if math.isnan(value) else value, interval)
         return figures
 
 

@@ -11,8 +11,8 @@ from focus.data.manifest import TEST_SETS, Manifest, Sample
 from focus.data.near_far import relation_findings
 from focus.errors import shown
 from focus.evaluation.protocol import UNNAMED, match, union
-from focus.evaluation.result_table import SET_TITLES, at, figure, text_of
-from focus.evaluation.results import Results
+from focus.evaluation.result_table import SET_TITLES, text_of
+from focus.evaluation.results import Results, figure_at, value_at
 from focus.evaluation.scores import Scores
 from focus.findings import Finding, finding, worst_first
 from focus.metrics.cams import COLLAPSED
@@ -84,7 +84,7 @@ def _find(
 
 def _generators(results: Results) -> Iterator[tuple[str, str, Results]]:
     for test_set in TEST_SETS:
-        for name, entry in (at(results, (test_set, "generators")) or {}).items():
+        for name, entry in (value_at(results, (test_set, "generators")) or {}).items():
             yield test_set, name, entry
 
 
@@ -96,13 +96,13 @@ def _worse_than_chance(results: Results) -> Iterator[Finding]:
     places += [(f"the mean of the {SET_TITLES[s]}", (s, "mean")) for s in TEST_SETS]
     below = []
     for name, keys in places:
-        _, interval = figure(results, (*keys, "auc"))
+        _, interval = figure_at(results, (*keys, "auc"))
         if interval is not None and interval[1] < 0.5:
             below.append(f"{name} {text_of(results, (*keys, 'auc'))}")
     if below:
         question = (
             " Does a high score mean real in that table? Then give --higher-is real."
-            if at(results, ("provenance", "scores"))
+            if value_at(results, ("provenance", "scores"))
             else ""
         )
         yield finding("worse_than_guessing", below="; ".join(below), question=question)
@@ -124,8 +124,10 @@ def _of_cams(scores: Scores, results: Results | None) -> Iterator[Finding]:
     if len(peaks) and peaks.mean() >= OUTLIERS_SEEN:
         yield finding("outlying_tokens", share=peaks.mean())
     for test_set in TEST_SETS if results else ():
-        share, _ = figure(results or {}, (test_set, "pooled", "peak_share"))
-        counts = [at(results, (test_set, "pooled", f"n_{kind}")) for kind in ("real", "synthetic")]
+        share, _ = figure_at(results or {}, (test_set, "pooled", "peak_share"))
+        counts = [
+            value_at(results, (test_set, "pooled", f"n_{kind}")) for kind in ("real", "synthetic")
+        ]
         if share is not None and share >= COLLAPSED and min(counts) * 2 >= _FEWEST:
             yield finding("collapsed_cam", images=SET_TITLES[test_set], share=share)
 
@@ -133,7 +135,7 @@ def _of_cams(scores: Scores, results: Results | None) -> Iterator[Finding]:
 def _uncalibrated(results: Results) -> Iterator[Finding]:
     far = []
     for test_set in TEST_SETS:
-        value, interval = figure(results, (test_set, "pooled", "ece_balanced"))
+        value, interval = figure_at(results, (test_set, "pooled", "ece_balanced"))
         if value is not None and interval is not None and interval[0] > _UNCALIBRATED:
             far.append(f"{value:.2f} in the {SET_TITLES[test_set]}")
     if far:

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from focus.data.manifest import TEST_SETS
 from focus.evaluation.protocol import Comparison, compared, match, union
-from focus.evaluation.results import Results
+from focus.evaluation.results import Results, figure_at, value_at
 from focus.evaluation.scores import Scores, in_common
 from focus.metrics.bootstrap import units
 from focus.metrics.figures import CHANCE, CONFUSION, DECISION, FIGURE, FIGURES, POINTS, WIDE, Keys
@@ -81,11 +80,11 @@ def table_rows(everything: Sequence[Results]) -> list[Row]:
 
 def _has(everything: Sequence[Results], keys: Keys) -> bool:
     """Return whether there is anything at these keys of any of the results, and not zero."""
-    return any(at(results, keys) for results in everything)
+    return any(value_at(results, keys) for results in everything)
 
 
 def _is_defined(everything: Sequence[Results], keys: Keys) -> bool:
-    return any(at(results, keys) is not None for results in everything)
+    return any(value_at(results, keys) is not None for results in everything)
 
 
 def _auc_rows(everything: Sequence[Results], test_set: str) -> list[Row]:
@@ -163,7 +162,8 @@ def _error_rows(everything: Sequence[Results], test_set: str) -> list[Row]:
     point: Keys = (test_set, POINTS, DECISION)
     # A set without fakes has points, too, of which nothing is defined.
     has_rates = any(
-        at(results, (test_set, "generators")) and at(results, point) for results in everything
+        value_at(results, (test_set, "generators")) and value_at(results, point)
+        for results in everything
     )
     rates = (FIGURE["bpcer"], FIGURE["apcer_mean"])
     return [
@@ -182,7 +182,9 @@ def _cam_rows(everything: Sequence[Results], test_sets: Sequence[str]) -> list[R
     with_cams = [
         test_set
         for test_set in test_sets
-        if any("entropy" in (at(results, (test_set, "pooled")) or ()) for results in everything)
+        if any(
+            "entropy" in (value_at(results, (test_set, "pooled")) or ()) for results in everything
+        )
     ]
     rows = []
     for figure in FIGURES:
@@ -209,7 +211,7 @@ def hardest_first(everything: Sequence[Results], test_set: str, part: Keys = ())
     """
     lowest: dict[str, float] = {}
     for results in everything:
-        for name, entry in (at(results, (*part, test_set, "generators")) or {}).items():
+        for name, entry in (value_at(results, (*part, test_set, "generators")) or {}).items():
             auc = math.inf if entry["auc"] is None else entry["auc"]
             lowest[name] = min(auc, lowest.get(name, math.inf))
     return sorted(lowest, key=lambda name: (lowest[name], name))
@@ -296,7 +298,8 @@ def counts_text(everything: Sequence[Results], keys: Keys) -> str:
     texts = []
     for key in FIGURE[keys[-1]].counts:
         counts = [
-            at(results, (*_counted_at(results, keys), key)) if key else 0 for results in everything
+            value_at(results, (*_counted_at(results, keys), key)) if key else 0
+            for results in everything
         ]
         defined = sorted({count for count in counts if count is not None})
         if not defined:
@@ -312,7 +315,10 @@ def _counted_at(results: Results, keys: Keys) -> Keys:
     if keys[start] == "generators":
         return keys[: start + 2]
     test_set, name = keys[:start], keys[-1]
-    if keys[start] == "mean" and at(results, (*test_set, "mean", "n_defined", name)) is not None:
+    if (
+        keys[start] == "mean"
+        and value_at(results, (*test_set, "mean", "n_defined", name)) is not None
+    ):
         # The other generators' images have no part in this mean.
         return (*test_set, "mean", "n_defined_images", name)
     return (*test_set, "pooled")
@@ -320,7 +326,7 @@ def _counted_at(results: Results, keys: Keys) -> Keys:
 
 def wide_intervals(everything: Sequence[Results], places: Iterable[Keys]) -> list[str]:
     """Return a sentence on the intervals at these places that are wide, if any is."""
-    intervals = [figure(results, keys)[1] for keys in places for results in everything]
+    intervals = [figure_at(results, keys)[1] for keys in places for results in everything]
     defined = [interval for interval in intervals if interval is not None]
     wide = sum(high - low > WIDE for low, high in defined)
     if not wide:
@@ -359,7 +365,7 @@ def error_count(results: Results, rate: Keys) -> tuple[int, int]:
 
     It is (0, 0) in results that an earlier version wrote, which had no counts.
     """
-    confusion = at(results, (*rate[:-1], "confusion"))
+    confusion = value_at(results, (*rate[:-1], "confusion"))
     if confusion is None:
         return 0, 0
     real_right, real_wrong, fake_wrong, fake_right = (confusion[name] for name in CONFUSION)
@@ -432,25 +438,9 @@ def _same_rows(pairs: Sequence[Comparison], others: Sequence[Comparison]) -> boo
 
 def text_of(results: Results, keys: Keys, with_interval: bool = True) -> str:
     """Return the value, and its interval if there is one: ``0.971 [.960, .980]``."""
-    value, interval = figure(results, keys)
+    value, interval = figure_at(results, keys)
     if value is None:
         return "-"
     if interval is None or not with_interval:
         return f"{value:.3f}"
     return f"{value:.3f} [{', '.join(f'{end:.3f}'.lstrip('0') for end in interval)}]"
-
-
-def figure(results: Results, keys: Keys) -> tuple[float | None, tuple[float, float] | None]:
-    """Return the figure at ``keys`` of results.json and its interval, None for what is missing."""
-    *path, last = keys
-    # Beside the value, or beside the operating point that it is of, or beside all of these.
-    places = (at(results, (*path[:n], "intervals", *path[n:], last)) for n in range(len(path) + 1))
-    interval = next(filter(None, places), None)
-    return at(results, keys), None if interval is None else (interval[0], interval[1])
-
-
-def at(results: Any, keys: Keys) -> Any:
-    """Return what lies at ``keys`` of results.json, None where nothing does."""
-    for key in keys:
-        results = results.get(key) if isinstance(results, dict) else None
-    return results

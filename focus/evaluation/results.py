@@ -1,4 +1,4 @@
-"""Compute results.json from a table of scores, and write both files.
+"""Compute results.json from a table of scores, write both files, and read figures by their keys.
 
 Every metric is computed once, from the whole table. ``docs/formats.md`` describes the two files
 that :func:`write_results` leaves.
@@ -15,11 +15,12 @@ from threadpoolctl import threadpool_limits
 
 from focus.data.manifest import REAL, SYNTHETIC, TEST_SETS
 from focus.data.near_far import families, relation, with_families
-from focus.evaluation.estimates import SetFigures, SetGroups
+from focus.evaluation.estimates import Estimated, SetFigures, SetGroups
 from focus.evaluation.groups import WeightedScores
 from focus.evaluation.protocol import Comparison, match, strata, union
 from focus.evaluation.scores import Scores
 from focus.metrics.bootstrap import RESAMPLES, CellResampler, Resampler
+from focus.metrics.figures import Keys
 from focus.model.operating_points import OperatingPoints, Threshold, choose_threshold
 from focus.runtime.files import atomic_write
 from focus.runtime.machine import usable_cores
@@ -175,3 +176,24 @@ def write_results(folder: str | Path, scores: Scores, results: Results | None) -
     with atomic_write(target) as aside:
         aside.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return [target, *written]
+
+
+def value_at(results: Any, keys: Keys) -> Any:
+    """Return what lies at ``keys`` of results.json, None where nothing does."""
+    for key in keys:
+        results = results.get(key) if isinstance(results, dict) else None
+    return results
+
+
+def figure_at(results: Results, keys: Keys) -> Estimated:
+    """Return the figure at ``keys`` of results.json, None for what is missing.
+
+    Its interval lies in ``intervals`` beside it, beside the operating point that it is of, or
+    beside all of these.
+    """
+    for number in range(len(keys)):
+        interval = value_at(results, (*keys[:number], "intervals", *keys[number:]))
+        if interval:
+            low, high = interval
+            return Estimated(value_at(results, keys), (low, high))
+    return Estimated(value_at(results, keys), None)

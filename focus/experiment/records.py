@@ -19,8 +19,7 @@ from focus.data.bad_files import DIGESTS
 from focus.data.known_images import MANIFEST
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, refuse_repeated
 from focus.errors import InputError
-from focus.evaluation.result_table import figure
-from focus.evaluation.results import Results
+from focus.evaluation.results import Results, figure_at
 from focus.evaluation.scores import Scores
 from focus.experiment.protocol import Run
 from focus.metrics.figures import Keys
@@ -90,7 +89,7 @@ def outcome(run: Run) -> Outcome:
     """Read a run folder."""
     results = read_results(run)
     values = {
-        name: figure(results, run_figure.path_in_results)[0]
+        name: figure_at(results, run_figure.path_in_results)[0]
         for name, run_figure in FIGURES.items()
         if run_figure.path_in_results
     }

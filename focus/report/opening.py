@@ -8,14 +8,8 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from focus.data.manifest import REAL, SYNTHETIC
-from focus.evaluation.result_table import (
-    SET_TITLES,
-    UNRELATED,
-    counts_text,
-    figure,
-    wide_intervals,
-)
-from focus.evaluation.results import Results
+from focus.evaluation.result_table import SET_TITLES, UNRELATED, counts_text, wide_intervals
+from focus.evaluation.results import Results, figure_at
 from focus.evaluation.scores import Scores
 from focus.metrics.arrays import Integers, evenly
 from focus.metrics.figures import DECISION, POINTS, Keys
@@ -126,7 +120,9 @@ def forest(everything: Sequence[Results]) -> Forest | None:
 
     The hardest generators of a group come first; of many it has those with the lowest AUC.
     """
-    aucs = {row: [figure(results, row.keys) for results in everything] for row in _rows(everything)}
+    aucs = {
+        row: [figure_at(results, row.keys) for results in everything] for row in _rows(everything)
+    }
     lowest: dict[_Row, float] = {}
     for row, aucs_of_row in aucs.items():
         defined = [auc for auc, _ in aucs_of_row if auc is not None]
@@ -163,7 +159,7 @@ def _shown(
 
 def _mark(run: int, results: Results, row: _Row, axis: _Axis) -> Mark:
     """Return the mark of a run in a row."""
-    auc, interval = figure(results, row.keys)
+    auc, interval = figure_at(results, row.keys)
     text = cell(results, row.keys)
     errors = [cell(results, keys) for keys in _error_rates(row.keys)]
     if auc is None:
@@ -185,7 +181,7 @@ def _rows(everything: Sequence[Results]) -> list[_Row]:
     for results in everything:
         for test_set in (name for name in SET_TITLES if name in results):
             keys: Keys = (test_set, "mean", "auc")
-            if figure(results, keys)[0] is not None:
+            if figure_at(results, keys)[0] is not None:
                 rows.setdefault(("mean", test_set), _Row("mean", SET_TITLES[test_set], keys))
             for name, entry in results[test_set]["generators"].items():
                 group = entry["relation"] if test_set == "open" else test_set
@@ -226,7 +222,7 @@ def looks(results: Mapping[str, Results]) -> str:
     for test_set in (name for name in SET_TITLES if name in run):
         keys = (test_set, "pooled")
         (hit, _), (chance, _) = (
-            figure(run, (*keys, name)) for name in ("pointing_hit", "pointing_chance")
+            figure_at(run, (*keys, name)) for name in ("pointing_hit", "pointing_chance")
         )
         if hit is not None and chance is not None:
             title = SET_TITLES[test_set]

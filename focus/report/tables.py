@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from focus.evaluation.result_table import (
     SET_TITLES,
     UNRELATED,
-    at,
     counts_text,
     error_count,
-    figure,
     footnotes,
     hardest_first,
     table_rows,
     wide_intervals,
 )
-from focus.evaluation.results import Results
+from focus.evaluation.results import Results, figure_at, value_at
 from focus.metrics.figures import DECISION, FIGURES, POINTS, Figure, Keys
 from focus.model.operating_points import score_text
 from focus.tables import Cell, Table
@@ -35,7 +33,7 @@ _POINTS = {
 
 def cell(results: Results, keys: Keys) -> Cell:
     """Return the figure at ``keys``, with three digits behind the point; "-" for None."""
-    value, interval = figure(results, keys)
+    value, interval = figure_at(results, keys)
     ends = "" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
     return Cell("-" if value is None else f"{value:.3f}", ends, json.dumps(keys))
 
@@ -77,7 +75,7 @@ def _by_generator(results: Results, keys_of_set: Keys) -> Table:
 
     keys_of_set: Where results.json has the test set.
     """
-    test_set = at(results, keys_of_set)
+    test_set = value_at(results, keys_of_set)
     unit = "groups" if keys_of_set[0] == "groups" else "images"
     generators = test_set["generators"]
     defined = [
@@ -122,7 +120,7 @@ def _where(figure: Figure, keys: Keys, keys_of_set: Keys) -> Keys:
 
 def _operating_points(results: Results, keys_of_set: Keys) -> Table:
     """Return the error rates of a test set at the thresholds that validation fixed."""
-    points = at(results, (*keys_of_set, POINTS))
+    points = value_at(results, (*keys_of_set, POINTS))
     thresholds = {DECISION: results["decision"]["threshold"], **(results["thresholds"] or {})}
     rows = []
     for point, title in _POINTS.items():

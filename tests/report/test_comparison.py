@@ -15,8 +15,7 @@ from PIL import Image
 
 from focus.errors import InputError
 from focus.evaluation import robustness
-from focus.evaluation.result_table import figure
-from focus.evaluation.results import summarise, write_results
+from focus.evaluation.results import figure_at, summarise, write_results
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
 from focus.report import comparison, gallery, plots
@@ -58,7 +57,7 @@ def test_a_column_a_run_the_differences_and_a_figure_a_generator(
     for keys, texts in found.figures.items():
         assert len(texts) in (3, 6), "in the table, and AUCs in the plot"
         for results, text in zip(everything * (len(texts) // 3), texts, strict=True):
-            value, interval = figure(results, keys)
+            value, interval = figure_at(results, keys)
             expected = "-" if value is None else f"{value:.3f}"
             if interval is not None:
                 expected += f" [{interval[0]:.3f}, {interval[1]:.3f}]"

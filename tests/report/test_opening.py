@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from focus.evaluation.error_rates import errors_in_words
-from focus.evaluation.result_table import figure
-from focus.evaluation.results import Results
+from focus.evaluation.results import Results, figure_at
 from focus.evaluation.scores import Scores
 from focus.report import gallery, opening
 
@@ -36,7 +35,7 @@ def test_a_mark_stands_where_its_auc_is(evaluation: tuple[Scores, Results]) -> N
         (mark,) = line.marks
         n_fakes = 60 if name == "open set" else 30
         assert line.images == f"30 + {n_fakes}"
-        value, interval = figure(results, keys)
+        value, interval = figure_at(results, keys)
         assert value is not None
         assert interval is not None
         places = [100 * (v - start) / (1 - start) for v in (value, *interval)]

@@ -14,8 +14,7 @@ from PIL import Image
 
 from focus.data.manifest import Manifest, Sample
 from focus.evaluation.findings import add_findings
-from focus.evaluation.result_table import figure
-from focus.evaluation.results import Results, summarise
+from focus.evaluation.results import Results, figure_at, summarise
 from focus.evaluation.scores import Scores
 from focus.findings import Finding
 from focus.model.detector import Detector
@@ -63,7 +62,7 @@ def test_the_numbers_are_those_of_the_results(written: Path, evaluation: Made) -
     _, _, results = evaluation
     found = Page(written / REPORT).figures
     for keys, texts in found.items():
-        value, interval = figure(results, keys)
+        value, interval = figure_at(results, keys)
         expected = "-" if value is None else f"{value:.3f}"
         if interval is not None:
             expected += f" [{interval[0]:.3f}, {interval[1]:.3f}]"

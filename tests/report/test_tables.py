@@ -3,8 +3,7 @@
 import json
 
 from focus.config.options import POINTS
-from focus.evaluation.result_table import figure
-from focus.evaluation.results import summarise
+from focus.evaluation.results import figure_at, summarise
 from focus.model.operating_points import OperatingPoints
 from focus.report import tables
 
@@ -37,6 +36,6 @@ def test_groups_have_tables_of_their_own() -> None:
         assert cells[1].text == "1.000", name
         for cell in cells:
             if cell.where:
-                value, _ = figure(results, json.loads(cell.where))
+                value, _ = figure_at(results, json.loads(cell.where))
                 assert cell.text == ("-" if value is None else f"{value:.3f}"), cell.where
     assert [cell.text for cell in table.rows[0][1][-2:]] == ["1", "1"]
