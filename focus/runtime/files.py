@@ -79,11 +79,11 @@ def write_csv(
     may_lack: The columns that are left out where every cell is empty.
     """
     if may_lack:
-        table = [[*header], *map(list, rows)]
-        columns = zip(*table, strict=True)
-        header, *rows = zip(
-            *(c for c in columns if c[0] not in may_lack or any(c[1:])), strict=True
-        )
+        kept = []
+        for name, *cells in zip(header, *rows, strict=True):
+            if name not in may_lack or any(cells):
+                kept.append((name, *cells))
+        header, *rows = zip(*kept, strict=True)
     with atomic_csv_writer(path) as writer:
         writer.writerows(chain([header], rows))
     return Path(path)
@@ -298,12 +298,12 @@ def check_writable(folder: Path, flag: str = "--output") -> None:
 
     Nothing stays of the attempt. flag: The flag that named the folder.
     """
-    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
         # Only an attempt tells: /proc, say, has the permissions and takes nothing.
-        Path(tempfile.mkdtemp(dir=place)).rmdir()
+        Path(tempfile.mkdtemp(dir=nearest)).rmdir()
     except OSError as error:
         raise InputError(
-            f"{flag}: {folder} cannot be written, nothing can be made in {place} "
+            f"{flag}: {folder} cannot be written, nothing can be made in {nearest} "
             f"({error.strerror}): give another folder."
         ) from error

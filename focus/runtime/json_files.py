@@ -64,11 +64,13 @@ def read_json(
     try:
         values = load_json(path)
         if version is not None:
-            if (found := msgspec.convert(values, Versioned).version) != version:
+            version_of_file = msgspec.convert(values, Versioned).version
+            if version_of_file != version:
                 advice = "read it with the version of focus that wrote it"
-                raise ValueError(f"version {found}, this program reads {version}")
-            known = {"version", *derived, *(field.name for field in fields(kind))}  # type: ignore[arg-type]
-            if unknown := min(values.keys() - known, default=""):
+                raise ValueError(f"version {version_of_file}, this program reads {version}")
+            names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+            unknown = min(values.keys() - {"version", *derived, *names}, default="")
+            if unknown:
                 raise ValueError(f"unknown field {unknown!r}")
         return msgspec.convert(values, kind)
     except (OSError, ValueError) as error:

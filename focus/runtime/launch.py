@@ -191,19 +191,19 @@ def check_precision(name: MixedPrecision, device: torch.device) -> None:
         raise InputError(f"{gpu} has no bf16: give --mixed-precision fp16, or no.")
 
 
-def same_threads(device: torch.device, before: int | None, given: int | None) -> str:
-    """Take ``before`` CPU threads, those of a run that goes on, unless others are ``given``.
+def same_threads(device: torch.device, before: int | None, chosen: int | None) -> str:
+    """Take ``before`` CPU threads, those of a run that goes on, unless others are ``chosen``.
 
     Sums are divided among the threads, so another number changes their last bits; on a GPU no bits
     are promised. Return a warning if they differ, else "".
     """
-    if device.type != "cpu" or before is None or given == before:
+    if device.type != "cpu" or before is None or chosen == before:
         return ""
-    if given is None:
+    if chosen is None:
         torch.set_num_threads(before)
         return ""
     return (
-        f"the run had {before} thread{'s' * (before > 1)} each process, not {given}: on a CPU its "
+        f"the run had {before} thread{'s' * (before > 1)} each process, not {chosen}: on a CPU its "
         "results are no longer those of an undisturbed run to the last bit"
     )
 

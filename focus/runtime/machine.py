@@ -15,8 +15,9 @@ def cache_dir() -> Path:
 
     Raises RuntimeError without a home folder.
     """
-    if own := os.environ.get("FOCUS_CACHE"):
-        return Path(own).expanduser()
+    folder = os.environ.get("FOCUS_CACHE")
+    if folder:
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "focus-faces"
 
 

@@ -14,11 +14,11 @@ def redrawn() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
-def progress_bar(*given: Any, **settings: Any) -> "tqdm[Any]":
+def progress_bar(*arguments: Any, **settings: Any) -> "tqdm[Any]":
     """Return a bar of tqdm, with its arguments; where it is redrawn, the next one replaces it."""
     shown = redrawn()
     settings = {"leave": not shown, "dynamic_ncols": True} | settings
-    return tqdm(*given, mininterval=_SHOWN_EVERY if shown else _LOGGED_EVERY, **settings)
+    return tqdm(*arguments, mininterval=_SHOWN_EVERY if shown else _LOGGED_EVERY, **settings)
 
 
 def format_duration(seconds: float) -> str:

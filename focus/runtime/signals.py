@@ -91,7 +91,7 @@ class StopSignals:
     def _say(self, reason: str, end: str) -> None:
         if not is_main_process() or self._lost():
             return
-        # The terminal may be gone, and a stream takes nothing in the midst of another line.
+        # The terminal may be gone, and a stream takes nothing in the middle of another line.
         with suppress(OSError, RuntimeError):
             print(f"\n{reason}: {self._doing}{end}", file=sys.stderr, flush=True)
 
