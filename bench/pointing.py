@@ -28,8 +28,7 @@ from focus.data.dataset import FaceDataset, artefact_coverage
 from focus.data.demo import demo_manifest
 from focus.data.images import Preprocessing
 from focus.data.manifest import SYNTHETIC, Manifest
-from focus.metrics.agreement import REGION, map_agreement
-from focus.metrics.cams import hit_cells
+from focus.metrics.cams import REGION, hit_cells, map_agreement
 
 Hits = NDArray[np.bool_]
 """[N, H, W]: the cells of each image where a peak would be a hit."""

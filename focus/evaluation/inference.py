@@ -29,9 +29,8 @@ from focus.data.dataset import (
 from focus.data.manifest import STORED_IN, SYNTHETIC, Manifest
 from focus.errors import NotFiniteError
 from focus.evaluation.scores import Scores
-from focus.metrics.agreement import map_agreement, mask_mass
 from focus.metrics.arrays import evenly
-from focus.metrics.cams import hit_cells, sum_entropy, z_entropy
+from focus.metrics.cams import hit_cells, map_agreement, mask_mass, sum_entropy, z_entropy
 from focus.runtime.progress import progress_bar
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from focus.metrics.agreement import map_agreement as map_agreement
-    from focus.metrics.agreement import mask_mass as mask_mass
+    from focus.metrics.cams import map_agreement as map_agreement
+    from focus.metrics.cams import mask_mass as mask_mass
     from focus.metrics.detection import DetectionMetrics as DetectionMetrics
     from focus.metrics.detection import detection_metrics as detection_metrics
     from focus.metrics.intervals import mean_auc_difference as mean_auc_difference
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from focus.metrics.ranking import Ranking as Ranking
     from focus.metrics.ranking import auc as auc
 
-_HOME = dict.fromkeys(("map_agreement", "mask_mass"), "agreement")
+_HOME = dict.fromkeys(("map_agreement", "mask_mass"), "cams")
 _HOME |= dict.fromkeys(("DetectionMetrics", "detection_metrics"), "detection")
 _HOME |= dict.fromkeys(("mean_auc_difference", "mean_auc_interval", "rate_interval"), "intervals")
 _HOME |= dict.fromkeys(("Ranking", "auc"), "ranking")
