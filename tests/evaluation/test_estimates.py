@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -260,50 +260,32 @@ def test_calibrated_scores_may_have_no_calibration_error() -> None:
     assert sure["ece"][0] > 0.05
 
 
-def coverage(
-    draw: Callable[[np.random.Generator], dict[str, Any]],
-    truth: dict[str, float],
-    group: str = "",
-    samples: int = 200,
-) -> dict[str, float]:
-    """Return in which share of samples the interval of a figure is there and holds the true one.
+class Simulation(NamedTuple):
+    """Samples of one kind, in a share of which the interval of each figure holds the true one.
 
-    Each is a generator with real images of its own, of the columns that ``draw`` gives. group: of
-    two more fakes, of another generator.
+    draw: Returns columns of one sample, a generator with real images of its own. truth: The true
+    figures. least: The share. group: That of two more fakes, of another generator.
     """
-    random = np.random.default_rng(0)
-    drawn = [draw(random) for _ in range(samples)]
-    columns = {name: np.concatenate([own[name] for own in drawn]) for name in drawn[0]}
-    names = [f"g{at}" for at, own in enumerate(drawn) for _ in own["label"]] + ["other"] * 2
-    filled = {name: np.append(column, column[-2:]) for name, column in columns.items()}
-    groups = [""] * (len(names) - 2) + [group] * 2
-    scores = table(len(names) - 2, 1, 2, **filled, generator=names, group=groups)
-    found = in_the_open_set(scores, 100)["generators"]
-    held = dict.fromkeys(truth, 0.0)
-    for at in range(samples):
-        ends = found[f"g{at}"]["intervals"]
-        ends |= ends.get("operating_points", {}).get("eer", {})
-        for name, value in truth.items():
-            low, high = ends.get(name, (1, 0))
-            held[name] += (low <= value <= high) / samples
-    return held
+
+    draw: Callable[[np.random.Generator], dict[str, Any]]
+    truth: dict[str, float]
+    least: float
+    group: str = ""
+    samples: int = 200
 
 
-@pytest.mark.slow
-def test_coverage_beside_images_of_one_person() -> None:
+def beside_images_of_one_person() -> Simulation:
     """The rates of images that are independent are exact, whatever groups there are elsewhere."""
 
     def draw(random: np.random.Generator) -> dict[str, Any]:
         label = np.repeat([0, 1], 20)
         return {"label": label, "score": np.where(random.random(40) < 0.17, 0.8 - label, label)}
 
-    held = coverage(draw, {"apcer": 0.17, "bpcer": 0.17, "accuracy": 0.83}, group="a person")
-    assert min(held.values()) >= 0.95 - 0.03, held  # two standard errors
+    truth = {"apcer": 0.17, "bpcer": 0.17, "accuracy": 0.83}
+    return Simulation(draw, truth, 0.95 - 0.03, group="a person")  # two standard errors
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("reals", [0, 1])
-def test_coverage_without_real_images(reals: int) -> None:
+def of_few_reals(reals: int) -> Simulation:
     def draw(random: np.random.Generator) -> dict[str, Any]:
         size, label = reals + 25, np.repeat([0, 1], [reals, 25])
         peaks = random.choice(3, size, p=[0.6, 0.3, 0.1])
@@ -311,28 +293,28 @@ def test_coverage_without_real_images(reals: int) -> None:
         return {"label": label, "peak_row": peaks, "score": label, **values}
 
     truth = {"entropy": 0.5, "map_mse": 1 / 3, "peak_share": 0.6}
-    held = coverage(draw, truth, samples=600)
-    assert min(held.values()) >= 0.92, held
+    return Simulation(draw, truth, 0.92, samples=600)
 
 
-@pytest.mark.slow
-def test_coverage_of_peaks_in_one_place() -> None:
+def without_reals() -> Simulation:
+    return of_few_reals(0)
+
+
+def with_one_real() -> Simulation:
+    return of_few_reals(1)
+
+
+def peaks_in_one_place() -> Simulation:
     """Ten real images and 190 fakes; in half of the samples all peaks are in one cell."""
 
     def draw(random: np.random.Generator) -> dict[str, Any]:
         label = np.repeat([0, 1], [10, 190])
         return {"label": label, "score": label, "peak_row": random.random(200) < 0.0035}
 
-    truth = {"peak_share": 0.9965}
-    assert coverage(draw, truth)["peak_share"] >= 0.95 - 0.03
-    # As sure as 200 images are, not ten.
-    label = np.repeat([0, 1], [10, 190])
-    (own,) = in_the_open_set(table(10, 1, 190, peak_row=0 * label), 20)["generators"].values()
-    assert own["intervals"]["peak_share"] == rate_interval(200, 200)
+    return Simulation(draw, {"peak_share": 0.9965}, 0.95 - 0.03)
 
 
-@pytest.mark.slow
-def test_coverage_of_costs_where_few_images_are_wrong() -> None:
+def costs_where_few_images_are_wrong() -> Simulation:
     """One in fifty is taken for the other class, and surely so; often the sample has none."""
 
     def ratios(random: np.random.Generator, label: Any) -> Any:
@@ -346,10 +328,48 @@ def test_coverage_of_costs_where_few_images_are_wrong() -> None:
 
     label = np.repeat([0, 1], 200_000)
     llr = ratios(np.random.default_rng(1), label)
-    real, fake = np.split(special.expit(llr), 2)
-    ranking = Ranking.of(real, fake)
+    ranking = Ranking.of(*np.split(special.expit(llr), 2))
     truth = {"cllr": float(np.logaddexp(0, llr * (1 - 2 * label)).mean() / np.log(2))}
     truth |= dict.fromkeys(("brier", "brier_balanced"), float(ranking.brier()[0]))
     truth |= dict.fromkeys(("ece", "ece_balanced", "ece_tempered"), float(ranking.ece()[0]))
-    held = coverage(draw, truth)
-    assert min(held.values()) >= 0.93, held
+    return Simulation(draw, truth, 0.93)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "simulated",
+    [
+        beside_images_of_one_person,
+        without_reals,
+        with_one_real,
+        peaks_in_one_place,
+        costs_where_few_images_are_wrong,
+    ],
+)
+def test_coverage(simulated: Callable[[], Simulation]) -> None:
+    simulation = simulated()
+    random = np.random.default_rng(0)
+    drawn = [simulation.draw(random) for _ in range(simulation.samples)]
+    columns = {name: np.concatenate([sample[name] for sample in drawn]) for name in drawn[0]}
+    names = [f"g{number}" for number, sample in enumerate(drawn) for _ in sample["label"]]
+    names += ["other"] * 2
+    filled = {name: np.append(column, column[-2:]) for name, column in columns.items()}
+    groups = [""] * (len(names) - 2) + [simulation.group] * 2
+    scores = table(len(names) - 2, 1, 2, **filled, generator=names, group=groups)
+    generators = in_the_open_set(scores, 100)["generators"]
+
+    held = dict.fromkeys(simulation.truth, 0.0)
+    for number in range(simulation.samples):
+        intervals = generators[f"g{number}"]["intervals"]
+        intervals |= intervals.get("operating_points", {}).get("eer", {})
+        for name, value in simulation.truth.items():
+            low, high = intervals.get(name, (1, 0))
+            held[name] += (low <= value <= high) / simulation.samples
+    assert min(held.values()) >= simulation.least, held
+
+
+def test_peaks_in_one_place_are_as_sure_as_all_images_are() -> None:
+    """Ten real images and 190 fakes are 200, not ten."""
+    scores = table(10, 1, 190, peak_row=np.zeros(200))
+    (generator,) = in_the_open_set(scores, 20)["generators"].values()
+    assert generator["intervals"]["peak_share"] == rate_interval(200, 200)

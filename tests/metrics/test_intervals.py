@@ -1,4 +1,4 @@
-"""Intervals: known values, and how often they cover what is true."""
+"""Intervals: known values. How often they hold what is true, test_coverage.py says."""
 
 import numpy as np
 import pytest
@@ -14,37 +14,7 @@ from focus.metrics.intervals import (
     rate_interval,
 )
 
-
-def drawn(
-    random: np.random.Generator, real: int, fakes: list[int], aucs: list[float], models: int = 1
-) -> list[list[Compared]]:
-    """Comparisons of normal scores, by model, with these true AUCs; generators share the reals.
-
-    The scores of two models correlate by .5.
-    """
-    covariance = 0.5 + 0.5 * np.eye(models)
-    own = random.multivariate_normal(np.zeros(models), covariance, real).T
-    found: list[list[Compared]] = [[] for _ in range(models)]
-    start = real
-    for place, n in enumerate(fakes):
-        scores = random.multivariate_normal(np.zeros(models), covariance, n).T
-        for model in range(models):
-            auc = aucs[place * models + model]
-            shifted = scores[model] + np.sqrt(2) * stats.norm.ppf(auc)
-            units = np.arange(real), np.arange(start, start + n)
-            found[model].append((own[model], shifted, *units))
-        start += n
-    return found
-
-
-def coverage(random: np.random.Generator, real: int, fakes: list[int], aucs: list[float]) -> float:
-    """Share of 600 samples whose interval of the mean AUC holds the true one."""
-    held = 0
-    for _ in range(600):
-        (given,) = drawn(random, real, fakes, aucs)
-        low, high = mean_auc_interval(given) or (1, 0)
-        held += low <= np.mean(aucs) <= high
-    return held / 600
+from .simulated import comparisons_of_models, comparisons_of_one
 
 
 def alone(real: np.ndarray, fake: np.ndarray) -> Compared:
@@ -79,21 +49,9 @@ def test_the_mean_of_rates_by_hand() -> None:
     assert mean_of_rates([]) is None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sizes", [[30] * 10, [*range(25, 35)], [100] * 3, [100, 1000, 300]])
-def test_coverage_of_the_mean_of_rates(random: np.random.Generator, sizes: list[int]) -> None:
-    """With few errors the intervals of the rates, put together, cover as little as 90 %."""
-    for rate in (0.005, 0.01, 0.02, 0.05, 0.3):
-        held = 0
-        for counts in random.binomial(sizes, rate, (3000, len(sizes))).tolist():
-            low, high = mean_of_rates(list(zip(counts, sizes, strict=True))) or (1, 0)
-            held += low <= rate <= high
-        assert held / 3000 >= 0.95 - 0.008, rate  # two standard errors
-
-
 def test_the_interval_of_a_mean_auc_is_delongs(random: np.random.Generator) -> None:
     """The variance by all pairs of images; the generators share 30 real images."""
-    ((one, two),) = drawn(random, 30, [20, 25], [0.8, 0.9])
+    one, two = comparisons_of_one(random, 30, [20, 25], [0.8, 0.9])
     auc, of_real, variance = 0.0, np.zeros(30), 0.0
     for real, fake, *_ in (one, two):
         above = (fake[:, None] > real) / 2
@@ -108,7 +66,7 @@ def test_the_interval_of_a_mean_auc_is_delongs(random: np.random.Generator) -> N
 
 
 def test_the_difference_of_two_models_is_delongs(random: np.random.Generator) -> None:
-    first, second = drawn(random, 40, [30], [0.8, 0.7], models=2)
+    first, second = comparisons_of_models(random, 40, [30], [[0.8], [0.7]])
     above = np.subtract(*((c[0][1][:, None] > c[0][0]).astype(float) for c in (first, second)))
     value = above.mean()
     error = np.sqrt(above.mean(0).var(ddof=1) / 40 + above.mean(1).var(ddof=1) / 30)
@@ -183,49 +141,6 @@ def test_the_interval_of_a_mean_of_differences_follows_from_its_parts_by_hand() 
     assert half(large, unchanged) == pytest.approx(of_many / 2)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("real", "fakes", "first", "second"),
-    [
-        (60, [60, 6], [0.95, 0.95], [0.9, 0.9]),
-        (60, [60, 6], [0.99, 0.8], [0.99, 0.9]),
-        (12, [9, 200], [0.98, 0.98], [0.97, 0.8]),
-        (200, [10] * 8, [0.97] * 8, [0.95] * 8),
-        (30, [30, 25, 35], [0.99] * 3, [0.995] * 3),
-    ],
-)
-def test_means_of_differences_cover_the_true_one(
-    random: np.random.Generator,
-    real: int,
-    fakes: list[int],
-    first: list[float],
-    second: list[float],
-) -> None:
-    """Generators of unlike sizes, or of few images each, that share the real images."""
-    aucs = [auc for both in zip(first, second, strict=True) for auc in both]
-    true, held = np.mean(first) - np.mean(second), 0
-    for _ in range(500):
-        difference = mean_auc_difference(*drawn(random, real, fakes, aucs, models=2))
-        assert difference is not None
-        held += difference.low <= true <= difference.high
-        assert (difference.p_value < 0.05) == (not difference.low <= 0 <= difference.high)
-    assert held / 500 >= 0.95 - 0.02  # two standard errors
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("few", [5, 9, 40])
-def test_coverage_of_a_mean_of_many_images_and_few(random: np.random.Generator, few: int) -> None:
-    """Generators with real images of their own, 300 of each class and a few: once 64 and 79 %."""
-    held = 0
-    for _ in range(500):
-        ((many,),) = drawn(random, 300, [300], [0.9])
-        (((real, fake, real_unit, fake_unit),),) = drawn(random, few, [few], [0.95])
-        others = real, fake, 1000 + real_unit, 1000 + fake_unit
-        low, high = mean_auc_interval([many, others]) or (1, 0)
-        held += low <= 0.925 <= high
-    assert held / 500 >= 0.95 - 0.02
-
-
 def test_an_interval_of_ties_favours_no_class() -> None:
     for size in (5, 10, 15):  # half of 5 is no whole number
         low, high = auc_interval(np.full(size, 0.5), np.full(size, 0.5)) or (0, 0)
@@ -245,55 +160,6 @@ def test_a_person_with_a_real_image_and_a_fake_by_hand(random: np.random.Generat
     expected = special.expit(special.logit(auc) + np.array([-half, half]))
     found = mean_auc_interval([(real, fake, np.arange(12), np.arange(12))])
     assert found == pytest.approx(tuple(expected))
-
-
-def test_intervals_of_an_auc_cover_the_true_one(random: np.random.Generator) -> None:
-    """The quick one of the simulations below."""
-    assert coverage(random, 30, [30], [0.95]) >= 0.93
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [30, 100])
-def test_coverage_from_30_images_a_class(random: np.random.Generator, n: int) -> None:
-    for auc in (0.6, 0.9, 0.98, 0.995, 0.999):
-        assert coverage(random, n, [n], [auc]) >= 0.93 - 0.02, auc  # two standard errors
-    # Of means over three generators, one of them perfect but for one in a thousand.
-    for aucs in ([0.9, 0.9, 0.9], [0.98, 0.98, 0.98], [0.7, 0.999, 0.999]):
-        assert coverage(random, n, [n] * 3, aucs) >= 0.93 - 0.02, aucs
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("n", "first", "second"), [(60, 0.86, 0.76), (60, 0.8, 0.8), (50, 0.999, 0.99)]
-)
-def test_differences_cover_the_true_one(
-    random: np.random.Generator, n: int, first: float, second: float
-) -> None:
-    """p is below .05 where 0 lies outside of the interval: of equal models in 5 of 100."""
-    held, small = 0, 0
-    for _ in range(1000):
-        found = mean_auc_difference(*drawn(random, n, [n], [first, second], models=2))
-        assert found is not None
-        held += found.low <= first - second <= found.high
-        small += found.p_value < 0.05
-        assert (found.p_value < 0.05) == (not found.low <= 0 <= found.high)
-    assert held / 1000 >= 0.93
-    assert first != second or small / 1000 <= 0.07
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("people", "apart"), [(5, 4), (10, 2), (20, 4)])
-def test_intervals_of_few_people_cover_the_true_auc(
-    random: np.random.Generator, people: int, apart: float
-) -> None:
-    """Ten images of each person a class, whose scores agree (intraclass correlation 0.5)."""
-    person, half, held = np.repeat(np.arange(2 * people), 10), 10 * people, 0
-    for _ in range(500):
-        score = random.normal(size=2 * people)[person] + random.normal(size=20 * people)
-        given = score[:half], score[half:] + np.sqrt(2) * apart, person[:half], person[half:]
-        low, high = mean_auc_interval([given]) or (1, 0)
-        held += low <= stats.norm.cdf(apart / np.sqrt(2)) <= high
-    assert held / 500 >= 0.92
 
 
 def test_one_long_video_counts_for_what_it_tells() -> None:
@@ -321,33 +187,3 @@ def test_one_video_beside_few_photographs_leaves_something_of_a_mean(
     compared.append((real, video, np.arange(500), unit))
     low, high = mean_auc_interval(compared) or (0, 1)
     assert 0.7 < low < high < 0.98
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("both_classes", [False, True])
-@pytest.mark.parametrize("share", [0.3, 0.5])
-@pytest.mark.parametrize(("others", "images"), [(10, 5), (40, 3), (100, 1)])
-def test_intervals_with_one_large_group_cover_the_true_auc(
-    random: np.random.Generator, both_classes: bool, share: float, others: int, images: int
-) -> None:
-    """One group has a share of a class, other groups some images each (correlation .4).
-
-    Without the effective number of groups a share of .5 covers .71 to .87.
-    """
-    auc, covered = 0.8, 0
-    group = np.repeat(np.arange(1, others + 1), images)
-    long_group = np.zeros(round(share / (1 - share) * len(group)), dtype=int)
-    group = np.concatenate([long_group, group])
-
-    def grouped_scores() -> np.ndarray:
-        of_group = random.normal(size=others + 1)[group]
-        return np.sqrt(0.4) * of_group + np.sqrt(0.6) * random.normal(size=len(group))
-
-    for _ in range(400):
-        fake = np.sqrt(2) * stats.norm.ppf(auc) + grouped_scores()
-        real, real_unit = random.normal(size=200), np.arange(200)
-        if both_classes:
-            real, real_unit = grouped_scores(), group
-        low, high = mean_auc_interval([(real, fake, real_unit, 1000 + group)]) or (1, 0)
-        covered += low <= auc <= high
-    assert covered / 400 >= 0.95 - 0.02  # two standard errors
