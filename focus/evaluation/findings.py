@@ -55,21 +55,26 @@ def recorded(results: Results) -> list[Finding]:
 def _find(
     scores: Scores, results: Results | None, points: OperatingPoints | None, files: bool
 ) -> list[Finding]:
+    """Return the findings; where a class is missing, not those that need it."""
     findings: list[Finding] = []
-    if points and (text := points.warning()):
-        findings.append(finding("calibration", text=text))
+    warning = points.warning() if points else ""
+    if warning:
+        findings.append(finding("calibration", text=warning))
     findings += _of_cams(scores, results)
+
     if results is None:
         return [*findings, finding("no_labels")]
-    if unlabelled := results["n_unlabelled"]:
-        findings.append(finding("unlabelled", count=unlabelled))
+    if results["n_unlabelled"]:
+        findings.append(finding("unlabelled", count=results["n_unlabelled"]))
     for missing, there in (("synthetic", "real"), ("real", "synthetic")):
         if results[f"n_{missing}"] == 0:
             return [*findings, finding("one_class", missing=missing, there=there)]
+
     findings += _worse_than_chance(results)
     if files:
         findings += _stored(scores, results)
     findings += _uncalibrated(results)
+
     families: dict[tuple[str, str], str] = {}
     for test_set, name, entry in _generators(results):
         families[test_set, "" if name == UNNAMED else name] = entry["family"] or ""
@@ -77,8 +82,8 @@ def _find(
             findings.append(finding("no_reals", generator=shown(name)))
     training = {name: family or "" for name, family in results["training_families"].items()}
     findings += relation_findings(families, training)
-    if unused := results["n_real_unused"]:
-        findings.append(finding("unused_reals", count=unused))
+    if results["n_real_unused"]:
+        findings.append(finding("unused_reals", count=results["n_real_unused"]))
     return findings
 
 
@@ -90,12 +95,14 @@ def _generators(results: Results) -> Iterator[tuple[str, str, Results]]:
 
 def _worse_than_chance(results: Results) -> Iterator[Finding]:
     """Name the AUCs whose whole interval is below 0.5."""
-    places: list[tuple[str, Keys]] = [
+    entries: list[tuple[str, Keys]] = [
         (shown(name), (test_set, "generators", name)) for test_set, name, _ in _generators(results)
     ]
-    places += [(f"the mean of the {SET_TITLES[s]}", (s, "mean")) for s in TEST_SETS]
+    entries += [
+        (f"the mean of the {SET_TITLES[test_set]}", (test_set, "mean")) for test_set in TEST_SETS
+    ]
     below = []
-    for name, keys in places:
+    for name, keys in entries:
         _, interval = figure_at(results, (*keys, "auc"))
         if interval is not None and interval[1] < 0.5:
             below.append(f"{name} {text_of(results, (*keys, 'auc'))}")

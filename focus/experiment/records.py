@@ -5,7 +5,6 @@ from the table alone. The table may come from another machine or a spreadsheet: 
 checked. Several experiments may add to one table.
 """
 
-import csv
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from focus.evaluation.scores import Scores
 from focus.experiment.protocol import Run
 from focus.metrics.figures import Keys
 from focus.metrics.ranking import auc
-from focus.runtime.csv_files import CsvForm, csv_rows
+from focus.runtime.csv_files import CsvForm, csv_rows, read_numbers
 from focus.runtime.files import digest, waiting_for, write_csv
 from focus.runtime.json_files import Natural, NotNegative, Share, read_json
 from focus.training.run_folder import SUMMARY
@@ -98,9 +97,9 @@ def outcome(run: Run) -> Outcome:
     values |= _open_auc_by_grade(results, tests)
     values["source"] = source_auc(Scores.from_csv(run.folder / "scores.csv"), tests)
 
-    with (run.folder / SUMMARY).open(newline="", encoding="utf-8") as file:
-        kept = (row for row in csv.DictReader(file) if float(row["epoch"]) == values["epoch"])
-        values["validation_entropy"] = float(next(kept, {}).get("eval_entropy", "nan"))
+    epochs = read_numbers(run.folder / SUMMARY)
+    kept = next((row for row in epochs if row["epoch"] == values["epoch"]), {})
+    values["validation_entropy"] = kept.get("eval_entropy", math.nan)
 
     figures = {}
     for name in FIGURES:

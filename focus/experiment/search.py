@@ -4,7 +4,6 @@ No image of an unknown generator is looked at. A search tries candidates on spar
 own data, and leaves a YAML file that ``--weights`` reads.
 """
 
-import csv
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from focus.experiment.frozen import AUC_LOST, ENTROPY_SHARES, FOLDS, SEARCH
 from focus.experiment.protocol import Arm, Protocol, Run, Settings, Setup, run_of
 from focus.experiment.records import Outcome, read_results
 from focus.metrics.arrays import Floats
+from focus.runtime.csv_files import read_numbers
 from focus.runtime.files import atomic_write, write_csv
 from focus.training.run_folder import SUMMARY
 
@@ -220,10 +220,9 @@ def write_aims(outcomes: Sequence[Outcome], folder: Path) -> str:
     figures_by_arm: dict[str, list[list[float]]] = {}
     for outcome in outcomes:
         run = outcome.run
-        with (run.folder / SUMMARY).open(newline="", encoding="utf-8") as file:
-            epochs = {float(row["epoch"]): row for row in csv.DictReader(file)}
+        epochs = {row["epoch"]: row for row in read_numbers(run.folder / SUMMARY)}
         kept = epochs[outcome.figures["epoch"]]
-        figures = [float(kept[column]) for column in _FIGURES_OF_AIMS.values()]
+        figures = [kept[column] for column in _FIGURES_OF_AIMS.values()]
         figures_by_arm.setdefault(run.arm, []).append(figures)
         numbers = [f"{figure:.6g}" for figure in figures]
         rows.append((run.arm, run.unit, run.settings, outcome.commit, *numbers))

@@ -5,9 +5,7 @@ nothing else. ``docs/formats.md`` says what it holds.
 """
 
 import base64
-import csv
 import hashlib
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -32,6 +30,7 @@ from focus.report import gallery, opening, plots, tables
 from focus.report.files import FIGURES, REPORT, ROBUSTNESS, remove_report
 from focus.report.glossary import GLOSSARY
 from focus.report.tables import headline
+from focus.runtime.csv_files import read_numbers
 from focus.runtime.files import atomic_write
 from focus.runtime.progress import progress_bar
 from focus.tables import Table
@@ -95,7 +94,7 @@ def write(
 
     Raises ImageError where an image cannot be decoded any more.
     """
-    epochs = _read_summary(summary)
+    epochs = read_numbers(summary) if summary is not None and summary.exists() else []
     # Where training was resumed without its best model, the kept one is the best since then.
     epoch = (results or {}).get("model", {}).get("epoch") or best_epoch(epochs, eval_metric)
     drawn = [
@@ -241,14 +240,3 @@ def render(
 
 def _resource(name: str) -> str:
     return resources.files("focus.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _read_summary(path: Path | None) -> list[dict[str, float]]:
-    """Return the rows of a ``summary.csv``, NaN for an empty cell; none without the file."""
-    if path is None or not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            {name: float(cell) if cell else math.nan for name, cell in row.items()}
-            for row in csv.DictReader(file)
-        ]

@@ -7,6 +7,7 @@ be read in two ways is refused.
 import codecs
 import csv
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -213,6 +214,15 @@ def _block_of(rows: Sequence[_ParsedRow], n_columns: int) -> CsvBlock:
     is_even = {*map(len, cells)} == {n_columns}
     columns = list(zip(*cells, strict=True)) if is_even else None
     return CsvBlock([row.line for row in rows], columns, cells)
+
+
+def read_numbers(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a table of numbers that this program wrote, NaN for an empty cell."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {name: float(cell) if cell else math.nan for name, cell in row.items()}
+            for row in csv.DictReader(file)
+        ]
 
 
 def legible(cell: str) -> str:
