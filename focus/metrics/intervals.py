@@ -64,16 +64,20 @@ def mean_of_rates(rates: Sequence[tuple[int, int]]) -> Interval | None:
     :func:`mean_interval`, and no shorter than that of the count if the rates were equal. None
     without rates, or if a total is 0.
     """
-    totals = [of for _, of in rates]
+    totals = [total for _, total in rates]
     if not totals or 0 in totals:
         return None
     if len(set(totals)) == 1:
-        return rate_interval(sum(n for n, _ in rates), sum(totals))
-    values, alike = [n / of for n, of in rates], len(rates) ** 2 / sum(1 / of for of in totals)
-    ends = [interval for rate in rates if (interval := rate_interval(*rate))]
-    by_count = rate_interval(alike * sum(values) / len(values), alike)
+        return rate_interval(sum(count for count, _ in rates), sum(totals))
+
+    values = [count / total for count, total in rates]
+    intervals = [rate_interval(count, total) for count, total in rates]
+    low, high = mean_interval(values, [ends for ends in intervals if ends is not None])
+
+    # The mean varies as a rate of so many images does.
+    images = len(rates) ** 2 / sum(1 / total for total in totals)
+    by_count = rate_interval(images * sum(values) / len(values), images)
     assert by_count is not None
-    low, high = mean_interval(values, ends)
     return min(low, by_count[0]), max(high, by_count[1])
 
 

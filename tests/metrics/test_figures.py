@@ -1,17 +1,6 @@
-"""The table of figures: each declares its interval, and no two share a name."""
+"""The table of figures: no two share a name."""
 
-from typing import Any
-
-import pytest
-
-from focus.metrics.figures import FIGURE, FIGURES, Figure
-from focus.metrics.ranking import Ranking
-
-
-def test_a_figure_without_an_interval_does_not_start() -> None:
-    declared: dict[str, Any] = {"name": "auc", "compute": Ranking.auc}
-    with pytest.raises(TypeError, match="'interval'"):
-        Figure(**declared)
+from focus.metrics.figures import FIGURE, FIGURES
 
 
 def test_a_name_is_declared_once() -> None:
