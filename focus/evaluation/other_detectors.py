@@ -40,7 +40,7 @@ from focus.evaluation.selection import operating_points
 from focus.findings import Finding, finding
 from focus.metrics.arrays import first_rows, joined
 from focus.metrics.figures import FIGURES
-from focus.model.operating_points import choose_threshold
+from focus.model.operating_points import OperatingPoints, Threshold, choose_threshold
 from focus.runtime.csv_files import CsvForm, column_count_error, csv_form, csv_rows, legible
 
 _SCORES = (
@@ -430,37 +430,55 @@ def evaluate_scores(
     """
     if len(table.detectors) > 1:
         raise InputError(f"{table.path} has scores of several detectors: name one, score=NAME.")
+    detector = table.detectors[0]
     rows = table.scores
-    tested = rows.select(rows_to_test(table))
+    scores = rows.select(rows_to_test(table))
     validation = rows.select((rows.split == "validation") & (rows.label >= 0))
-    points = operating_points(validation) if len(validation) else None
-    raw_ends = table.detectors[0].raw_ends
-    if points and raw_ends:
-        points = replace(points, calibration=None)
-    decides = choose_threshold(points, threshold)
     fakes = rows.select(rows.label == SYNTHETIC)
-    known_generators = training_generators or generators_of_training(rows)
-    of_generators = families(zip(fakes.generator, fakes.family, strict=True))
-    decided: dict[str, Any] = {"predicted": tested.score > decides.value}
-    if points and points.calibration:
-        decided["llr"] = points.calibration.llr(tested.score)
-    scores = Scores(**(tested.columns() | decided | {"index": np.arange(len(tested))}))
-    del rows, fakes, tested  # a million rows of each take 70 MB
+    training_generators = training_generators or [*generators_of_training(rows)]
+    family_of_generator = families(zip(fakes.generator, fakes.family, strict=True))
+    del rows, fakes  # a million rows of each take 70 MB
+
+    points = operating_points(validation) if len(validation) else None
+    if points and detector.raw_ends:
+        points = replace(points, calibration=None)
+    deciding = choose_threshold(points, threshold)
+    scores = _decided(scores, points, deciding)
     results = summarise(
-        scores, known_generators, of_generators, points, threshold=decides, progress=progress
+        scores,
+        training_generators,
+        family_of_generator,
+        points,
+        threshold=deciding,
+        progress=progress,
     )
-    if raw_ends:
+    if detector.raw_ends:
         results = without_calibration(results)
+    results["provenance"] = {"scores": _origin(table), **this_program()}
+
+    findings = table.findings
+    if deciding.name == "default":
+        findings.append(finding("no_threshold"))
+    if detector.raw_ends:
+        low, high = detector.raw_ends
+        findings.append(finding("raw_scores", low=low, high=high))
+    add_findings(results, scores, points, findings, files=table.root is not None)
+    return scores, results
+
+
+def _decided(scores: Scores, points: OperatingPoints | None, threshold: Threshold) -> Scores:
+    """Return the scores with what the threshold calls them, and what the calibration says."""
+    columns: dict[str, Any] = dict(scores.columns())
+    columns["index"] = np.arange(len(scores))
+    columns["predicted"] = scores.score > threshold.value
+    if points and points.calibration:
+        columns["llr"] = points.calibration.llr(scores.score)
+    return Scores(**columns)
+
+
+def _origin(table: ScoreTable) -> dict[str, Any]:
+    """Return what results.json says of the table that the scores come from."""
     with table.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     columns = {**table.columns, SCORE: table.detectors[0].name}
-    origin = {"file": table.path.name, "sha256": digest, "columns": columns}
-    results["provenance"] = {"scores": origin, **this_program()}
-    of_scores = table.findings
-    if decides.name == "default":
-        of_scores.append(finding("no_threshold"))
-    if raw_ends:
-        low, high = raw_ends
-        of_scores.append(finding("raw_scores", low=low, high=high))
-    add_findings(results, scores, points, of_scores, files=table.root is not None)
-    return scores, results
+    return {"file": table.path.name, "sha256": digest, "columns": columns}
