@@ -78,13 +78,13 @@ def test_operating_points_by_hand() -> None:
         "acer_max": 0.625,
         "confusion": {**of_the_reals, "synthetic_as_real": 3, "synthetic_as_synthetic": 1},
     }
-    found = in_the_open_set(table(4, 2, 2, score=[0.1, 0.2, 0.3, 0.3, 0.9, 0.8, 0.7, 0.6]))
-    assert found["operating_points"]["eer"]["apcer_max_generator"] is None
+    results = in_the_open_set(table(4, 2, 2, score=[0.1, 0.2, 0.3, 0.3, 0.9, 0.8, 0.7, 0.6]))
+    assert results["operating_points"]["eer"]["apcer_max_generator"] is None
     # A mean weighs generators alike, a pooled rate images: one fake of g0, found; three of g1.
     names = [""] * 4 + ["g0"] + ["g1"] * 3
     scores = table(4, 1, 4, generator=names, score=[0.1, 0.2, 0.6, 0.3, 0.9, 0.4, 0.3, 0.2])
-    found = in_the_open_set(scores)["operating_points"]["eer"]
-    assert (found["apcer_mean"], found["apcer_pooled"], found["acer_mean"]) == (0.5, 0.75, 0.375)
+    rates = in_the_open_set(scores)["operating_points"]["eer"]
+    assert (rates["apcer_mean"], rates["apcer_pooled"], rates["acer_mean"]) == (0.5, 0.75, 0.375)
 
 
 def test_the_cost_of_ratios_weighs_the_classes_alike() -> None:
@@ -96,8 +96,8 @@ def test_the_cost_of_ratios_weighs_the_classes_alike() -> None:
     costs = {name: figures["cllr"] for name, figures in results["generators"].items()}
     assert costs == pytest.approx({"g0": (real + right) / 2, "g1": (real + wrong) / 2})
     assert results["pooled"]["cllr"] == pytest.approx((real + (right + wrong) / 2) / 2)
-    for each in (*results["generators"].values(), results["pooled"], results["mean"]):
-        assert each["min_cllr"] + each["calibration_loss"] == pytest.approx(each["cllr"])
+    for entry in (*results["generators"].values(), results["pooled"], results["mean"]):
+        assert entry["min_cllr"] + entry["calibration_loss"] == pytest.approx(entry["cllr"])
 
 
 def test_a_mean_is_over_the_generators_that_define_it() -> None:
@@ -121,12 +121,12 @@ def test_exact_intervals_of_independent_images() -> None:
     scores = table(60, 2, 30)
     results = in_the_open_set(scores, 100)
     reals = scores.select(np.flatnonzero(scores.label == 0))
-    each = [scores.select(np.flatnonzero(scores.generator == name)) for name in ("g0", "g1")]
-    missed = [(int((fakes.score <= 0.5).sum()), 30) for fakes in each]
+    fakes_of = [scores.select(np.flatnonzero(scores.generator == name)) for name in ("g0", "g1")]
+    missed = [(int((fakes.score <= 0.5).sum()), 30) for fakes in fakes_of]
     flagged = int((reals.score > 0.5).sum()), 60
     ranges = results["generators"]["g1"]["intervals"]
     assert ranges["auc"] == mean_auc_interval(
-        [(reals.score, each[1].score, np.arange(60), 60 + np.arange(30))]
+        [(reals.score, fakes_of[1].score, np.arange(60), 60 + np.arange(30))]
     )
     assert ranges["operating_points"]["eer"]["apcer"] == rate_interval(*missed[1])
     assert ranges["operating_points"]["eer"]["bpcer"] == rate_interval(*flagged)
@@ -139,7 +139,7 @@ def test_exact_intervals_of_independent_images() -> None:
     ends = [rate_interval(*rate, 0.975) or (0, 0) for rate in missed]
     assert of_set["apcer_max"] == tuple(max(end) for end in zip(*ends, strict=True))
     # The fakes of two generators are independent.
-    hits = [(int(fakes.pointing_hit.sum()), 30) for fakes in each]
+    hits = [(int(fakes.pointing_hit.sum()), 30) for fakes in fakes_of]
     assert results["mean"]["intervals"]["pointing_hit"] == mean_of_rates(hits)
 
 

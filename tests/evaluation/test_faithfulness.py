@@ -166,9 +166,9 @@ def summary(falls: Falls, groups: list[str] | None = None, **columns: Any) -> di
 
 def test_the_means_by_hand() -> None:
     boxes = np.array([[0.1, 0.3], [0.25, 0.25], *[[0, 0]] * 3])
-    found = summary(Falls(np.array([0.5, 0.25, 0, 0, 0]), boxes))
-    interval = found.pop("intervals")["difference"]
-    assert found == {
+    means_of_set = summary(Falls(np.array([0.5, 0.25, 0, 0, 0]), boxes))
+    interval = means_of_set.pop("intervals")["difference"]
+    assert means_of_set == {
         "n": 5,
         "fall_peak": 0.15,
         "fall_elsewhere": pytest.approx(0.09),

@@ -36,9 +36,9 @@ def wide_table(
     difficulty = random.normal(0, 0.4, images)
     columns = {}
     for number, skill in enumerate(skills):
-        own = random.normal(0, 0.2, generators)
+        of_generator = random.normal(0, 0.2, generators)
         logits = difficulty + random.normal(0, 1, images)
-        logits[images - fakes :] += skill + own[generator]
+        logits[images - fakes :] += skill + of_generator[generator]
         columns[f"d{number}"] = 1 / (1 + np.exp(-logits))
     rows = []
     for row in range(images):

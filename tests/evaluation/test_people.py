@@ -54,10 +54,10 @@ ANSWERS = [
 
 
 def test_rates_are_of_answers_and_intervals_of_images() -> None:
-    found = beside(scores(), DIGESTS, ANSWERS, [], 0.5)
-    assert (found["n_annotators"], found["n_images"], found["n_answers"]) == (2, 7, 8)
-    assert list(found["open"]["generators"]) == ["near"], "nobody saw the other one's"
-    entry = found["open"]["generators"]["near"]
+    figures = beside(scores(), DIGESTS, ANSWERS, [], 0.5)
+    assert (figures["n_annotators"], figures["n_images"], figures["n_answers"]) == (2, 7, 8)
+    assert list(figures["open"]["generators"]) == ["near"], "nobody saw the other one's"
+    entry = figures["open"]["generators"]["near"]
     assert (entry["n_real"], entry["n_synthetic"]) == (4, 3)
     people, model = entry["people"], entry["model"]
     assert people["apcer"] == pytest.approx(1 / 3)
@@ -76,7 +76,7 @@ def test_rates_are_of_answers_and_intervals_of_images() -> None:
     for who in (people, model):
         low, high = who["intervals"]["auc"]
         assert low < who["auc"] < high
-    assert found["open"]["mean"]["people"]["auc"] == people["auc"]
+    assert figures["open"]["mean"]["people"]["auc"] == people["auc"]
 
 
 def test_images_of_one_person_are_one_in_the_intervals() -> None:
@@ -110,8 +110,8 @@ def test_annotators() -> None:
     answers = [said("0", 0), said("4", 0), said("9", 1), said("0", 0, part="repeat")]
     answers += [said("2", 1, who="ben"), said("1", 1, who="ben", part="practice")]
     answers += [said("2", 0, part="repeat")]  # of an answer whose row was removed
-    found = by_annotator(answers, labels)
-    assert found["anna"] == {
+    figures = by_annotator(answers, labels)
+    assert figures["anna"] == {
         "n_answers": 3,
         "n_cannot_judge": 0,
         "n_marked": 0,
@@ -120,8 +120,8 @@ def test_annotators() -> None:
         "n_repeats": 1,
         "repeat_same_answer": 1.0,
     }
-    assert found["ben"]["accuracy"] == 0
-    assert found["ben"]["repeat_same_answer"] is None
+    assert figures["ben"]["accuracy"] == 0
+    assert figures["ben"]["repeat_same_answer"] is None
 
 
 def cannot_judge(image: str, part: str = "main") -> Answer:

@@ -61,12 +61,12 @@ def test_the_open_figure_is_that_of_the_new_sets_alone(tmp_path: Path, test_set:
 
     def results(*data: str) -> dict[str, Any]:
         given_images = read_given(TrainConfig(data=data, **given))
-        own, tests = given_images.data, given_images.tests
+        training, tests = given_images.data, given_images.tests
         scored = [
             (s.label or 0, s.generator, s.test_set, len(s.generator) / 50 + 0.3 * ("own" in s.path))
-            for s in own + tests
+            for s in training + tests
         ]
-        return summarise(table(scored, path=[s.path for s in own + tests]), ["known"])
+        return summarise(table(scored, path=[s.path for s in training + tests]), ["known"])
 
     both, alone = results(str(data)), results()
     assert both["open"] == alone["open"]
@@ -151,9 +151,11 @@ def listed_for_each(seed: int = 0, **columns: Any) -> tuple[Scores, Scores]:
 
 
 def test_a_real_image_that_is_listed_for_several_generators_is_one() -> None:
-    shared, each = listed_for_each()
-    assert each.images.tolist() == [*range(30), *range(30), *range(60, 100)]
-    once, twice = (summarise_with_intervals(s, [], resamples=200)["open"] for s in (shared, each))
+    shared, repeated = listed_for_each()
+    assert repeated.images.tolist() == [*range(30), *range(30), *range(60, 100)]
+    once, twice = (
+        summarise_with_intervals(s, [], resamples=200)["open"] for s in (shared, repeated)
+    )
     assert twice["pooled"] == once["pooled"]
     assert twice["mean"] == once["mean"]
     assert twice["generators"] == once["generators"]

@@ -21,17 +21,17 @@ def test_the_digest_is_of_contents_labels_and_splits() -> None:
 
 def test_weights_seed_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py", "--name", "a b"])
-    found = provenance("net", Manifest(), TrainConfig.of(loss="focus", focus_weight=0.3, seed=4))
-    assert found["command"] == "train.py --name 'a b'"
+    origin = provenance("net", Manifest(), TrainConfig.of(loss="focus", focus_weight=0.3, seed=4))
+    assert origin["command"] == "train.py --name 'a b'"
     monkeypatch.setattr(sys, "argv", ["/lib/focus/__main__.py", "train", "--lr", "1"])
     started_as_module = provenance("net", Manifest(), None)
     assert started_as_module["command"] == "focus train --lr 1"
-    assert (found["loss"]["name"], found["loss"]["focus_weight"], found["seed"]) == (
+    assert (origin["loss"]["name"], origin["loss"]["focus_weight"], origin["seed"]) == (
         "focus",
         0.3,
         4,
     )
-    assert found["versions"].keys() == {"focus", "python", "torch", "timm", "numpy"}
+    assert origin["versions"].keys() == {"focus", "python", "torch", "timm", "numpy"}
     assert provenance("net", Manifest(), TrainConfig.of(recipe="npr"))["recipe"] == "npr"
     unknown = provenance("net", Manifest(), None)
     assert (unknown["loss"], unknown["recipe"]) == (None, None)

@@ -74,8 +74,8 @@ def test_focus_figures_by_hand() -> None:
     assert (b["map_hit"], b["map_chance"], b["map_chance_on_real"]) == (1.0, 0.125, None)
     assert (a["map_mse"], a["n_maps"], b["n_maps"]) == (0.375, 2, 1)  # of reals and fakes
     assert (a["peak_share"], b["peak_share"]) == (0.75, 0.5)
-    found = [a[f"peak_outlier{suffix}"] for suffix in ("", "_on_real", "_on_synthetic")]
-    assert (found, b["peak_outlier"]) == ([pytest.approx(1 / 3), 0.5, 0.0], 0.5)
+    shares = [a[f"peak_outlier{suffix}"] for suffix in ("", "_on_real", "_on_synthetic")]
+    assert (shares, b["peak_outlier"]) == ([pytest.approx(1 / 3), 0.5, 0.0], 0.5)
     assert results["open"]["pooled"]["pointing_hit"] == pytest.approx(2 / 3)
     assert results["open"]["pooled"]["peak_share"] == 0.5
     assert results["n_real_unused"] == 1  # C has reals and no fakes
@@ -202,8 +202,8 @@ def test_intervals_of_groups_are_over_groups() -> None:
     scores = table(rows, group=[f"v{n}" for n in range(40) for _ in range(5)])
     found = summarise_with_intervals(scores, [], resamples=40)["groups"]["open"]
     ends = found["generators"]["A"]["intervals"]
-    own, unit = score.mean(axis=1), np.arange(40)
-    expected = mean_auc_interval([(own[:20], own[20:], unit[:20], unit[20:])])
+    mean_score, unit = score.mean(axis=1), np.arange(40)
+    expected = mean_auc_interval([(mean_score[:20], mean_score[20:], unit[:20], unit[20:])])
     assert ends["auc"] == pytest.approx(expected)
     bpcer = ends["operating_points"]["decision"]["bpcer"]
-    assert bpcer == rate_interval(int((own[:20] > 0.5).sum()), 20)
+    assert bpcer == rate_interval(int((mean_score[:20] > 0.5).sum()), 20)

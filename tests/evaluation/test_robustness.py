@@ -111,10 +111,10 @@ def test_aucs_are_those_told_in_advance(results: list[PerturbedAUC]) -> None:
         ("jpeg", 95, 1.0),
         ("noise", 32, 1.0),
     ]:
-        known = of[name, strength, "kA"]
-        assert (known.test_set, known.n_real, known.n_synthetic) == ("closed", 3, 2)
-        assert (known.auc_clean, known.auc, known.auc_change) == (1.0, auc, auc - 1.0)
-        assert known.auc_kept == (0.0 if auc == 0.5 else 1.0)
+        row = of[name, strength, "kA"]
+        assert (row.test_set, row.n_real, row.n_synthetic) == ("closed", 3, 2)
+        assert (row.auc_clean, row.auc, row.auc_change) == (1.0, auc, auc - 1.0)
+        assert row.auc_kept == (0.0 if auc == 0.5 else 1.0)
     unknown = of["blur", 4, "uB"]
     assert (unknown.test_set, unknown.auc_clean, unknown.auc) == ("open", 0.5, 0.5)
     assert (unknown.auc_change, unknown.auc_kept) == (0.0, None), "nothing above chance can be kept"
@@ -128,13 +128,13 @@ def test_intervals_are_delongs_of_groups_and_paired(manifest: Manifest, scores: 
     clean = np.repeat(np.random.default_rng(0).random(8), 2)
     columns |= {"label": labels, "generator": [s.generator for s in samples], "score": clean}
     columns |= {"group": [f"p{n // 2}" for n in range(16)], "test_set": [""] * 16}
-    found = measured(Manifest(samples), Scores(**columns))[0]
+    changed = measured(Manifest(samples), Scores(**columns))[0]
     units = np.arange(4), 4 + np.arange(4)
     alike = (np.full(4, 0.7), np.full(4, 0.7), *units)  # as the pictures are
     change = mean_auc_difference([alike], [(clean[:8:2], clean[8::2], *units)])
-    assert (found.auc_low, found.auc_high) == pytest.approx(mean_auc_interval([alike]))
+    assert (changed.auc_low, changed.auc_high) == pytest.approx(mean_auc_interval([alike]))
     assert change is not None
-    assert (found.change_low, found.change_high) == pytest.approx((change.low, change.high))
+    assert (changed.change_low, changed.change_high) == pytest.approx((change.low, change.high))
 
 
 def test_a_classifier_of_the_format_is_found_out(tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_a_classifier_of_the_format_is_found_out(tmp_path: Path) -> None:
         [Sample(smooth, 0)] * 3 + [Sample(striped, 1, "uA")] * 3 + [Sample(coloured, 1, "uB")] * 2
     )
     scores = score_images(STRIPES, manifest, batch_size=4, progress=False)
-    found = measured(manifest, scores, ["equalise"])
-    assert [(r.generator, r.n_real, r.n_synthetic, r.auc, r.auc_change) for r in found] == [
+    changed = measured(manifest, scores, ["equalise"])
+    assert [(r.generator, r.n_real, r.n_synthetic, r.auc, r.auc_change) for r in changed] == [
         ("uA", 3, 3, 1.0, 0.0),
         ("uB", 3, 2, 0.5, -0.5),
         (MEAN, 3, 5, 0.75, -0.25),
@@ -163,8 +163,10 @@ def test_a_classifier_of_the_format_is_found_out(tmp_path: Path) -> None:
     )
     change = mean_auc_difference(after, before)
     assert change is not None
-    assert (found[2].change_low, found[2].change_high) == pytest.approx((change.low, change.high))
-    *_, mean = lines(found)
+    assert (changed[2].change_low, changed[2].change_high) == pytest.approx(
+        (change.low, change.high)
+    )
+    *_, mean = lines(changed)
     assert mean == (
         "AUC, open, equalise (quality): clean 1.000; 0.750 at 75, change -0.250 "
         f"(95 % interval {change.low:+.3f} to {change.high:+.3f})"
@@ -175,14 +177,14 @@ def test_a_generator_without_reals_has_empty_cells(
     manifest: Manifest, scores: Scores, tmp_path: Path
 ) -> None:
     fakes = scores.select([3, 4])
-    found = measured(Manifest(manifest[3:5]), fakes)
-    write(found, tmp_path)
+    changed = measured(Manifest(manifest[3:5]), fakes)
+    write(changed, tmp_path)
     rows = (tmp_path / "robustness.csv").read_text().splitlines()[1:3]
     assert rows == [
         "jpeg,95,quality,closed,kA,0,2,,,,,,,,",
         "jpeg,95,quality,closed,(mean),0,0" + 8 * ",",
     ]
-    assert lines(found) == []
+    assert lines(changed) == []
 
 
 def test_the_file_and_that_it_is_read_back(results: list[PerturbedAUC], tmp_path: Path) -> None:
@@ -192,8 +194,8 @@ def test_the_file_and_that_it_is_read_back(results: list[PerturbedAUC], tmp_path
     blurred = next(r for r in rows if (r["perturbation"], r["generator"]) == ("blur", "kA"))
     cells = ",".join(list(blurred.values())[:8])
     assert cells == "blur,0.5,sigma in pixels,closed,kA,3,2,1"
-    found = read(path)
-    for got, expected in zip(found, [*results, *odd], strict=True):
+    rows = read(path)
+    for got, expected in zip(rows, [*results, *odd], strict=True):
         for field in fields(PerturbedAUC):
             wanted = getattr(expected, field.name)
             wanted = pytest.approx(wanted, rel=1e-5) if isinstance(wanted, float) else wanted

@@ -17,16 +17,16 @@ _INTEGERS = ("peak_row", "peak_col", "predicted")
 def table(n: int, **columns: Any) -> Scores:
     """``n`` rows of distinct values, with what is not known in some; ``columns`` replaces some."""
     rows = np.arange(n)
-    given: dict[str, Any] = {name: rows / (70 + place) for place, name in enumerate(NAMES)}
-    given |= {name: rows % (3 + place) for place, name in enumerate(_INTEGERS)}
+    filled: dict[str, Any] = {name: rows / (70 + number) for number, name in enumerate(NAMES)}
+    filled |= {name: rows % (3 + number) for number, name in enumerate(_INTEGERS)}
     texts = ("generator", "family", "split", "test_set", "group", "stored_in")
-    given |= dict.fromkeys(texts, [""] * n)
+    filled |= dict.fromkeys(texts, [""] * n)
     hits = np.where(rows % 2, rows % 3 % 2, -1)
-    given |= dict.fromkeys(("pointing_hit", "pointing_hit_synthetic", "map_hit"), hits)
+    filled |= dict.fromkeys(("pointing_hit", "pointing_hit_synthetic", "map_hit"), hits)
     for name in ("map_cosine", "map_mass", "mask_mass", "pointing_chance", "map_chance", "llr"):
-        given[name] = np.where(rows % 3, given[name], math.nan)
-    given |= {"index": rows, "path": [f"/faces/{row}.png" for row in rows], "label": rows % 2}
-    return Scores(**(given | {"score": (rows + 1) / (n + 3)} | columns))
+        filled[name] = np.where(rows % 3, filled[name], math.nan)
+    filled |= {"index": rows, "path": [f"/faces/{row}.png" for row in rows], "label": rows % 2}
+    return Scores(**(filled | {"score": (rows + 1) / (n + 3)} | columns))
 
 
 NAMES = list(Scores.__annotations__)
@@ -125,11 +125,11 @@ def test_scores_without_cams_come_back_without_their_columns(tmp_path: Path) -> 
     scores.to_csv(tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open(newline="") as file:
         assert not set(next(csv.reader(file))) & {"peak_row", "entropy_sum", "map_hit"}
-    found = Scores.from_csv(tmp_path / "scores.csv")
-    assert (found.has_cams, table(2).has_cams) == (False, True)
-    assert found.score.tolist() == [0.25, 1 / 3]
-    assert (found.peak_row.tolist(), found.map_hit.tolist()) == ([-1, -1], [-1, -1])
-    assert math.isnan(found.entropy_sum[0])
+    read_back = Scores.from_csv(tmp_path / "scores.csv")
+    assert (read_back.has_cams, table(2).has_cams) == (False, True)
+    assert read_back.score.tolist() == [0.25, 1 / 3]
+    assert (read_back.peak_row.tolist(), read_back.map_hit.tolist()) == ([-1, -1], [-1, -1])
+    assert math.isnan(read_back.entropy_sum[0])
 
 
 def test_a_group_has_a_row_for_each_class_and_generator() -> None:
@@ -137,12 +137,12 @@ def test_a_group_has_a_row_for_each_class_and_generator() -> None:
     generators = ["", "", "", "A", "B", "A", ""]
     scores = [0.125, 0.375, 0.5, 1.0, 0.75, 0.25, 0.5]
     columns = {"label": [0, 0, 0, 1, 1, 1, 0], "group": groups, "generator": generators}
-    found = table(7, score=scores, **columns).by_group()
-    assert found.score.tolist() == [0.25, 0.5, 1.0, 0.75, 0.25, 0.5]
-    assert found.group.tolist() == ["v", "", "v", "v", "w", ""]
-    assert found.generator.tolist() == ["", "", "A", "B", "A", ""]
-    assert found.path.tolist() == [f"/faces/{n}.png" for n in (0, 2, 3, 4, 5, 6)]
-    assert not found.has_cams
+    read_back = table(7, score=scores, **columns).by_group()
+    assert read_back.score.tolist() == [0.25, 0.5, 1.0, 0.75, 0.25, 0.5]
+    assert read_back.group.tolist() == ["v", "", "v", "v", "w", ""]
+    assert read_back.generator.tolist() == ["", "", "A", "B", "A", ""]
+    assert read_back.path.tolist() == [f"/faces/{n}.png" for n in (0, 2, 3, 4, 5, 6)]
+    assert not read_back.has_cams
     assert len(Scores.without_cams(score=[]).by_group()) == 0
 
 

@@ -18,8 +18,8 @@ def box(left: int, top: int, width: int, height: int) -> Floats:
 
 def alike(one: Floats, other: Floats) -> Floats:
     """Return the two measures of two marks."""
-    own, _ = between_annotators(np.stack([one, other]), ["face"] * 2, ["a", "b"], [0, 0])["face"]
-    return own
+    both, _ = between_annotators(np.stack([one, other]), ["face"] * 2, ["a", "b"], [0, 0])["face"]
+    return both
 
 
 def test_two_boxes() -> None:
@@ -50,22 +50,22 @@ def test_agreement_beyond_what_other_faces_give() -> None:
     marks, faces, annotators, classes = [], [], [], []
     for face in range(40):
         kind = face % 2
-        place = (8, 8) if kind else tuple(draw.integers(0, 48, 2))
+        corner = (8, 8) if kind else tuple(draw.integers(0, 48, 2))
         for name in "abc":
-            marks.append(box(*(int(at) for at in place), 12, 12))
+            marks.append(box(*(int(at) for at in corner), 12, 12))
             faces.append(face)
             annotators.append(name)
             classes.append(kind)
-    found = between_annotators(np.array(marks), faces, annotators, classes)
-    assert sorted(found) == list(range(40))
-    for face, ((correlation, iou), chance) in found.items():
+    agreement = between_annotators(np.array(marks), faces, annotators, classes)
+    assert sorted(agreement) == list(range(40))
+    for face, ((correlation, iou), chance) in agreement.items():
         assert correlation == pytest.approx(1, abs=1e-5)
         assert iou == 1
         if face % 2:
             assert chance == pytest.approx([1, 1], abs=1e-5)
         else:
             assert chance[1] < 0.5
-    told = overall(found, [face % 2 for face in range(40)])
+    told = overall(agreement, [face % 2 for face in range(40)])
     assert told["n_images"] == 40
     assert told["iou"]["value"] == 1
     assert tuple(told["iou"]["interval"]) == (1, 1)
@@ -80,7 +80,7 @@ def test_one_annotator_agrees_with_nobody() -> None:
     assert between_annotators(marks, [0, 1, 2], ["a"] * 3, [0] * 3) == {}
     assert overall({}, []) == {"n_images": 0}
     # Two of one face, and no other face to compare with.
-    found = between_annotators(marks[:2], [0, 0], ["a", "b"], [0, 0])
-    assert found[0][0, 1] == 0
-    assert np.isnan(found[0][1]).all()
-    assert overall(found, [0]) == {"n_images": 0}
+    agreement = between_annotators(marks[:2], [0, 0], ["a", "b"], [0, 0])
+    assert agreement[0][0, 1] == 0
+    assert np.isnan(agreement[0][1]).all()
+    assert overall(agreement, [0]) == {"n_images": 0}

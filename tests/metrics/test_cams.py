@@ -82,8 +82,8 @@ def test_commonest_peak_share() -> None:
     ],
 )
 def test_pointing_hit(coverage: list[list[float]], peak: int, hit: bool | None) -> None:
-    known = metrics.hit_cells(np.array(coverage))
-    assert (None if known is None else bool(known.ravel()[peak])) is hit
+    cells = metrics.hit_cells(np.array(coverage))
+    assert (None if cells is None else bool(cells.ravel()[peak])) is hit
 
 
 CAM = np.array([[[-2.0, 0.0], [6.0, 2.0]]])  # normalised: 0, 1/4, 1, 1/2

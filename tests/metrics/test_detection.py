@@ -23,20 +23,20 @@ def scored() -> dict[str, Any]:
 
 
 def test_results_json_says_the_same(scored: dict[str, Any]) -> None:
-    found = detection_metrics(**scored)
+    figures = detection_metrics(**scored)
     rows = zip(
         scored["labels"], scored["generators"], ["open"] * 300, scored["scores"], strict=True
     )
     results = summarise(table(list(rows)), [], resamples=20)
     test = results["open"]
     for name, value in test["pooled"].items():
-        if name in found and value is not None:
-            assert found[name] == pytest.approx(value, abs=1e-12), name
+        if name in figures and value is not None:
+            assert figures[name] == pytest.approx(value, abs=1e-12), name
     pooled, mean = test["pooled"]["intervals"]["auc"], test["mean"]["intervals"]["auc"]
-    assert [found["auc_low"], found["auc_high"]] == pytest.approx(pooled)
-    assert [found["auc_mean_low"], found["auc_mean_high"]] == pytest.approx(mean)
-    assert found["auc_mean"] == pytest.approx(test["mean"]["auc"])
-    assert found["auc/A"] == pytest.approx(test["generators"]["A"]["auc"])
+    assert [figures["auc_low"], figures["auc_high"]] == pytest.approx(pooled)
+    assert [figures["auc_mean_low"], figures["auc_mean_high"]] == pytest.approx(mean)
+    assert figures["auc_mean"] == pytest.approx(test["mean"]["auc"])
+    assert figures["auc/A"] == pytest.approx(test["generators"]["A"]["auc"])
 
 
 def test_batches_are_one_table_whatever_holds_them(scored: dict[str, Any]) -> None:

@@ -30,8 +30,8 @@ def test_intervals_of_rates_are_scipys() -> None:
     for count, total in ((0, 300), (300, 300), (3, 20), (1, 1), (1, 10**7), (10**7 - 1, 10**7)):
         for level in (0.95, 0.999):
             expected = stats.binomtest(count, total).proportion_ci(level)
-            found = rate_interval(count, total, level)
-            assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
+            interval = rate_interval(count, total, level)
+            assert interval == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert rate_interval(0, 0) is None
 
 
@@ -40,11 +40,11 @@ def test_the_mean_of_rates_by_hand() -> None:
     (low, high), (least, most) = (stats.binomtest(8, n).proportion_ci() for n in (16, 8))
     expected = 0.75 - np.hypot(0.5 - low, 1 - least) / 2, 0.75 + (high - 0.5) / 2
     assert most == 1
-    found = mean_of_rates([(8, 16), (8, 8)]) or (0, 0)
+    interval = mean_of_rates([(8, 16), (8, 8)]) or (0, 0)
     # As many images as vary alike: (1/16 + 1/8) / 4 is 1 / 21.3.
     alike = rate_interval(16, 64 / 3) or (0, 0)
-    assert found == pytest.approx((min(expected[0], alike[0]), max(expected[1], alike[1])))
-    assert found != pytest.approx(expected)
+    assert interval == pytest.approx((min(expected[0], alike[0]), max(expected[1], alike[1])))
+    assert interval != pytest.approx(expected)
     assert mean_of_rates([(4, 8), (0, 0)]) is None
     assert mean_of_rates([]) is None
 
@@ -158,8 +158,8 @@ def test_a_person_with_a_real_image_and_a_fake_by_hand(random: np.random.Generat
     auc = above.mean() / 2
     half = stats.t.ppf(0.975, 11) * above.std(ddof=1) / np.sqrt(12) / (auc * (1 - auc))
     expected = special.expit(special.logit(auc) + np.array([-half, half]))
-    found = mean_auc_interval([(real, fake, np.arange(12), np.arange(12))])
-    assert found == pytest.approx(tuple(expected))
+    interval = mean_auc_interval([(real, fake, np.arange(12), np.arange(12))])
+    assert interval == pytest.approx(tuple(expected))
 
 
 def test_one_long_video_counts_for_what_it_tells() -> None:

@@ -12,13 +12,13 @@ from focus.runtime.machine import cache_dir, default_workers, usable_cores
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/c/home")
     monkeypatch.setenv("XDG_CACHE_HOME", "/c/xdg")
-    for own, place in (
+    for variable, folder in (
         ("/c/mine", "/c/mine"),
         ("~/mine", "/c/home/mine"),
         ("", "/c/xdg/focus-faces"),
     ):
-        monkeypatch.setenv("FOCUS_CACHE", own)
-        assert cache_dir() == Path(place)
+        monkeypatch.setenv("FOCUS_CACHE", variable)
+        assert cache_dir() == Path(folder)
     monkeypatch.delenv("FOCUS_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_dir() == Path("/c/home/.cache/focus-faces")

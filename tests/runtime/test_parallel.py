@@ -10,8 +10,8 @@ from focus.runtime.parallel import parallel_map
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_results_come_in_order(processes: int) -> None:
-    found = parallel_map(abs, range(-20, 20), "", processes=processes, progress=False)
-    assert list(found) == [abs(number) for number in range(-20, 20)]
+    results = parallel_map(abs, range(-20, 20), "", processes=processes, progress=False)
+    assert list(results) == [abs(number) for number in range(-20, 20)]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

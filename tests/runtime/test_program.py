@@ -54,11 +54,11 @@ def test_each_kind_of_end(capsys: pytest.CaptureFixture[str]) -> None:
         (Stopped(15, "stopped after step 3."), 143, "p: stopped after step 3."),
         (KeyboardInterrupt(), 130, "p: interrupted."),
     ):
-        found, lines = ended(error, capsys)
-        assert (found, len(lines)) == (code, 1)
+        exit_code, lines = ended(error, capsys)
+        assert (exit_code, len(lines)) == (code, 1)
         assert said in lines[0]
-        found, lines = ended(error, capsys, "--debug")
-        assert found == code
+        exit_code, lines = ended(error, capsys, "--debug")
+        assert exit_code == code
         assert "Traceback (most recent call last):" in lines
         assert (lines[0].startswith("CPU time: "), said in lines[-1]) == (True, True)
     with pytest.raises(RuntimeError, match="another"):
