@@ -218,7 +218,7 @@ def _donor_row(
     """
     sample = reals[row]
     drawn = rng.choice(rows_of_split, min(len(rows_of_split), _DRAWN), replace=False)
-    others = [other for other in drawn.tolist() if other != row]
+    others: list[int] = [other for other in drawn.tolist() if other != row]
     if not others:
         raise InputError(
             f"The {sample.split} split of {reals.source} is one face, {sample.path!r}: give "
