@@ -241,7 +241,7 @@ class SetFigures:
         resampled: What is resampled, the same groups or those of merged scores.
         """
         self.comparisons = groups.comparisons
-        self._table = groups.table
+        self._table = groups.table  # of the images
         self._resampled = resampled
         figures, excess, unsampled = [], [], []
         members = [*groups.generators, groups.pooled]
@@ -253,6 +253,7 @@ class SetFigures:
                 group.forget_ranking()
 
         *of_generators, of_pooled = figures
+        # The numbers of the generators that have each figure, over which its mean is.
         self._defining = _defining(of_generators)
         of_images = self._with_means(_GroupFigures(of_generators, of_pooled))
         if resampled is groups:
@@ -264,6 +265,7 @@ class SetFigures:
                 for part, part_of_cells in zip(of_images.parts(), of_cells.parts(), strict=True)
             ]
 
+        # In the order of _AllFigures.parts.
         *of_members, self._mean, self._errors = self._estimates
         *self._generators, self._pooled = map(_Member, members, of_members, excess, unsampled)
 
@@ -291,13 +293,11 @@ class SetFigures:
             generators[comparison.generator or UNNAMED] = entry
         exact = [of_one.exact for of_one in certainties]
         mean = self._mean_entry(placed, exact, fewest, resampler)
-        errors = as_entry(self._errors.estimated(self._error_intervals(resampler), fewest))
-        self._add_counts_of_errors(errors, generators)
         return {
             "n_generators": len(with_auc),
             "mean": mean,
             "pooled": self._entry(self._pooled, certainty),
-            POINTS: errors,
+            POINTS: self._errors_entry(fewest, resampler),
             "generators": generators,
         }
 
@@ -316,6 +316,9 @@ class SetFigures:
         unseen = self._table.largest_cost if certainty.auc.few_inverted else 0.0
         figures = member.estimate.estimated(certainty.exact, certainty.units, member.excess, unseen)
         entry = as_entry(figures) | member.group.counts()
+        if POINTS in entry:
+            for point, threshold in self._table.thresholds:
+                entry[POINTS][point]["confusion"] = member.group.confusion(threshold)
         entry["undefined"] = member.group.undefined()
         return entry | member.unsampled
 
@@ -354,21 +357,22 @@ class SetFigures:
             "n_synthetic": len(union((c.fake for c in comparisons), images)),
         }
 
-    def _add_counts_of_errors(
-        self, errors: dict[str, Any], generators: Mapping[str, dict[str, Any]]
-    ) -> None:
-        """Add the confusions at each operating point, and the generator that is missed most."""
+    def _errors_entry(self, fewest: Units, resampler: Resampler) -> dict[str, Any]:
+        """Return the error rates of the set at each operating point, and what they count."""
+        intervals = self._error_intervals(resampler)
+        entry = as_entry(self._errors.estimated(intervals, fewest))
         for point, threshold in self._table.thresholds:
-            for entry, generator in zip(generators.values(), self._generators, strict=True):
-                entry[POINTS][point]["confusion"] = generator.group.confusion(threshold)
-            errors[point]["confusion"] = self._pooled.group.confusion(threshold)
+            entry[point]["confusion"] = self._pooled.group.confusion(threshold)
+            entry[point]["apcer_max_generator"] = self._most_missed(point)
+        return entry
 
-            missed = [
-                generator.estimate.values[POINTS, point, "apcer"] for generator in self._generators
-            ]
-            is_missed = bool(np.nansum(missed))
-            most_missed = list(generators)[int(np.nanargmax(missed))] if is_missed else None
-            errors[point]["apcer_max_generator"] = most_missed
+    def _most_missed(self, point: str) -> str | None:
+        """Return the generator with the largest APCER, None if no fake is missed."""
+        keys = (POINTS, point, "apcer")
+        rates = [generator.estimate.values[keys] for generator in self._generators]
+        if not np.nansum(rates):
+            return None
+        return self.comparisons[int(np.nanargmax(rates))].generator or UNNAMED
 
     def _with_means(self, figures: _GroupFigures) -> _AllFigures:
         """Add the means over the generators, and the error rates of the set."""
