@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, Literal, Self, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,58 +158,40 @@ def read(
         ) from error
     root = None if data_root is None else str(absolute(data_root))
     path_of = legible if root is None else partial(place_inside, root=root, outside=True)
-    read_rows = _read_rows(rows, unit, table_columns, positions, path_of)
-    cells_by_detector, paths = read_rows.cells_by_detector, read_rows.paths
-    kind, group = np.asarray(read_rows.kinds), np.asarray(read_rows.groups)
-    numbers = np.asarray(read_rows.numbers)
-    total = len(paths)
+    table_rows = _read_rows(rows, unit, table_columns, positions, path_of)
+    total = len(table_rows.paths)
     if common:
-        is_there = [[bool(cell.strip()) for cell in cells] for cells in cells_by_detector]
-        has_all = np.all(is_there, axis=0)
-        cells_by_detector = [list(compress(cells, has_all)) for cells in cells_by_detector]
-        paths = list(compress(paths, has_all))
-        kind, group, numbers = kind[has_all], group[has_all], numbers[has_all]
-    labels = np.array(
-        [-1 if sample.label is None else sample.label for sample in read_rows.samples],
-        dtype=np.int64,
-    )[kind]
-    if not (labels >= 0).any():
-        raise InputError(f"No row of {path} has a label: name its column by --columns label=NAME.")
+        table_rows = table_rows.with_all_scores()
 
-    samples = _with_generators_of_fakes(read_rows.samples)
-    texts = {
-        name: np.array([getattr(sample, name) for sample in samples], dtype=np.object_)[kind]
-        for name in ("generator", "family", "split", "test_set")
-    }
-    images = Scores.without_cams(
-        path=paths,
-        **texts,
-        group=np.array(read_rows.names_of_groups, dtype=np.object_)[group],
-        label=labels,
-        score=np.full(len(paths), np.nan),
-    )
+    images = _images(table_rows)
+    if not (images.label >= 0).any():
+        raise InputError(f"No row of {path} has a label: name its column by --columns label=NAME.")
     names = [table_columns.header[position] for position in positions]
-    lines = _Lines(unit, numbers)
+    lines = _Lines(unit, np.asarray(table_rows.numbers))
     detectors = tuple(
         detector_scores(name, cells, lines, scale, higher_is)
-        for name, cells in zip(names, cells_by_detector, strict=True)
+        for name, cells in zip(names, table_rows.cells_by_detector, strict=True)
     )
     _refuse_contradictions(images, lines, detectors)
     if root is not None:
         column = PathColumn()
-        column.extend(paths)
+        column.extend(table_rows.paths)
         files = listed_files(column)
-        refuse_missing(files.is_there, paths.__getitem__, numbers.tolist(), f"{unit} ")
+        numbers = table_rows.numbers.tolist()
+        refuse_missing(files.is_there, table_rows.paths.__getitem__, numbers, f"{unit} ")
 
     return ScoreTable(
-        path,
-        images,
-        detectors,
-        {role: table_columns.header[i] for role, i in table_columns.positions.items()},
-        root,
-        str(form),
-        [name for name in table_columns.unused if name not in names],
-        total - len(paths),
+        path=path,
+        images=images,
+        detectors=detectors,
+        columns={
+            role: table_columns.header[position]
+            for role, position in table_columns.positions.items()
+        },
+        root=root,
+        form=str(form),
+        unused=[name for name in table_columns.unused if name not in names],
+        left_out=total - len(images),
     )
 
 
@@ -254,6 +236,19 @@ class _TableRows:
     kinds: "array[int]"
     groups: "array[int]"
 
+    def with_all_scores(self) -> Self:
+        """Return the rows for which each detector has a score."""
+        is_there = [[bool(cell.strip()) for cell in cells] for cells in self.cells_by_detector]
+        has_all = np.all(is_there, axis=0)
+        return replace(
+            self,
+            cells_by_detector=[list(compress(cells, has_all)) for cells in self.cells_by_detector],
+            paths=list(compress(self.paths, has_all)),
+            numbers=array("q", compress(self.numbers, has_all)),
+            kinds=array("q", compress(self.kinds, has_all)),
+            groups=array("q", compress(self.groups, has_all)),
+        )
+
 
 def _read_rows(
     rows: Iterable[tuple[int, list[str]]],
@@ -297,6 +292,24 @@ def _read_rows(
         for position, of_detector in zip(score_positions, table.cells_by_detector, strict=True):
             of_detector.append(cells[position])
     return table
+
+
+def _images(table_rows: _TableRows) -> Scores:
+    """Return the rows of a table without their scores."""
+    kind, group = np.asarray(table_rows.kinds), np.asarray(table_rows.groups)
+    samples = _with_generators_of_fakes(table_rows.samples)
+    labels = [-1 if sample.label is None else sample.label for sample in samples]
+    texts = {
+        name: np.array([getattr(sample, name) for sample in samples], dtype=np.object_)[kind]
+        for name in ("generator", "family", "split", "test_set")
+    }
+    return Scores.without_cams(
+        path=table_rows.paths,
+        **texts,
+        group=np.array(table_rows.names_of_groups, dtype=np.object_)[group],
+        label=np.array(labels, dtype=np.int64)[kind],
+        score=np.full(len(table_rows.paths), np.nan),
+    )
 
 
 def _with_generators_of_fakes(samples: Sequence[Sample]) -> list[Sample]:
