@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate.tracking import get_available_trackers
@@ -29,7 +29,7 @@ from focus.evaluation.provenance import provenance
 from focus.evaluation.result_table import SHOWN_ROWS, difference_lines, format_table
 from focus.findings import Finding, finding, worst_first
 from focus.model.card import write_card
-from focus.model.config import CONFIG_FILE, DetectorConfig
+from focus.model.config import CONFIG_FILE, DetectorConfig, TrainingPictures
 from focus.model.detector import Detector
 from focus.model.training_pictures import training_pictures
 from focus.report.contact_sheet import write_sheet
@@ -51,6 +51,9 @@ from focus.runtime.launch import (
 from focus.training.run_folder import CHECKPOINTS, SUMMARY, SavedRun, check_begun, check_folder
 from focus.training.trainer import Trainer
 from focus.training.tuning import checkpoint_gradients, describe_tuning, freeze
+
+if TYPE_CHECKING:
+    from focus.data.readers.given import GivenImages
 
 
 @dataclass(frozen=True)
@@ -75,31 +78,48 @@ class Trained:
         return format_table({run.name: run.results or {} for run in self.runs}, most=most)
 
     def __str__(self) -> str:
-        lines = []
+        lines: list[str] = []
         if self.runs[0].manifest:
             lines += ["", self.table(), ""]
-            named = [(run.name, run.scores, run.results or {}) for run in self.runs]
-            lines += difference_lines(*named) if len(named) == 2 else []
+            if len(self.runs) == 2:
+                first, second = ((run.name, run.scores, run.results or {}) for run in self.runs)
+                lines += difference_lines(first, second)
         else:
-            for run in self.runs:
-                told = (run.results or {})["model"].items()
-                best = ", ".join(f"{key} {value:.4g}" for key, value in told)
-                lines.append(
-                    f"{run.name}: no test images (--test-data, --test-real); the best model: {best}"
-                )
+            lines += [_untested_line(run) for run in self.runs]
         for run in self.runs:
-            folder = run.folder
-            if (folder / REPORT).is_file():
-                lines.append(f"all results:  {folder / REPORT}")
-            model = shlex.quote(str(folder / "model"))
+            if (run.folder / REPORT).is_file():
+                lines.append(f"all results:  {run.folder / REPORT}")
+            model = shlex.quote(str(run.folder / "model"))
             lines.append(f"your faces:   focus explain PATH --model-dir {model}")
-            run_folder = shlex.quote(str(folder))
+            run_folder = shlex.quote(str(run.folder))
             lines.append(f"other tests:  focus evaluate --run {run_folder} --test-data NAME=PATH")
+
         # Last, where they are seen.
         for run in self.runs:
-            whose = f"{run.name}: " * (len(self.runs) > 1)
-            lines += [f"{each.severity}: {whose}{each.text}" for each in run.findings]
+            name = f"{run.name}: " if len(self.runs) > 1 else ""
+            lines += [f"{entry.severity}: {name}{entry.text}" for entry in run.findings]
         return "\n".join(lines)
+
+
+def _untested_line(run: Evaluation) -> str:
+    """Name the validation figures of a run without images to test on."""
+    figures = (run.results or {})["model"]
+    best = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    return f"{run.name}: no test images (--test-data, --test-real); the best model: {best}"
+
+
+@dataclass(frozen=True)
+class _PreparedRun:
+    """A run that may begin: everything that can be wrong with it has been looked for.
+
+    detector: What is trained, with its initial weights. saved: The checkpoint to go on from, None
+    for a new run. findings: What is to be known of this run alone.
+    """
+
+    config: ResolvedTrainConfig
+    detector: Detector
+    saved: SavedRun | None
+    findings: list[Finding]
 
 
 @closing_process_group()
@@ -125,30 +145,37 @@ def train(config: TrainConfig) -> Trained | None:
     accelerator = start(config.mixed_precision, config.threads, config.device)
     choose_arithmetic(accelerator.device, tf32=config.tf32, cudnn_benchmark=config.cudnn_benchmark)
     config = config.changed(mixed_precision=accelerator.mixed_precision)
-    main = accelerator.is_main_process
-    processes = accelerator.num_processes
+
     listing = None
     if config.data and config.loss.name is None:  # which the images' maps decide
-        from focus.data.readers import read_given  # a dozen modules, for who has data
+        listing = run_on_main_first(accelerator, lambda: _listing(config))
+    have_maps = listing is None or bool(listing.data.has("human_map").any())
+    configs = _resolved(config, maps=have_maps)
+    run = configs[0]  # the one that was asked for; with --compare-ce a second follows
 
-        place = Path(config.output, config.name or "-")
-        listing = run_on_main_first(accelerator, lambda: read_given(config, output=place))
-    runs = _runs(config, maps=listing is None or bool(listing.data.has("human_map").any()))
-    run = runs[0]
-    run_on_all(accelerator, lambda: check_begun(run))
-    saved = run_on_all(accelerator, lambda: [check_folder(each, processes) for each in runs])
     # First what takes seconds, then weights, which may have to be fetched, then every image.
-    recorded = next((checkpoint.manifest for checkpoint in saved if checkpoint), None)
-    output = None if recorded else run.run_folder
+    run_on_all(accelerator, lambda: check_begun(run))
+    saved_runs = run_on_all(
+        accelerator,
+        lambda: [check_folder(config, accelerator.num_processes) for config in configs],
+    )
+    recorded = next((saved.manifest for saved in saved_runs if saved), None)
     listed = run_on_main_first(
         accelerator,
-        lambda: listed_images(run, listing, progress=main, output=output, resumed=not output),
+        lambda: listed_images(
+            run,
+            listing,
+            progress=accelerator.is_main_process,
+            output=None if recorded else run.run_folder,
+            resumed=recorded is not None,
+        ),
     )
-    detectors = run_on_all(accelerator, lambda: [*map(make_detector, runs, saved)])
+    detectors = run_on_all(accelerator, lambda: list(map(make_detector, configs, saved_runs)))
     decoded = ImageCache.of(detectors[0].image_size, run.image_cache, run.fit)
     images = readable_images(
         listed, run, decoded, recorded=recorded, processes=processes_of(accelerator)
     )
+
     used = images.used
     accelerator.print(images_line(used))
     if listing and run.loss.name == WITHOUT_MAPS:
@@ -156,38 +183,51 @@ def train(config: TrainConfig) -> Trained | None:
             f"loss: {WITHOUT_MAPS}, as no image has a human map (--human-maps); --loss names "
             "another"
         )
-    findings: list[Finding] = []
-    if main:  # who prints and writes them
+    image_findings: list[Finding] = []
+    if accelerator.is_main_process:  # which prints and writes them
         with phase("findings"):
-            findings = [*images.findings, *source_findings(images.manifest)]
-    findings_by_run = [map_findings(images.manifest, run_config) for run_config in runs]
+            image_findings = [*images.findings, *source_findings(images.manifest)]
+    prepared_runs = [
+        _PreparedRun(config, detector, saved, map_findings(images.manifest, config))
+        for config, detector, saved in zip(configs, detectors, saved_runs, strict=True)
+    ]
     if run.dry_run:
         from focus.training.dry_run import dry_run
 
-        for each, detector in zip(runs, detectors, strict=True):
-            dry_run(each, detector, used, accelerator, decoded)
-    test_findings = tested_findings(used, detectors[0].config)
-    for line in worst_first([*findings, *test_findings, *chain.from_iterable(findings_by_run)]):
+        for prepared in prepared_runs:
+            dry_run(prepared.config, prepared.detector, used, accelerator, decoded)
+
+    findings = [*image_findings, *tested_findings(used, detectors[0].config)]
+    for prepared in prepared_runs:
+        findings += prepared.findings
+    for line in worst_first(findings):
         accelerator.print(line)
     if run.dry_run:
         return None
-    done = []
-    for each, detector, checkpoint, run_findings in zip(
-        runs, detectors, saved, findings_by_run, strict=True
-    ):
-        begin_run(accelerator, each.run_folder, each.report_to)
+
+    evaluations = []
+    for prepared in prepared_runs:
+        begin_run(accelerator, prepared.config.run_folder, prepared.config.report_to)
         trainer = Trainer(
-            each,
-            detector,
+            prepared.config,
+            prepared.detector,
             images.manifest,
             accelerator,
-            saved=checkpoint,
+            saved=prepared.saved,
             decoded=decoded,
             left_out=images.left_out,
         )
-        done.append(_run(trainer, images, [*findings, *run_findings]))
+        evaluation = _train_and_test(trainer, images, [*image_findings, *prepared.findings])
+        if evaluation is not None:
+            evaluations.append(evaluation)
         accelerator.free_memory()
-    return Trained(tuple(filter(None, done))) if main else None
+    return Trained(tuple(evaluations)) if accelerator.is_main_process else None
+
+
+def _listing(config: TrainConfig) -> "GivenImages":
+    from focus.data.readers import read_given  # a dozen modules, for who has data
+
+    return read_given(config, output=Path(config.output, config.name or "-"))
 
 
 def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) -> Detector:
@@ -214,63 +254,92 @@ def make_detector(config: ResolvedTrainConfig, saved: SavedRun | None = None) ->
     return detector
 
 
-def _runs(config: TrainConfig, *, maps: bool) -> list[ResolvedTrainConfig]:
+def _resolved(config: TrainConfig, *, maps: bool) -> list[ResolvedTrainConfig]:
     """Resolve the run, and with ``--compare-ce`` that with plain cross-entropy.
 
     maps: Whether images have human maps.
     """
     run = resolve(config, maps=maps)
     if run.tune != "full" and not run.pretrained and run.initial_checkpoint is None:
-        loads = "another --model" if run.model in FROM_SCRATCH else "--pretrained true"
+        remedy = "another --model" if run.model in FROM_SCRATCH else "--pretrained true"
         raise InputError(
             f"--tune {run.tune} would freeze a network of random weights, as none are loaded: give "
-            f"--initial-checkpoint FILE or {loads}, or --tune full."
+            f"--initial-checkpoint FILE or {remedy}, or --tune full."
         )
     # Accelerate passes over a tracker whose package is missing.
     trackers = ["none", "all", *map(str, get_available_trackers())]
-    if missing := ", ".join(name for name in run.report_to if name not in trackers):
+    missing = [name for name in run.report_to if name not in trackers]
+    if missing:
         raise InputError(
-            f"--report-to got {missing}: install its package, or give one of {', '.join(trackers)}."
+            f"--report-to got {', '.join(missing)}: install its package, or give one of "
+            f"{', '.join(trackers)}."
         )
     if not run.compare_ce:
         return [run]
     plain = config.changed(
-        loss="ce", focus_schedule=None, saliency_schedule=None, target_from_maps=False,
-        compare_ce=False, name=f"{run.name}-ce",
-    )  # fmt: skip
+        loss="ce",
+        focus_schedule=None,
+        saliency_schedule=None,
+        target_from_maps=False,
+        compare_ce=False,
+        name=f"{run.name}-ce",
+    )
     return [run, resolve(plain)]
 
 
-def _run(trainer: Trainer, images: RunImages, findings: Sequence[Finding]) -> Evaluation | None:
+def _train_and_test(
+    trainer: Trainer, images: RunImages, findings: Sequence[Finding]
+) -> Evaluation | None:
     """Train, then evaluate the best model; findings: Those on the images and their files."""
-    config, accelerator, detector = trainer.config, trainer.accelerator, trainer.detector
-    folder, main, saved = trainer.folder, accelerator.is_main_process, trainer.saved
-    with ExitStack() as lock:
-        # Only now there is a folder: what is wrong before leaves nothing.
-        held = sole_writer(
-            folder, folder / CHECKPOINTS / ".lock", flag="--name", even_without_locks=True
-        )
-        run_on_main_first(accelerator, lambda: lock.enter_context(held) if main else None)
-        accelerator.print(describe(accelerator))
-        size = sum(p.numel() for p in detector.parameters()) / 1e6
-        accelerator.print(
-            f"training {config.model}, {size:.2f} million parameters, with the loss "
-            f"{config.loss.name} for {config.epochs} epochs: {folder}"
-        )
-        accelerator.print(f"initial weights: {detector.config.initial_weights or 'not recorded'}")
-        if tuned := describe_tuning(detector, config.tune):
-            accelerator.print(tuned)
-        if images.decoded.bad and main:
-            write_bad_files(images.decoded.bad, folder / BAD_FILES)
-        if images.copies and main:
-            write_copies(images.copies, folder, images.left_out)
-        if main and saved is None and (before := known_before(config)):
-            before.to_csv(folder / BEFORE)
+    accelerator = trainer.accelerator
+    with ExitStack() as stack:
+
+        def lock_folder() -> None:
+            # Only now there is a folder: what is wrong before leaves nothing.
+            if accelerator.is_main_process:
+                lock_file = trainer.folder / CHECKPOINTS / ".lock"
+                stack.enter_context(
+                    sole_writer(trainer.folder, lock_file, flag="--name", even_without_locks=True)
+                )
+
+        run_on_main_first(accelerator, lock_folder)
+        for line in _opening_lines(trainer):
+            accelerator.print(line)
+        if accelerator.is_main_process:
+            _write_what_images_are_left_out(trainer, images)
         trainer.fit()
         with trainer.saying_how_to_go_on(), phase("test"):
             evaluation = evaluate_best(trainer, findings)
         finish_trackers(accelerator)
     return evaluation
+
+
+def _opening_lines(trainer: Trainer) -> list[str]:
+    """Say on what machine is trained, what, and from which weights."""
+    config, detector = trainer.config, trainer.detector
+    millions = sum(parameter.numel() for parameter in detector.parameters()) / 1e6
+    lines = [
+        describe(trainer.accelerator),
+        f"training {config.model}, {millions:.2f} million parameters, with the loss "
+        f"{config.loss.name} for {config.epochs} epochs: {trainer.folder}",
+        f"initial weights: {detector.config.initial_weights or 'not recorded'}",
+    ]
+    tuning = describe_tuning(detector, config.tune)
+    if tuning:
+        lines.append(tuning)
+    return lines
+
+
+def _write_what_images_are_left_out(trainer: Trainer, images: RunImages) -> None:
+    """Write the files that cannot be decoded, the copies, and what the initial weights know."""
+    if images.decoded.bad:
+        write_bad_files(images.decoded.bad, trainer.folder / BAD_FILES)
+    if images.copies:
+        write_copies(images.copies, trainer.folder, images.left_out)
+    if trainer.saved is None:
+        images_before = known_before(trainer.config)
+        if images_before:
+            images_before.to_csv(trainer.folder / BEFORE)
 
 
 def evaluate_best(trainer: Trainer, findings: Sequence[Finding] = ()) -> Evaluation | None:
@@ -292,17 +361,13 @@ def evaluate_best(trainer: Trainer, findings: Sequence[Finding] = ()) -> Evaluat
     )
     best.config = replace(best.config, outlier_norm=norm)
     scores = trainer.score(best, trainer.test, description="test images")
-    shown = None
+    validation_scores = None
     if not trainer.test:  # then the sheet shows images of validation
-        shown = trainer.score(best, images_only(trainer.validation), progress=False)
+        validation_scores = trainer.score(best, images_only(trainer.validation), progress=False)
+
     evaluation = None
     if accelerator.is_main_process:
-        try:
-            pictures = training_pictures(trainer.train, best.preprocessing)
-        except ImageError as error:  # of a file that is gone: the scores are worth more
-            print(f"What training saw is not measured, as a file cannot be read: {error}")
-            pictures = None
-        best.config = replace(best.config, training_pictures=pictures)
+        best.config = replace(best.config, training_pictures=_training_pictures(trainer, best))
         best.config.write(folder / "model" / CONFIG_FILE)
         facts = {
             "model": {
@@ -315,18 +380,33 @@ def evaluate_best(trainer: Trainer, findings: Sequence[Finding] = ()) -> Evaluat
         }
         evaluation = Evaluation.of(config.name, folder, best, trainer.test, scores, facts, findings)
         evaluation.save()
-        if shown is not None:
-            write_sheet(best, trainer.validation, shown, folder / OVERLAYS)
-        error_rates = map(str, errors_in_words(evaluation.results or {}))
-        lines = [evaluation.table(most=None), "", *error_rates]
-        lines += ["", *map(str, evaluation.findings)]
-        write_card(folder / "model", trainer.card(best, "\n".join(lines)))
+        if validation_scores is not None:
+            write_sheet(best, trainer.validation, validation_scores, folder / OVERLAYS)
+        write_card(folder / "model", trainer.card(best, _card_text(evaluation)))
         if config.report:
-            said = evaluation.save_report(folder / SUMMARY, config.eval_metric)
+            line = evaluation.save_report(folder / SUMMARY, config.eval_metric)
             if not (folder / REPORT).is_file():  # else it is named at the end
-                print(said)
+                print(line)
     accelerator.wait_for_everyone()
     return evaluation
+
+
+def _training_pictures(trainer: Trainer, best: Detector) -> TrainingPictures | None:
+    """Measure what training saw; None if a file is gone by now: the scores are worth more."""
+    try:
+        return training_pictures(trainer.train, best.preprocessing)
+    except ImageError as error:
+        print(f"What training saw is not measured, as a file cannot be read: {error}")
+        return None
+
+
+def _card_text(evaluation: Evaluation) -> str:
+    """Return the results that the model card shows: all rows, error rates and findings."""
+    lines = [evaluation.table(most=None), ""]
+    lines += [str(line) for line in errors_in_words(evaluation.results or {})]
+    lines.append("")
+    lines += [str(entry) for entry in evaluation.findings]
+    return "\n".join(lines)
 
 
 def images_line(manifest: Manifest) -> str:
@@ -341,13 +421,13 @@ def images_line(manifest: Manifest) -> str:
 
 def tested_findings(manifest: Manifest, before: DetectorConfig | None) -> list[Finding]:
     """Return findings on test generators near training; before: Config of the initial weights."""
-    known = training_families(manifest.split("train"))
+    trained_on = training_families(manifest.split("train"))
     if before is not None:
-        after = before.after(known, known, ())
-        known = with_families(after.training_generators, after.training_families)
+        after = before.after(trained_on, trained_on, ())
+        trained_on = with_families(after.training_generators, after.training_families)
     fakes = manifest.take(manifest.equals("split", "test") & (manifest.labels == SYNTHETIC))
-    tested = families_tested(fakes.counts("test_set", "generator", "family").elements(), known)
-    return relation_findings(tested, known)
+    counts = fakes.counts("test_set", "generator", "family")
+    return relation_findings(families_tested(counts.elements(), trained_on), trained_on)
 
 
 def map_findings(manifest: Manifest, run: ResolvedTrainConfig) -> list[Finding]:
@@ -357,4 +437,6 @@ def map_findings(manifest: Manifest, run: ResolvedTrainConfig) -> list[Finding]:
     terms = ["saliency"] if run.loss.saliency_weight else []
     if run.loss.aims_at_maps:
         terms.append("focus")
-    return [finding("no_maps", terms=" and ".join(terms), run=run.name)] if terms else []
+    if not terms:
+        return []
+    return [finding("no_maps", terms=" and ".join(terms), run=run.name)]
