@@ -99,7 +99,9 @@ class BatchPlan:
         process with one takes some from the batch before, or joins it where that has none to give;
         unless one at a time was asked for.
         """
-        total, size, least = len(self.labels), self.batch_size * self.processes, 2 * self.processes
+        total = len(self.labels)
+        size = self.batch_size * self.processes
+        least = 2 * self.processes
         ends = [0, *range(size, total, size), total] if total else [0]
         if len(ends) > 2 and self.batch_size > 1 and total - ends[-2] < least:
             ends[-2] = total - least
@@ -108,16 +110,26 @@ class BatchPlan:
         return ends[1:]
 
     def _step(self, batches: list[NDArray[np.int64]]) -> list[MicroBatch]:
+        """Return this process's share of the batches of a step.
+
+        batches: Rows [N, 2] of all processes: of an image, and how often it was there before.
+        """
         images = sum(map(len, batches))
-        made = []
+        micro_batches = []
         for number, batch in enumerate(batches, start=1):
-            mine = np.array_split(batch, self.processes)[self.rank]
-            rows, again = (mine if len(mine) else batch[:1]).T.tolist()
-            weight = len(mine) * self.processes / images
-            made.append(
-                MicroBatch(rows, again, len(mine), len(batch), weight, number == len(batches))
+            share = np.array_split(batch, self.processes)[self.rank]
+            rows, again = (share if len(share) else batch[:1]).T.tolist()
+            micro_batches.append(
+                MicroBatch(
+                    rows,
+                    again,
+                    counted=len(share),
+                    images=len(batch),
+                    weight=len(share) * self.processes / images,
+                    last=number == len(batches),
+                )
             )
-        return made
+        return micro_batches
 
 
 def _times_before(order: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -162,6 +174,7 @@ class TrainingImages:
         """Features in place of images; set once they are there."""
         self._views = config.views or 1
         self._next: list[list[RowIndex]] = []
+        """The batches that the workers load next: the loader holds this very list."""
         pinned = accelerator.device.type == "cuda"
         self._loader: DataLoader[Batch] | None = loader(
             self.dataset, self._next, config.workers, pinned=pinned, persistent=True

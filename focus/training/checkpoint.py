@@ -56,7 +56,11 @@ class Parts(NamedTuple):
 
 
 class _Content(NamedTuple):
-    """What is written: JSON values, and tensors by the names of their files and their own."""
+    """What a checkpoint holds after ``step`` steps.
+
+    values: What ``state.json`` says, but for the checksums. tensors: By the name of their file and
+    their own.
+    """
 
     step: int
     values: dict[str, Any]
@@ -87,13 +91,17 @@ class _Content(NamedTuple):
     @property
     def size(self) -> int:
         """Return the bytes of all tensors."""
-        return sum(value.nbytes for named in self.tensors.values() for value in named.values())
+        return sum(
+            value.nbytes
+            for tensors_of_file in self.tensors.values()
+            for value in tensors_of_file.values()
+        )
 
     def copied(self) -> "_Content":
         """Return a copy in the host's memory, which the next step leaves alone."""
         tensors = {
-            file: {name: value.detach().to("cpu", copy=True) for name, value in named.items()}
-            for file, named in self.tensors.items()
+            file: {name: value.detach().to("cpu", copy=True) for name, value in content.items()}
+            for file, content in self.tensors.items()
         }
         return _Content(self.step, json.loads(json.dumps(self.values)), tensors)
 
@@ -131,8 +139,8 @@ class CheckpointWriter:
         if wait or is_there or content.size < LARGE:
             _write_checkpoint(self.folder, content, keep)
         else:
-            work = self.folder, content.copied(), keep
-            self._pending = self._thread.submit(_write_checkpoint, *work)
+            copy = content.copied()
+            self._pending = self._thread.submit(_write_checkpoint, self.folder, copy, keep)
 
     def check(self) -> None:
         """Raise the error of the last save, if it has ended with one."""
@@ -163,8 +171,13 @@ def _write_checkpoint(folder: Path, content: _Content, keep: int) -> None:
     else:
         _write_aside(folder / f".{target.name}.writing", tensors, values).replace(target)
         flush(folder)
-    finite = all(value.isfinite().all() for named in tensors.values() for value in named.values())
-    for old in checkpoints(folder)[slice(-keep) if finite else slice(keep, -1)]:
+    finite = all(
+        value.isfinite().all()
+        for tensors_of_file in tensors.values()
+        for value in tensors_of_file.values()
+    )
+    paths = checkpoints(folder)
+    for old in paths[:-keep] if finite else paths[keep:-1]:
         shutil.rmtree(old)
 
 
@@ -194,8 +207,9 @@ def last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
                 f"{path} has version {values['version']}, this program reads {CHECKPOINT_VERSION}: "
                 "resume it with the version that wrote it."
             )
-        for text in damaged if is_main_process() else ():
-            _log.warning("%s; going on from the one before", text)
+        if is_main_process():
+            for text in damaged:
+                _log.warning("%s; going on from the one before", text)
         return path, values
     if damaged:
         raise InputError(
@@ -239,15 +253,19 @@ def load_checkpoint(path: Path, values: Mapping[str, Any], parts: Parts) -> None
 
 def remove_later(path: Path) -> None:
     """Remove the checkpoints after this one, which are damaged."""
-    found = checkpoints(path.parent)
-    for later in found[found.index(path) + 1 :]:
+    paths = checkpoints(path.parent)
+    for later in paths[paths.index(path) + 1 :]:
         shutil.rmtree(later)
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the folders of all checkpoints, by step."""
-    found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("step-*"))
-    return [path for _, path in sorted((int(name[1]), path) for name, path in found if name)]
+    by_step: list[tuple[int, Path]] = []
+    for path in folder.glob("step-*"):
+        name = _NAME.fullmatch(path.name)
+        if name:
+            by_step.append((int(name[1]), path))
+    return [path for _, path in sorted(by_step)]
 
 
 def _tensors(path: Path, checksums: Mapping[str, str]) -> dict[str, Tensor]:
@@ -268,15 +286,15 @@ def _tensors(path: Path, checksums: Mapping[str, str]) -> dict[str, Tensor]:
 def _write_aside(
     aside: Path, tensors: Mapping[str, Mapping[str, Tensor]], values: dict[str, Any]
 ) -> Path:
-    for left in aside.parent.glob(".step-*.writing"):  # by a run that was killed
-        shutil.rmtree(left)
+    for unfinished in aside.parent.glob(".step-*.writing"):  # by a run that was killed
+        shutil.rmtree(unfinished)
     aside.parent.mkdir(exist_ok=True)  # not its parent: a run folder that was removed stays so
     aside.mkdir()
     try:
         values["checksums"] = {}
-        for name, named in tensors.items():
+        for name, tensors_of_file in tensors.items():
             content = safetensors.torch.save(
-                {key: value.detach().cpu().contiguous() for key, value in named.items()}
+                {key: value.detach().cpu().contiguous() for key, value in tensors_of_file.items()}
             )
             values["checksums"][name] = hashlib.sha256(content).hexdigest()
             _write(aside / name, content)

@@ -22,7 +22,8 @@ from focus.training.features import feature_cache
 from focus.training.trainer import Trainer
 from focus.training.tuning import describe_tuning
 
-_TIMED_STEPS, _TIMED_BATCHES = 3, 8  # of training and of validation
+_TIMED_STEPS = 3  # of training
+_TIMED_BATCHES = 8  # of validation
 _WRAPPED: dict[str, Any] = {"subsequent_indent": "    ", "break_on_hyphens": False}
 _PREFETCHED = 2  # batches of each worker, as torch's DataLoader has it
 
@@ -49,8 +50,9 @@ def dry_run(
         say(f"the recipe follows {SOURCES[config.recipe]}; docs/baselines.md: what differs")
     if RECIPES[config.recipe] is not RECIPES["quick"]:
         say("a first trial: --recipe quick trains a small network in minutes, on a CPU too")
-    if tuned := describe_tuning(detector, config.tune):
-        say(tuned)
+    tuning = describe_tuning(detector, config.tune)
+    if tuning:
+        say(tuning)
     plan = trainer.plan
     steps = f"steps: {config.epochs} epochs x {plan.steps} = {config.epochs * plan.steps}"
     if config.caches_features:
@@ -78,14 +80,16 @@ def settings(config: ResolvedTrainConfig) -> list[str]:
 
     What has its usual value is not named.
     """
-    by_loss, defaults = LOSSES[str(config.loss.name)].settings, flat(TrainConfig())
+    by_recipe = RECIPES[config.recipe]
+    by_loss = LOSSES[str(config.loss.name)].settings
+    defaults = flat(TrainConfig())
     values = flat(config)
     sections: dict[str, dict[str, list[str]]] = {}
-    for name, each in flags(TrainConfig).items():
+    for name, field in flags(TrainConfig).items():
         value = values[name]
         if value is None:
             continue
-        if value == RECIPES[config.recipe].get(name):
+        if value == by_recipe.get(name):
             by = f"by the recipe {config.recipe}"
         elif name in by_loss and value == by_loss[name]:
             by = f"by the loss {config.loss.name}"
@@ -96,7 +100,7 @@ def settings(config: ResolvedTrainConfig) -> list[str]:
         if isinstance(value, dict):
             value = [f"{key}={path}" for key, path in value.items()]
         text = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
-        section = sections.setdefault(each.metadata["group"], {})
+        section = sections.setdefault(field.metadata["group"], {})
         section.setdefault(by, []).append(f"{flag(name)[2:]} {text}")
     return [
         textwrap.fill(f"{group} {by}: {', '.join(values)}", 79, **_WRAPPED)
@@ -128,7 +132,8 @@ def _seconds_per_step(trainer: Trainer) -> float:
     before = 1 + -(-_PREFETCHED * trainer.config.workers // trainer.plan.accumulation)
     steps = trainer.plan.epoch(0)[: before + _TIMED_STEPS]
     loaded = trainer.images.load(0, steps)
-    untimed, began = min(before, len(steps) - 1), time.perf_counter()
+    untimed = min(before, len(steps) - 1)
+    began = time.perf_counter()
     for number, step in enumerate(steps):
         if number == untimed:
             trainer.tally.read()  # waits for a GPU, which the steps do not

@@ -48,12 +48,13 @@ def filled_cache(
     cache = feature_cache(config, detector)
     train = manifest.split("train")
     others = manifest.where(lambda sample: sample.split != "train")
-    augment, views = config.changes, config.views or 1
-    for images, changes, count in ((train, augment, views), (others, (), 1)):
+    for images, changes, views in ((train, config.changes, config.views or 1), (others, (), 1)):
         faces = _ViewedFaces(images, detector.preprocessing, augment=changes, images=decoded)
-        batches = partial(_computed, detector, faces, count, config, accelerator)
-        wanted = digests(images, changes, count).ravel()
-        cache.fill(wanted, batches, progress=accelerator.is_main_process)
+        cache.fill(
+            digests(images, changes, views).ravel(),
+            partial(_computed, detector, faces, views, config, accelerator),
+            progress=accelerator.is_main_process,
+        )
     return cache
 
 
@@ -103,14 +104,22 @@ def _computed(
     views: int,
     config: ResolvedTrainConfig,
     accelerator: Accelerator,
-    places: list[int],
+    numbers: list[int],
 ) -> Iterator[tuple[Batch, Encoded]]:
-    """Yield batches with their features; places: of the views of all images, in their order."""
-    keys: list[RowIndex] = [divmod(place, views) for place in places]
-    size, device = config.eval_batch_size, accelerator.device
-    batches = [keys[start : start + size] for start in range(0, len(keys), size)]
+    """Yield batches with their features.
+
+    views: How many each image has. numbers: Of the views to compute, all views of the first image
+    counted before those of the second.
+    """
+    rows_and_views: list[RowIndex] = [divmod(number, views) for number in numbers]
+    size = config.eval_batch_size
+    batches = [
+        rows_and_views[start : start + size] for start in range(0, len(rows_and_views), size)
+    ]
+    device = accelerator.device
+    loaded = load_batches(loader(faces, batches, config.workers, pinned=device.type == "cuda"))
     detector.eval()
-    for batch in load_batches(loader(faces, batches, config.workers, pinned=device.type == "cuda")):
+    for batch in loaded:
         with torch.inference_mode(), accelerator.autocast():
-            found = detector.encode_with_norms(detector.normalise(batch.to(device).images))
-        yield batch, found
+            features = detector.encode_with_norms(detector.normalise(batch.to(device).images))
+        yield batch, features

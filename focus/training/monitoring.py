@@ -30,7 +30,8 @@ from focus.training.step import MEANS
 
 def training_figures(sums: Mapping[str, float]) -> dict[str, float]:
     """Return the ``train_*`` figures of the sums of ``SUMS``; NaN where no step was done."""
-    images, done = sums["images"] or math.nan, sums["updated"] or math.nan
+    images = sums["images"] or math.nan
+    done = sums["updated"] or math.nan
     return {
         **{f"train_{name}": sums[name] / images for name in MEANS},
         "train_grad_norm": sums["grad_norm"] / done,
@@ -140,9 +141,10 @@ class RunLog:
                     f"entropy {row['eval_entropy']:.3f}  {images_per_second:.0f} images/s"
                     f"{'  (best)' if best else ''}"
                 )
-            if warning := collapse_warning(row):
+            warning = collapse_warning(row)
+            if warning:
                 tqdm.write(warning)
-        logged = {name.replace("_", "/", 1): v for name, v in row.items() if "_" in name}
+        logged = {name.replace("_", "/", 1): value for name, value in row.items() if "_" in name}
         self.accelerator.log({**logged, "epoch": row["epoch"]}, step)
 
     def end(self, state: TrainState) -> None:

@@ -67,30 +67,34 @@ _Count = Annotated[int, msgspec.Meta(ge=1, le=2**20)]
 
 @dataclass
 class TrainState:
-    """All of a run that is not tensors: one object, saved and restored whole.
-
-    epoch: epochs done, validation included. step: steps of the optimiser done or skipped.
-    nonfinite: those of the epochs before that were skipped for a loss that is not finite;
-    in_a_row: those since the last update. best: of the chosen metric on validation; best_epoch:
-    counted from 1; points: its operating points. entropy_target: of the training set's maps. sums:
-    of the current epoch's steps, by the names of ``SUMS``. rows: of summary.csv. processes: of the
-    launch; threads: of the CPU in each. seen: the detector's config, which says what training saw,
-    also that of the initial weights.
-    """
+    """All of a run that is not tensors: one object, saved and restored whole."""
 
     epoch: Natural = 0
+    """Epochs done, their validation included."""
     step: Natural = 0
+    """Steps of the optimiser, done or skipped."""
     nonfinite: Natural = 0
+    """Steps of earlier epochs that were skipped for a loss or gradient that is not finite."""
     in_a_row: Natural = 0
+    """Steps that were skipped so since the last update of the weights."""
     best: float | None = None
+    """The chosen metric of the best epoch, on validation."""
     best_epoch: Natural = 0
+    """The number of that epoch, from 1; 0 before the first."""
     points: OperatingPoints | None = None
+    """The operating points that were chosen on validation in that epoch."""
     entropy_target: float | None = None
+    """The mean entropy of the training set's human maps, under ``--target-from-maps``."""
     sums: dict[str, float] | None = None
+    """Totals of the current epoch's steps, by the names of ``SUMS``; None between epochs."""
     rows: list[dict[str, int | float | None]] = field(default_factory=list)
+    """The rows of ``summary.csv``, one an epoch."""
     processes: _Count = 1
+    """The processes of the launch."""
     threads: _Count | None = None
+    """The threads of the CPU in each of them."""
     seen: DetectorConfig | None = None
+    """The detector's config, which says what training saw, that of the initial weights included."""
 
     @property
     def just_found_best(self) -> bool:
@@ -152,15 +156,15 @@ def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | 
         )
     if not config.resume:
         return None
-    found = last_checkpoint(folder / CHECKPOINTS)
-    if found is None and (folder / "model").exists():
-        raise InputError(
-            f"The run {folder} has a model and no checkpoint to go on from: give another --name, "
-            "or move the folder away."
-        )
-    if found is None:
+    checkpoint = last_checkpoint(folder / CHECKPOINTS)
+    if checkpoint is None:
+        if (folder / "model").exists():
+            raise InputError(
+                f"The run {folder} has a model and no checkpoint to go on from: give another "
+                "--name, or move the folder away."
+            )
         return None
-    path, values = found
+    path, values = checkpoint
     try:
         saved = msgspec.convert(_nested(values), _Saved)
     except ValueError as error:
@@ -168,11 +172,12 @@ def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | 
             f"{path} has a state of another program ({error}): resume it with the version that "
             "wrote it, or give another --name."
         ) from error
-    if other := other_setting(saved.config, config):  # the result would be neither run's
-        name, before, now = (" ".join(each) if isinstance(each, tuple) else each for each in other)
+    other = other_setting(saved.config, config)
+    if other is not None:  # the result would be neither run's
+        name, before, now = other
         raise InputError(
-            f"The run {folder} was started with {flag(name)} {before}, not {now}: resume it by "
-            f"{resuming(config)} alone, or give another --name."
+            f"The run {folder} was started with {flag(name)} {_as_typed(before)}, not "
+            f"{_as_typed(now)}: resume it by {resuming(config)} alone, or give another --name."
         )
     state = saved.train_state
     if state.processes != processes:
@@ -181,21 +186,30 @@ def check_folder(config: ResolvedTrainConfig, processes: int = 1) -> SavedRun | 
             "as many, or give another --name."
         )
     needs_model = state.best_epoch > 0 and not state.just_found_best
-    has_model = (weights := folder / "model" / WEIGHTS_FILE).exists() or not needs_model
-    if not has_model or not (folder / MANIFEST).exists():
-        raise InputError(
-            f"The run {folder} lacks {MANIFEST if has_model else 'model/, the best so far'}: put "
-            "it back, or give another --name."
-        )
+    weights = folder / "model" / WEIGHTS_FILE
+    lacking = ""
+    if needs_model and not weights.exists():
+        lacking = "model/, the best so far"
+    elif not (folder / MANIFEST).exists():
+        lacking = MANIFEST
+    if lacking:
+        raise InputError(f"The run {folder} lacks {lacking}: put it back, or give another --name.")
     if needs_model:
         DetectorConfig.read(weights.with_name(CONFIG_FILE)).with_weights(weights)
     return SavedRun(path, values, state, Manifest.from_csv(folder / MANIFEST))
 
 
 def _nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of ``state.json`` with the settings of the loss as one."""
     config = values.get("config")
-    config = nested(ResolvedTrainConfig, config) if isinstance(config, dict) else config
+    if isinstance(config, dict):
+        config = nested(ResolvedTrainConfig, config)
     return values | {"config": config}
+
+
+def _as_typed(value: Any) -> Any:
+    """Return a setting as it stands behind its flag: several texts with spaces between them."""
+    return " ".join(value) if isinstance(value, tuple) else value
 
 
 def resuming(config: ResolvedTrainConfig) -> str:
@@ -229,7 +243,9 @@ def _places(value: Any) -> Any:
     """Resolve the paths of a setting: one, several, or by name."""
     if isinstance(value, dict):
         return {name: os.path.realpath(path) for name, path in value.items()}
-    return [os.path.realpath(path) for path in ([value] if isinstance(value, str) else value or ())]
+    if isinstance(value, str):
+        return [os.path.realpath(value)]
+    return [os.path.realpath(path) for path in value or ()]
 
 
 def write_record(config: ResolvedTrainConfig, manifest: Manifest, *, resumed: bool) -> None:
@@ -249,12 +265,20 @@ def check_shared(accelerator: Accelerator, folder: Path, step: int) -> None:
     """
     accelerator.wait_for_everyone()
     deadline = time.monotonic() + _SHARED_WITHIN
-    # Listed, not asked for: NFS may remember that a file was not there.
-    while not (there := folder.is_dir() and any(folder.iterdir())) and time.monotonic() < deadline:
+    sees_it = _has_files(folder)
+    while not sees_it and time.monotonic() < deadline:
         time.sleep(0.2)
-    found = gather_object([(there, step)])
-    if other := next((rank for rank, each in enumerate(found) if each != found[0]), 0):
-        raise InputError(
-            f"Process {other} does not see the run folder {folder} that the main process writes: "
-            "give an --output that all machines share."
-        )
+        sees_it = _has_files(folder)
+
+    seen_by_main, *seen_by_others = gather_object([(sees_it, step)])
+    for rank, seen in enumerate(seen_by_others, start=1):
+        if seen != seen_by_main:
+            raise InputError(
+                f"Process {rank} does not see the run folder {folder} that the main process "
+                "writes: give an --output that all machines share."
+            )
+
+
+def _has_files(folder: Path) -> bool:
+    """Tell whether a folder has files: listed, as NFS may remember that one was not there."""
+    return folder.is_dir() and any(folder.iterdir())

@@ -21,8 +21,8 @@ MEANS = ("loss", *Terms._fields, "entropy", "with_map")
 """Means over images in ``summary.csv``."""
 
 SUMS = (*MEANS, "grad_norm", "images", "updated", "skipped", "nonfinite")
-"""What is added up over steps. nonfinite: of those skipped, the ones that are the fault of the
-batch or of the network, not of the scale of fp16."""
+"""What is added up over steps. ``nonfinite`` counts the skipped steps that are the fault of the
+batch or of the network; the others are that of the scale of fp16."""
 
 
 def add_gradients(
@@ -41,21 +41,25 @@ def add_gradients(
         batch = next(loaded)
         # The processes exchange gradients in the last backward only.
         with nullcontext() if planned.last else accelerator.no_sync(model):
-            token = (batch.token,) if batch.token.shape[1] else ()
-            given = batch.target, batch.saliency, batch.saliency_mask, *token
-            out = model(prepared(batch), *given)
+            inputs = [prepared(batch), batch.target, batch.saliency, batch.saliency_mask]
+            if batch.token.shape[1]:
+                inputs.append(batch.token)
+            out = model(*inputs)
             weighted = out.loss if planned.weight == 1 else out.loss * planned.weight
             accelerator.backward(weighted)
         if planned.counted:
             with torch.no_grad():
                 loss = out.loss.expand(planned.counted)
-                each = loss, *out.terms, out.entropy, batch.saliency_mask
-                sums.append(torch.stack(each).sum(1))
-    mine = sum(sums[1:], start=sums[0]) if sums else torch.zeros(len(MEANS), device=out.loss.device)
+                by_image = torch.stack((loss, *out.terms, out.entropy, batch.saliency_mask))
+                sums.append(by_image.sum(1))
+    if sums:
+        of_process = sum(sums[1:], start=sums[0])
+    else:
+        of_process = torch.zeros(len(MEANS), device=out.loss.device)
     if accelerator.num_processes == 1:
-        return mine
-    whole: Tensor = accelerator.reduce(mine, "sum")
-    return whole
+        return of_process
+    of_all: Tensor = accelerator.reduce(of_process, "sum")
+    return of_all
 
 
 def gradient_norm(model: nn.Module) -> Tensor:
@@ -70,11 +74,15 @@ class Tally:
         # Over an epoch of many steps; Apple's GPUs, for one, have no more than 32 bits.
         dtype = torch.float64 if device.type in ("cpu", "cuda") else torch.float32
         self._totals = torch.zeros(len(SUMS), device=device, dtype=dtype)
+        """The sums so far."""
         self._last = torch.zeros(len(SUMS), device=device)
+        """The figures of the last step."""
         self._in_a_row = torch.zeros((), device=device)
         skipped = [float(name in ("skipped", "nonfinite")) for name in SUMS]
         self._skipped = torch.tensor(skipped, device=device)
+        """The figures of a step that is skipped."""
         self._done: dict[int, Tensor] = {}
+        """The figures behind the norm of a step that is done, by its number of images."""
 
     def add(
         self, sums: Tensor, norm: Tensor, images: int, scale: Tensor | None = None
@@ -87,14 +95,14 @@ class Tally:
         if images not in self._done:  # two sizes: of most steps, and of an epoch's last
             done = [float(images), 1.0, 0.0, 0.0]
             self._done[images] = torch.tensor(done, device=sums.device)
-        given = torch.cat([sums, norm[None], self._done[images]])
-        difference = (given - given).sum()  # 0, or not a number
+        figures = torch.cat([sums, norm[None], self._done[images]])
+        difference = (figures - figures).sum()  # 0, or not a number
         finite, skip = difference == 0, torch.nan_to_num(difference, nan=1.0).float()
         nonfinite, skipped = skip, self._skipped
         if scale is not None:
             nonfinite = torch.where(sums[0].isfinite() & (scale > 1), 0.0, skip)
             skipped = torch.cat([skipped[:-1], nonfinite[None]])
-        self._last = torch.where(finite, given, skipped)
+        self._last = torch.where(finite, figures, skipped)
         self._totals.add_(self._last)
         torch.addcmul(nonfinite, self._in_a_row, skip, out=self._in_a_row)
         return finite, skip
@@ -144,28 +152,36 @@ class _Group:
     """Buffers of one type, copied at once to and from one piece of memory."""
 
     def __init__(self, buffers: list[Tensor]) -> None:
-        self._own = buffers
-        sizes = [buffer.numel() for buffer in buffers]
-        self._now, self._last = (buffers[0].new_empty(sum(sizes)) for _ in range(2))
-        self._parts_now, self._parts_last = (
-            [part.view(own.shape) for part, own in zip(flat.split(sizes), buffers, strict=True)]
-            for flat in (self._now, self._last)
-        )
+        total = sum(buffer.numel() for buffer in buffers)
+        self._buffers = buffers
+        """The network's own."""
+        self._now = buffers[0].new_empty(total)
+        """What they are after a step."""
+        self._last = buffers[0].new_empty(total)
+        """What they were after the last step that was finite."""
+        self._parts_now = _parts(self._now, buffers)
+        self._parts_last = _parts(self._last, buffers)
         self.keep()
 
     def keep(self) -> None:
-        torch._foreach_copy_(self._parts_last, self._own)
+        torch._foreach_copy_(self._parts_last, self._buffers)
 
     def settle(self, finite: Tensor) -> None:
         if not self._now.is_floating_point():  # counts of batches, which need not be put back
             self.keep()
             return
-        torch._foreach_copy_(self._parts_now, self._own)
+        torch._foreach_copy_(self._parts_now, self._buffers)
         torch.where(finite, self._now, self._last, out=self._last)
         self.restore()
 
     def restore(self) -> None:
-        torch._foreach_copy_(self._own, self._parts_last)
+        torch._foreach_copy_(self._buffers, self._parts_last)
+
+
+def _parts(memory: Tensor, buffers: list[Tensor]) -> list[Tensor]:
+    """Return a view of ``memory`` for each buffer, one after another, of its shape."""
+    views = memory.split([buffer.numel() for buffer in buffers])
+    return [view.view(buffer.shape) for view, buffer in zip(views, buffers, strict=True)]
 
 
 def update(

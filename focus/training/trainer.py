@@ -87,8 +87,9 @@ _AGREED_EVERY = 20
 class Trainer:
     """One run: model, data, optimiser and schedule, prepared by Accelerate.
 
-    saved: The checkpoint to go on from; None for a new run. decoded: The cache holds the images
-    of the manifest, decoded.
+    manifest: All images of the run. saved: The checkpoint to go on from; None for a new run.
+    decoded: The cache holds the images of the manifest, decoded. left_out: Copies of images of an
+    earlier split, which validation and test go without.
     """
 
     def __init__(
@@ -101,37 +102,50 @@ class Trainer:
         decoded: ImageCache | None = None,
         left_out: Sequence[Copy] = (),
     ) -> None:
-        self.config, self.detector, self.accelerator = config, detector, accelerator
+        self.config = config
+        self.detector = detector
+        self.accelerator = accelerator
         self.decoded = decoded
+        self.saved = saved
+        self.folder = config.run_folder
+        self.on_cpu = accelerator.device.type == "cpu"
         self.cached = config.caches_features and not config.dry_run
+        """Whether the head alone is trained, on features that the network computes once."""
         if self.cached:  # by which features are named, of each file before it is decoded
             manifest = with_digests(manifest)
-        self.manifest, self.folder, self.saved = manifest, config.run_folder, saved
+        self.manifest = manifest
+
         self.state = saved.state if saved else TrainState(processes=accelerator.num_processes)
-        if warning := same_threads(accelerator.device, self.state.threads, config.threads):
+        warning = same_threads(accelerator.device, self.state.threads, config.threads)
+        if warning:
             accelerator.print(f"warning: {warning}")
         self.state.threads = torch.get_num_threads()
+
         used = without(manifest, left_out)
-        self.train, self.validation, self.test = (
-            used.split(name) for name in ("train", "validation", "test")
-        )
+        self.train = used.split("train")
+        self.validation = used.split("validation")
+        self.test = used.split("test")
         detector.config = detector.config.after(
             self.train.generators(), training_families(self.train), self.train.geometries()
         )
         self.state.seen = detector.config
         self.images = TrainingImages(config, self.train, detector, accelerator, decoded)
         self.plan = self.images.plan
+        """Which images each step of an epoch takes."""
+        self.validation_images = ValidationImages()
+
         self.log = RunLog(config, accelerator)
-        self.on_cpu = accelerator.device.type == "cpu"
         self.signals = StopSignals()
         if self.state.processes > 1:
             self.signals = StopSignals(
                 "saving after this step, if all processes reach its end", lost_peers
             )
-        self.validation_images = ValidationImages()
         self.writer = CheckpointWriter(self.folder / CHECKPOINTS)
-        self._written: tuple[int, int] | None = None  # step and epoch of the last checkpoint
-        self._is_whole = True  # the state is that after a step, not within one
+        self._written: tuple[int, int] | None = None
+        """Step and epoch of the last checkpoint."""
+        self._is_whole = True
+        """Whether the state is that after a step, not within one."""
+
         self.score = partial(
             score_images,
             accelerator=accelerator,
@@ -139,6 +153,7 @@ class Trainer:
             workers=config.workers,
             images=decoded,
         )
+        """Scores images as the run does, by all its processes."""
         self._prepare()
         if saved is None and self.cached:  # of a resumed run, once its weights are loaded
             self._cache_features()
@@ -146,45 +161,59 @@ class Trainer:
             self._aim_at_maps()
 
     def _prepare(self) -> None:
+        """Put the detector on its device, and make its optimiser, schedule and weighted loss."""
         config, detector, device = self.config, self.detector, self.accelerator.device
-        on_gpu, last = device.type == "cuda", config.channels_last
-        last = on_gpu if last is None else last
-        self.memory_format = torch.channels_last if last else torch.contiguous_format
+        channels_last = config.channels_last
+        if channels_last is None:
+            channels_last = device.type == "cuda"
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         detector.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         detector.to(device)
         if config.sync_bn and device.type == "cuda":
             # By timm: torch's own conversion drops the activation that is part of timm's norms.
             convert_sync_batchnorm(detector)
-        given = {"focus": config.focus_schedule, "saliency": config.saliency_schedule}
-        self.schedules = {term: parse_points("", text) for term, text in given.items() if text}
+
+        texts = {"focus": config.focus_schedule, "saliency": config.saliency_schedule}
+        self.schedules = {term: parse_points("", text) for term, text in texts.items() if text}
+        """The factors of a term's weight by epoch, of the terms that have some."""
         if self.schedules:
             detector.head.scale_terms()
         if config.class_weight == "balanced":
             labels = np.bincount(self.plan.labels, minlength=detector.config.num_classes)
             weight = len(self.plan.labels) / (len(labels) * labels)
             detector.head.class_weight = torch.tensor(weight, dtype=torch.float32, device=device)
+
         trained: nn.Module = detector.head if self.cached else detector
-        decay = config.model_ema_decay
-        self.ema = ModelEmaV3(detector, decay=decay, use_warmup=True) if decay else None
+        self.ema: ModelEmaV3 | None = None
+        """The average of the weights over the steps, if one is kept."""
+        if config.model_ema_decay:
+            self.ema = ModelEmaV3(detector, decay=config.model_ema_decay, use_warmup=True)
         if config.compile:
             trained.compile(mode=config.compile_mode)  # in place: the names of the weights stay
             if not self.cached:
                 # In the default mode: CUDA graphs would overwrite what one batch has returned.
                 encode = torch.compile(self.kept.encode_with_norms)
                 self.kept.encode_with_norms = encode  # type: ignore[method-assign]
+
         optimizer = make_optimizer(config, detector)
         # Before Accelerate takes the optimiser's step for its own: else the schedule warns of it.
         self.scheduler = make_scheduler(config, optimizer, self.plan.steps)
         self.model, self.optimizer = self.accelerator.prepare(trained, optimizer)
         # Of several processes on CPUs, the buffers before are no longer the network's.
-        self.statistics, self.tally = Statistics(trained), Tally(device)
+        self.statistics = Statistics(trained)
+        self.tally = Tally(device)
 
     def _cache_features(self) -> None:
         """Run the frozen network on each image, unless that was done; then take the features."""
-        work = self.config, self.detector, self.manifest, self.accelerator, self.decoded
-        cache = run_on_main_first(self.accelerator, lambda: filled_cache(*work))
-        views = self.config.changes, self.config.views or 1
-        self.images.cached = CachedFaces(cache, self.train, *views)
+        cache = run_on_main_first(
+            self.accelerator,
+            lambda: filled_cache(
+                self.config, self.detector, self.manifest, self.accelerator, self.decoded
+            ),
+        )
+        self.images.cached = CachedFaces(
+            cache, self.train, self.config.changes, self.config.views or 1
+        )
         self.score = partial(self.score, features=cache)
 
     def _aim_at_maps(self) -> None:
@@ -253,8 +282,8 @@ class Trainer:
         except (UnreadableError, LostWorkerError) as error:
             say_alone()
             # Without the file, or with another one, the run is refused.
-            advice = "fix or remove the file", "bring it back as it was"
-            cause = sentence(error).removesuffix(".").replace(*advice)
+            cause = sentence(error).removesuffix(".")
+            cause = cause.replace("fix or remove the file", "bring it back as it was")
             raise type(error)(self._farewell(self._named(cause))) from error
         except (RuntimeError, MemoryError) as error:
             if is_full_memory(error):
@@ -285,21 +314,20 @@ class Trainer:
         A step that was interrupted as it changed the weights is not saved: then an earlier
         checkpoint counts.
         """
-        main, step = self.accelerator.is_main_process, self.state.step
-        if main and self._is_whole:
+        if self.accelerator.is_main_process and self._is_whole:
             with suppress(RuntimeError, MemoryError):  # of a device that has failed, or is full
                 self.statistics.restore()  # without the step's first batches
                 self.read_tally()
                 self.save()
         self.writer.wait()
         finish_trackers(self.accelerator)
-        there = checkpoints(self.folder / CHECKPOINTS)
-        if not there:
+        paths = checkpoints(self.folder / CHECKPOINTS)
+        if not paths:
             saved = "nothing is saved yet"
-        elif there[-1].name == checkpoint_name(step):
-            saved = f"step {step} is saved in {there[-1]}"
+        elif paths[-1].name == checkpoint_name(self.state.step):
+            saved = f"step {self.state.step} is saved in {paths[-1]}"
         else:
-            saved = f"the last checkpoint is {there[-1]}"
+            saved = f"the last checkpoint is {paths[-1]}"
         return f"{cause}; {saved}; to go on: {command_to_go_on(self.config)}"
 
     def open_folder(self) -> None:
@@ -353,16 +381,17 @@ class Trainer:
             bar.update()
             self.log.count(batches)
             logs = state.step % config.log_steps == 0
-            due = config.checkpoint_steps and state.step % config.checkpoint_steps == 0
-            often = 1 if self.on_cpu else _AGREED_EVERY
-            agrees = state.processes > 1 and (logs or state.step % often == 0)
+            saves = config.checkpoint_steps and state.step % config.checkpoint_steps == 0
+            agreed_every = 1 if self.on_cpu else _AGREED_EVERY
+            agrees = state.processes > 1 and (logs or state.step % agreed_every == 0)
             signum = self.signals.pending() if state.processes == 1 else 0
-            if logs or due or agrees or signum:
+
+            if logs or saves or agrees or signum:
                 self.read_tally()
             if logs:
                 self.log.step(self.tally.last(), state.step, rate)
             # Not while steps are skipped: what has diverged would push out what had not.
-            if due and not state.in_a_row:
+            if saves and not state.in_a_row:
                 self.save(wait=False)
             if agrees:
                 self._leave_if_signalled()
@@ -377,17 +406,15 @@ class Trainer:
         It reads nothing from the device, nor waits for it.
         """
         config, state, accelerator = self.config, self.state, self.accelerator
-        seeds = np.random.SeedSequence((config.seed, state.step, accelerator.process_index))
-        # On a CPU by its own generator: torch.manual_seed asks for every kind of device.
-        seed = torch.default_generator.manual_seed if self.on_cpu else torch.manual_seed
-        seed(int(seeds.generate_state(1, np.uint64)[0]))
+        self._seed_step()
         if self.schedules:
             epoch = state.step / self.plan.steps
             factors = {term: factor_at(points, epoch) for term, points in self.schedules.items()}
             self.detector.head.scale_terms(**factors)
         sums = add_gradients(accelerator, self.model, batches, loaded, self.prepared)
         accelerator.unscale_gradients(self.optimizer)
-        norm, scaler = gradient_norm(self.detector), accelerator.scaler
+        norm = gradient_norm(self.detector)
+        scaler = accelerator.scaler
         scale = None if scaler is None else scaler._get_scale_async()
         images = sum(batch.images for batch in batches)
         with self._changing_state():
@@ -402,6 +429,14 @@ class Trainer:
                 self.scheduler.step()  # not past its end, where one-cycle would rise again
             if self.ema is not None:
                 self.ema.update(self.detector, step=state.step)
+
+    def _seed_step(self) -> None:
+        """Seed torch for the next step of this process, which then goes alike in a resumed run."""
+        entropy = self.config.seed, self.state.step, self.accelerator.process_index
+        (seed,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
+        # On a CPU by its own generator: torch.manual_seed asks for every kind of device.
+        manual_seed = torch.default_generator.manual_seed if self.on_cpu else torch.manual_seed
+        manual_seed(int(seed))
 
     @contextmanager
     def _changing_state(self) -> Iterator[None]:
@@ -510,8 +545,8 @@ class Trainer:
         wait: Return when it is on the disk; else a large one is written while training goes on.
         """
         state = self.state
-        at = state.step, state.epoch
-        if self.accelerator.is_main_process and at != self._written:
+        moment = state.step, state.epoch
+        if self.accelerator.is_main_process and moment != self._written:
             scaler = self.accelerator.scaler
             extra = {
                 "scaler": None if scaler is None else scaler.state_dict(),
@@ -520,7 +555,7 @@ class Trainer:
             }
             kept = keep or self.config.checkpoints_kept
             self.writer.save(state.step, self._parts(), extra, kept, wait=wait)
-            self._written = at
+            self._written = moment
         if wait:
             self.writer.wait()
         return self.writer.folder / checkpoint_name(state.step)
@@ -558,8 +593,9 @@ class Trainer:
 
     def _leave_if_signalled(self) -> None:
         """Leave, all processes together, if one of them had a signal."""
-        mine = torch.tensor([self.signals.pending()], device=self.accelerator.device)
-        if signum := int(self.accelerator.gather(mine).max()):
+        pending = torch.tensor([self.signals.pending()], device=self.accelerator.device)
+        signum = int(self.accelerator.gather(pending).max())
+        if signum:
             self._save_and_leave(signum)
 
     def _save_and_leave(self, signum: int) -> NoReturn:

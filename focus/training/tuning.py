@@ -12,7 +12,7 @@ from focus.errors import InputError, first_line
 from focus.model.detector import Detector
 
 RANK = 8
-"""Of the adapters, which are added with a factor of 2."""
+"""The rank of the adapters; what they compute is doubled and added."""
 
 
 def freeze(detector: Detector, tune: Tune) -> None:
@@ -147,8 +147,9 @@ def _adapted(detector: Detector) -> dict[str, Any]:
     return {name: module for name, module in modules if hasattr(module, "get_base_layer")}
 
 
-def _check(found: list[Any], detector: Detector, tune: Tune, layers: str) -> None:
-    if not found:
+def _check(trained: list[Any], detector: Detector, tune: Tune, layers: str) -> None:
+    """Raise InputError if nothing is trained; layers: What it would be, in words."""
+    if not trained:
         raise InputError(
             f"--tune {tune}: {detector.config.model} has no {layers} to train: give --tune head or "
             "full, or another --model."
