@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from focus.data.images import Preprocessing, as_rgb, load_image, reason, turn_upright
-from focus.data.making.faces import FaceFinder
+from focus.data.making.faces import Face, FaceFinder
 from focus.data.manifest import Box
 from focus.errors import ImageError, InputError
 from focus.runtime.machine import usable_cores
@@ -23,16 +23,16 @@ Picture = str | Path | Image.Image | NDArray[np.uint8]
 
 
 class PictureBatch(NamedTuple):
-    """What the detector sees of some pictures: each of them, or F faces in them.
-
-    names: The pictures' names [F]. pixels: ``[F,3,S,S]`` uint8. picture: The pictures' numbers [F]
-    int64. box: The face in the picture [F,4], or all of the picture.
-    """
+    """What the detector sees of some pictures: each of them, or F faces in them."""
 
     names: list[str]
+    """The name of the picture of each face."""
     pixels: Tensor
+    """``[F,3,S,S]`` uint8."""
     picture: Tensor
+    """The number [F] int64 of the picture of each face, from 0."""
     box: Tensor
+    """``[F,4]`` float64: the face in the picture, or all of the picture."""
 
 
 def picture_batches(
@@ -49,47 +49,71 @@ def picture_batches(
         ImageError: a picture cannot be decoded, or is none.
         InputError: there are no pictures, or no faces in them.
     """
-    given: Any = pictures
-    if isinstance(pictures, str | Path | Image.Image) or getattr(pictures, "ndim", 4) < 4:
-        given = [pictures]
-    # A picture that is no path is copied before the next one is taken: an iterator over frames may
-    # yield one image object again and again, with other pixels.
-    numbered = (
-        (repr(str(picture)), picture)
-        if isinstance(picture, str | Path)
-        else (f"picture {at}", _rgb_copy(picture, f"picture {at}"))
-        for at, picture in enumerate(given)
-    )
 
-    def load(picture: str | Path | Image.Image) -> list[tuple[Tensor, Box]]:
-        image = picture if isinstance(picture, Image.Image) else load_image(picture)
-        if finder is None:
-            return [(as_seen(image, preprocessing), (0, 0, *image.size))]
-        (seen,) = finder.people([finder(image)])
-        return [(as_seen(image.crop(f.square), preprocessing), f.box) for _, f in seen]
+    def load(named: _NamedPicture) -> list[tuple[Box, Tensor]]:
+        """Return the box and the pixels of each face that counts."""
+        image = named.picture
+        if not isinstance(image, Image.Image):
+            image = load_image(image)
+        faces = faces_in(image, finder)
+        if finder is not None:
+            (seen,) = finder.people([faces])
+            faces = [face for _, face in seen]
+        return [(face.box, face_pixels(image, face, preprocessing)) for face in faces]
 
-    count, empty = 0, True
+    named_pictures = _named(pictures)
+    n_pictures = n_faces = 0
     with ThreadPoolExecutor(usable_cores()) as pool:
-        while batch := list(islice(numbered, batch_size)):
-            names, images = zip(*batch, strict=True)
-            loaded = list(pool.map(load, images))
-            faces = [(at, *face) for at, found in enumerate(loaded) for face in found]
-            if faces:
-                empty = False
-                places, pixels, boxes = zip(*faces, strict=True)
+        while batch := list(islice(named_pictures, batch_size)):
+            names: list[str] = []
+            numbers: list[int] = []
+            boxes: list[Box] = []
+            pixels: list[Tensor] = []
+            for named, faces in zip(batch, pool.map(load, batch), strict=True):
+                for box, pixels_of_face in faces:
+                    names.append(named.name)
+                    numbers.append(n_pictures)
+                    boxes.append(box)
+                    pixels.append(pixels_of_face)
+                n_pictures += 1
+            n_faces += len(names)
+            if names:
                 yield PictureBatch(
-                    [names[at] for at in places],
+                    names,
                     torch.stack(pixels),
-                    torch.tensor(places) + count,
+                    torch.tensor(numbers),
                     torch.tensor(boxes, dtype=torch.float64),
                 )
-            count += len(batch)
-    if empty:
+    if not n_pictures:
+        raise InputError("There are no pictures: give at least one.")
+    if not n_faces:
         raise InputError(
-            f"There are no faces in the {count} pictures: give others, or faces='none'."
-            if count
-            else "There are no pictures: give at least one."
+            f"There are no faces in the {n_pictures} pictures: give others, or faces='none'."
         )
+
+
+class _NamedPicture(NamedTuple):
+    """A path, or an image of its own, and its name in messages."""
+
+    name: str
+    picture: str | Path | Image.Image
+
+
+def _named(pictures: Picture | Iterable[Picture]) -> Iterator[_NamedPicture]:
+    """Yield one or many pictures.
+
+    One that is no path is copied before the next one is taken: an iterator over frames may yield
+    one image object again and again, with other pixels.
+    """
+    several: Any = pictures
+    if isinstance(pictures, str | Path | Image.Image) or getattr(pictures, "ndim", 4) < 4:
+        several = [pictures]
+    for number, picture in enumerate(several):
+        if isinstance(picture, str | Path):
+            yield _NamedPicture(repr(str(picture)), picture)
+        else:
+            name = f"picture {number}"
+            yield _NamedPicture(name, _rgb_copy(picture, name))
 
 
 def _rgb_copy(picture: Image.Image | NDArray[np.uint8], name: str) -> Image.Image:
@@ -106,6 +130,19 @@ def _rgb_copy(picture: Image.Image | NDArray[np.uint8], name: str) -> Image.Imag
     raise ImageError(
         f"Cannot use {name} ({problem}): give a path, a Pillow image or an array [H,W,3] of uint8."
     )
+
+
+def faces_in(image: Image.Image, finder: FaceFinder | None) -> list[Face]:
+    """Return the faces in a picture; without a finder the whole picture is the face."""
+    if finder is not None:
+        return finder(image)
+    whole = (0, 0, *image.size)
+    return [Face(whole, whole)]
+
+
+def face_pixels(image: Image.Image, face: Face, preprocessing: Preprocessing) -> Tensor:
+    """Return a face of a picture as the detector sees it: uint8 [3, S, S]."""
+    return as_seen(image.crop(face.square), preprocessing)
 
 
 def as_seen(image: Image.Image, preprocessing: Preprocessing) -> Tensor:

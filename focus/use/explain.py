@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -43,7 +44,7 @@ from focus.errors import ImageError, InputError
 from focus.evaluation.inference import geometry_warning
 from focus.metrics.arrays import evenly
 from focus.model.detector import Detector
-from focus.model.pictures import as_seen
+from focus.model.pictures import face_pixels, faces_in
 from focus.model.training_pictures import has_face, sharpness
 from focus.plotting import COLOURS
 from focus.runtime.files import check_empty, check_writable, sole_writer
@@ -92,37 +93,55 @@ def explain(config: ExplainConfig) -> Explanations:
     threshold = detector.set_threshold(config.threshold)
     finder = face_finder(config.faces, detector.config.geometry)
     _warn(detector, finder, items)
-    about = _about(config, detector, finder)
     face_check = None if finder else _face_check(detector)
-    found = Explanations(output, threshold, about, _notes(config, detector, face_check))
+    explanations = Explanations(
+        output,
+        threshold,
+        _head(config, detector, finder),
+        _notes(config, detector, face_check),
+    )
+
     with sole_writer(output):
         check_empty(output)
         try:
             with ThreadPoolExecutor(usable_cores()) as pool:
-                find_face = face_check.find if face_check else None
-                model = detector.to(device)
-                _Explainer(found, config, model, finder, find_face, pool).explain(items)
+                explainer = _Explainer(
+                    explanations,
+                    config,
+                    detector.to(device),
+                    finder,
+                    face_check.find if face_check else None,
+                    pool,
+                )
+                explainer.explain(items)
         finally:
-            if found.rows:
-                found.save_tables()
-        if not found.rows:
-            left_out = found.no_face or [(file.path, file.reason) for file in found.bad]
-            path, why = left_out[0]
-            raise InputError(
-                f"None of the {len(items)} files can be used, the first is {path!r} "
-                f"({why}): give others{', or --faces none' if found.no_face else ''}."
-            )
-        found.save()
-    return found
+            if explanations.rows:
+                explanations.save_tables()
+        if not explanations.rows:
+            raise _nothing_usable(explanations, len(items))
+        explanations.save()
+    return explanations
+
+
+def _nothing_usable(explanations: Explanations, count: int) -> InputError:
+    """Return the error where none of so many files has a row."""
+    if explanations.no_face:
+        path, reason = explanations.no_face[0]
+        advice = "give others, or --faces none"
+    else:
+        path, reason = explanations.bad[0].path, explanations.bad[0].reason
+        advice = "give others"
+    return InputError(
+        f"None of the {count} files can be used, the first is {path!r} ({reason}): {advice}."
+    )
 
 
 def _warn(detector: Detector, finder: FaceFinder | None, items: list[Item]) -> None:
     """Log what makes scores doubtful: a falling calibration, faces cut out in another way."""
+    of_calibration = detector.points.warning() if detector.points else ""
     extra = {GEOMETRY: str(finder.way)} if finder else {}
-    for warning in (
-        detector.points.warning() if detector.points else "",
-        geometry_warning(detector, Manifest(Sample(str(i.path), extra=extra) for i in items)),
-    ):
+    manifest = Manifest(Sample(str(item.path), extra=extra) for item in items)
+    for warning in (of_calibration, geometry_warning(detector, manifest)):
         if warning:
             _log.warning(warning)
 
@@ -161,23 +180,21 @@ def _face_check(detector: Detector) -> _FaceCheck:
 
 def _notes(config: ExplainConfig, detector: Detector, face_check: _FaceCheck | None) -> list[str]:
     """Return what a reader must know; face_check: None if faces are cut out."""
-    how = {
-        "squash": "Pictures are taken whole and squashed to",
-        "crop": "Of a picture only the middle is seen, as it is:",
-    }[detector.config.fit]
-    note = (
-        f"{how} {detector.image_size} x {detector.image_size} pixels; --faces largest, or all, "
-        "cuts the faces out before."
-    )
     notes = []
-    if face_check is not None:
-        if config.faces is None:
-            notes.append(note)
-        if face_check.find is None:
-            notes.append(
-                "Whether there is a face in a picture was not checked: whatever it shows gets a "
-                f"score. {face_check.why_not}"
-            )
+    if face_check is not None and config.faces is None:
+        fitted = {
+            "squash": "Pictures are taken whole and squashed to",
+            "crop": "Of a picture only the middle is seen, as it is:",
+        }[detector.config.fit]
+        notes.append(
+            f"{fitted} {detector.image_size} x {detector.image_size} pixels; --faces largest, or "
+            "all, cuts the faces out before."
+        )
+    if face_check is not None and face_check.find is None:
+        notes.append(
+            "Whether there is a face in a picture was not checked: whatever it shows gets a "
+            f"score. {face_check.why_not}"
+        )
     if detector.config.training_pictures is None:
         notes.append(
             "Whether a picture is unlike those of training was not checked: the model was saved "
@@ -195,7 +212,7 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
     Raises InputError if nothing is there by the name of a path, or nothing in a folder, or there is
     a video and PyAV is not installed.
     """
-    found: dict[Path, tuple[tuple[int, Path], ...]] = {}
+    frames_by_path: dict[Path, tuple[tuple[int, Path], ...]] = {}
     extensions = IMAGE_EXTENSIONS if as_video else IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
     kinds = "images" if as_video else "images or videos"
     for path in map(Path, paths):
@@ -206,45 +223,69 @@ def find_items(paths: Iterable[str], *, as_video: bool, frames: int) -> list[Ite
             raise InputError(f"There are no {kinds} in the folder {path}: give another one.")
         if as_video and path.is_dir():
             chosen = evenly(len(files), frames)
-            found[absolute(path)] = tuple((number, files[number]) for number in chosen)
+            frames_by_path[absolute(path)] = tuple((number, files[number]) for number in chosen)
         else:
-            found |= dict.fromkeys(map(absolute, files), ())
+            frames_by_path |= dict.fromkeys(map(absolute, files), ())
+
     items = []
-    for number, (path, images) in enumerate(found.items(), start=1):
-        video = bool(images) or path.suffix.lower() in VIDEO_EXTENSIONS
-        items.append(Item(number, path, "video" if video else "image", images))
-        if video and not images:
-            import_av()
+    for number, (path, images) in enumerate(frames_by_path.items(), start=1):
+        is_video_file = not images and path.suffix.lower() in VIDEO_EXTENSIONS
+        if is_video_file:
+            import_av()  # raises where it is not installed
+        kind: Literal["image", "video"] = "video" if images or is_video_file else "image"
+        items.append(Item(number, path, kind, images))
     return items
 
 
-class _View(NamedTuple):
-    """A picture that the detector looks at: an image, or a frame of a video.
+class _Frame(NamedTuple):
+    """A picture of an item, decoded: an image, or a frame of a video."""
 
-    frame: The number of a frame, from 0. at: Its place in the video, in seconds or as the file in a
-    folder. picture: CAMs are laid over it; it is ``scale`` times as wide and high as the image.
-    pixels: uint8 [3,S,S] of each face. unlike: In what each face is unlike training,
-    "" for nothing. seen: The faces; the whole picture is of person 0.
-    """
+    number: int | None
+    """The number of the frame in the video, from 0; None for an image."""
+    position: str
+    """Where the frame is in the video: in seconds, or as the file in a folder."""
+    picture: Image.Image
+
+
+class _View(NamedTuple):
+    """A picture that the detector looks at: an image, or a frame of a video."""
 
     item: Item
-    frame: int | None
-    at: str
+    number: int | None
+    """The number of the frame; None for an image."""
+    position: str
+    """Where the frame is in the video: in seconds, or as the file in a folder."""
     picture: Image.Image
+    """What CAMs are laid over: the picture, perhaps smaller."""
     scale: tuple[float, float]
+    """How many times as wide and high it is as the picture that was opened."""
     pixels: dict[Face, Tensor]
+    """uint8 [3, S, S] of each face."""
     unlike: dict[Face, str]
+    """In what each face is unlike those of training, "" for nothing."""
     seen: list[Seen]
+    """The faces that count; a whole picture is of person 0."""
+
+
+class _Verdict(NamedTuple):
+    """What the detector says of a face."""
+
+    score: np.float64
+    predicted: np.int64
+    cams: NDArray[np.float32]
+    """CAMs [2, H, W] of the predicted class and of synthetic."""
+    entropy: NDArray[np.float32]
+    """[2], of these CAMs."""
 
 
 @dataclass(frozen=True)
 class _Explainer:
-    """Scores items and writes their pictures; what is left out is added to ``found``.
+    """Scores items and writes their pictures; adds rows and what is left out to an explanation.
 
     find_face: Looks whether there is a face in a whole picture; None if that is not checked.
     """
 
-    found: Explanations
+    explanations: Explanations
     config: ExplainConfig
     detector: Detector
     finder: FaceFinder | None
@@ -252,63 +293,76 @@ class _Explainer:
     pool: ThreadPoolExecutor
 
     def explain(self, items: list[Item]) -> None:
-        """Add the rows of all items to ``found``."""
+        """Add the rows of all items to the explanations."""
         points = self.detector.points
         calibration = points.calibration if points else None
+        threshold = self.explanations.threshold.value
         with (
             progress_bar(total=len(items), desc="explaining", unit="file") as bar,
             logging_redirect_tqdm(),
         ):
             for item, pairs in groupby(self._scored(items), key=lambda pair: pair[0]):
-                faces = defaultdict[Any, list[CsvRow]](list)
+                rows_by_face = defaultdict[Any, list[CsvRow]](list)
                 for _, row in pairs:
-                    faces[row["face"]].append(row)
-                for face, rows in sorted(faces.items()):
-                    limit = self.found.threshold.value
-                    self.found.rows.append(item_row(item, rows, limit, calibration))
+                    rows_by_face[row["face"]].append(row)
+                for face, rows in sorted(rows_by_face.items()):
+                    self.explanations.rows.append(item_row(item, rows, threshold, calibration))
                     if item.kind == "video":
-                        self.found.frames[str(item.path), face] = rows
+                        self.explanations.frames[str(item.path), face] = rows
                 bar.update()
             bar.update(len(items) - bar.n)
 
     def _scored(self, items: list[Item]) -> Iterator[tuple[Item, CsvRow]]:
-        """Yield the row of each face of each view with its item, as its pictures are written."""
+        """Yield the row of each face of each view with its item, once its pictures are written."""
         at_once = self.detector.at_once(self.config.batch_size)
-        for batch in _chunks(self._views(items), at_once):
-            for place in (OVERLAYS, CAMS):
-                (self.found.folder / place).mkdir(parents=True, exist_ok=True)
-            predictions: list[tuple[Any, ...]] = []
-            for faces in _chunks(((v, s.face) for v in batch for s in v.seen), at_once):
-                names = [repr(str(view.item.path)) for view, _ in faces]
-                pixels = torch.stack([view.pixels[face] for view, face in faces])
-                made = self.detector.predict_pixels(pixels, names)
-                fields = (made.score, made.predicted, made.cams, made.entropy)
-                predictions += zip(*(field.numpy() for field in fields), strict=True)
-            left = iter(predictions)
-            of_views = [list(islice(left, len(view.seen))) for view in batch]
-            for view, rows in zip(batch, self.pool.map(self._write, batch, of_views), strict=True):
-                yield from ((view.item, row) for row in rows)
+        for views in _chunks(self._views(items), at_once):
+            for name in (OVERLAYS, CAMS):
+                (self.explanations.folder / name).mkdir(parents=True, exist_ok=True)
+            verdicts = self._verdicts(views, at_once)
+            rows_of_views = self.pool.map(self._write, views, verdicts)
+            for view, rows in zip(views, rows_of_views, strict=True):
+                for row in rows:
+                    yield view.item, row
+
+    def _verdicts(self, views: list[_View], at_once: int) -> list[list[_Verdict]]:
+        """Return the verdicts on the faces of each view; ``at_once`` faces go to the network."""
+        faces = [(view, seen.face) for view in views for seen in view.seen]
+        verdicts: list[_Verdict] = []
+        for chunk in _chunks(faces, at_once):
+            names = [repr(str(view.item.path)) for view, _ in chunk]
+            pixels = torch.stack([view.pixels[face] for view, face in chunk])
+            prediction = self.detector.predict_pixels(pixels, names)
+            rows = zip(
+                prediction.score.numpy(),
+                prediction.predicted.numpy(),
+                prediction.cams.numpy(),
+                prediction.entropy.numpy(),
+                strict=True,
+            )
+            verdicts += [_Verdict(*row) for row in rows]
+        in_order = iter(verdicts)
+        return [list(islice(in_order, len(view.seen))) for view in views]
 
     def _views(self, items: list[Item]) -> Iterator[_View]:
-        """Yield the views with faces of all items."""
+        """Yield the views with faces of all items; note what is left out."""
         for chunk in _chunks(items, 2 * usable_cores()):
-            for item, (views, broken) in zip(chunk, self.pool.map(self._load, chunk), strict=True):
-                for file in broken:
+            for item, (views, bad) in zip(chunk, self.pool.map(self._load, chunk), strict=True):
+                for file in bad:
                     _log.warning("left out the %s %r: %s", file.role, file.path, file.reason)
-                self.found.bad += broken
+                self.explanations.bad += bad
                 with_faces = [view for view in views if view.seen]
                 if views and not with_faces:
-                    self.found.no_face.append((str(item.path), "no face found"))
+                    self.explanations.no_face.append((str(item.path), "no face found"))
                 yield from with_faces
 
     def _load(self, item: Item) -> tuple[list[_View], list[BadFile]]:
         """Return an item's views, and what of it cannot be decoded."""
         views: list[_View] = []
         bad: list[BadFile] = []
-        for role, path, pictures in _pictures(item, self.config.frames):
+        for role, path, frames in _frames(item, self.config.frames):
             try:
-                for picture in pictures:
-                    views.append(self._view(item, *picture))
+                for frame in frames:
+                    views.append(self._view(item, frame))
             except ImageError as error:
                 bad.append(BadFile.of(str(path), role, error))
         if self.finder:
@@ -316,16 +370,18 @@ class _Explainer:
             views = [view._replace(seen=seen) for view, seen in zip(views, people, strict=True)]
         return views, bad
 
-    def _view(self, item: Item, frame: int | None, at: str, picture: Image.Image) -> _View:
-        whole, how = (0, 0, *picture.size), self.detector.preprocessing
-        faces = self.finder(picture) if self.finder else [Face(whole, whole)]
-        pixels = {face: as_seen(picture.crop(face.square), how) for face in faces}
+    def _view(self, item: Item, frame: _Frame) -> _View:
+        """Return a picture as the detector sees it, and small for its overlay."""
+        picture = frame.picture
+        faces = faces_in(picture, self.finder)
+        pixels = {face: face_pixels(picture, face, self.detector.preprocessing) for face in faces}
         unlike = {face: self._unlike(picture, face, pixels[face]) for face in faces}
+
         small = picture.copy()
         small.thumbnail((self.config.overlay_size,) * 2, Image.Resampling.LANCZOS)
         scale = small.width / picture.width, small.height / picture.height
         seen = [Seen(0, face) for face in faces]
-        return _View(item, frame, at, small, scale, pixels, unlike, seen)
+        return _View(item, frame.number, frame.position, small, scale, pixels, unlike, seen)
 
     def _unlike(self, picture: Image.Image, face: Face, pixels: Tensor) -> str:
         """Return in what a face, or a whole picture, is unlike those of training."""
@@ -338,65 +394,83 @@ class _Explainer:
         face_there = has_face(picture, self.find_face) if self.find_face else None
         return trained.unlike(shorter_side, seen_sharpness, face_there)
 
-    def _write(self, view: _View, predictions: list[tuple[Any, ...]]) -> list[CsvRow]:
-        """Write the CAM of each face of a view and the overlay of all; return the faces' rows.
-
-        predictions: Score, class, CAMs [2, H, W] and entropies [2] of each face.
-        """
+    def _write(self, view: _View, verdicts: list[_Verdict]) -> list[CsvRow]:
+        """Write the CAM of each face of a view and the overlay of all; return the faces' rows."""
+        folder = self.explanations.folder
         # By the number no two are alike; most file systems take 255 bytes.
         name = f"{view.item.number:06d}-{view.item.path.stem[:70]}"
-        name += "" if view.frame is None else f"-frame{view.frame:06d}"
-        folder, marks, rows = self.found.folder, [], []
-        for seen, (score, predicted, cams, entropy) in zip(view.seen, predictions, strict=True):
-            face = f"-face{seen.person}" if seen.person else ""
-            places = {"overlay": f"{OVERLAYS}/{name}.png", "cam": f"{CAMS}/{name}{face}.npy"}
-            np.save(folder / places["cam"], cams)
-            decision = REAL if predicted == REAL else SYNTHETIC
-            label = f"{seen.person}: {LABEL_NAMES[decision]} {score:.2f}"
+        if view.number is not None:
+            name += f"-frame{view.number:06d}"
+        overlay_path = f"{OVERLAYS}/{name}.png"
+
+        marks, rows = [], []
+        for seen, verdict in zip(view.seen, verdicts, strict=True):
+            cam_path = f"{CAMS}/{name}{f'-face{seen.person}' if seen.person else ''}.npy"
+            np.save(folder / cam_path, verdict.cams)
+            decision = REAL if verdict.predicted == REAL else SYNTHETIC
+            label = f"{seen.person}: {LABEL_NAMES[decision]} {verdict.score:.2f}"
             part = self.detector.preprocessing.part_seen(seen.face.square)
-            marks.append((part, cams[0], label, _COLOURS[decision]))
+            marks.append((part, verdict.cams[0], label, _COLOURS[decision]))
             rows.append(
                 {
-                    "frame": view.frame,
-                    "at": view.at,
+                    "frame": view.number,
+                    "at": view.position,
                     "face": seen.person or None,
                     "box": box_text(seen.face.box) if seen.person else None,
-                    "score": score,
-                    "predicted": int(predicted),
-                    "entropy_predicted": entropy[0],
-                    "entropy_synthetic": entropy[1],
-                    **places,
+                    "score": verdict.score,
+                    "predicted": int(verdict.predicted),
+                    "entropy_predicted": verdict.entropy[0],
+                    "entropy_synthetic": verdict.entropy[1],
+                    "overlay": overlay_path,
+                    "cam": cam_path,
                     "unlike": view.unlike[seen.face],
                 }
             )
-        laid = marked(view.picture, marks, view.scale) if self.finder else view.picture.copy()
-        if self.finder is None:
-            lay(laid, *marks[0][:2], view.scale)
-        laid.save(folder / f"{OVERLAYS}/{name}.png")
+
+        if self.finder:
+            overlay = marked(view.picture, marks, view.scale)
+        else:
+            overlay = view.picture.copy()
+            (part, cam, _, _), *_ = marks
+            lay(overlay, part, cam, view.scale)
+        overlay.save(folder / overlay_path)
         return rows
 
 
 def _chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
-    left = iter(things)
-    return iter(lambda: list(islice(left, size)), [])
+    """Yield so many things at a time, the last time what remains."""
+    remaining = iter(things)
+    while chunk := list(islice(remaining, size)):
+        yield chunk
 
 
-def _pictures(item: Item, frames: int) -> list[tuple[Role, Path, Iterable[Any]]]:
-    """Return an item's files with their pictures, decoded one by one: number, place and image."""
+def _frames(item: Item, count: int) -> list[tuple[Role, Path, Iterator[_Frame]]]:
+    """Return the files of an item with their pictures, which are decoded one by one.
+
+    count: The frames to take of a video.
+    """
     if item.kind == "image":
-        return [("image", item.path, ((None, "", load_image(p)) for p in [item.path]))]
+        return [("image", item.path, _frame_of(item.path, None, ""))]
     if item.frames:
-        return [
-            ("image", path, ((n, p.name, load_image(p)) for n, p in [(number, path)]))
-            for number, path in item.frames
-        ]
-    found = frames_of(item.path, frames)
-    return [("video", item.path, ((f.number, f"{f.seconds:.3f}", f.image) for f in found))]
+        return [("image", path, _frame_of(path, number, path.name)) for number, path in item.frames]
+    return [("video", item.path, _frames_of_video(item.path, count))]
 
 
-def _about(config: ExplainConfig, detector: Detector, finder: FaceFinder | None) -> dict[str, Any]:
+def _frame_of(path: Path, number: int | None, position: str) -> Iterator[_Frame]:
+    yield _Frame(number, position, load_image(path))
+
+
+def _frames_of_video(path: Path, count: int) -> Iterator[_Frame]:
+    for frame in frames_of(path, count):
+        yield _Frame(frame.number, f"{frame.seconds:.3f}", frame.image)
+
+
+def _head(config: ExplainConfig, detector: Detector, finder: FaceFinder | None) -> dict[str, Any]:
     """Return the head of the manifest."""
     calibration = detector.points.calibration if detector.points else None
+    faces = None
+    if finder is not None:
+        faces = "all" if finder.every else "largest"
     return {
         "focus_version": focus.__version__,
         "date": datetime.now(UTC).date().isoformat(),
@@ -407,7 +481,7 @@ def _about(config: ExplainConfig, detector: Detector, finder: FaceFinder | None)
         },
         "threshold": {"point": detector.threshold.name, "value": detector.threshold.value},
         "calibration": calibration and asdict(calibration),
-        "faces": None if finder is None else ("all" if finder.every else "largest"),
+        "faces": faces,
         "geometry": WHOLE if finder is None else str(finder.way),
         "frames": config.frames,
     }

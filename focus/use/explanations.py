@@ -29,9 +29,12 @@ from focus.model.operating_points import Threshold, score_text
 from focus.runtime.files import atomic_write, write_csv
 
 VERSION = 2
-MANIFEST, TABLE, FRAMES = "manifest.json", "explanations.csv", "frames.csv"
+MANIFEST = "manifest.json"
+TABLE = "explanations.csv"
+FRAMES = "frames.csv"
 PAGE = "index.html"
-OVERLAYS, CAMS = "overlays", "cams"
+OVERLAYS = "overlays"
+CAMS = "cams"
 
 UNLIKE = ", unlike what training saw: "
 _PRINTED = 20  # rows, each on a line
@@ -59,30 +62,48 @@ def item_row(
 
     A score above the threshold says synthetic.
     """
-    found = {name: value for name, value in views[0].items() if name not in ("frame", "at")}
-    score, face, box = (found.pop(name) for name in ("score", "face", "box"))
-    high = None
     if item.kind == "video":
         scores = [view["score"] for view in views]
-        score, high, box = video_score(scores), np.quantile(scores, 0.9), None
-        unlike = [view["unlike"] for view in views if view["unlike"]]
-        # Of many frames one or two are beyond the limits by chance alone.
-        most_are = len(unlike) > len(views) / 2
-        told = f"{len(unlike)} of {len(views)} frames: {unlike[0]}" if most_are else ""
-        found |= {"predicted": None, "overlay": None, "cam": None, "unlike": told}
-        for name in ("entropy_predicted", "entropy_synthetic"):
-            found[name] = np.float32(np.mean([view[name] for view in views]))
+        score = video_score(scores)
+        score_q90 = np.quantile(scores, 0.9)
+        seen = _seen_in_frames(views)
+    else:
+        (view,) = views
+        score = view["score"]
+        score_q90 = None
+        seen = view
     return {
         "path": str(item.path),
         "kind": item.kind,
-        "face": face,
-        "box": box,
+        "face": views[0]["face"],
+        "box": seen["box"],
         "frames": len(views) if item.kind == "video" else None,
         "score": score,
-        "score_q90": high,
+        "score_q90": score_q90,
         "decision": LABEL_NAMES[SYNTHETIC if score > threshold else REAL],
         "llr": calibration and np.float32(calibration.llr(np.array([score]))[0]),
-        **found,
+        "predicted": seen["predicted"],
+        "entropy_predicted": seen["entropy_predicted"],
+        "entropy_synthetic": seen["entropy_synthetic"],
+        "overlay": seen["overlay"],
+        "cam": seen["cam"],
+        "unlike": seen["unlike"],
+    }
+
+
+def _seen_in_frames(views: Sequence[CsvRow]) -> CsvRow:
+    """Return the cells of a video that stand for all its frames: means, and none of files."""
+    unlike = [view["unlike"] for view in views if view["unlike"]]
+    # Of many frames one or two are beyond the limits by chance alone.
+    most_are = len(unlike) > len(views) / 2
+    return {
+        "box": None,
+        "predicted": None,
+        "entropy_predicted": np.float32(np.mean([view["entropy_predicted"] for view in views])),
+        "entropy_synthetic": np.float32(np.mean([view["entropy_synthetic"] for view in views])),
+        "overlay": None,
+        "cam": None,
+        "unlike": f"{len(unlike)} of {len(views)} frames: {unlike[0]}" if most_are else "",
     }
 
 
@@ -120,14 +141,19 @@ class Explanation:
     folder: Path
 
     @property
+    def views(self) -> Sequence[CsvRow]:
+        """The rows of the frames of a video, or the row of an image."""
+        return self.frames or [self.row]
+
+    @property
     def cams(self) -> NDArray[np.float32]:
         """Raw CAMs [V, 2, H, W] of each view: of the predicted class and of synthetic."""
-        return np.stack([np.load(self.folder / view["cam"]) for view in self.frames or [self.row]])
+        return np.stack([np.load(self.folder / view["cam"]) for view in self.views])
 
     def picture(self, view: int = 0) -> Image.Image:
         """Return the picture with the CAM over it; view: of a video the number of the row."""
-        with Image.open(self.folder / (self.frames or [self.row])[view]["overlay"]) as laid:
-            return laid.copy()
+        with Image.open(self.folder / self.views[view]["overlay"]) as overlay:
+            return overlay.copy()
 
     def __str__(self) -> str:
         row = self.row
@@ -141,6 +167,11 @@ class Explanation:
         )
 
 
+def _cell(value: object) -> str:
+    """Return the text of a value; a float32 has the fewest digits that read back to it."""
+    return "" if value is None else str(value)
+
+
 @dataclass
 class Explanations:
     """Everything that was found in some files; as text, what the program prints.
@@ -150,7 +181,7 @@ class Explanations:
     Attributes:
         folder: Where all files are.
         threshold: A score above it says synthetic.
-        about: The head of ``manifest.json``.
+        head: What ``manifest.json`` says of the model, the threshold and the faces.
         notes: What a reader must know.
         rows: The rows of ``explanations.csv``.
         frames: The rows of the frames of videos, by the path and the number of the face.
@@ -171,7 +202,7 @@ class Explanations:
 
     folder: Path
     threshold: Threshold
-    about: dict[str, Any]
+    head: dict[str, Any]
     notes: list[str]
     rows: list[CsvRow] = field(default_factory=list)
     frames: dict[tuple[str, int | None], list[CsvRow]] = field(default_factory=dict)
@@ -200,23 +231,28 @@ class Explanations:
 
     def __str__(self) -> str:
         lines = [f"threshold: {self.threshold}; a score above it says synthetic"]
-        if self.about["faces"]:
-            lines.append(f"faces: {self.about['faces']}, cut out by {self.about['geometry']}")
-        lines += [*self.notes, *([self.table()] if len(self) <= _PRINTED else []), self.summary()]
+        if self.head["faces"]:
+            lines.append(f"faces: {self.head['faces']}, cut out by {self.head['geometry']}")
+        lines += self.notes
+        if len(self) <= _PRINTED:
+            lines.append(self.table())
+        lines.append(self.summary())
         if self.no_face:
             lines.append(f"left out because no face was found: {len(self.no_face)} ({NO_FACE})")
         if self.bad:
             lines.append(f"left out because they cannot be decoded: {len(self.bad)} ({BAD_FILES})")
-        pictures = self.folder / OVERLAYS, self.folder / CAMS
-        return "\n".join([*lines, *(f"written: {place}" for place in (*self.written, *pictures))])
+        for path in (*self.written, self.folder / OVERLAYS, self.folder / CAMS):
+            lines.append(f"written: {path}")
+        return "\n".join(lines)
 
     def save_tables(self) -> None:
         """Write the tables of items, of frames and of what is left out."""
-        of_videos = [{"path": path} | row for (path, _), own in self.frames.items() for row in own]
-        for name, rows in ((TABLE, self.rows), (FRAMES, of_videos)):
+        frame_rows = []
+        for (path, _), rows_of_face in self.frames.items():
+            frame_rows += [{"path": path} | row for row in rows_of_face]
+        for name, rows in ((TABLE, self.rows), (FRAMES, frame_rows)):
             if rows:
-                # str: numpy's float32 has the fewest digits that read back to the same number.
-                cells = (["" if v is None else str(v) for v in row.values()] for row in rows)
+                cells = ([_cell(value) for value in row.values()] for row in rows)
                 self.written.append(write_csv(self.folder / name, rows[0], cells))
         if self.bad:
             self.written.append(self.folder / BAD_FILES)
@@ -226,12 +262,21 @@ class Explanations:
 
     def save(self) -> None:
         """Write ``manifest.json``, which says that all is there, and the page."""
-        rows = [each.row | ({"frames": each.frames} if each.frames else {}) for each in self]
-        counts = {"n_items": len(rows), "n_bad": len(self.bad), "n_no_face": len(self.no_face)}
-        manifest = {"version": VERSION, **self.about, **counts, "items": rows}
+        rows = []
+        for explanation in self:
+            frames = {"frames": explanation.frames} if explanation.frames else {}
+            rows.append(explanation.row | frames)
+        manifest = {
+            "version": VERSION,
+            **self.head,
+            "n_items": len(rows),
+            "n_bad": len(self.bad),
+            "n_no_face": len(self.no_face),
+            "items": rows,
+        }
         with atomic_write(self.folder / MANIFEST) as aside:
-            # numpy's float32 with the digits of the table.
-            text = json.dumps(manifest, indent=1, default=lambda number: float(str(number)))
+            # A float32 of numpy is written with the few digits that it has in the table.
+            text = json.dumps(manifest, indent=1, default=lambda number: float(_cell(number)))
             aside.write_text(text + "\n", encoding="utf-8")
         self.written[:0] = [self.folder / MANIFEST, self.save_page()]
 
@@ -241,11 +286,10 @@ class Explanations:
         A video shows the first of its frames.
         """
         rows = []
-        for each in self:
-            overlay = (each.frames or [each.row])[0]["overlay"]
-            rows.append(
-                each.row | {"overlay": quote(os.fsencode(overlay))}
-            )  # no name need be UTF-8
+        for explanation in self:
+            overlay = explanation.views[0]["overlay"]
+            address = quote(os.fsencode(overlay))  # the name of a file need not be UTF-8
+            rows.append(explanation.row | {"overlay": address})
         script = resources.files("focus.use").joinpath("index.js").read_text(encoding="utf-8")
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         style = resources.files("focus.report").joinpath("page.css").read_text(encoding="utf-8")
@@ -253,7 +297,7 @@ class Explanations:
         environment.filters["score_text"] = score_text
         text = environment.get_template(PAGE).render(
             rows=rows,
-            about=self.about,
+            head=self.head,
             threshold=str(self.threshold),
             n_unlike=sum(bool(row["unlike"]) for row in rows),
             summary=self.summary(),
