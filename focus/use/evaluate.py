@@ -78,13 +78,14 @@ def _of_tables(config: EvaluateConfig) -> Evaluation | None:
     if config.ranks_detectors:
         _rank(config, str(config.scores))
         return None
-    output, path = _output(config), Path(str(config.scores))
+    output = _output(config)
+    path = Path(str(config.scores))
     if path.resolve() == (output / "scores.csv").resolve():
         raise InputError(f"--scores {path} is a file that is written: give another --output.")
     scores, results = evaluated(str(config.scores))
     faces = Manifest(map(Sample, scores.path)) if config.data_root else None
-    found = recorded(results)
-    evaluation = Evaluation(path.name, output, scores, results, found, manifest=faces)
+    findings = recorded(results)
+    evaluation = Evaluation(path.name, output, scores, results, findings, manifest=faces)
     written = evaluation.save()
     for name in (BAD_FILES, COPIES):
         (output / name).unlink(missing_ok=True)

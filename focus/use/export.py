@@ -28,7 +28,8 @@ from focus.runtime.machine import usable_cores
 VERSION = 1
 TOLERANCE = 1e-4
 """The largest difference between the file's outputs and the detector's, see :func:`compare`."""
-INPUT, OUTPUTS = "images", ("score", "logits", "cams", "entropy")
+INPUT = "images"
+OUTPUTS = ("score", "logits", "cams", "entropy")
 _CHECKED = 16  # images
 
 
@@ -44,7 +45,8 @@ class Exported(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the four outputs."""
-        (features, token), head = self.detector.encode(images), self.detector.head
+        head = self.detector.head
+        features, token = self.detector.encode(images)
         cams = torch.einsum("kc,bchw->bkhw", head.fc.weight, features)
         logits = cams.mean((2, 3)) + head.bias(token)
         entropy = normalised_entropy(cams.flatten(2), head.loss.temperature)
@@ -76,29 +78,32 @@ def export(config: ExportConfig) -> None:
             onnx.checker.check_model(proto)
             aside.write_bytes(proto.SerializeToString())
             differences = compare(detector, runtime, aside, images)
-            found = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
+            in_words = ", ".join(f"{name} {value:.1e}" for name, value in differences.items())
             if not all(value <= TOLERANCE for value in differences.values()):  # NaN neither
                 raise InputError(
                     f"No file is written, as the exported network differs from the detector "
-                    f"({found}, allowed is {TOLERANCE:g}): update torch and onnxruntime."
+                    f"({in_words}, allowed is {TOLERANCE:g}): update torch and onnxruntime."
                 )
-    print(f"largest differences to the detector on {len(images)} images: {found}")
+    print(f"largest differences to the detector on {len(images)} images: {in_words}")
     print(f"written: {path}")
 
 
-def images_to_check(detector: Detector, place: str | None) -> Tensor:
-    """Return at most 16 images [N,3,S,S], prepared for the network: of ``place``, else demo faces.
+def images_to_check(detector: Detector, source: str | None) -> Tensor:
+    """Return at most 16 images [N,3,S,S], prepared for the network.
+
+    source: An image or a folder of some; None takes demo faces.
 
     Raises InputError if there is none, or one cannot be decoded.
     """
-    paths = [place]
-    if place is None:
+    if source is None:
         paths = [sample.path for sample in demo_manifest(progress=True).split("test")]
-    elif Path(place).is_dir():
-        paths = [str(path) for path in images_below(Path(place))]
+    elif Path(source).is_dir():
+        paths = [str(path) for path in images_below(Path(source))]
+    else:
+        paths = [source]
     if not paths:
-        raise InputError(f"--check-images: there are no images in {place}: give another folder.")
-    chosen = [load_image(str(paths[number])) for number in evenly(len(paths), _CHECKED)]
+        raise InputError(f"--check-images: there are no images in {source}: give another folder.")
+    chosen = [load_image(paths[number]) for number in evenly(len(paths), _CHECKED)]
     pixels = [as_seen(image, detector.preprocessing) for image in chosen]
     return detector.normalise(torch.stack(pixels))
 
@@ -135,8 +140,11 @@ def onnx_model(detector: Detector, images: Tensor) -> Any:
 
 def metadata(detector: Detector) -> dict[str, str]:
     """Return the file's ``metadata_props``, which say in JSON how to use it."""
-    config, points = asdict(detector.config), detector.points
+    config = asdict(detector.config)
+    points = detector.points
     calibration = points and points.calibration
+    classes = ["real"]
+    classes += ["synthetic"] * (config["num_classes"] - 1)
     values = {
         "focus_format": VERSION,
         "focus_preprocessing": {
@@ -150,7 +158,7 @@ def metadata(detector: Detector) -> dict[str, str]:
         "focus_threshold": detector.threshold.value,
         "focus_thresholds": points and points.thresholds,
         "focus_calibration": calibration and asdict(calibration),
-        "focus_classes": ["real", *["synthetic"] * (config["num_classes"] - 1)],
+        "focus_classes": classes,
         "focus_training_generators": config["training_generators"],
         "focus_network": config["model"],
         "focus_temperature": config["temperature"],
@@ -171,9 +179,12 @@ def compare(detector: Detector, runtime: Any, file: Path, images: Tensor) -> dic
         score = detector.predict_batch(images).score
     session = runtime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
     parts = [part.numpy() for part in (images[:1], images[1:]) if len(part)]
-    found = [session.run(list(OUTPUTS), {INPUT: part}) for part in parts]
+    outputs_of_parts = [session.run(list(OUTPUTS), {INPUT: part}) for part in parts]
+
+    expected = {"score": score, "logits": logits, "cams": cams, "entropy": entropy}
     differences: dict[str, float] = {}
-    for name, wanted, *got in zip(OUTPUTS, (score, logits, cams, entropy), *found, strict=True):
-        largest = float(np.abs(np.concatenate(got) - wanted.numpy()).max())
-        differences[name] = largest / max(1.0, float(wanted.abs().max()))
+    for number, name in enumerate(OUTPUTS):
+        output = np.concatenate([outputs[number] for outputs in outputs_of_parts])
+        largest = float(np.abs(output - expected[name].numpy()).max())
+        differences[name] = largest / max(1.0, float(expected[name].abs().max()))
     return differences

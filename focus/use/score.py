@@ -36,7 +36,7 @@ from focus.data.known_images import (
     known_to_run,
     record_of,
 )
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, absolute
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, absolute
 from focus.data.maps import source_findings
 from focus.data.perturbations import ROBUSTNESS
 from focus.data.readers import read_given
@@ -74,22 +74,25 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
     output_of: It returns the folder to write to, or raises InputError.
     """
     accelerator = start(config.mixed_precision, config.threads, device=config.device)
-    main = accelerator.is_main_process
-    model, output = run_on_all(accelerator, lambda: (_model_folder(config), output_of()))
-    detector = run_on_all(accelerator, lambda: Detector.from_pretrained(model))
+    model_folder, output = run_on_all(accelerator, lambda: (_model_folder(config), output_of()))
+    run_folder = model_folder.parent
+    detector = run_on_all(accelerator, lambda: Detector.from_pretrained(model_folder))
     threshold = run_on_all(accelerator, lambda: detector.set_threshold(config.threshold))
     detector.to(accelerator.device)
+
     decoded = ImageCache.of(detector.image_size, config.image_cache, detector.config.fit)
     with phase("checking images"):
-        images = _images(config, model, output, decoded, accelerator)
-    manifest, findings = images.manifest, list(images.findings)
+        images = _images(config, run_folder, output, decoded, accelerator)
+    manifest = images.manifest
+    findings = list(images.findings)
     answers = run_on_all(accelerator, lambda: read_answers(config.people))
-    if config.people and not by_image(answers).keys() & {digest_of(own) for own in manifest}:
+    if config.people and not by_image(answers).keys() & {digest_of(image) for image in manifest}:
         findings.append(finding("no_answers", people=config.people))
-    names = perturbations_of(config)
-    if names:
+    perturbations = perturbations_of(config)
+    if perturbations:
         robustness.check_labels(manifest)
-    trained = _training(model.parent)
+
+    trained = _training_config(run_folder)
     network = detector.config
     origin = {
         **provenance(network.model, manifest, trained, network.initial_weights),
@@ -105,44 +108,54 @@ def score(config: EvaluateConfig, output_of: Callable[[], Path]) -> Evaluation |
         scores = score_images(
             detector, manifest, accelerator=accelerator, images=decoded, **settings
         )
+
     evaluation: Evaluation | None = None
-    if main:
+    lines: list[str] = []
+    written: list[Path] = []
+    if accelerator.is_main_process:
         # At once: what follows may take hours, or find an image that the network cannot score.
-        about: dict[str, Any] = {"provenance": origin}
+        facts: dict[str, Any] = {"provenance": origin}
         if answers and (scores.label >= 0).any():
             digests = [digest_of(manifest[row]) for row in scores.index]
-            known = network.training_generators
-            about["people"] = beside(scores, digests, answers, known, threshold.value)
-        name = model.parent.name if model.name == "model" else model.name
+            facts["people"] = beside(
+                scores, digests, answers, network.training_generators, threshold.value
+            )
+        name = run_folder.name if model_folder.name == "model" else model_folder.name
         findings += source_findings(manifest)
-        evaluation = Evaluation.of(name, output, detector, manifest, scores, about, findings)
+        evaluation = Evaluation.of(name, output, detector, manifest, scores, facts, findings)
         if evaluation.results is not None:
             faithfulness.add(before.faithfulness, evaluation.results)
         evaluation.perturbed = before.perturbed
-        written = [*evaluation.save(keep_measured=True), *images.save(output)]
-        lines = [*_kept_lines(before, names, config), *people_lines(evaluation.results or {})]
-    if names:
-        perturbed = robustness.measure(accelerator, detector, manifest, scores, names, **settings)
+        written += [*evaluation.save(keep_measured=True), *images.save(output)]
+        lines += _kept_lines(before, perturbations, config)
+        lines += people_lines(evaluation.results or {})
+
+    if perturbations:
+        perturbed = robustness.measure(
+            accelerator, detector, manifest, scores, perturbations, **settings
+        )
         if evaluation:
             evaluation.perturbed = robustness.replaced(before.perturbed, perturbed)
             written.append(robustness.write(evaluation.perturbed, output))
             written.append(write_robustness(evaluation.perturbed, output))
             lines += robustness.lines(perturbed)
+
     if config.faithfulness:
         falls = faithfulness.measure(accelerator, detector, manifest, **settings)
         if evaluation:
             written.append(faithfulness.write(falls, scores, output))
-            generators = detector.config.training_generators
-            summary = faithfulness.summarise(falls, scores, generators)
+            summary = faithfulness.summarise(falls, scores, network.training_generators)
             lines += faithfulness.lines(summary)
             if evaluation.results is not None:
                 faithfulness.add(summary, evaluation.results)
                 write_results(output, scores, evaluation.results)
+
     if evaluation:
-        lines += [f"threshold: {threshold}", *(f"written: {path}" for path in written)]
+        lines.append(f"threshold: {threshold}")
+        lines += [f"written: {path}" for path in written]
         if config.report:
             metric = None if trained is None else trained.eval_metric
-            lines.append(evaluation.save_report(model.parent / SUMMARY, metric))
+            lines.append(evaluation.save_report(run_folder / SUMMARY, metric))
         evaluation.lines = lines
     return evaluation
 
@@ -153,7 +166,9 @@ def _kept_lines(before: Measured, perturbations: list[str], config: EvaluateConf
     kept = [name for name in measured_before if name not in perturbations]
     if before.faithfulness and not config.faithfulness:
         kept.append("faithfulness")
-    return [f"kept, as measured before on the same scores: {', '.join(kept)}"] if kept else []
+    if not kept:
+        return []
+    return [f"kept, as measured before on the same scores: {', '.join(kept)}"]
 
 
 def perturbations_of(config: EvaluateConfig) -> list[str]:
@@ -225,18 +240,21 @@ class _ListedImages:
 
 def _images(
     config: EvaluateConfig,
-    model: Path,
+    run_folder: Path,
     output: Path,
     decoded: ImageCache | None,
     accelerator: Accelerator,
 ) -> ScoredImages:
-    """Return what to score; the processes share the pass over the files."""
+    """Return what to score; the processes share the pass over the files.
+
+    run_folder: The folder that the model's lies in, which may be no run's.
+    """
     processes = processes_of(accelerator)
     listed = run_on_main_first(
         accelerator,
-        lambda: _listed_images(config, model.parent, output, progress=processes.is_main),
+        lambda: _listed_images(config, run_folder, output, progress=processes.is_main),
     )
-    images, findings = listed.manifest, listed.findings
+    images = listed.manifest
     # Of all, as in training: what passes there passes here.
     signatures = SignatureStore()
     readable = check_images(
@@ -246,11 +264,11 @@ def _images(
         max_bad=config.max_bad,
         processes=processes,
     )
-    unseen, of_known = processes.run(lambda: _unseen(listed.known_images, readable.manifest))
-    copies, of_comparison = processes.from_main(
+    unseen, known_findings = processes.run(lambda: _unseen(listed.known_images, readable.manifest))
+    copies, comparison_findings = processes.from_main(
         lambda: _copies_of_known(listed.known_images, unseen, signatures)
     )
-    trained = _training(model.parent)
+    trained = _training_config(run_folder)
     drop = config.drop_copies or (trained is not None and trained.drop_copies)
     dropped = left_out(copies, drop=drop)
     scored = without(unseen, dropped)
@@ -259,22 +277,24 @@ def _images(
             f"All {len(unseen)} images of {images.source} are copies of images that the model was "
             "trained or chosen on: give others."
         )
-    training = {p for s in images.split("train") for p in (s.path, s.human_map, s.mask_path)}
-    # Files of training are not scored.
-    bad = [file for file in readable.bad if file.path not in training]
-    findings += [
+    training_files: set[str | None] = set()  # which are not scored
+    for sample in images.split("train"):
+        training_files |= {sample.path, sample.human_map, sample.mask_path}
+    bad = [file for file in readable.bad if file.path not in training_files]
+    findings = [
+        *listed.findings,
         *readable.findings,
-        *of_known,
+        *known_findings,
         *two_label_findings(unseen),
         *copy_findings(unseen, copies, dropped),
-        *of_comparison,
+        *comparison_findings,
         *few_images_findings(scored),
     ]
     return ScoredImages(scored, bad, copies, dropped, findings)
 
 
 def _listed_images(
-    config: EvaluateConfig, run: Path, output: Path, *, progress: bool
+    config: EvaluateConfig, run_folder: Path, output: Path, *, progress: bool
 ) -> _ListedImages:
     """Return the images that were given.
 
@@ -284,20 +304,20 @@ def _listed_images(
     listing = read_given(config, allow_unlabelled=True, output=output)
     images = listing.data + listing.tests
     findings = list(listing.findings)
-    record = record_of(run)
+    record = record_of(run_folder)
     labels = {sample.label for sample in images}
     if config.run is not None and not images:
-        images = _tested_on(run, record, progress=progress)
+        images = _tested_on(run_folder, record, progress=progress)
     elif config.run is not None and SYNTHETIC in labels and REAL not in labels:
-        reals = _real_images_of(_tested_on(run, record, progress=progress))
+        reals = _real_images_of(_tested_on(run_folder, record, progress=progress))
         images += reals
         if reals:
             findings.append(finding("reals_of_run", count=len(reals), run=config.run))
     if not images:
         raise InputError("There are no images to score: give --data or --test-data NAME=PATH.")
-    if not is_run(run):
+    if not is_run(run_folder):
         findings.append(finding("no_record"))
-    return _ListedImages(images, known_to_run(run, record), findings)
+    return _ListedImages(images, known_to_run(run_folder, record), findings)
 
 
 def _tested_on(run: Path, record: Manifest, *, progress: bool) -> Manifest:
@@ -317,39 +337,51 @@ def _real_images_of(manifest: Manifest) -> Manifest:
 
 
 def _copies_of_known(
-    known: Manifest, unseen: Manifest, signatures: SignatureStore
+    known_images: Manifest, unseen: Manifest, signatures: SignatureStore
 ) -> tuple[list[Copy], list[Finding]]:
     """Return the images that show what the model was trained or chosen on, stored anew.
 
     And what is to be known of those that can no longer be compared with.
     """
-    has_signature = signatures.has([sample.extra.get(CONTENT, "") for sample in known])
-    originals = [sample for sample, has in zip(known, has_signature, strict=True) if has]
-    others = [sample for sample, has in zip(known, has_signature, strict=True) if not has]
-    recorded = {sample.path: sample.extra.get(CONTENT, "") for sample in others}
-    there = [replace(s, human_map=None, mask_path=None) for s in others if Path(s.path).is_file()]
-    if there:
+    has_signature = signatures.has([sample.extra.get(CONTENT, "") for sample in known_images])
+    originals: list[Sample] = []
+    to_decode: list[Sample] = []
+    recorded_digests: dict[str, str] = {}
+    for sample, has in zip(known_images, has_signature, strict=True):
+        if has:
+            originals.append(sample)
+        elif Path(sample.path).is_file():
+            to_decode.append(replace(sample, human_map=None, mask_path=None))
+            recorded_digests[sample.path] = sample.extra.get(CONTENT, "")
+
+    if to_decode:
         with suppress(InputError):  # none can be decoded any more
-            decoded = check_images(Manifest(there), signatures=signatures, max_bad=1.0)
-            # One that has changed since is not what the model knows.
-            originals += [s for s in decoded.manifest if recorded[s.path] in ("", digest_of(s))]
-    lacking = len(known) - len(originals)
-    findings = [finding("no_comparison", count=lacking, total=len(known))] if lacking else []
+            decoded = check_images(Manifest(to_decode), signatures=signatures, max_bad=1.0)
+            for sample in decoded.manifest:
+                # One that has changed since is not what the model knows.
+                if recorded_digests[sample.path] in ("", digest_of(sample)):
+                    originals.append(sample)
+
+    findings = []
+    lacking = len(known_images) - len(originals)
+    if lacking:
+        findings.append(finding("no_comparison", count=lacking, total=len(known_images)))
     compared = Manifest(originals)
     copies = copies_of(compared, unseen, read_signatures(compared + unseen, signatures))
     return copies, findings
 
 
-def _unseen(known: Manifest, images: Manifest) -> tuple[Manifest, list[Finding]]:
+def _unseen(known_images: Manifest, images: Manifest) -> tuple[Manifest, list[Finding]]:
     """Return the images that the model was neither trained nor chosen on, nor others of a group.
 
     And what is to be known of those that are left out.
     """
     findings = []
-    known_images = KnownImages(known)
-    shared = np.array([known_images.match(sample) for sample in images], "U5")
+    index = KnownImages(known_images)
+    shared = np.array([index.match(sample) for sample in images], "U5")
     is_other = ~images.equals("split", "train") & (shared != "file")
-    others, unseen = images.take(is_other), images.take(is_other & (shared == ""))
+    others = images.take(is_other)
+    unseen = images.take(is_other & (shared == ""))
     if not unseen:
         raise InputError(
             f"All {len(images)} images of {images.source} are for training, or what the model was "
@@ -369,9 +401,9 @@ def _unseen(known: Manifest, images: Manifest) -> tuple[Manifest, list[Finding]]
     return unseen, findings
 
 
-def _training(run: Path) -> TrainConfig | None:
+def _training_config(run_folder: Path) -> TrainConfig | None:
     """Return the configuration of a run; None for a model's folder that lies in no run."""
     try:
-        return load_config(TrainConfig, run / "config.yaml")
+        return load_config(TrainConfig, run_folder / "config.yaml")
     except InputError:
         return None
