@@ -145,13 +145,13 @@ class Detector(nn.Module):
         self._points = points
         self.set_threshold()
 
-    def set_threshold(self, given: str | float | None = None) -> Threshold:
+    def set_threshold(self, choice: str | float | None = None) -> Threshold:
         """Set the threshold that decides, also whose CAM a prediction has; return it.
 
-        given: The name of an operating point, or a score; None for the model's own, 0.5 where it
+        choice: The name of an operating point, or a score; None for the model's own, 0.5 where it
         has none. Raises InputError for a point that the model has no threshold for.
         """
-        self.threshold: Threshold = choose_threshold(self.points, given)
+        self.threshold: Threshold = choose_threshold(self.points, choice)
         return self.threshold
 
     @property
@@ -289,12 +289,13 @@ class Detector(nn.Module):
         Raises ImageError with an image's name if the output for it is not finite.
         """
         like = self.head.fc.weight  # the device, and the type of detector.half()
-        found = self.predict_batch(self.normalise(pixels.to(like.device)).to(like))
-        if (at := found.first_not_finite()) is not None:
+        prediction = self.predict_batch(self.normalise(pixels.to(like.device)).to(like))
+        row = prediction.first_not_finite()
+        if row is not None:
             raise ImageError(
-                f"The model's output for {names[at]} is not finite: try another model."
+                f"The model's output for {names[row]} is not finite: try another model."
             )
-        return Prediction(*(field.cpu() for field in found))
+        return Prediction(*(field.cpu() for field in prediction))
 
     def predict(
         self,
@@ -322,10 +323,11 @@ class Detector(nn.Module):
         from focus.model.pictures import picture_batches
 
         finder = face_finder(faces, self.config.geometry)
-        parts = [
-            self.predict_pixels(b.pixels, b.names)._replace(picture=b.picture, box=b.box)
-            for b in picture_batches(pictures, self.preprocessing, self.at_once(batch_size), finder)
-        ]
+        at_once = self.at_once(batch_size)
+        parts = []
+        for batch in picture_batches(pictures, self.preprocessing, at_once, finder):
+            prediction = self.predict_pixels(batch.pixels, batch.names)
+            parts.append(prediction._replace(picture=batch.picture, box=batch.box))
         return Prediction(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 
     def save_pretrained(self, save_directory: str | Path) -> None:
@@ -345,7 +347,7 @@ class Detector(nn.Module):
         }
         # Not save_file, whose error for a full disk is no OSError.
         content = safetensors.torch.save(state)
-        about = replace(
+        config = replace(
             self.config,
             temperature=self.head.loss.temperature,
             weights_sha256=hashlib.sha256(content).hexdigest(),
@@ -353,10 +355,10 @@ class Detector(nn.Module):
         (folder / THRESHOLDS).unlink(missing_ok=True)
         with atomic_write(folder / WEIGHTS_FILE) as aside:
             aside.write_bytes(content)
-        about.write(folder / CONFIG_FILE)
+        config.write(folder / CONFIG_FILE)
         if self.points is not None:
             self.points.write(folder)
-        write_card(folder, self.card or model_card(about, self.points))
+        write_card(folder, self.card or model_card(config, self.points))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload what :meth:`save_pretrained` writes to USER/NAME; return the commit's address.
@@ -422,15 +424,21 @@ class Detector(nn.Module):
         """Load the weights to begin with, of the backbone or of a whole detector."""
         from focus.model.weights import load_backbone, load_weights, read_weights
 
-        state, model = read_weights(path), self.config.model
+        state = read_weights(path)
+        model = self.config.model
         whole = "head.fc.weight" in state and any(key.startswith("backbone.") for key in state)
         if whole:
             head = {key.removeprefix("head."): value for key, value in state.items()}
             load_weights(self.head, head, f"the head of {model}", path)
-            begin = "backbone."
-            state = {k.removeprefix(begin): v for k, v in state.items() if k.startswith(begin)}
+            state = {
+                key.removeprefix("backbone."): value
+                for key, value in state.items()
+                if key.startswith("backbone.")
+            }
         load_backbone(self.backbone, state, model, path)
-        if not (beside := path.with_name(CONFIG_FILE)).exists():
+
+        beside = path.with_name(CONFIG_FILE)
+        if not beside.exists():
             return
         if whole:
             then = DetectorConfig.read(beside).with_weights(path)
@@ -444,10 +452,11 @@ class Detector(nn.Module):
             )
         else:
             advice = "put back the file that belongs to the weights, or remove it"
-            about = read_json(beside, OfTimm, advice)
-            if (other := about.get("architecture", model)) not in model:
+            of_timm = read_json(beside, OfTimm, advice)
+            architecture = of_timm.get("architecture", model)
+            if architecture not in model:
                 raise InputError(
-                    f"{beside}, by which the images are normalised, is of {other!r}, not of "
+                    f"{beside}, by which the images are normalised, is of {architecture!r}, not of "
                     f"{model!r}: {advice}."
                 )
-            self.config = replace(self.config, **about.get("pretrained_cfg", {}))
+            self.config = replace(self.config, **of_timm.get("pretrained_cfg", {}))

@@ -114,24 +114,26 @@ def score_text(value: float) -> str:
     return f"1 - {1 - value:.2g}" if 0.999 < value < 1 else f"{value:.4g}"
 
 
-def choose_threshold(points: OperatingPoints | None, given: str | float | None = None) -> Threshold:
+def choose_threshold(
+    points: OperatingPoints | None, choice: str | float | None = None
+) -> Threshold:
     """Return the threshold that decides everywhere.
 
-    given: The name of an operating point, or a score; None takes the model's own, else 0.5.
+    choice: The name of an operating point, or a score; None takes the model's own, else 0.5.
 
     Raises InputError if the model has no threshold for the point that is named.
     """
-    if given is not None and given not in POINTS:
-        return Threshold("given", float(given))
-    name = cast("Point", given or (points.decides if points else ""))
+    if choice is not None and choice not in POINTS:
+        return Threshold("given", float(choice))
+    name = cast("Point", choice or (points.decides if points else ""))
     value = points.thresholds[name] if points else None
     if value is not None:
         return Threshold(name, value)
-    if given is None:
+    if choice is None:
         return Threshold("default", 0.5)
-    lacks = f"it {points.undefined()[name]}" if points else "there is none at all"
+    reason = f"it {points.undefined()[name]}" if points else "there is none at all"
     raise InputError(
-        f"--threshold {name}: validation fixed no such threshold ({lacks}); give a score, or drop "
+        f"--threshold {name}: validation fixed no such threshold ({reason}); give a score, or drop "
         "the flag."
     )
 
@@ -149,14 +151,14 @@ def choose_points(
     and [N] for :func:`focus.metrics.calibration.fit_calibration`.
     """
     ranking = Ranking.of(real_scores, fake_scores)
-    found: dict[Point, float | None] = dict.fromkeys(POINTS)
+    thresholds: dict[Point, float | None] = dict.fromkeys(POINTS)
     if len(real_scores) and len(fake_scores):
-        found["eer"] = float(ranking.threshold_at_eer()[0])
+        thresholds["eer"] = float(ranking.threshold_at_eer()[0])
         balanced = float(ranking.threshold_of_best_balance()[0])
         # Below all scores, the lowest of equals, it is no better than calling all images synthetic.
-        found["balanced"] = balanced if balanced >= ranking.levels[0] else None
+        thresholds["balanced"] = balanced if balanced >= ranking.levels[0] else None
         for point, target in TARGETS.items():
             if len(real_scores) >= needed(target):
-                found[point] = float(ranking.threshold_at_fpr(target)[0])
+                thresholds[point] = float(ranking.threshold_at_fpr(target)[0])
     calibration = fit_calibration(real_scores, fake_scores, real_units, fake_units)
-    return OperatingPoints(found, calibration, len(real_scores), len(fake_scores))
+    return OperatingPoints(thresholds, calibration, len(real_scores), len(fake_scores))

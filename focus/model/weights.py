@@ -63,14 +63,15 @@ def check_weights(network: nn.Module, state: Mapping[str, Tensor], name: str, pa
 
     The message has the name of the network and the path of the file.
     """
-    own = network.state_dict()
-    if missing := [key for key in own if key not in state and not key.endswith(_OPTIONAL)]:
+    needed = network.state_dict()
+    missing = [key for key in needed if key not in state and not key.endswith(_OPTIONAL)]
+    if missing:
         raise InputError(
             f"{path} does not hold the weights of {name}: {len(missing)} are missing, as "
             f"{missing[0]!r}, and it has {next(iter(state), 'nothing')!r}; give a checkpoint of "
             "this network."
         )
-    for key, value in own.items():
+    for key, value in needed.items():
         if key in state and state[key].shape != value.shape:
             raise InputError(
                 f"{path} does not fit {name}: {key} should be {list(value.shape)}, got "
@@ -88,14 +89,14 @@ def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor], name: str, p
     Raises InputError as :func:`load_weights`, or if a block holds weights that the network does not
     have, since the file is of a larger network of the family.
     """
-    own = backbone.state_dict()
+    keys = backbone.state_dict().keys()
     state = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
     state = _named_as_timm(named_in_order(state, backbone), backbone)
     classifiers = (getattr(backbone, "pretrained_cfg", None) or {}).get("classifier") or ()
     classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
-    blocks = {_block(key) for key in own} - {_block(key) for key in classifiers}
+    blocks = {_block(key) for key in keys} - {_block(key) for key in classifiers}
     for key in state:
-        if key not in own and _block(key) in blocks and not key.endswith(_OPTIONAL):
+        if key not in keys and _block(key) in blocks and not key.endswith(_OPTIONAL):
             raise InputError(
                 f"{path} does not hold the weights of {name}, which has no {key!r}: give a "
                 "checkpoint of this network."
@@ -105,18 +106,20 @@ def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor], name: str, p
 
 def _named_as_timm(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
     """Return the weights under the backbone's names, and resampled to its image size."""
-    own = backbone.state_dict()
+    needed = backbone.state_dict()
     translate = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-    named = all(key in state for key in own if not key.endswith(_OPTIONAL))
-    misfits = {key for key in own if key in state and state[key].shape != own[key].shape}
+    named = all(key in state for key in needed if not key.endswith(_OPTIONAL))
+    misfits = {key for key in needed if key in state and state[key].shape != needed[key].shape}
     if translate is None or (named and not misfits):
         return state
     try:
-        found: dict[str, Tensor] = translate(dict(state), backbone)
+        translated: dict[str, Tensor] = translate(dict(state), backbone)
     except Exception:  # timm knows no such file; check_weights says what it lacks
         return state
+    if not named:
+        return translated
     # Names that fit are kept: timm takes some files without a classifier for older ones.
-    return state | {key: found[key] for key in misfits if key in found} if named else found
+    return state | {key: translated[key] for key in misfits if key in translated}
 
 
 def _block(key: str) -> str:
