@@ -32,7 +32,7 @@ from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest, Sample
 from focus.data.maps import files_of, human_map, is_drawing, source_findings
 from focus.data.readers import read_given
 from focus.data.readers.given import GivenImages
-from focus.data.readers.human_maps import MapOwners, unmatched_maps
+from focus.data.readers.human_maps import unmatched_maps
 from focus.data.signatures import SignatureStore
 from focus.data.splits import assign_splits
 from focus.data.training_set import training_manifest
@@ -110,10 +110,9 @@ def gather(config: CheckConfig) -> CheckedData:
 
     With ``drop_copies`` and an output a manifest without copies and bad images is written too.
     """
-    owners: MapOwners = {}
     store = SignatureStore()
     try:
-        listing = read_given(config, owners=owners)
+        listing = read_given(config)
         manifest = assign_splits(listing.data, seed=config.seed) + listing.tests
         with _without_warnings():
             decoded = check_images(manifest, signatures=store, max_bad=1.0)
@@ -157,7 +156,9 @@ def gather(config: CheckConfig) -> CheckedData:
         looks=looks,
         decoded=decoded,
         map_sizes=map_sizes,
-        n_unmatched=sum(len(unmatched_maps(folder, owned)) for folder, owned in owners.items()),
+        n_unmatched=sum(
+            len(unmatched_maps(folder, owned)) for folder, owned in listing.map_owners.items()
+        ),
         copies=copies,
         dropped=dropped,
         pairs=pairs,

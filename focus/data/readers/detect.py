@@ -1,11 +1,11 @@
 """Detect the layout of a path, and read it with the reader of that layout."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -44,9 +44,11 @@ DEFAULT_GENERATOR = "synthetic"
 
 @dataclass(frozen=True)
 class Reading:
-    """The images of a path and their layout, columns only of a table with names; as text a line.
+    """The images of a path, and how they were read; as text a line for the user.
 
-    findings: What is to be known of them.
+    columns: Those of a table, None for other layouts. manifest: The images. findings: What is to be
+    known of them. map_owners: The image of each human map in the folder that was looked into, those
+    of earlier paths among them.
     """
 
     path: str
@@ -54,16 +56,17 @@ class Reading:
     columns: tables.Columns | None
     manifest: Manifest
     findings: tuple[Finding, ...] = ()
+    map_owners: MapOwners = field(default_factory=dict)
 
     def __str__(self) -> str:
         labels = Counter(self.manifest.labels.tolist())
         counts = {name: labels[label] for label, name in enumerate(LABEL_NAMES)}
         counts["unlabelled"] = labels[UNLABELLED]
         counts["with a human map"] = int(self.manifest.has("human_map").sum())
+        counted = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
         columns = f" ({shown(str(self.columns))})" if self.columns else ""
-        found = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
         size = len(self.manifest)
-        return f"{shown(self.path)}: layout {self.layout}{columns}, {size} images, {found}"
+        return f"{shown(self.path)}: layout {self.layout}{columns}, {size} images, {counted}"
 
     def require_labels(self) -> None:
         """Raise InputError if an image has no label."""
@@ -79,7 +82,7 @@ class Reading:
 def read_path(
     path: str,
     config: DataConfig,
-    owners: MapOwners,
+    map_owners: MapOwners,
     unnamed: str = DEFAULT_GENERATOR,
     labels: LabelTable | None = None,
 ) -> Reading:
@@ -88,7 +91,7 @@ def read_path(
     Args:
         path: A CSV, a parquet file, a folder, an image, or ``hf://USER/NAME``.
         config: How to read it; its own paths are not read.
-        owners: The image that each human map belongs to, so far; new ones are added.
+        map_owners: The image that each human map belongs to, so far.
         unnamed: The generator of fakes if neither the data nor the configuration name one.
         labels: The table of ``--labels``, which is for folders of ``--data``: None for others.
 
@@ -96,57 +99,150 @@ def read_path(
         InputError: with the line number for a table, whatever is missing, empty, unknown,
             contradictory or outside its root.
     """
-    columns = config.columns_of(path)
-    words = parse_labels(config.labels)
-    place = absolute(path)
-    if path.startswith(HUB_PREFIX):
-        place = Path(path.removeprefix(HUB_PREFIX).removeprefix("datasets/"))
-    elif not place.exists():
-        raise InputError(f"There is no file or folder {place}: give the path of a CSV or a folder.")
-    root = absolute(config.data_root or (place if place.is_dir() else place.parent))
-    if place.is_absolute() and not root.is_dir():
-        raise InputError(f"The image root {root} is no folder: give another --data-root.")
-    inside = partial(place_inside, root=str(root), outside=config.allow_outside_root)
-    maps = maps_in(absolute(config.human_maps)) if config.human_maps else None
-    layout = config.layout or _layout_of(path, columns)
-    found: tables.Columns | None = None
-    most = config.max_images
-    unread: list[Finding] = []
-    if layout in ("parquet", "hub"):
-        found, manifest = parquet.read(
-            place, columns, inside, words, hub=layout == "hub", most=most
-        )
-    elif layout == "csv":
-        found, manifest = tables.read(place, columns, inside, words)
-        maps = maps or (None if "human_map" in found.positions else find_maps(place.parent, root))
-    elif layout == "cyborg":
-        maps = maps or find_maps(place.parent, root)
-        manifest = cyborg.read(place, inside)
-    elif layout == "manifest":
-        read = read_numbered(place, root, confined=not config.allow_outside_root)
-        rows = TableRows(read.manifest, read.numbers)
-        if columns.get("group") == "":
-            without_groups = repeat("", len(rows.numbers))
-            rows.manifest = rows.manifest.with_cells("group", without_groups)
-        manifest = from_rows(rows, place)
-    elif place.is_dir() and labels is not None:
-        maps = maps or find_maps(place)
-        layout, found, manifest = "csv", labels.columns, labels.labelled(place)
-    elif place.is_dir():
-        maps = maps or find_maps(place)
-        layout, manifest = folders.read(place, layout, config.generator or "", maps, words)
-        unread = folders.unread_findings(place, manifest, maps)
-    else:
-        layout, manifest = "images", Manifest([Sample(str(place))], str(place))
-    labels_are_folders = layout in (*folders.TREES, folders.DEEPFAKEBENCH)
-    conflicts = label_conflicts(manifest, str(root), labels_are_folders=labels_are_folders)
-    findings = [*unread, *conflicts]
-    if maps:
-        manifest = with_maps(manifest, root, maps, owners)
-    if most is not None:
-        manifest = manifest.where(Portion(most).takes)
+    source = _Source.of(path, config)
+    layout = config.layout or _layout_of(path, source.columns)
+    content = _read(source, layout, labels)
+
+    labels_are_folders = content.layout in (*folders.TREES, folders.DEEPFAKEBENCH)
+    conflicts = label_conflicts(
+        content.manifest, str(source.root), labels_are_folders=labels_are_folders
+    )
+    manifest = content.manifest
+    owned_maps: MapOwners = {}
+    if content.maps is not None:
+        owned = map_owners.get(content.maps, {})
+        manifest, owned = with_maps(manifest, source.root, content.maps, owned)
+        owned_maps = {content.maps: owned}
+    if source.most is not None:
+        manifest = manifest.where(Portion(source.most).takes)
     manifest = _named(manifest, config.generator or unnamed)
-    return Reading(str(place), layout, found, manifest, tuple(findings))
+
+    return Reading(
+        path=str(source.location),
+        layout=content.layout,
+        columns=content.columns,
+        manifest=manifest,
+        findings=(*content.findings, *conflicts),
+        map_owners=owned_maps,
+    )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A path to read, and what the configuration says of it.
+
+    location: The absolute path; on the Hub the name of the data set. root: The folder that paths in
+    it are relative to. columns: The names of its columns, by the manifest's. words: The class of
+    each further word for a label. maps: The folder of human maps, or COCO file, that is given.
+    generator: The generator that is given, "" for none. most: How many images of a kind are kept,
+    None for all. allow_outside_root: Whether its paths may lead out of the root.
+    """
+
+    location: Path
+    root: Path
+    columns: Mapping[str, str]
+    words: Mapping[str, int]
+    maps: Path | None
+    generator: str
+    most: int | None
+    allow_outside_root: bool
+
+    @classmethod
+    def of(cls, path: str, config: DataConfig) -> Self:
+        """Return the source of a path; raises InputError if it or its root is not there."""
+        columns = config.columns_of(path)
+        words = parse_labels(config.labels)
+        if path.startswith(HUB_PREFIX):
+            location = Path(path.removeprefix(HUB_PREFIX).removeprefix("datasets/"))
+        else:
+            location = absolute(path)
+            if not location.exists():
+                raise InputError(
+                    f"There is no file or folder {location}: give the path of a CSV or a folder."
+                )
+        folder = location if location.is_dir() else location.parent
+        root = absolute(config.data_root or folder)
+        if location.is_absolute() and not root.is_dir():
+            raise InputError(f"The image root {root} is no folder: give another --data-root.")
+        return cls(
+            location=location,
+            root=root,
+            columns=columns,
+            words=words,
+            maps=maps_in(absolute(config.human_maps)) if config.human_maps else None,
+            generator=config.generator or "",
+            most=config.max_images,
+            allow_outside_root=config.allow_outside_root,
+        )
+
+    def inside(self, path: str) -> str:
+        """Return a path in a cell as an absolute one; raises ValueError if it leaves the root."""
+        return place_inside(path, root=str(self.root), outside=self.allow_outside_root)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What the reader of a layout returns.
+
+    columns: Those of a table. maps: The folder of human maps, or COCO file, of these images.
+    """
+
+    layout: DataLayout
+    manifest: Manifest
+    columns: tables.Columns | None = None
+    maps: Path | None = None
+    findings: Sequence[Finding] = ()
+
+
+def _read(source: _Source, layout: DataLayout | None, labels: LabelTable | None) -> _Content:
+    """Read a source by the reader of its layout, None for a folder of images."""
+    location, maps = source.location, source.maps
+    columns: tables.Columns | None
+
+    if layout in ("parquet", "hub"):
+        columns, manifest = parquet.read(
+            location,
+            source.columns,
+            source.inside,
+            source.words,
+            hub=layout == "hub",
+            most=source.most,
+        )
+        return _Content(layout, manifest, columns, maps)
+
+    if layout == "csv":
+        columns, manifest = tables.read(location, source.columns, source.inside, source.words)
+        if maps is None and "human_map" not in columns.positions:
+            maps = find_maps(location.parent, source.root)
+        return _Content(layout, manifest, columns, maps)
+
+    if layout == "cyborg":
+        manifest = cyborg.read(location, source.inside)
+        return _Content(layout, manifest, maps=maps or find_maps(location.parent, source.root))
+
+    if layout == "manifest":
+        return _Content(layout, _read_manifest(source), maps=maps)
+
+    if not location.is_dir():
+        image = Sample(str(location))
+        return _Content("images", Manifest([image], str(location)), maps=maps)
+
+    maps = maps or find_maps(location)
+    if labels is not None:
+        return _Content("csv", labels.labelled(location), labels.columns, maps)
+    tree_layout, manifest = folders.read(location, layout, source.generator, maps, source.words)
+    findings = folders.unread_findings(location, manifest, maps)
+    return _Content(tree_layout, manifest, maps=maps, findings=findings)
+
+
+def _read_manifest(source: _Source) -> Manifest:
+    """Return the images of a manifest, without groups if ``--columns`` says that there are none."""
+    numbered = read_numbered(source.location, source.root, confined=not source.allow_outside_root)
+    rows = TableRows(numbered.manifest, numbered.numbers)
+    if source.columns.get("group") == "":
+        without_groups = repeat("", len(rows.numbers))
+        rows = TableRows(rows.manifest.with_cells("group", without_groups), rows.numbers)
+    return from_rows(rows, source.location)
 
 
 def read_labels(config: DataConfig) -> LabelTable | None:
@@ -185,23 +281,23 @@ def _named(manifest: Manifest, generator: str) -> Manifest:
 
 def _layout_of(path: str, columns: Mapping[str, str]) -> DataLayout | None:
     """Return the layout that a path has; None for a folder of images, which its reader detects."""
-    place = Path(path)
     if path.startswith(HUB_PREFIX):
         return "hub"
-    if place.is_dir():
-        return "parquet" if parquet.is_parquet(place) else None
-    extension = place.suffix.lower()
+    location = Path(path)
+    if location.is_dir():
+        return "parquet" if parquet.is_parquet(location) else None
+    extension = location.suffix.lower()
     if extension in parquet.PARQUET:
         return "parquet"
     if extension in IMAGE_EXTENSIONS:
         return "images"
     if extension not in _TABLES:
         raise InputError(
-            f"{place} is no CSV, no parquet file and, by its name, no image: give --layout."
+            f"{location} is no CSV, no parquet file and, by its name, no image: give --layout."
         )
-    _, header = next(csv_rows(place), (1, [""]))
+    _, header = next(csv_rows(location), (1, [""]))
     if set(COLUMNS) <= set(header):
         # A manifest's columns are fixed, unless --columns says that another of its columns counts.
-        other = [name for role, name in columns.items() if name in header and name != role]
-        return "csv" if other else "manifest"
+        others = [name for role, name in columns.items() if name in header and name != role]
+        return "csv" if others else "manifest"
     return "cyborg" if header[0].strip() in cyborg.SPLITS and not columns else "csv"

@@ -1,8 +1,8 @@
 """Read all paths that a configuration names: ``--data``, ``--test-data`` and ``--test-real``."""
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -44,11 +44,13 @@ class GivenImages:
         data: Those of ``--data``.
         tests: Those of ``--test-data`` and ``--test-real``.
         findings: What is to be known of them.
+        map_owners: The image that each human map belongs to.
     """
 
     data: Manifest
     tests: Manifest
     findings: tuple[Finding, ...] = ()
+    map_owners: MapOwners = field(default_factory=dict)
 
 
 def read_given(
@@ -57,7 +59,6 @@ def read_given(
     allow_unlabelled: bool = False,
     name_fakes: bool = True,
     output: Path | None = None,
-    owners: MapOwners | None = None,
 ) -> GivenImages:
     """Read the images of ``--data``, joined, and those of ``--test-data`` and ``--test-real``.
 
@@ -72,17 +73,56 @@ def read_given(
         allow_unlabelled: Whether images of ``--data`` may have no label.
         name_fakes: Whether fakes whose generator is named nowhere get the default one.
         output: A folder for pictures, which must not be read as images the next time.
-        owners: The image of each human map, to which new ones are added.
 
     Raises InputError for an image given as real and as synthetic, a ``--layout`` that suits no
     path, a test set without images of its class, and as :func:`detect.read_path`.
     """
     limit_pixels(config.max_pixels)
-    test_data, test_real = dict[str, str](), dict[str, str]()
+    test_data: Mapping[str, str] = {}
+    test_real: Mapping[str, str] = {}
     if isinstance(config, ImagesConfig):
         test_data, test_real = config.test_data, config.test_real
-    given = [*config.data, *test_data.values(), *test_real.values()]
-    if config.layout and not any(takes(config.layout, path) for path in given):
+    _refuse_unused_settings(config, [*config.data, *test_data.values(), *test_real.values()])
+    for_tests = replace(config, human_maps=None, generator=None)
+    if test_data or test_real:
+        config = replace(config, columns=_without_absent_label(config.columns))
+    labels = read_labels(config)
+    reader = _PathReader(output)
+
+    unnamed = DEFAULT_GENERATOR if name_fakes else ""
+    readings = [reader.read(path, config, unnamed, labels) for path in config.data]
+    if not allow_unlabelled:
+        for reading in readings:
+            reading.require_labels()
+    data = join([reading.manifest for reading in readings])
+
+    test_sets = []
+    for name, path in test_data.items():
+        # A name of the table of families may have folders of classes, another one of generators.
+        options = replace(for_tests, generator=name if family_of(name) else None)
+        reading = reader.read(path, options, name)
+        labelled = _labelled(reading, SYNTHETIC)
+        readings.append(labelled)
+        test_sets.append(_test_fakes(reading, labelled.manifest, name))
+
+    generators = {name for test_set in test_sets for name in test_set.generators()}
+    for name, path in test_real.items():
+        labelled = _labelled(reader.read(path, for_tests), REAL)
+        readings.append(labelled)
+        test_sets.append(_test_reals(labelled, name, name if name in generators else ""))
+    tests = join(test_sets)
+
+    unmatched = unmatched_findings(reader.map_owners, config.human_maps)
+    _refuse_two_labels(data, tests)
+    if test_real:
+        tests = _named_after_fakes(data, tests)
+    findings = [finding for reading in readings for finding in reading.findings]
+    return GivenImages(data, tests, (*findings, *unmatched), reader.map_owners)
+
+
+def _refuse_unused_settings(config: DataConfig, paths: Sequence[str]) -> None:
+    """Raise InputError for a ``--layout`` or a table of labels that none of the paths can have."""
+    if config.layout and not any(takes(config.layout, path) for path in paths):
         raise InputError(f"--layout {config.layout} suits none of the paths given: give another.")
     table = label_table(config.labels)
     if table is not None and not any(Path(path).is_dir() for path in config.data):
@@ -90,51 +130,36 @@ def read_given(
             f"--labels {table} is a table for a folder of images, and no folder is given as "
             "--data: give the table itself, as --data or --test-data NAME=TABLE."
         )
-    for_tests = replace(config, human_maps=None, generator=None)
-    if test_data or test_real:
-        config = replace(config, columns=_without_absent_label(config.columns))
-    labels = read_labels(config)
-    owners = {} if owners is None else owners
+
+
+class _PathReader:
+    """Reads one path after another, and prints a line for each.
+
+    map_owners: The image that each human map belongs to, after the paths that have been read.
+    """
+
+    def __init__(self, output: Path | None) -> None:
+        """Keep the folder for pictures, which must not be read as images the next time."""
+        self._output = output
+        self.map_owners: dict[Path, Mapping[str, str]] = {}
 
     def read(
+        self,
         path: str,
         config: DataConfig,
         unnamed: str = DEFAULT_GENERATOR,
         labels: LabelTable | None = None,
     ) -> Reading:
+        """Read a path as :func:`read_path`, by ``--layout`` only if that suits it."""
         if config.layout and not takes(config.layout, path):
             config = replace(config, layout=None)
-        reading = read_path(path, config, owners, unnamed, labels)
-        if output is not None and reading.layout == "images":
-            refuse_inside(output, [path])
+        reading = read_path(path, config, self.map_owners, unnamed, labels)
+        self.map_owners |= reading.map_owners
+        if self._output is not None and reading.layout == "images":
+            refuse_inside(self._output, [path])
         if is_main_process():
             print(reading, flush=True)
         return reading
-
-    unnamed = DEFAULT_GENERATOR if name_fakes else ""
-    readings = [read(path, config, unnamed, labels) for path in config.data]
-    if not allow_unlabelled:
-        for reading in readings:
-            reading.require_labels()
-    data = join([reading.manifest for reading in readings])
-    # A name of the table of families may have folders of classes, another one of generators.
-    parts = []
-    for name, path in test_data.items():
-        options = replace(for_tests, generator=name if family_of(name) else None)
-        reading = read(path, options, name)
-        readings.append(_labelled(reading, SYNTHETIC))
-        parts.append(_test_fakes(reading, readings[-1].manifest, name))
-    generators = {name for part in parts for name in part.generators()}
-    for name, path in test_real.items():
-        readings.append(_labelled(read(path, for_tests), REAL))
-        parts.append(_test_reals(readings[-1], name, name if name in generators else ""))
-    tests = join(parts)
-    unmatched = unmatched_findings(owners, config.human_maps)
-    _refuse_two_labels(data, tests)
-    findings = [finding for reading in readings for finding in reading.findings]
-    if test_real:
-        tests = _named_after_fakes(data, tests)
-    return GivenImages(data, tests, (*findings, *unmatched))
 
 
 def _without_absent_label(settings: Sequence[str]) -> tuple[str, ...]:
@@ -193,21 +218,30 @@ def _test_fakes(reading: Reading, labelled: Manifest, name: str) -> Manifest:
             f"The test data {name!r}, {reading.path}, holds no fakes: give reals by --test-real."
         )
     of_reals = name if name in generators else ""
-    samples = (replace(s, generator=s.generator or of_reals, split="test") for s in labelled)
+    samples = (
+        replace(sample, generator=sample.generator or of_reals, split="test") for sample in labelled
+    )
     return Manifest(samples, labelled.source)
 
 
 def _test_reals(reading: Reading, name: str, generator: str) -> Manifest:
     """Return the reals of one generator, or with "" of all that have none of their own."""
     manifest = reading.manifest
-    if count := sum(sample.label == SYNTHETIC for sample in manifest):
+    count = int((manifest.labels == SYNTHETIC).sum())
+    if count:
         raise InputError(
             f"The test reals {name!r}, {reading.path}, hold {count} synthetic images: use "
             "--test-data."
         )
     samples = (
-        replace(s, label=REAL, generator=generator, split="test", extra={**s.extra, "source": name})
-        for s in manifest
+        replace(
+            sample,
+            label=REAL,
+            generator=generator,
+            split="test",
+            extra={**sample.extra, "source": name},
+        )
+        for sample in manifest
     )
     return Manifest(samples, manifest.source)
 
@@ -222,14 +256,15 @@ def _refuse_two_labels(data: Manifest, tests: Manifest) -> None:
         return
     is_repeated = np.zeros(len(data) + len(tests), bool)
     is_repeated[repeated(np.concatenate([part.file_hashes() for part in parts]))] = True
-    images = data.take(is_repeated[: len(data)]), tests.take(is_repeated[len(data) :])
-    first: dict[object, Sample] = {}
-    for sample in chain(*images):
-        one = first.setdefault((file_key(sample.path), sample.box), sample)
-        if {one.label, sample.label} == {REAL, SYNTHETIC}:
+    repeated_data = data.take(is_repeated[: len(data)])
+    repeated_tests = tests.take(is_repeated[len(data) :])
+    first_of_face: dict[object, Sample] = {}
+    for sample in chain(repeated_data, repeated_tests):
+        first = first_of_face.setdefault((file_key(sample.path), sample.box), sample)
+        if {first.label, sample.label} == {REAL, SYNTHETIC}:
             raise InputError(
                 f"{place_of(sample)!r} is given as real and as synthetic, there as "
-                f"{place_of(one)!r}: keep one of them."
+                f"{place_of(first)!r}: keep one of them."
             )
 
 
@@ -242,10 +277,10 @@ def _named_after_fakes(data: Manifest, tests: Manifest) -> Manifest:
     tested = data.take(data.equals("split", "") | data.equals("split", "test"))
     reals = [part.take(part.labels == REAL) for part in (tested, tests)]
     of_reals = {generator for part in reals for generator in {*part.cells("generator")}}
-    served = frozenset[str]().union(*map(served_by, of_reals))
+    served = {generator for names in of_reals for generator in served_by(names)}
     lacking = sorted(set(tests.generators()) - served)
     if not lacking or (data and reals[0].has("generator").all()):
         return tests
-    has_own = tests.has("generator") | tests.has("test_set")
-    shared = np.flatnonzero((tests.labels == REAL) & ~has_own)
+    is_assigned = tests.has("generator") | tests.has("test_set")
+    shared = np.flatnonzero((tests.labels == REAL) & ~is_assigned)
     return tests.with_cells("generator", repeat(SEVERAL.join(lacking), len(shared)), shared)
