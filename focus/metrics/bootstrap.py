@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, special
 
-from focus.metrics.arrays import Array, Integers, first_rows, numbered
+from focus.metrics.arrays import Array, Integers, distinct, first_rows, numbered
 from focus.metrics.intervals import LEVEL, Interval
 from focus.metrics.ranking import SUPPORT
 
@@ -32,7 +32,7 @@ class Resampler:
         self.count = int(self.unit.max(initial=-1)) + 1
         _, stratum = np.unique(strata, return_inverse=True)
         count = int(stratum.max(initial=-1)) + 1
-        of_pairs, strata_of_pairs = np.divmod(np.unique(self.unit * count + stratum), max(1, count))
+        of_pairs, strata_of_pairs = np.divmod(distinct(self.unit * count + stratum), max(1, count))
         first, strata_of_unit = np.unique(of_pairs, return_index=True, return_counts=True)[1:]
         pool = np.where(strata_of_unit > 1, -1, strata_of_pairs[first])
         # In the order of their first unit, so that the draws do not depend on the strata's numbers.
@@ -66,7 +66,7 @@ class CellResampler:
     """
 
     def __init__(self, resampler: Resampler, cells: Integers) -> None:
-        images = np.unique(resampler.images)
+        images = distinct(resampler.images)
         self.count = int(cells.max(initial=-1)) + 1
         counts = np.ones(len(images))
         of_units = sparse.csr_array(
@@ -95,7 +95,7 @@ class _Pool:
             kind, return_index=True, return_inverse=True, return_counts=True
         )
         of_kinds = of_units[first]
-        self.cells = np.unique(of_kinds.indices)
+        self.cells = distinct(of_kinds.indices)
         # Kinds of single images are their cells, in the same order.
         self._content = None if single.all() else of_kinds[:, self.cells]
 

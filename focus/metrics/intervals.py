@@ -10,7 +10,7 @@ import xxhash
 from numpy.typing import NDArray
 from scipy import sparse, special, stats
 
-from focus.metrics.arrays import Array
+from focus.metrics.arrays import Array, distinct
 from focus.metrics.ranking import SUPPORT
 
 LEVEL = 0.95
@@ -221,14 +221,35 @@ def effective_number(sizes: Array) -> float:
     return round(1 / float(np.sum(share**2)), 9)
 
 
-def _placements(real: Array, fake: Array) -> tuple[Floats, Floats]:
-    """Return [M] and [N], the share of the other class on the right side of each, ties half."""
-    real, fake = np.asarray(real, dtype=np.float64), np.asarray(fake, dtype=np.float64)
-    shares = []
-    for scores, others in ((real, np.sort(fake)), (fake, np.sort(real))):
-        below, up_to = (np.searchsorted(others, scores, side) for side in ("left", "right"))
-        shares.append((below + up_to) / 2 / max(1, len(others)))
-    return 1 - shares[0], shares[1]
+class _SortedScores(NamedTuple):
+    """Scores [N] of one class, rising, and the position in the given array of each of them."""
+
+    scores: Floats
+    order: NDArray[np.int64]
+
+
+def _sorted(scores: Array) -> _SortedScores:
+    scores = np.asarray(scores, dtype=np.float64)
+    order = np.argsort(scores, kind="stable")
+    return _SortedScores(scores[order], order)
+
+
+def _placements(real: _SortedScores, fake: _SortedScores) -> tuple[Floats, Floats]:
+    """Return [M] and [N], the share of the other class on the right side of each, ties half.
+
+    They are in the order of the arrays that were sorted. Only the fakes are looked up among the
+    real images, as many fakes' generators share a million of these.
+    """
+    reals_below = np.searchsorted(real.scores, fake.scores, side="left")
+    reals_up_to = np.searchsorted(real.scores, fake.scores, side="right")
+    # A fake is below a real image where no more reals are up to the fake than are before that one.
+    fakes_below = np.cumsum(np.bincount(reals_up_to, minlength=len(real.scores) + 1))[:-1]
+    fakes_up_to = np.cumsum(np.bincount(reals_below, minlength=len(real.scores) + 1))[:-1]
+
+    of_real, of_fake = np.empty(len(real.scores)), np.empty(len(fake.scores))
+    of_real[real.order] = 1 - (fakes_below + fakes_up_to) / 2 / max(1, len(fake.scores))
+    of_fake[fake.order] = (reals_below + reals_up_to) / 2 / max(1, len(real.scores))
+    return of_real, of_fake
 
 
 def _by_pairs(placed: _Placed) -> Interval:
@@ -264,11 +285,12 @@ class PlacedScores:
     def __init__(self, comparisons: Sequence[Compared]) -> None:
         self._comparisons = comparisons
         self._classes = _classes(comparisons)
-        distinct = {id(members): members for classes in self._classes for members in classes}
-        everyone = [members.units for members in distinct.values()]
-        self._everyone = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *everyone]))
+        different = {id(members): members for classes in self._classes for members in classes}
+        everyone = [members.units for members in different.values()]
+        self._everyone = distinct(np.concatenate([np.zeros(0, dtype=np.int64), *everyone]))
         self._positions = {
-            key: np.searchsorted(self._everyone, members.units) for key, members in distinct.items()
+            key: np.searchsorted(self._everyone, members.units)
+            for key, members in different.items()
         }
         self._orders: list[bytes] = []
         self._parts: list[_Placed | None] = []
@@ -281,13 +303,16 @@ class PlacedScores:
         self._moved = np.zeros(everyone)
         weights = np.zeros((2, everyone))
         wrong, right = np.zeros((2, 2, everyone), dtype=bool)
+        sorted_reals: dict[int, _SortedScores] = {}  # which several comparisons share
         for (real, fake, *_), classes in zip(self._comparisons, self._classes, strict=True):
             pairs = min(len(members.units) for members in classes)
             if pairs < 2:
                 self._parts.append(None)
                 self._orders.append(b"")
                 continue
-            placements = _placements(real, fake)
+            if id(real) not in sorted_reals:
+                sorted_reals[id(real)] = _sorted(real)
+            placements = _placements(sorted_reals[id(real)], _sorted(fake))
             auc = float(np.mean(placements[1]))
             order, moved = xxhash.xxh3_128(), np.zeros(everyone)
             inverted = []
@@ -393,10 +418,10 @@ class PlacedScores:
         It is the cosine of the weights of their units: 1 for the same images, 0 for none in common,
         n / (m + n) for two generators with n fakes each and the same m real images.
         """
-        distinct = {id(members): members for classes in self._classes for members in classes}
-        number = {key: row for row, key in enumerate(distinct)}
-        shares = [members.images / members.images.sum() for members in distinct.values()]
-        columns = [self._positions[key] for key in distinct]
+        different = {id(members): members for classes in self._classes for members in classes}
+        number = {key: row for row, key in enumerate(different)}
+        shares = [members.images / members.images.sum() for members in different.values()]
+        columns = [self._positions[key] for key in different]
         rows = np.repeat(np.arange(len(shares)), [len(share) for share in shares])
         weights = sparse.csr_array(
             (np.concatenate(shares), (rows, np.concatenate(columns))),

@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from focus.metrics.arrays import Array, Booleans, Floats, Integers, divided, finite
+from focus.metrics.arrays import Array, Booleans, Floats, Integers, distinct, divided, finite
 
 BINS = 15
 """Bins of equal mass in the expected calibration error."""
@@ -101,7 +101,7 @@ class Ranking:
         self._tied_from = np.searchsorted(fake.scores, fake.scores, side="left")
         # A threshold at each score and one above all; without scores there is one level.
         every = np.concatenate([real.scores, fake.scores])
-        self.levels = _distinct(every) if len(every) else np.zeros(1)
+        self.levels = distinct(every) if len(every) else np.zeros(1)
         thresholds = np.append(self.levels, np.inf)
         self._real_at = np.searchsorted(real.scores, thresholds, side="left")
         self._fake_at = np.searchsorted(fake.scores, thresholds, side="left")
@@ -313,12 +313,6 @@ def auc(real_scores: Array, fake_scores: Array) -> float | None:
     """Return the AUC of scores [M] of real images and [N] of fakes; None where one is empty."""
     value = float(Ranking.of(real_scores, fake_scores).auc()[0])
     return None if np.isnan(value) else value
-
-
-def _distinct(values: Floats) -> Floats:
-    """Return the different values, sorted; fast for a few sorted runs, one after the other."""
-    ordered: Floats = np.sort(values, kind="stable")
-    return np.asarray(ordered[np.append(True, ordered[1:] != ordered[:-1])])
 
 
 def _cumulated(values: Floats) -> Floats:
