@@ -387,9 +387,9 @@ def difference_lines(first: Model, second: Model) -> list[str]:
     too few images.
     """
     (name, scores, results), (other, others, other_results) = first, second
-    # A table may have been sorted again.
-    scores, others = scores.in_order(), others.in_order()
     untested = f"{name} - {other}: the difference is not tested, "
+    if not scores.has_images_of(others):  # a table may have been sorted again
+        scores, others = scores.in_order(), others.in_order()
     if differ := not scores.has_images_of(others):
         scores, others = in_common([scores, others])
     if not len(scores) or not np.array_equal(scores.group, others.group):

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,20 +17,20 @@ from focus.data.overlay import strip
 from focus.data.perturbations import STRENGTHS
 from focus.errors import ImageError, InputError, shown
 from focus.evaluation import robustness
-from focus.evaluation.cost import cost
 from focus.evaluation.findings import recorded
-from focus.evaluation.inference import predictions
 from focus.evaluation.other_detectors import without_calibration
 from focus.evaluation.protocol import UNNAMED, Comparison, match
 from focus.evaluation.result_table import SET_TITLES, difference_lines, format_table
 from focus.evaluation.results import VERSION, Results, summarise
 from focus.evaluation.scores import Scores, in_common
 from focus.findings import finding, print_findings, worst_first
-from focus.model.detector import Detector
 from focus.model.operating_points import OperatingPoints, Threshold, score_text
 from focus.plotting import shortened
 from focus.report import gallery, page, plots
 from focus.runtime.files import check_writable
+
+if TYPE_CHECKING:
+    from focus.model.detector import Detector
 
 _MOST_DRAWN = 8  # generators of a test set with curves
 
@@ -84,8 +84,9 @@ def compare(
     parts: list[str] = []
     if common:
         runs, parts = _in_common(runs)
-    # A table may have been sorted again.
-    runs = [replace(run, scores=run.scores.in_order()) for run in runs]
+    if not all(runs[0].scores.has_images_of(run.scores) for run in runs[1:]):
+        # A table may have been sorted again.
+        runs = [replace(run, scores=run.scores.in_order()) for run in runs]
     results = {run.name: run.results for run in runs}
     curves, not_drawn = _roc_and_det(runs)
     robust, missing = _robustness(runs)
@@ -240,11 +241,20 @@ class _RunComparison(NamedTuple):
     auc: float
 
 
-def _detector(run: RunData) -> Detector:
-    """Load the run's detector; InputError if there is none, as beside a table of scores."""
+def _model_folder(run: RunData) -> Path:
+    """Return the folder of the run's model, which is not there beside a table of scores."""
     folder = run.folder.absolute()  # never a name on the Hub
-    places = (folder / "model", folder.parent / "model")[: 1 + folder.is_dir()]
-    return Detector.from_pretrained(next((p for p in places if p.is_dir()), places[0]))
+    of_run = folder.parent / "model"  # of a folder of focus evaluate within it
+    if folder.is_dir() and not (folder / "model").is_dir() and of_run.is_dir():
+        return of_run
+    return folder / "model"
+
+
+def _detector(run: RunData) -> "Detector":
+    """Load the run's detector; InputError if there is none."""
+    from focus.model.detector import Detector  # with torch, which tables of scores do without
+
+    return Detector.from_pretrained(_model_folder(run))
 
 
 def _about(run: RunData) -> str:
@@ -259,12 +269,16 @@ def _about(run: RunData) -> str:
         f"{len(run.scores):,} images",
         f"threshold {score_text(decision['threshold'])}",
     ]
-    try:
-        detector = _detector(run)
-        own = detector.config
-        parts += [f"input {own.input}, {own.fit} to {own.image_size} pixels", cost(detector)]
-    except InputError:
-        pass  # of a run whose model is gone, or a table, the rest is shown
+    if _model_folder(run).is_dir():
+        from focus.evaluation.cost import cost  # with torch
+
+        try:
+            detector = _detector(run)
+            config = detector.config
+            input_size = f"input {config.input}, {config.fit} to {config.image_size} pixels"
+            parts += [input_size, cost(detector)]
+        except InputError:
+            pass  # of a model that cannot be read the rest is shown
     return ", ".join(part for part in parts if part)
 
 
@@ -274,13 +288,14 @@ def _faces(runs: Sequence[RunData]) -> tuple[list[tuple[str, str]], list[str]]:
     Without pictures the second list says why: the runs scored other images, or a model or an image
     is missing.
     """
-    ordered = [run.scores for run in runs]
-    if not len(ordered[0]) or not all(
-        np.array_equal(scores.path, ordered[0].path) for scores in ordered
-    ):
+    paths = runs[0].scores.path
+    if not len(paths) or not all(np.array_equal(run.scores.path, paths) for run in runs):
         return [], ["No faces are shown: the runs scored other images."]
     if not all(run.scores.has_cams for run in runs):
         return [], ["No faces are shown: a table of scores has no CAMs."]
+    from focus.evaluation.inference import predictions  # with torch
+
+    ordered = [run.scores.in_order() for run in runs]
     rows = _disputed(ordered)
     faces = Manifest(Sample(path) for path in ordered[0].path[rows])
     cams, seen_by = [], []

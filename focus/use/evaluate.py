@@ -66,7 +66,7 @@ def _of_tables(config: EvaluateConfig) -> Evaluation | None:
         )
 
     if config.compare:
-        from focus.report.comparison import compare  # with torch, to score images in common
+        from focus.report.comparison import compare  # with matplotlib, to draw
 
         output = _checked(
             Path(config.output or "comparison"),
