@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from focus.annotate.answers import PAGE_LINK, AnswerFolder
+from focus.annotate.desk import Desk, Keys, practice
 from focus.annotate.maps import write_maps
-from focus.annotate.order import Keys, practice
 from focus.config.data import AnnotateConfig
 from focus.data.bad_files import check_images
 from focus.data.known_images import digest_of
@@ -66,7 +66,6 @@ def checked_data(config: AnnotateConfig) -> Manifest:
 
 
 def _serve(config: AnnotateConfig, folder: AnswerFolder) -> None:
-    from focus.annotate.desk import Desk
     from focus.annotate.server import Server
 
     token = secrets.token_urlsafe(16)

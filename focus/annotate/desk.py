@@ -1,8 +1,10 @@
-"""Hand out faces to annotators, and take each answer once."""
+"""Decide which face an annotator sees next, hand it out, and take each answer once."""
 
 import statistics
 import threading
 import time
+import zlib
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,11 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from focus.annotate.answers import AnswerFolder
-from focus.annotate.order import Keys, balanced, hard_first, repeated
 from focus.data.known_images import digest_of
-from focus.data.manifest import LABEL_NAMES
+from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Sample
 from focus.evaluation.people import Answer, annotator_id, by_image
 
+Keys = NDArray[np.float64]
+"""A number for each face, by which faces are sorted."""
+UNSURE = 0.25
+"""A detector is unsure where its score is nearer than this to its threshold."""
+# How many faces of its kind one may be early or late, so that nobody can predict the next class.
+_SPREAD, _PERSONAL = 4, 8
 _RECENT = 20  # answers over which the pace is computed
 _HOLD = 600.0  # seconds, longer than nearly everybody looks at a face
 _MAX_TABS = 16  # of an annotator, that hold faces
@@ -42,7 +49,7 @@ class Desk:
     """Faces that are to be annotated, and who has answered which.
 
     every: After so many answers an earlier face is asked again; 0 for never.
-    margins: The margins [N] of a detector (:func:`focus.annotate.order.hard_first`), which order
+    margins: The margins [N] of a detector (:func:`hard_first`), which order
         the faces.
 
     A tab of a browser holds the face that it shows and the next one: another tab of the annotator
@@ -55,7 +62,8 @@ class Desk:
     def __init__(
         self, folder: AnswerFolder, every: int, seed: int, margins: Keys | None = None
     ) -> None:
-        self.faces, self.numbers, self.gone = folder.faces, folder.numbers, set[int]()
+        self.faces, self.numbers = folder.faces, folder.numbers
+        self.gone: set[int] = set()  # faces whose file cannot be read any more
         self._folder, self._every, self._seed, self._margins = folder, every, seed, margins
         self._keys = lru_cache(maxsize=64)(partial(balanced, folder.faces, seed))
         self._holds: dict[tuple[str, str], _Hold] = {}  # by the annotator_id and the tab
@@ -177,28 +185,105 @@ class Desk:
 
     def _remaining(self, annotator: str) -> NDArray[np.int64]:
         """Return the faces of the main round that the annotator has not answered, in order."""
-        said = by_image(self._folder.all() if self._margins is not None else ())
-        differ = [image for image, answers in said.items() if len({a.answer for a in answers}) > 1]
-        disputed = [self.numbers.get(image, -1) for image in differ]
-        order = np.argsort(hard_first(self._keys(annotator), self._margins, disputed))
-        main = (a.image for a in self._folder.of(annotator) if a.round == "main")
-        closed = {self.numbers.get(image, -1) for image in main} | self.gone
-        return order[~np.isin(order, [*closed, *self._folder.practice])]
+        keys = hard_first(self._keys(annotator), self._margins, self._disputed())
+        order = np.argsort(keys)
+        closed = {*self._answered_in_main_round(annotator), *self.gone, *self._folder.practice}
+        return order[~np.isin(order, [*closed])]
+
+    def _disputed(self) -> list[int]:
+        """Return the faces on which annotators disagree, which matters beside a detector alone."""
+        if self._margins is None:
+            return []
+        return [
+            self.numbers.get(image, -1)
+            for image, answers in by_image(self._folder.all()).items()
+            if len({answer.answer for answer in answers}) > 1
+        ]
+
+    def _answered_in_main_round(self, annotator: str) -> list[int]:
+        """Return the faces in the order of the answers; -1 for one that is not in the data."""
+        answers = self._folder.of(annotator)
+        return [self.numbers.get(answer.image, -1) for answer in answers if answer.round == "main"]
 
     def _coming(self, annotator: str, remaining: NDArray[np.int64]) -> Iterator[_Question]:
         """Yield the questions that the annotator has not answered yet, in order."""
         answers = self._folder.of(annotator)
         done = {(self.numbers.get(answer.image, -1), answer.round) for answer in answers}
-        main = [self.numbers.get(answer.image, -1) for answer in answers if answer.round == "main"]
-        asked = [(number, "practice") for number in self._folder.practice]
-        again, count = 0, len(main)
-        for number in [*remaining.tolist(), -1]:  # -1: repeats after the last face
-            while self._every and again < count // self._every:
-                number_of_answer = repeated(self._seed, annotator, again, self._every)
-                if number_of_answer < len(main):
-                    asked.append((main[number_of_answer], "repeat"))
-                again += 1
-            asked.append((number, "main"))
-            count += 1
-            yield from (q for q in asked if q not in done and q[0] not in {-1, *self.gone})
-            asked = []
+        for question in self._round(annotator, remaining):
+            number, _ = question
+            if question not in done and number != -1 and number not in self.gone:
+                yield question
+
+    def _round(self, annotator: str, remaining: NDArray[np.int64]) -> Iterator[_Question]:
+        """Yield practice, then the remaining faces with repeats between them, answered or not.
+
+        After so many answers in the main round comes the next repeat, also after the last face.
+        """
+        for number in self._folder.practice:
+            yield number, "practice"
+        answered = self._answered_in_main_round(annotator)
+        n_repeats = 0
+        for n_asked, number in enumerate([*remaining.tolist(), None], start=len(answered)):
+            while self._every and n_repeats < n_asked // self._every:
+                answer_number = repeated(self._seed, annotator, n_repeats, self._every)
+                if answer_number < len(answered):
+                    yield answered[answer_number], "repeat"
+                n_repeats += 1
+            if number is not None:
+                yield number, "main"
+
+
+def balanced(faces: Sequence[Sample], seed: int, annotator: str = "") -> Keys:
+    """Return [N], by which to sort: the classes take turns, and in each its generators.
+
+    Every beginning has about as many faces of each kind, until a kind is used up. Annotators see
+    about the same faces first, each in another order, so that those who stop early share faces.
+    """
+    kinds = [(face.label, face.generator or face.extra.get("source", "")) for face in faces]
+    per_class = Counter(label for label, _ in set(kinds))
+    rows = defaultdict[tuple[int | None, str], list[int]](list)
+    for row, kind in enumerate(kinds):
+        rows[kind].append(row)
+    random = np.random.default_rng(seed)
+    keys = np.zeros(len(faces))
+    for kind in sorted(rows, key=str):
+        drawn = random.permutation(rows[kind])
+        keys[drawn] = np.arange(len(drawn)) + _SPREAD * random.random(len(drawn))
+        keys[drawn] *= per_class[kind[0]]
+    personal = np.random.default_rng([seed, zlib.crc32(annotator.encode())])
+    return np.asarray(keys + _PERSONAL * personal.random(len(faces)))
+
+
+def practice(faces: Sequence[Sample], count: int, seed: int) -> list[int]:
+    """Return the rows of the practice round: as many real as synthetic faces, mixed.
+
+    The round is empty if fewer than twice as many faces have a label, or a class has too few.
+    """
+    order = np.argsort(balanced(faces, seed)).tolist()
+    real = [row for row in order if faces[row].label == REAL]
+    fake = [row for row in order if faces[row].label == SYNTHETIC]
+    n_real = count // 2
+    n_fake = count - n_real
+    if len(real) + len(fake) < 2 * count or len(real) < n_real or len(fake) < n_fake:
+        return []
+    mixed = np.random.default_rng(seed).permutation(real[:n_real] + fake[:n_fake])
+    return [int(row) for row in mixed]
+
+
+def hard_first(keys: Keys, margins: Keys | None, disputed: Sequence[int]) -> Keys:
+    """Return the keys [N] with hard faces first; without ``margins`` as they are.
+
+    margins: How far a detector's score is on the right side of its threshold, [N], below 0 where it
+        is wrong. Faces below ``UNSURE`` come first, the most wrong one at the very beginning.
+    disputed: The rows on which annotators disagree; they follow.
+    """
+    if margins is None:
+        return keys
+    disagreed = np.isin(np.arange(len(keys)), disputed)
+    return np.where(margins < UNSURE, margins - 2e9, keys - 1e9 * disagreed)
+
+
+def repeated(seed: int, annotator: str, number: int, every: int) -> int:
+    """Return which answer is asked again, from 0: one of the last ``every`` but the latest 5."""
+    random = np.random.default_rng([seed, zlib.crc32(annotator.encode()), number])
+    return number * every + int(random.integers(max(1, every - 5)))

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from focus.data.readers.human_maps import MADE_MAPS
 from focus.evaluation.error_rates import annotation_lines
 from focus.evaluation.people import Answer, alone, by_annotator, by_image, cannot_judge
 from focus.metrics.annotators import MEASURES, between_annotators, overall
+from focus.metrics.arrays import Floats
 from focus.plotting import INK, shortened
 from focus.runtime.files import atomic_write
 from focus.runtime.progress import progress_bar
@@ -32,69 +33,114 @@ _MOST, _SIDE = 40, 160  # faces in the sheet, pixels of a side
 
 def write_maps(folder: AnswerFolder, data: Manifest, config: AnnotateConfig) -> list[str]:
     """Write all that is made of the answers about the rows of ``data``; return it in words."""
-    root, said, answers = absolute(folder.folder), by_image(folder.all()), folder.all()
+    root = absolute(folder.folder)
+    answers = folder.all()
+    answers_by_image = by_image(answers)
     undecided = cannot_judge(answers)
-    names = _names(folder.faces, config)
     labels = {digest_of(face): face.label for face in folder.faces}
-    made, marks, owners = dict[str, str](), list[Map](), list[Answer]()
+    names = _names(folder.faces, config)
+
+    maps: dict[str, str] = {}
+    marked: list[Answer] = []
+    marks_on_grid: list[Map] = []
     for image, name in progress_bar(names.items(), desc="maps", unit="face", delay=3):
-        right = (a for a in said.get(image, []) if a.label == labels[image] or config.who == "all")
-        owners += (counted := [answer for answer in right if answer.mark])
-        drawn = [load_map(root / answer.mark) for answer in counted]
-        marks += [resized(mark, _GRID) for mark in drawn]
-        if len(drawn) >= config.min_annotators:
-            made[image] = str(root / MADE_MAPS / name)
-            same = [resized(mark, (drawn[0].shape[1], drawn[0].shape[0])) for mark in drawn]
-            mean = (255 * np.mean(same, axis=0)).round().astype(np.uint8)
-            save_image(Image.fromarray(mean), Path(made[image]), format="PNG")
-    for path in {*map(str, (root / MADE_MAPS).rglob("*.png"))} - {*made.values()}:
-        Path(path).unlink()
-    about = zip(*((a.image, a.annotator, labels[a.image]) for a in owners), strict=True)
-    agreement = between_annotators(np.array(marks), *about) if owners else {}
+        counted = [
+            answer
+            for answer in answers_by_image.get(image, [])
+            if answer.mark and (config.who == "all" or answer.label == labels[image])
+        ]
+        marks = [load_map(root / answer.mark) for answer in counted]
+        marked += counted
+        marks_on_grid += [resized(mark, _GRID) for mark in marks]
+        if len(marks) >= config.min_annotators:
+            path = root / MADE_MAPS / name
+            _save_mean(marks, path)
+            maps[image] = str(path)
+    _remove_other_maps(root / MADE_MAPS, set(maps.values()))
+
+    agreement: dict[str, Floats] = {}
+    if marked:
+        agreement = between_annotators(
+            np.array(marks_on_grid),
+            faces=[answer.image for answer in marked],
+            annotators=[answer.annotator for answer in marked],
+            classes=[labels[answer.image] for answer in marked],
+        )
     summary: dict[str, Any] = {
         "version": VERSION,
         "who": config.who,
         "min_annotators": config.min_annotators,
         "n_faces": len(labels),
-        "n_answered": len(said.keys() & names),
+        "n_answered": len(answers_by_image.keys() & names),
         "n_cannot_judge": sum(undecided[image] for image in names),
-        "n_maps": len(made),
+        "n_maps": len(maps),
         "annotators": by_annotator(answers, labels),
         "agreement": overall(agreement, labels),
         "people": alone(folder.faces, list(folder.numbers), answers),  # each once
     }
     with atomic_write(root / PEOPLE) as aside:
         aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    with_figures = (
-        _with_figures(face, made, said, agreement, undecided[digest_of(face)]) for face in data
-    )
-    mapped = sorted(with_figures, key=_agreed)
-    Manifest(mapped).to_csv(root / MANIFEST)
-    (root / SHEET).unlink(missing_ok=True)
-    faces = list({face.human_map: face for face in mapped if face.human_map}.values())[:_MOST]
+
+    rows = []
+    for face in data:
+        image = digest_of(face)
+        row = _with_figures(
+            face, answers_by_image.get(image, []), undecided[image], agreement.get(image)
+        )
+        rows.append(replace(row, human_map=maps.get(image)))
+    rows.sort(key=_disagreed_first)
+    Manifest(rows).to_csv(root / MANIFEST)
+    _write_sheet(rows, root / SHEET)
+    use = "for focus train --human-maps" if maps else "without a map to train with"
+    return [*annotation_lines(summary), f"written: {folder.folder}, {use}"]
+
+
+def _save_mean(marks: Sequence[Map], path: Path) -> None:
+    """Write the mean of the marks of a face as 8-bit grey, at the size of the first one."""
+    height, width = marks[0].shape
+    alike = [resized(mark, (width, height)) for mark in marks]
+    mean = (255 * np.mean(alike, axis=0)).round().astype(np.uint8)
+    save_image(Image.fromarray(mean), path, format="PNG")
+
+
+def _remove_other_maps(folder: Path, maps: set[str]) -> None:
+    """Remove the maps of an earlier start that are not made of the answers of this one."""
+    for path in list(folder.rglob("*.png")):
+        if str(path) not in maps:
+            path.unlink()
+
+
+def _write_sheet(rows: Sequence[Sample], path: Path) -> None:
+    """Draw the first faces that have a map, each map once; without any there is no sheet."""
+    path.unlink(missing_ok=True)
+    faces = list({face.human_map: face for face in rows if face.human_map}.values())[:_MOST]
+    if not faces:
+        return
     cells = [
         (strip(face, NO_CAM, _SIDE), caption, INK)
         for face, caption in zip(faces, captions(faces), strict=True)
     ]
-    rows = [SheetRow("", "", cells[at : at + 4]) for at in range(0, len(cells), 4)]
-    if rows:
-        contact_sheet(root / SHEET, (), rows, _SIDE)
-    use = "for focus train --human-maps" if made else "without a map to train with"
-    return [*annotation_lines(summary), f"written: {folder.folder}, {use}"]
+    sheet = [SheetRow("", "", cells[first : first + 4]) for first in range(0, len(cells), 4)]
+    contact_sheet(path, (), sheet, _SIDE)
 
 
 def _names(faces: Sequence[Sample], config: AnnotateConfig) -> dict[str, str]:
     """Return digest -> map below the folder of maps, where ``--human-maps`` looks for it."""
-    given = [absolute(path) for path in config.data if Path(path).exists()]
-    roots = [path if path.is_dir() else path.parent for path in given]
-    names, taken = dict[str, str](), set[str]()
-    shared = Counter(Path(face.path).with_suffix("") for face in faces)
+    if config.data_root:
+        roots = [absolute(config.data_root)]
+    else:
+        paths = [absolute(path) for path in config.data if Path(path).exists()]
+        roots = [path if path.is_dir() else path.parent for path in paths]
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    n_of_stem = Counter(Path(face.path).with_suffix("") for face in faces)
     for face in faces:
         path = Path(face.path)
-        folders = [absolute(config.data_root)] if config.data_root else roots
-        root = next((root for root in folders if path.is_relative_to(root)), path.parent)
+        root = next((root for root in roots if path.is_relative_to(root)), path.parent)
         below = path.relative_to(root)
-        name = f"{below if shared[path.with_suffix('')] > 1 else below.with_suffix('')}.png"
+        # Of pictures whose names differ in their endings alone, the ending stays.
+        is_shared = n_of_stem[path.with_suffix("")] > 1
+        name = f"{below if is_shared else below.with_suffix('')}.png"
         # Of two with one name, only the manifest finds the second one's map.
         names[digest_of(face)] = f"{digest_of(face)}.png" if name in taken else name
         taken.add(name)
@@ -102,11 +148,13 @@ def _names(faces: Sequence[Sample], config: AnnotateConfig) -> dict[str, str]:
 
 
 def _with_figures(
-    face: Sample, made: Mapping[str, str], said: Any, agreement: Any, n_cannot_judge: int
+    face: Sample, answers: Sequence[Answer], n_cannot_judge: int, agreement: Floats | None
 ) -> Sample:
-    """Return a face with its map, and what people said of it in more columns."""
-    digest = digest_of(face)
-    answers = said.get(digest, [])
+    """Return a face with what people said of it in more columns.
+
+    agreement: [2, 2] of the face, as of :func:`focus.metrics.annotators.between_annotators`; None
+        where fewer than two marked it.
+    """
     extra = {
         "answers": str(len(answers)),
         "cannot_judge": str(n_cannot_judge),
@@ -115,13 +163,14 @@ def _with_figures(
     if answers:
         extra["people_score"] = f"{np.mean([answer.score for answer in answers]):.4f}"
         extra["said_synthetic"] = f"{np.mean([answer.label for answer in answers]):.4f}"
-    if digest in agreement:
-        alike = zip(MEASURES, agreement[digest][0], strict=True)
-        extra |= {name: f"{value:.4f}" for name, value in alike if value == value}
-    return replace(face, human_map=made.get(digest), extra={**face.extra, **extra})
+    if agreement is not None:
+        for name, value in zip(MEASURES, agreement[0], strict=True):
+            if not np.isnan(value):
+                extra[name] = f"{value:.4f}"
+    return replace(face, extra={**face.extra, **extra})
 
 
-def _agreed(face: Sample) -> tuple[bool, float, float]:
+def _disagreed_first(face: Sample) -> tuple[bool, float, float]:
     """Return the sort key that puts faces first on which people disagree."""
     split = abs(float(face.extra.get("said_synthetic", 2)) - 0.5)
     return face.extra["answers"] == "0", split, float(face.extra.get(MEASURES[0], 2))

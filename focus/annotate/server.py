@@ -8,6 +8,7 @@ the types of :class:`Asked` and :class:`Said`.
 import asyncio
 import base64
 import io
+import json
 import logging
 import secrets
 import socket
@@ -15,7 +16,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import resources
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 import uvicorn
@@ -32,7 +33,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from focus.annotate.desk import Desk
-from focus.annotate.words import language_of, words_in
 from focus.data.images import load_image, read_unchanged
 from focus.data.known_images import digest_of
 from focus.errors import ImageError, InputError
@@ -56,6 +56,13 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+Language = Literal["en", "de"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+"""The languages of the page; the first one where a browser asks for none of them."""
+WORDS: dict[str, dict[Language, str]] = json.loads(
+    resources.files("focus.annotate").joinpath("words.json").read_text(encoding="utf-8")
+)
+"""Key -> language -> text; the page puts values in the place of ``{names}``."""
 _log = logging.getLogger(__name__)
 
 
@@ -69,7 +76,8 @@ class _NoNameError(ValueError):
 class Asked(msgspec.Struct, kw_only=True):
     """What the page sends with each request.
 
-    annotator: The name that was typed; None before. tab: The tab of the browser, "" for none.
+    annotator: The name that was typed; None before.
+    tab: The tab of the browser, "" for none.
     """
 
     annotator: str | None = None
@@ -79,8 +87,10 @@ class Asked(msgspec.Struct, kw_only=True):
 class Said(Asked):
     """An answer as the page sends it.
 
-    id: The digest of the face: its number is another one after a start with more faces. mark: What
-    was drawn, the data URL of a PNG; "" for nothing. Other fields are those of an answer.
+    id: The digest of the face: its number is another one after a start with more faces.
+    mark: What was drawn, the data URL of a PNG; "" for nothing.
+
+    Other fields are those of an answer.
 
     Raises ValueError for a confidence that does not fit the answer.
     """
@@ -223,7 +233,8 @@ class Server(uvicorn.Server):
         return Response(content, media_type=_FILES[name])
 
     def _face(self, request: Request) -> Response:
-        if (number := request.path_params["number"]) >= len(self.desk.faces):
+        number = request.path_params["number"]
+        if number >= len(self.desk.faces):
             return PlainTextResponse(_words(request)["no_face"], 404)
         face = self.desk.faces[number]
         try:
@@ -236,7 +247,8 @@ class Server(uvicorn.Server):
             return PlainTextResponse(_words(request)["face_gone"], 410)
         image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         image.info.clear()
-        image.save(file := io.BytesIO(), format="PNG", compress_level=1)
+        file = io.BytesIO()
+        image.save(file, format="PNG", compress_level=1)
         return Response(file.getvalue(), media_type="image/png")
 
     def _post(self, path: str, kind: type[Sent], work: Callable[[Sent], dict[str, Any]]) -> Route:
@@ -302,6 +314,26 @@ def _mark(text: str) -> Image.Image | None:
     except Exception as error:  # decoders raise anything, from struct.error to SyntaxError
         raise ValueError("the mark is no PNG") from error
     return grey if grey.getbbox() else None
+
+
+def language_of(accepted: str) -> Language:
+    """Return the language that a browser likes best; ``accepted`` is its ``Accept-Language``."""
+    best, best_weight = LANGUAGES[0], 0.0
+    for entry in accepted.split(","):
+        name, _, parameter = entry.partition(";")
+        try:
+            weight = float(parameter.strip().removeprefix("q=") or 1)
+        except ValueError:
+            continue
+        for language in LANGUAGES:
+            if name.strip().lower().split("-")[0] == language and weight > best_weight:
+                best, best_weight = language, weight
+    return best
+
+
+def words_in(language: Language) -> dict[str, str]:
+    """Return key -> text in a language."""
+    return {key: texts[language] for key, texts in WORDS.items()}
 
 
 def _words(request: Request) -> dict[str, str]:

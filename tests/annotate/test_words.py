@@ -5,7 +5,7 @@ from importlib import resources
 
 import pytest
 
-from focus.annotate.words import LANGUAGES, WORDS, Language, language_of
+from focus.annotate.server import LANGUAGES, WORDS, Language, language_of
 
 
 def test_every_language_has_every_word_with_the_same_values() -> None:

@@ -1,4 +1,4 @@
-"""Which face comes next."""
+"""Which face comes next, and in whose tab."""
 
 import time
 from collections import Counter
@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from focus.annotate.answers import AnswerFolder
-from focus.annotate.desk import Desk
-from focus.annotate.order import Keys, balanced, hard_first, practice
+from focus.annotate.desk import Desk, Keys, balanced, hard_first, practice
 from focus.data.known_images import CONTENT
 from focus.data.manifest import Sample
 from focus.evaluation.people import read_answers
