@@ -43,6 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     # Read when torch is first imported: threads that spin while they wait slow their neighbours.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when numpy is first imported: two threads take ten times as long for small matrices where
+    # each core is busy.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A shell's background jobs ignore Ctrl-C, and so would the programs that tests send it to.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
