@@ -22,7 +22,7 @@ from bench.cases import CASES, LIMIT, random_cases
 from bench.harness import run_program
 from bench.mutants import FAR, MUTANTS, REWRITINGS, broken
 from bench.ptx.driver import TARGETS
-from bench.ptx.far import far_faults
+from bench.ptx.far import FAR_CASES, far_faults
 from bench.ptx.machine import ORDERS
 from bench.ptx.verdict import judge, judge_in_orders
 
@@ -36,7 +36,7 @@ def is_found(mutant: str, target: str, seed: int = 0) -> bool:
     rewrite = rewriting.apply if rewriting else str
     with nullcontext() if rewriting else broken(MUTANTS[mutant]):
         if case == FAR:
-            return bool(far_faults(target))
+            return any(far_faults(target, [far]) for far in FAR_CASES)
         verdicts = (
             judge(CASES[case], target, order, seed=seed, rewrite=rewrite) for order in ORDERS
         )
