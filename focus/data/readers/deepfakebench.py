@@ -16,8 +16,8 @@ from focus.runtime.json_files import read_json
 
 _DF40 = "/df40(?:_train)?/(?:(?P<split>train|val|test)/)?"
 _LEVEL = "(?:/(?P<compression>raw|c[0-9]+))?"
-# Places of a folder and their label, the first that is found; the names in them are kept.
-_PLACES = (
+# Where a folder lies and its label, by the first that fits; the names in them are kept.
+_FOLDERS = (
     (f"/original_sequences/(?P<source>youtube|actors){_LEVEL}", REAL),
     (f"/manipulated_sequences/(?P<generator>[^/]+){_LEVEL}", SYNTHETIC),
     # In DF40's folders cdf, the fakes made of Celeb-DF's images lie in folders of these names.
@@ -26,7 +26,7 @@ _PLACES = (
     (f"{_DF40}(?:(?P<generator>[^/]+)/(?:[^/]+/)*)?(?:0_)?real", REAL),
     (f"{_DF40}(?:(?:1_)?fake/)?(?P<generator>[^/]+)", SYNTHETIC),
 )
-_PATTERNS = [(re.compile(f"{place}(?=/)", re.IGNORECASE), label) for place, label in _PLACES]
+_PATTERNS = [(re.compile(f"{folders}(?=/)", re.IGNORECASE), label) for folders, label in _FOLDERS]
 # Names of videos: the one that is seen, and in swaps the one whose face was put in.
 _VIDEOS = [
     (re.compile("([0-9]{3})(?:_[0-9]{3})?"), "FF++"),
@@ -45,24 +45,25 @@ def read_folders(root: Path, folders: Iterable[str]) -> dict[str, Sample]:
     entry.
     """
     splits = cache(_official_splits)
-    known = {}
+    samples = {}
     for folder in folders:
-        if (found := _match(root, folder)) is None:
+        match_and_label = _match(root, folder)
+        if match_and_label is None:
             continue
-        match, label = found
+        match, label = match_and_label
         extra = {name: text for name, text in match.groupdict().items() if text}
         generator = extra.pop("generator", "" if label == REAL else "Celeb-DF")
         name = os.path.basename(folder)  # noqa: PTH119 - a million Path objects take seconds
         group = ""
         split: Split = split_of(extra.pop("split", "")) or ""
-        for pattern, of in _VIDEOS:
+        for pattern, data_set in _VIDEOS:
             if video := pattern.fullmatch(name):
-                group = f"{of} {video[1]}"
-                if of == "FF++" and "_sequences" in match[0]:
+                group = f"{data_set} {video[1]}"
+                if data_set == "FF++" and "_sequences" in match[0]:
                     split = splits(folder[: match.start()]).get(video[1], "")
                 break
-        known[folder] = Sample("", label, generator, split=split, group=group, extra=extra)
-    return known
+        samples[folder] = Sample("", label, generator, split=split, group=group, extra=extra)
+    return samples
 
 
 def _match(root: Path, folder: str) -> tuple[re.Match[str], int] | None:

@@ -43,14 +43,14 @@ def paths_below(
         return
     try:
         with os.scandir(folder) as entries:
-            found = {e.name: e.is_dir() for e in entries if is_listed(e.name)}
+            is_folder = {e.name: e.is_dir() for e in entries if is_listed(e.name)}
     except OSError as error:
         raise InputError(
             f"Cannot list {folder} ({error.strerror}): make the folder readable."
         ) from error
     beginning = with_separator(folder)
-    for name in _in_natural_order(found):
-        if found[name]:
+    for name in _in_natural_order(is_folder):
+        if is_folder[name]:
             yield from paths_below(folder / name, extensions, skip, (*_above, real))
         elif name[name.rfind(".") :].lower() in extensions:
             yield beginning + name

@@ -64,22 +64,30 @@ def read(
         raise InputError(f"There are no images in the folder {root}: give one that holds some.")
     listed = dict.fromkeys(map(_folder, paths.folders.texts))
     folders = {folder: Path(folder).relative_to(root).parts for folder in listed}
-    known = deepfakebench.read_folders(root, folders) if layout in (None, DEEPFAKEBENCH) else {}
-    if known or layout == DEEPFAKEBENCH:
-        return DEEPFAKEBENCH, _known(paths, known, root, "of a set that is known")
+    if layout in (None, DEEPFAKEBENCH):
+        of_folders = deepfakebench.read_folders(root, folders)
+        if of_folders or layout == DEEPFAKEBENCH:
+            names = "of a set that is known"
+            return DEEPFAKEBENCH, _images_in(of_folders, paths, root, names)
+
     trees = {**TREES, NAMED: {**TREES[NAMED], **words}}
     if layout is None:
         layout = next((name for name in trees if _fits(name, trees[name], folders.values())), None)
     if layout is None or layout == "images":
         unlabelled = dict.fromkeys(folders, Sample(""))
         return "images", Manifest.in_folders(paths, unlabelled, str(root))
-    known = _read_folders(layout, trees[layout], folders, root, generator)
-    return layout, _known(paths, known, root, " or ".join(trees[layout]))
+    of_folders = _read_folders(layout, trees[layout], folders, root, generator)
+    return layout, _images_in(of_folders, paths, root, " or ".join(trees[layout]))
 
 
-def _known(paths: PathColumn, known: Mapping[str, Sample], root: Path, names: str) -> Manifest:
-    """Return the images in folders that are known; raise InputError if there are none."""
-    manifest = Manifest.in_folders(paths, known, str(root))
+def _images_in(
+    of_folders: Mapping[str, Sample], paths: PathColumn, root: Path, names: str
+) -> Manifest:
+    """Return the images in these folders; raise InputError if there are none.
+
+    of_folders: What is known of the images in each. names: Of such folders, for messages.
+    """
+    manifest = Manifest.in_folders(paths, of_folders, str(root))
     if not manifest:
         raise InputError(f"No image of {root} is in a folder {names}: give another --layout.")
     if n_other := len(paths) - len(manifest):
@@ -145,7 +153,9 @@ def list_images(
         if n_files := sum(1 for _ in paths_below(folder, extensions)):
             _log.warning(
                 "%s: passed over %d files in %s, which by its name holds maps and no images",
-                *(root, n_files, folder.relative_to(root)),
+                root,
+                n_files,
+                folder.relative_to(root),
             )
     if n_unread:
         _log.warning("%s: left out %d HEIC or JPEG XL files: convert them", root, n_unread)
@@ -172,7 +182,7 @@ def _fits(layout: DataLayout, tree: Mapping[str, int], folders: Iterable[_Folder
     return labels != {None} and (layout == NUMBERED or None not in labels)
 
 
-class _Place(NamedTuple):
+class _Labelled(NamedTuple):
     """Label and split by the names of folders, and the folders above and below the label's."""
 
     label: int
@@ -189,45 +199,56 @@ def _read_folders(
     named: str,
 ) -> dict[str, Sample]:
     """Return what is known of the images in each folder, without their paths."""
-    labelled = {at: names for at, names in folders.items() if _label_at(names, tree) is not None}
+    names_of = {
+        folder: names for folder, names in folders.items() if _label_at(names, tree) is not None
+    }
     beside = defaultdict[_Folders, set[str]](set)
-    for names in labelled.values():
-        for i, name in enumerate(names):
+    for names in names_of.values():
+        for depth, name in enumerate(names):
             if name.casefold() not in tree:
-                beside[names[:i]].add(name)
-    places = {at: _place(layout, tree, names, beside, root) for at, names in labelled.items()}
-    top = {place.above[0] for place in places.values() if place.above}
+                beside[names[:depth]].add(name)
+    labelled = {
+        folder: _labelled(layout, tree, names, beside, root) for folder, names in names_of.items()
+    }
+
+    top = {names.above[0] for names in labelled.values() if names.above}
     # Folders below the label are generators if all fakes lie in some, of which one is known.
-    fakes = [place.below for place in places.values() if place.label == SYNTHETIC]
-    below = not top and all(fakes) and any(family_of(names[0]) for names in fakes)
+    below_fakes = [names.below for names in labelled.values() if names.label == SYNTHETIC]
+    are_below = not top and all(below_fakes) and any(family_of(below[0]) for below in below_fakes)
     are_classes = bool(named and top) and not any(map(family_of, top))
-    known = {}
-    for at, place in places.items():
-        names = place.below[:1] if below else place.above
+
+    samples = {}
+    for folder, (label, split, above, below) in labelled.items():
+        names = below[:1] if are_below else above
         generator, *classes = ("", *names) if are_classes else (names or ("",))
         extra = {"class": "/".join(classes)} if classes else NO_EXTRA
-        if place.label == REAL and below and generator:
+        if label == REAL and are_below and generator:
             generator, extra = "", {"source": generator}
-        known[at] = Sample("", place.label, generator, split=place.split, extra=extra)
-    return known
+        samples[folder] = Sample("", label, generator, split=split, extra=extra)
+    return samples
 
 
-def _place(
+def _labelled(
     layout: DataLayout,
     tree: Mapping[str, int],
     names: _Folders,
     beside: Mapping[_Folders, set[str]],
     root: Path,
-) -> _Place:
-    at = _label_at(names, tree) or 0
-    label = tree[names[at].casefold()]
-    split: Split = ""
-    for i, name in enumerate(names):
-        if i != at and _names_split(layout, names[:i], name, beside, root):
-            split, at = split_of(name) or "", at - (i < at)
-            names = (*names[:i], *names[i + 1 :])
-            break
-    return _Place(label, split, names[:at], names[at + 1 :])
+) -> _Labelled:
+    """Return what the names of nested folders say, the one of the split left out.
+
+    beside: The folders in each folder that name no label.
+    """
+    label_depth = _label_at(names, tree) or 0
+    label = tree[names[label_depth].casefold()]
+    for depth, name in enumerate(names):
+        if depth != label_depth and _names_split(layout, names[:depth], name, beside, root):
+            split = split_of(name) or ""
+            names = (*names[:depth], *names[depth + 1 :])
+            if depth < label_depth:
+                label_depth -= 1
+            return _Labelled(label, split, names[:label_depth], names[label_depth + 1 :])
+    return _Labelled(label, "", names[:label_depth], names[label_depth + 1 :])
 
 
 def _names_split(

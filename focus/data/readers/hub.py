@@ -18,13 +18,13 @@ def licence_of(path: Path) -> str:
 
     name = "/".join(path.parts[:2])
     try:
-        about = HfApi().dataset_info(name, files_metadata=True)
+        dataset = HfApi().dataset_info(name, files_metadata=True)
     except Exception as error:  # the Hub's own errors, and those of the connection
         licence, size = "", f"size and licence are not known ({type(error).__name__})"
     else:
-        named = about.card_data.get("license") if about.card_data else None
+        named = dataset.card_data.get("license") if dataset.card_data else None
         licence = ", ".join([named] if isinstance(named, str) else named or [])
-        total = sum(file.size or 0 for file in about.siblings or ())
+        total = sum(file.size or 0 for file in dataset.siblings or ())
         size = f"{total / 1e6:,.0f} MB in all, licence: {licence or 'none is named'}"
     if is_main_process():
         print(f"hf://{path}: {size}", flush=True)
@@ -35,7 +35,7 @@ def parquet_files(datasets: Any, path: Path) -> dict[Split, list[str]]:
     """Return the addresses of a data set's files by split, none if they are not all parquet."""
     builder = datasets.load_dataset_builder("/".join(path.parts[:2]), *path.parts[2:])
     files = defaultdict[Split, list[str]](list)
-    for part, own in builder.config.data_files.items():
-        files[split_of(str(part)) or ""] += map(str, own)
-    whole = all(name.endswith(".parquet") for own in files.values() for name in own)
-    return files if whole else {}
+    for part, addresses in builder.config.data_files.items():
+        files[split_of(str(part)) or ""] += map(str, addresses)
+    are_parquet = all(name.endswith(".parquet") for names in files.values() for name in names)
+    return files if are_parquet else {}

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from focus.data.manifest import STORED_IN, Manifest, Sample, Split, parsed, refuse_repeated
 from focus.data.readers.files import images_below
@@ -30,11 +30,38 @@ from focus.runtime.machine import cache_dir
 PARQUET = (".parquet",)
 ClassNames = Mapping[str, Sequence[str] | None]
 """The columns of a part, each with the names of its classes if it has such."""
-_Row = tuple[Split, ClassNames, dict[str, Any], str]
-"""The split of a row's part, the part's columns, the row's cells, and its file and number there."""
+
+
+class _Row(NamedTuple):
+    """A row of a data set.
+
+    split: Of the part that it is in. class_names: The columns of that part. cells: By column.
+    source: Its file, and its number in that.
+    """
+
+    split: Split
+    class_names: ClassNames
+    cells: dict[str, Any]
+    source: str
+
+
 Wants = Callable[[_Row], bool]
-_Part = tuple[Split, ClassNames, str, int, Iterator[Any]]
-"""Split and columns of a part, its file, the number of its first row there, its rows one by one."""
+
+
+class _Part(NamedTuple):
+    """Rows of a data set that lie together.
+
+    file: Where they lie. first: The number of the first of them there. tables: Tables of Arrow
+    with a row each.
+    """
+
+    split: Split
+    class_names: ClassNames
+    file: str
+    first: int
+    tables: Iterator[Any]
+
+
 _SAVED = ("dataset_dict.json", "state.json")  # files of save_to_disk
 _UNPACKED = 2**26  # bytes; a column or its rows may hold more in at least a hundredth of it
 _BEGINNINGS = {
@@ -56,7 +83,7 @@ def is_parquet(folder: Path) -> bool:
 
 def read(
     path: Path,
-    given: Mapping[str, str],
+    column_names: Mapping[str, str],
     inside: Callable[[str], str],
     words: Mapping[str, int] = NO_WORDS,
     *,
@@ -66,7 +93,7 @@ def read(
     """Read a data set; the split is a column's, else the part's or the file's.
 
     path: The file or folder or, if ``hub``, the name of the data set to download.
-    given: The names of its columns, by the manifest's.
+    column_names: The names of its columns, by the manifest's.
     inside: Makes the path of a cell absolute.
     words: The class of each word for a label, beside the usual ones.
     most: How many images of each class, generator and split are kept; of the Hub no more groups of
@@ -74,53 +101,93 @@ def read(
 
     Raises InputError with the row's number, counted from 1 over all splits, in what is kept.
     """
-    found: list[tuple[ClassNames, Columns]] = []
-    licence = licence_of(path) if hub else ""
-
-    def sample(row: _Row, stored: bool = True) -> Sample:
-        split, names, values, place = row
-        if not found or names is not found[-1][0]:
-            found.append((names, Columns.find(list(names), given, words)))
-        columns = found[-1][1]
-        cells = [_cell(value, names[name]) for name, value in values.items()]
-        for at in (columns.positions[role] for role in PATHS if role in columns.positions):
-            cells[at] = _file(values[columns.header[at]], inside) if stored else "not stored"
-        told = columns.sample(cells, str)
-        if licence:
-            told = replace(told, extra={"license": licence, **told.extra})
-        image = values[columns.header[columns.positions["path"]]]
-        if isinstance(image, Mapping) and image.get("bytes"):
-            place, image = (
-                f"{place}, {image['path']}" if image.get("path") else place,
-                image["bytes"],
-            )
-        if isinstance(image, bytes):
-            told = replace(told, extra={**told.extra, STORED_IN: place})
-        return told if told.split else replace(told, split=split)
-
-    def passes(row: _Row, takes: Callable[[Sample], bool]) -> bool:
-        try:
-            return takes(sample(row, stored=False))
-        except ValueError:
-            return True  # it is reported below
-
+    reader = _RowReader(column_names, inside, words, licence_of(path) if hub else "")
     if most is None:
         rows = _rows(path, hub)
     else:
         portion = Portion(most)
-        all_rows = _rows(path, hub, partial(passes, takes=portion.wants))
-        rows = (row for row in all_rows if passes(row, portion.takes))
-    samples = parsed(enumerate(rows, start=1), f"{path}, row", sample)
+        all_rows = _rows(path, hub, partial(reader.passes, takes=portion.wants))
+        rows = (row for row in all_rows if reader.passes(row, portion.takes))
+
+    samples = parsed(enumerate(rows, start=1), f"{path}, row", reader.sample)
     manifest = from_rows(reals_by_generator(samples), path, embedded=True)
-    return found[0][1], manifest
+    return reader.first_columns(), manifest
+
+
+class _RowReader:
+    """Make samples of rows, whose parts may have different columns.
+
+    column_names, inside, words: As of :func:`read`. licence: Of the data set, "" if it names none.
+    """
+
+    def __init__(
+        self,
+        column_names: Mapping[str, str],
+        inside: Callable[[str], str],
+        words: Mapping[str, int],
+        licence: str,
+    ) -> None:
+        self._column_names, self._inside, self._words = column_names, inside, words
+        self._licence = licence
+        self._first_columns: Columns | None = None
+        # Of the part that was read last.
+        self._class_names: ClassNames | None = None
+        self._columns: Columns | None = None
+
+    def first_columns(self) -> Columns:
+        """Return the columns of the first part, once a row of it has been read."""
+        assert self._first_columns is not None
+        return self._first_columns
+
+    def sample(self, row: _Row, stored: bool = True) -> Sample:
+        """Return the sample of a row; ValueError if it cannot be one.
+
+        stored: Whether images that are bytes are written to the cache.
+        """
+        columns = self._columns_of(row.class_names)
+        cells = [_cell(value, row.class_names[name]) for name, value in row.cells.items()]
+        for role in PATHS:
+            if role in columns.positions:
+                position = columns.positions[role]
+                value = row.cells[columns.header[position]]
+                cells[position] = _file(value, self._inside) if stored else "not stored"
+
+        sample = columns.sample(cells, str)
+        extra = sample.extra
+        if self._licence:
+            extra = {"license": self._licence, **extra}
+        image = row.cells[columns.header[columns.positions["path"]]]
+        source = row.source
+        if isinstance(image, Mapping) and image.get("bytes"):
+            if image.get("path"):
+                source = f"{source}, {image['path']}"
+            image = image["bytes"]
+        if isinstance(image, bytes):
+            extra = {**extra, STORED_IN: source}
+        return replace(sample, split=sample.split or row.split, extra=extra)
+
+    def passes(self, row: _Row, takes: Callable[[Sample], bool]) -> bool:
+        """Return whether the sample of a row is taken, or cannot be made, which is told later."""
+        try:
+            return takes(self.sample(row, stored=False))
+        except ValueError:
+            return True
+
+    def _columns_of(self, class_names: ClassNames) -> Columns:
+        if self._columns is None or class_names is not self._class_names:
+            self._columns = Columns.find(list(class_names), self._column_names, self._words)
+            self._class_names = class_names
+            if self._first_columns is None:
+                self._first_columns = self._columns
+        return self._columns
 
 
 def text_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the names of a parquet file's columns, then its rows from 1, as a CSV has them."""
-    for number, (_, names, values, _) in enumerate(_rows(path, hub=False), start=1):
+    for number, row in enumerate(_rows(path, hub=False), start=1):
         if number == 1:
-            yield 0, list(values)
-        yield number, [_cell(value, names[name]) for name, value in values.items()]
+            yield 0, list(row.cells)
+        yield number, [_cell(value, row.class_names[name]) for name, value in row.cells.items()]
 
 
 def store_image(content: bytes) -> str:
@@ -136,7 +203,7 @@ def store_image(content: bytes) -> str:
 
 
 def _rows(path: Path, hub: bool, wants: Wants | None = None) -> Iterator[_Row]:
-    """Yield each row with its split, its part's columns and its place, nothing in it decoded.
+    """Yield the rows, nothing in them decoded.
 
     wants: Says by the other cells of a row whether its images are needed. Of a group of rows in a
         parquet file without a needed one they are not read.
@@ -151,11 +218,12 @@ def _rows(path: Path, hub: bool, wants: Wants | None = None) -> Iterator[_Row]:
         ) from error
     try:
         parts = _parts(library, path, hub, wants) if by_library else _in_files(_files(path), wants)
-        for split, names, place, first, tables in parts:
-            rows = (row for table in tables for row in table.to_pylist())
-            for number, row in enumerate(rows, start=first):
-                names = names or dict.fromkeys(row)
-                yield split, names, row, f"{place}, row {number}"
+        for part in parts:
+            class_names = part.class_names
+            rows = (row for table in part.tables for row in table.to_pylist())
+            for number, row in enumerate(rows, start=part.first):
+                class_names = class_names or dict.fromkeys(row)
+                yield _Row(part.split, class_names, row, f"{part.file}, row {number}")
     except Exception as error:  # it raises what its many backends raise
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise InputError(
@@ -182,9 +250,10 @@ def _parts(datasets: Any, path: Path, hub: bool, wants: Wants | None) -> Iterato
     parts = loaded if isinstance(loaded, Mapping) else {"": loaded}
     for name, part in parts.items():
         features = (part.features or {}).items()
-        names = {column: getattr(feature, "names", None) for column, feature in features}
-        place = f"{path.name} {name}".rstrip()
-        yield split_of(name) or "", names, place, 1, part.with_format("arrow").iter(1)
+        class_names = {column: getattr(feature, "names", None) for column, feature in features}
+        source = f"{path.name} {name}".rstrip()
+        rows = part.with_format("arrow").iter(1)
+        yield _Part(split_of(name) or "", class_names, source, 1, rows)
 
 
 def _in_files(
@@ -206,7 +275,7 @@ def _in_files(
                 classes, first = _classes(file.schema_arrow), 1
                 for group in range(file.num_row_groups):
                     if wants is None or _has_wanted(file, group, split, classes, wants):
-                        yield split, classes, name, first, _bounded(file, group)
+                        yield _Part(split, classes, name, first, _bounded(file, group))
                     first += file.metadata.row_group(group).num_rows
 
 
@@ -236,7 +305,7 @@ def _has_wanted(file: Any, group: int, split: Split, names: ClassNames, wants: W
         if not (types.is_nested(column.type) or "binary" in str(column.type))
     ]
     rows = file.read_row_group(group, columns=small).to_pylist()
-    return any(wants((split, names, dict.fromkeys(names) | row, "")) for row in rows)
+    return any(wants(_Row(split, names, dict.fromkeys(names) | row, "")) for row in rows)
 
 
 def _check_sizes(metadata: Any) -> None:
@@ -253,12 +322,14 @@ def _check_sizes(metadata: Any) -> None:
 
 def _bounded(file: Any, group: int) -> Iterator[Any]:
     """Yield the rows of a group; raise InputError once one value of a few bytes was many rows."""
-    about = file.metadata.row_group(group)
-    packed = sum(about.column(at).total_compressed_size for at in range(about.num_columns))
-    most = left = max(_UNPACKED, 100 * packed)
+    metadata = file.metadata.row_group(group)
+    columns = [metadata.column(number) for number in range(metadata.num_columns)]
+    packed = sum(column.total_compressed_size for column in columns)
+    most = max(_UNPACKED, 100 * packed)
+    unpacked = 0
     for row in file.iter_batches(1, [group]):
-        left -= row.nbytes
-        if left < 0:
+        unpacked += row.nbytes
+        if unpacked > most:
             raise InputError(f"its rows hold more than {most} bytes in a group of {packed}")
         yield row
 

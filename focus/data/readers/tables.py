@@ -216,8 +216,8 @@ class Columns:
             generator = "" if label is not None else word
             label = SYNTHETIC if label is None and word else label
         elif label is None and word:
-            known = ", ".join(self.labels)
-            raise ValueError(f"label {word!r} is none of {known} (--labels names others)")
+            names = ", ".join(self.labels)
+            raise ValueError(f"label {word!r} is none of {names} (--labels names others)")
         return "" if label is None else LABEL_NAMES[label], generator
 
 
