@@ -96,7 +96,7 @@ def compare(
         differences.append(
             f"The p-values are not adjusted for {len(others)} runs compared with one."
         )
-    abouts = {run.name: _about(run) for run in runs}
+    facts = {run.name: _facts(run) for run in runs}
     faces, why = _faces(runs)
     findings = [
         replace(of_run, text=f"{run.name}: {of_run.text}")
@@ -106,7 +106,7 @@ def compare(
     ]
     findings += [finding("comparison", text=text) for text in (*parts, *not_drawn, *missing, *why)]
     print(format_table(results), end="\n\n")
-    for line in (*differences, *(f"{name}: {about}" for name, about in abouts.items())):
+    for line in (*differences, *(f"{name}: {text}" for name, text in facts.items())):
         print(line)
     sections = {
         f"{kind} by generator": [plot for plot in curves if plot.title.startswith(kind)]
@@ -115,7 +115,7 @@ def compare(
     path = page.render(
         output,
         title=f"Comparison of {len(runs)} runs",
-        facts=abouts,
+        facts=facts,
         results=results,
         differences=differences,
         findings=worst_first(findings),
@@ -178,25 +178,28 @@ def _in_common(runs: Sequence[RunData]) -> tuple[list[RunData], list[str]]:
             "--common: no image is in all of them by path, label and generator: give --data-root "
             "where paths are relative."
         )
-    found = []
+    runs_in_common = []
     for run, scores in zip(runs, shared, strict=True):
         was = run.results
-        known = was["thresholds"]
-        points = OperatingPoints(known, None, 0, 0) if known else None
-        of_generators = {name: family or "" for name, family in was["training_families"].items()}
-        told = was["training_generators"], of_generators, points
-        new = summarise(scores, *told, threshold=Threshold(*was["decision"].values()))
+        thresholds = was["thresholds"]
+        new = summarise(
+            scores,
+            was["training_generators"],
+            {name: family or "" for name, family in was["training_families"].items()},
+            OperatingPoints(thresholds, None, 0, 0) if thresholds else None,
+            threshold=Threshold(*was["decision"].values()),
+        )
         if all(was[name]["pooled"]["brier"] is None for name in SET_TITLES if name in was):
             new = without_calibration(new)  # the scores are no probabilities
         kept = ("findings", "provenance", "model", "undefined_thresholds")
         new |= {name: was[name] for name in kept if name in was}
-        found.append(RunData(run.name, run.folder, scores, new, []))
+        runs_in_common.append(RunData(run.name, run.folder, scores, new, []))
     sizes = ", ".join(f"{len(run.scores):,} of {run.name}" for run in runs)
     text = (
         f"All figures are of the {len(shared[0]):,} images in common ({sizes}), without "
         "robustness; what is said of a run is about all its images."
     )
-    return found, [text]
+    return runs_in_common, [text]
 
 
 def _roc_and_det(runs: Sequence[RunData]) -> tuple[list[plots.Plot], list[str]]:
@@ -257,7 +260,7 @@ def _detector(run: RunData) -> "Detector":
     return Detector.from_pretrained(_model_folder(run))
 
 
-def _about(run: RunData) -> str:
+def _facts(run: RunData) -> str:
     """Return what the head of the page says of a run."""
     origin = run.results.get("provenance") or {}
     decision = run.results["decision"]
@@ -307,31 +310,30 @@ def _faces(runs: Sequence[RunData]) -> tuple[list[tuple[str, str]], list[str]]:
             made = predictions(detector, faces, batch_size=len(faces))
             cams.append(np.concatenate([p.cams[:, 0].float().numpy() for _, p in made]))
         pictures = [
-            gallery.as_data_uri(strip(face, own, gallery.SIDE, seen_by))
-            for face, own in zip(faces, map(np.stack, zip(*cams, strict=True)), strict=True)
+            gallery.as_data_uri(strip(face, np.stack(cams_of_face), gallery.SIDE, seen_by))
+            for face, cams_of_face in zip(faces, zip(*cams, strict=True), strict=True)
         ]
     except (InputError, ImageError) as error:
         return [], [f"No faces are shown: {error}"]
     words = []
     for row in rows:
-        each = [own.select([row]) for own in ordered]
-        said = [
-            f"{run.name} {gallery.outcome_of(own.label[0], own.predicted[0])}, "
-            f"score {own.score[0]:.2f}, h {own.entropy_predicted[0]:.2f}"
-            for run, own in zip(runs, each, strict=True)
-        ]
-        kind = gallery.kind(each[0].label[0], each[0].generator[0])
-        words.append(f"{kind}: {'; '.join(said)}")
+        verdicts = []
+        for run, scores in zip(runs, ordered, strict=True):
+            outcome = gallery.outcome_of(scores.label[row], scores.predicted[row])
+            score, entropy = scores.score[row], scores.entropy_predicted[row]
+            verdicts.append(f"{run.name} {outcome}, score {score:.2f}, h {entropy:.2f}")
+        kind = gallery.kind(ordered[0].label[row], ordered[0].generator[row])
+        words.append(f"{kind}: {'; '.join(verdicts)}")
     return list(zip(pictures, words, strict=True)), []
 
 
 def _disputed(scores: Sequence[Scores], count: int = 12) -> list[int]:
     """Return the rows whose scores differ most between the runs, of each kind in turn."""
-    spread = np.ptp([own.score for own in scores], axis=0)
+    spread = np.ptp([scores_of_run.score for scores_of_run in scores], axis=0)
     order: dict[tuple[int, str], list[int]] = {}
     for row in np.argsort(-spread, kind="stable").tolist():
         order.setdefault((scores[0].label[row], scores[0].generator[row]), []).append(row)
-    turns = [(place, row) for rows in order.values() for place, row in enumerate(rows)]
+    turns = [(turn, row) for rows in order.values() for turn, row in enumerate(rows)]
     return [row for _, row in sorted(turns)[:count]]
 
 
@@ -350,16 +352,20 @@ def _robustness(runs: Sequence[RunData]) -> tuple[list[plots.Plot], list[str]]:
         aucs: dict[str, dict[str, list[float]]] = {}
         for name in STRENGTHS:
             by_run = {run.name: _of_test_set(run, name, test_set) for run in runs}
-            measured = [found for found in by_run.values() if found]
+            measured = [of_generators for of_generators in by_run.values() if of_generators]
             if not measured:
                 continue
-            common = [name for name in measured[0] if all(name in found for found in measured)]
+            common = [
+                generator
+                for generator in measured[0]
+                if all(generator in of_generators for of_generators in measured)
+            ]
             if not common:
                 remarks.append(f"Robustness, {title}: the runs have no generator in common.")
                 break
             aucs[name] = {
-                run: np.mean([found[g] for g in common], axis=0).tolist() if found else []
-                for run, found in by_run.items()
+                run: np.mean([aucs_of[g] for g in common], axis=0).tolist() if aucs_of else []
+                for run, aucs_of in by_run.items()
             }
         if aucs:
             drawn += plots.of_runs_robustness(test_set, common, aucs)
@@ -368,5 +374,5 @@ def _robustness(runs: Sequence[RunData]) -> tuple[list[plots.Plot], list[str]]:
 
 def _of_test_set(run: RunData, perturbation: str, test_set: str) -> Mapping[str, Sequence[float]]:
     """Return the AUCs of each generator, clean and at each strength."""
-    found = robustness.curves(run.perturbed, perturbation)
-    return {generator: aucs for (own_set, generator), aucs in found.items() if own_set == test_set}
+    curves = robustness.curves(run.perturbed, perturbation)
+    return {generator: aucs for (of_set, generator), aucs in curves.items() if of_set == test_set}

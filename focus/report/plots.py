@@ -222,8 +222,8 @@ def of_runs_robustness(
         said, lines, short = [], [], shortened(by_run)
         for number, (run, line) in enumerate(by_run.items()):
             if line:
-                at = f"{line[-1]:.3f} at {STRENGTHS[name][-1]:g}"
-                said.append(f"{run} {line[0]:.3f} clean, {at}")
+                strongest = f"{line[-1]:.3f} at {STRENGTHS[name][-1]:g}"
+                said.append(f"{run} {line[0]:.3f} clean, {strongest}")
                 lines.append((short[run], line, _style(number)))
         plots.append(
             Plot(
@@ -269,13 +269,19 @@ def roc_and_det(
         axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick >= lowest]))
 
     def draw_roc(axes: Axes) -> None:
-        draw_steps(axes, [found for _, found in rates])
+        draw_steps(axes, [true_positive_rates for _, true_positive_rates in rates])
         axes.plot(guide, guide, **_GUIDE)
         axes.set(ylabel="true positive rate", ylim=(0, 1.01))
         _show_percent(axes.xaxis, axes.yaxis)
 
     def draw_det(axes: Axes) -> None:
-        draw_steps(axes, [np.maximum(1 - found, lowest_missed / 2) for _, found in rates])
+        draw_steps(
+            axes,
+            [
+                np.maximum(1 - true_positive_rates, lowest_missed / 2)
+                for _, true_positive_rates in rates
+            ],
+        )
         axes.plot(guide, 1 - guide, **_GUIDE)
         axes.set(yscale="log", ylabel="miss rate", ylim=(max(lowest_missed, 1e-4), 1))
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -457,21 +463,21 @@ def _robustness_of_generators(name: str, results: Sequence[PerturbedAUC], axes: 
 
     Of many, the generators of the open set alone, and the mean of each test set.
     """
-    found = curves(results, name)
-    short = shortened(generator for _, generator in found)
+    curves_of = curves(results, name)
+    short = shortened(generator for _, generator in curves_of)
     lines: list[tuple[str, Sequence[float], Style]] = []
-    for (test_set, generator), aucs in found.items():
-        if len(found) > _MANY and test_set != "open":
+    for (test_set, generator), aucs in curves_of.items():
+        if len(curves_of) > _MANY and test_set != "open":
             continue
         number = list(short).index(generator)
         label = short[generator]
-        if len(found) <= _MANY:
+        if len(curves_of) <= _MANY:
             label += f" ({test_set.replace('_', ' ')})"
         style = {"marker": MARKERS[number % len(MARKERS)], "linestyle": DASHES[test_set]}
         lines.append((label, aucs, _style(number) | style))
     for test_set, dashes in DASHES.items():
-        of_set = [aucs for (name_of_set, _), aucs in found.items() if name_of_set == test_set]
-        if len(of_set) > 1 and (test_set == "open" or len(found) > _MANY):
+        of_set = [aucs for (name_of_set, _), aucs in curves_of.items() if name_of_set == test_set]
+        if len(of_set) > 1 and (test_set == "open" or len(curves_of) > _MANY):
             mean: Style = {"color": INK, "linewidth": 2.4, "marker": "", "linestyle": dashes}
             name_of_mean = f"mean ({test_set.replace('_', ' ')})"
             lines.append((name_of_mean, np.mean(of_set, axis=0).tolist(), mean))
