@@ -138,7 +138,9 @@ class Preprocessing:
 
 
 def _middle_of(box: tuple[int, int, int, int], side: int) -> tuple[int, int, int, int]:
-    left, top = (box[at] + (box[at + 2] - box[at] - side) // 2 for at in (0, 1))
+    left, top, right, bottom = box
+    left += (right - left - side) // 2
+    top += (bottom - top - side) // 2
     return left, top, left + side, top + side
 
 

@@ -703,11 +703,11 @@ def _are_plain_paths(cells: Sequence[str]) -> bool:
 
 
 def sample_of(
-    cells: Mapping[str, str], extra: Mapping[str, str], place: Callable[[str], str]
+    cells: Mapping[str, str], extra: Mapping[str, str], resolve: Callable[[str], str]
 ) -> Sample:
     """Return the sample of a row; raises ValueError.
 
-    cells: The cells by column of the manifest, "" if unknown. place: Makes a path absolute.
+    cells: The cells by column of the manifest, "" if unknown. resolve: Makes a path absolute.
     """
     for column, names in (("label", ("", *LABEL_NAMES)), ("split", _SPLITS), ("test_set", _SETS)):
         if cells[column] not in names:
@@ -716,14 +716,14 @@ def sample_of(
     if not cells["path"]:
         raise ValueError("an empty path")
     return Sample(
-        path=place(cells["path"]),
+        path=resolve(cells["path"]),
         label=LABEL_NAMES.index(cells["label"]) if cells["label"] else None,
         generator=cells["generator"],
         family=cells["family"],
         split=cast("Split", cells["split"]),
         test_set=cast("TestSet", cells["test_set"]),
-        human_map=place(cells["human_map"]) if cells["human_map"] else None,
-        mask_path=place(cells["mask_path"]) if cells["mask_path"] else None,
+        human_map=resolve(cells["human_map"]) if cells["human_map"] else None,
+        mask_path=resolve(cells["mask_path"]) if cells["mask_path"] else None,
         box=_box(cells["box"]) if cells["box"] else None,
         group=cells["group"],
         extra={name: cell for name, cell in extra.items() if cell} or NO_EXTRA,
@@ -731,14 +731,14 @@ def sample_of(
 
 
 def parsed(
-    rows: Iterable[tuple[int, Any]], place: str, parse: Callable[[Any], Sample]
+    rows: Iterable[tuple[int, Any]], source: str, parse: Callable[[Any], Sample]
 ) -> Iterator[tuple[int, Sample]]:
     """Yield the sample of each numbered row; a ValueError becomes an InputError with the number."""
     for number, row in rows:
         try:
             yield number, parse(row)
         except ValueError as error:
-            raise InputError(f"{place} {number}: {error}; fix the row.") from error
+            raise InputError(f"{source} {number}: {error}; fix the row.") from error
 
 
 def refuse_repeated(header: Sequence[str]) -> None:

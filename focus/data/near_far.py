@@ -155,16 +155,16 @@ def family_of(generator: str) -> str:
 
 
 def families(fakes: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return generator -> family, from the (generator, given family) of each fake, sorted.
+    """Return generator -> family, from the (generator, family) of each fake, sorted.
 
-    The family is the one given most often, else the table's, else "".
+    The family is the one named most often, else the table's, else "".
     """
-    given = defaultdict[str, Counter[str]](Counter)
+    counts_of = defaultdict[str, Counter[str]](Counter)
     for generator, family in fakes:
-        given[generator][family] += bool(family)
+        counts_of[generator][family] += bool(family)
     return {
         generator: max(sorted(counts), key=counts.__getitem__) or family_of(generator)
-        for generator, counts in sorted(given.items())
+        for generator, counts in sorted(counts_of.items())
     }
 
 
@@ -174,9 +174,9 @@ def training_families(manifest: Manifest) -> dict[str, str]:
     return families(fakes.counts("generator", "family").elements())
 
 
-def with_families(generators: Iterable[str], given: Mapping[str, str]) -> dict[str, str]:
-    """Return generator -> family, the table's where none is given."""
-    return {name: given.get(name) or family_of(name) for name in generators}
+def with_families(generators: Iterable[str], named: Mapping[str, str]) -> dict[str, str]:
+    """Return generator -> family, the table's where none is named."""
+    return {name: named.get(name) or family_of(name) for name in generators}
 
 
 def relation(generator: str, family: str, known: Mapping[str, str]) -> Relation | None:
@@ -188,11 +188,11 @@ def relation(generator: str, family: str, known: Mapping[str, str]) -> Relation 
     """
     if _names_in_training(generator, known):
         return "closed"
-    own = _plain(family or family_of(generator))
+    tested = _plain(family or family_of(generator))
     trained = {_plain(family) for family in with_families(known, known).values()}
-    if own and own in trained:
+    if tested and tested in trained:
         return "near"
-    return "far" if own and trained and "" not in trained else None
+    return "far" if tested and trained and "" not in trained else None
 
 
 def served_by(real: str) -> frozenset[str]:
@@ -234,8 +234,8 @@ def relation_findings(
     near: list[str] = []
     untold: list[str] = []
     unknown = {name for name, family in with_families(known, known).items() if not family}
-    for (test_set, generator), given in sorted(tests.items()):
-        family = given or family_of(generator)
+    for (test_set, generator), named_family in sorted(tests.items()):
+        family = named_family or family_of(generator)
         names = _names_in_training(generator, known)
         alias = "" if generator in names else f" (as {', '.join(map(shown, names))})"
         name = shown(generator)
@@ -248,7 +248,8 @@ def relation_findings(
                 near.append(f"{name} ({shown(family)})")
             case "open", None if known and _plain(generator) not in _NO_NAMES:
                 untold.append(name)
-                unknown |= set() if family else {generator}
+                if not family:
+                    unknown.add(generator)
     named = {"known_generator": again, "renamed_generator": renamed, "near_generator": near}
     findings = [finding(id, names="; ".join(names)) for id, names in named.items() if names]
     if untold:

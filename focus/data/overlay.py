@@ -80,7 +80,9 @@ def lay(
 
     scale: How many times as wide and as high the image is as the picture. A part may lie outside.
     """
-    left, top, right, bottom = (round(edge * scale[at % 2]) for at, edge in enumerate(part))
+    wide, high = scale
+    left, right = (round(edge * wide) for edge in (part[0], part[2]))
+    top, bottom = (round(edge * high) for edge in (part[1], part[3]))
     box = (left, top, max(right, left + 1), max(bottom, top + 1))
     image.paste(overlay(image.crop(box), cam), box[:2])
     return box
@@ -97,25 +99,31 @@ def strip(
     image = load_image(sample.path)
     face = image.resize((side, side), Image.Resampling.LANCZOS)
     cams = cam.reshape(-1, *cam.shape[-2:])
-    looked = [face.copy() for _ in cams]
     scale = side / image.width, side / image.height
-    for at, over in enumerate(looked):
-        whole = (0, 0, *image.size)
-        lay(over, seen_by[at].part_seen(whole) if seen_by else whole, cams[at], scale)
-    if sample.mask_path is not None:
-        looked = [outlined(own, load_map(sample.mask_path)) for own in looked]
-    people = [] if sample.human_map is None else [overlay(face, human_map(sample.human_map))]
-    return Image.fromarray(np.hstack([np.asarray(part) for part in (face, *looked, *people)]))
+    whole = (0, 0, *image.size)
+
+    squares = [face]
+    for number, cam_of_detector in enumerate(cams):
+        part = seen_by[number].part_seen(whole) if seen_by else whole
+        with_cam = face.copy()
+        lay(with_cam, part, cam_of_detector, scale)
+        if sample.mask_path is not None:
+            with_cam = outlined(with_cam, load_map(sample.mask_path))
+        squares.append(with_cam)
+    if sample.human_map is not None:
+        squares.append(overlay(face, human_map(sample.human_map)))
+    return Image.fromarray(np.hstack([np.asarray(square) for square in squares]))
 
 
 class SheetRow(NamedTuple):
-    """A row of a contact sheet: its name, what is said below that, and its cells.
+    """A row of a contact sheet.
 
-    cells: Pictures of one height, each with its caption and the caption's colour.
+    note: What stands below the name. cells: Pictures of one height, each with its caption and the
+    caption's colour.
     """
 
     name: str
-    about: str
+    note: str
     cells: Sequence[tuple[Image.Image, str, str]]
 
 
@@ -129,23 +137,23 @@ def contact_sheet(path: Path, head: Sequence[str], rows: Sequence[SheetRow], sid
     gap = side // 12
     bold, plain = _font("DejaVuSans-Bold", side // 8), _font("DejaVuSans", side // 11)
     names = shortened(row.name for row in rows)
-    texts = [*((names[row.name], bold) for row in rows), *((row.about, plain) for row in rows)]
+    texts = [*((names[row.name], bold) for row in rows), *((row.note, plain) for row in rows)]
     indent = gap + max(round(font.getlength(text) + gap) * bool(text) for text, font in texts)
     captions = [caption for row in rows for _, caption, _ in row.cells]
     longest = max((math.ceil(plain.getlength(caption)) for caption in captions), default=0)
     widths = [sum(max(cell.width, longest) + gap for cell, *_ in row.cells) for row in rows]
-    lines = [(line, plain if at else bold) for at, line in enumerate(head)]
+    lines = [(line, plain if number else bold) for number, line in enumerate(head)]
     widths += [round(font.getlength(line)) + gap for line, font in lines]
     below = gap + (side // 8) * any(captions)
     top = gap + (side // 6) * len(lines)
     sheet = Image.new("RGB", (indent + max(widths), top + len(rows) * (side + below)), "white")
     pen = ImageDraw.Draw(sheet)
-    for at, (line, font) in enumerate(lines):
-        pen.text((indent, gap // 2 + at * (side // 6)), line, INK, font)
-    for at, row in enumerate(rows):
-        left, upper = indent, top + at * (side + below)
+    for number, (line, font) in enumerate(lines):
+        pen.text((indent, gap // 2 + number * (side // 6)), line, INK, font)
+    for number, row in enumerate(rows):
+        left, upper = indent, top + number * (side + below)
         pen.text((indent - gap, upper + side // 2), names[row.name], INK, bold, anchor="rb")
-        pen.text((indent - gap, upper + side // 2 + 4), row.about, _SOFT, plain, anchor="rt")
+        pen.text((indent - gap, upper + side // 2 + 4), row.note, _SOFT, plain, anchor="rt")
         for picture, caption, colour in row.cells:
             sheet.paste(picture, (left, upper))
             pen.text((left, upper + side + 3), caption, colour, plain)

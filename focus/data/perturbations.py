@@ -102,11 +102,11 @@ def _srgb(image: Image.Image) -> Image.Image:
     """Turn the colours of another profile into sRGB's, which an image without a profile has."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        found = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"))
+        in_srgb = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"))
     except (KeyError, OSError, ImageCms.PyCMSError):  # none, broken, or not one of RGB
         return image
-    assert found is not None  # only "in place" is
-    return found
+    assert in_srgb is not None  # only "in place" is
+    return in_srgb
 
 
 def _jpeg(image: Image.Image, quality: int) -> Image.Image:

@@ -71,7 +71,7 @@ def check_trainable(manifest: Manifest) -> None:
     Raises:
         InputError: they cannot be trained on.
     """
-    place = manifest.source or "the data"
+    source = manifest.source or "the data"
     splits, labels = _split_numbers(manifest), manifest.labels
     _check_apart(
         manifest,
@@ -92,12 +92,12 @@ def check_trainable(manifest: Manifest) -> None:
                 continue
         elif count[UNLABELLED]:
             raise InputError(
-                f"{count[UNLABELLED]} of {count.total()} {split} images of {place} have no label: "
+                f"{count[UNLABELLED]} of {count.total()} {split} images of {source} have no label: "
                 "label them or take them out."
             )
         if not count[REAL] or not count[SYNTHETIC]:
             raise InputError(
-                f"The {split} split of {place} has {count[REAL]} real and {count[SYNTHETIC]} "
+                f"The {split} split of {source} has {count[REAL]} real and {count[SYNTHETIC]} "
                 f"synthetic images: {advice}."
             )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -217,13 +217,20 @@ def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> M
         return manifest.with_numbered("split", *recorded.numbered("split"))
     # What differs is looked for image by image.
     now, then = _comparable(manifest), _comparable(recorded)
-    paths, before = (Counter(sample.path for sample in each) for each in (now, then))
-    whole = {own.path: s.path for own, s in zip([*now, *then], [*manifest, *recorded], strict=True)}
-    differences = [f"{whole[path]!r} is missing" for path in before - paths]
-    differences += [f"{whole[path]!r} is new" for path in paths - before]
+    paths_now = Counter(sample.path for sample in now)
+    paths_then = Counter(sample.path for sample in then)
+    whole_path = {
+        comparable.path: sample.path
+        for comparable, sample in zip([*now, *then], [*manifest, *recorded], strict=True)
+    }
+    differences = [f"{whole_path[path]!r} is missing" for path in paths_then - paths_now]
+    differences += [f"{whole_path[path]!r} is new" for path in paths_now - paths_then]
+
     taken: list[Sample] = []
-    for sample, was, own, old in zip(manifest, recorded, now, then, strict=False):
-        differences += filter(None, (_difference(own, old), _changed_file(sample, was)))
+    for sample, was, sample_now, sample_then in zip(manifest, recorded, now, then, strict=False):
+        difference = _difference(sample_now, sample_then)
+        changed_file = _changed_file(sample, was)
+        differences += [text for text in (difference, changed_file) if text]
         taken.append(replace(sample, split=was.split))
     if differences:
         raise InputError(
@@ -296,29 +303,29 @@ def _changed_file(now: Sample, then: Sample) -> str:
 
 def _comparable(manifest: Manifest) -> Sequence[Sample]:
     """Return the samples without splits, their paths below the common folder of all files."""
-    paths = [{n: path for n in _FILES if (path := getattr(s, n))} for s in manifest]
     folder = _folder_of_all(manifest)
     # Digests are compared apart; runs of earlier versions do not say what an image was stored in.
     apart = {STORED_IN, *DIGESTS.values()}
-    return [
-        replace(
-            sample,
-            split="",
-            extra={name: cell for name, cell in sample.extra.items() if name not in apart},
-            **{name: path.removeprefix(folder) for name, path in own.items()},
-        )
-        for sample, own in zip(manifest, paths, strict=True)
-    ]
+    samples = []
+    for sample in manifest:
+        paths: dict[str, Any] = {}
+        for name in _FILES:
+            path = getattr(sample, name)
+            if path:
+                paths[name] = path.removeprefix(folder)
+        extra = {name: cell for name, cell in sample.extra.items() if name not in apart}
+        samples.append(replace(sample, split="", extra=extra, **paths))
+    return samples
 
 
-def _drawn_line(own: Manifest, config: TrainConfig) -> str:
+def _drawn_line(manifest: Manifest, config: TrainConfig) -> str:
     """Say that splits are drawn, since a table may have a column for them by another name."""
-    without = own.take(own.equals("split", ""))
+    without = manifest.take(manifest.equals("split", ""))
     if not without:
         return ""
-    if len(without) < len(own):
+    if len(without) < len(manifest):
         return (
-            f"warning: {len(without)} of {len(own)} images have no split, the first is "
+            f"warning: {len(without)} of {len(manifest)} images have no split, the first is "
             f"{without[0].path!r}: they count as train unless others of their group are elsewhere"
         )
     in_tables = not all(Path(path).is_dir() for path in config.data)

@@ -96,8 +96,8 @@ class FeatureCache:
             align=True,
         )
         self.dtype = dtype
-        about = hashlib.blake2b(f"{key} {self.record}".encode(), digest_size=8).hexdigest()
-        folder = cache_dir() / FOLDER / f"{name.replace('/', '_')}-{dtype}-{about}"
+        digest = hashlib.blake2b(f"{key} {self.record}".encode(), digest_size=8).hexdigest()
+        folder = cache_dir() / FOLDER / f"{name.replace('/', '_')}-{dtype}-{digest}"
         self.store = RowStore(folder, self.record)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:

@@ -29,8 +29,8 @@ def draw(checked: CheckedData, path: Path) -> None:
         # At even steps, as neighbours are often alike.
         cells = [(strip(able[n], NO_CAM, SIDE), "", "black") for n in evenly(len(able), limit)]
         if cells:
-            about = f"{split or 'no split'}, {len(samples)}"
-            rows.append(SheetRow(generator or label, about, cells))
+            note = f"{split or 'no split'}, {len(samples)}"
+            rows.append(SheetRow(generator or label, note, cells))
     if rows:
         title = "Images by split and class"
         title += "; beside it the human map over it, where there are any" * bool(checked.map_sizes)

@@ -182,8 +182,9 @@ def _encoded(column: NDArray[Any]) -> NDArray[np.float64]:
     """
     if column.dtype.kind == "f":
         return np.asarray(np.nan_to_num(column, nan=np.nanmin(column, initial=0) - 1))
-    order = {text: at for at, (text, _) in enumerate(Counter(column.tolist()).most_common())}
-    return np.array([order[text] for text in column.tolist()], dtype=np.float64)
+    commonest_first = Counter(column.tolist()).most_common()
+    rank = {text: number for number, (text, _) in enumerate(commonest_first)}
+    return np.array([rank[text] for text in column.tolist()], dtype=np.float64)
 
 
 def _typical(values: NDArray[Any]) -> str:
