@@ -55,7 +55,7 @@ def test_a_generator_is_known_as_in_the_results(
     monkeypatch.setattr(
         contact_sheet,
         "contact_sheet",
-        lambda *given: drawn.extend((row.name, row.note) for row in given[2]),
+        lambda *arguments: drawn.extend((row.name, row.note) for row in arguments[2]),
     )
     detector = Detector(image_size=32, training_generators=("StyleGAN2",))
     manifest = Manifest(samples)

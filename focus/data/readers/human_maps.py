@@ -111,8 +111,9 @@ class _ImageNames:
         return self._count[self.below_root[path]]
 
     def name_of(self, path: str) -> str:
-        """Return the name of an image's map: with an extension where another image lacks nothing
-        else, "" for an image outside the root.
+        """Return the name that a map at the image's path has, "" for an image outside the root.
+
+        It includes the image's extension where another image differs in nothing else.
         """
         name = self.below_root[path]
         if name and self._count[name] > 1:
