@@ -241,3 +241,7 @@ def test_versions() -> None:
         "Annotation": ANSWER_VERSION,
     }.items():
         assert section(title).strip().startswith(f"Version {version}"), title
+    assert (
+        f"| field of state.json | meaning |\n|---|---|\n| `version` | {CHECKPOINT_VERSION} |"
+        in (section("Checkpoint"))
+    )
