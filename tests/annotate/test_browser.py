@@ -412,10 +412,11 @@ def test_nothing_is_cut_off_and_everybody_can_use_it(
     page.keyboard.press("Enter")
     page.wait_for_selector("#told[hidden]", state="attached")
     page.wait_for_selector("#work[aria-busy=false]")
-    for key in ("c", "Enter", "Enter"):
-        page.keyboard.press(key)
-        if key == "Enter":
-            page.wait_for_timeout(100)
+    page.keyboard.press("c")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#told:not([hidden])")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#told[hidden]", state="attached")
     page.wait_for_selector("#work[aria-busy=false]")
     page.keyboard.press("c")
     page.keyboard.press("Enter")
