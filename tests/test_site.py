@@ -44,3 +44,4 @@ def test_the_site_starts_with_the_readme_and_has_a_page_for_each_public_name(
         assert f'<h1 id="focus.{name}"' in page, name
         assert f"<title>focus.{name} " in page, name
         assert "Examples" in page, name
+        assert not re.search(r":[a-z]+:<code>", page), f"a role of Sphinx on the page of {name}"
