@@ -6,6 +6,7 @@ Each has a 95 % interval, exact where the images are independent, else of resamp
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -77,10 +78,14 @@ class Estimate:
         """
         self.values = {keys: float(values[0]) for keys, values in figures.items()}
         self._of_cells = of_cells
-        self._draws: dict[Keys, list[Floats]] = {keys: [] for keys in figures}
+        self._has_resamples = False
+        self._draws: dict[Keys, list[Floats]] = {
+            keys: [] for keys in figures if FIGURE[keys[-1]].is_resampled
+        }
 
     def draw(self, figures: Figures) -> None:
         """Add the figures of some resamples."""
+        self._has_resamples = True
         for keys, draws in self._draws.items():
             if self._of_cells is None:
                 draws.append(figures[keys])
@@ -106,15 +111,15 @@ class Estimate:
         units = units | {"smaller": min(units["real"], units["fake"])}
         figures = {}
         for keys, value in self.values.items():
-            figure, draws = FIGURE[keys[-1]], self._draws[keys]
+            figure = FIGURE[keys[-1]]
             interval: Interval | None = None
-            if figure.interval is Method.NONE or math.isnan(value) or not draws:
+            if math.isnan(value) or not self._has_resamples:
                 pass
             elif keys in exact:
                 interval = exact[keys]
-            else:
+            elif figure.is_resampled:
                 by_chance = 0.0 if excess is None else excess.get(keys, 0.0)
-                drawn = np.concatenate(draws)
+                drawn = np.concatenate(self._draws[keys])
                 interval = _bootstrap(figure, value, drawn, units, by_chance, unseen)
             figures[keys] = Estimated(None if math.isnan(value) else value, interval)
         return figures
@@ -171,13 +176,14 @@ class SetGroups:
         real = union((c.real for c in self.comparisons), images)
         return Group(self.table, real, union((c.fake for c in self.comparisons), images))
 
-    def figures(self, map_groups: GroupMap) -> _GroupFigures:
-        """Return the figures for the present weights of the table."""
+    def resampled_figures(self, map_groups: GroupMap) -> _GroupFigures:
+        """Return the figures that are resampled, for the present weights of the table."""
+        figures_of = partial(Group.figures, only_resampled=True)
         if len(self.generators) == 1:
-            (figures,) = map_groups(Group.figures, self.generators)
+            (figures,) = map_groups(figures_of, self.generators)
             return _GroupFigures([figures], figures)
         # The largest first, so that the threads end at about the same time.
-        pooled, *generators = map_groups(Group.figures, [self.pooled, *self.generators])
+        pooled, *generators = map_groups(figures_of, [self.pooled, *self.generators])
         return _GroupFigures(generators, pooled)
 
 
@@ -259,7 +265,7 @@ class SetFigures:
         if resampled is groups:
             self._estimates = [Estimate(part) for part in of_images.parts()]
         else:
-            of_cells = self._with_means(resampled.figures(map))
+            of_cells = self._with_means(resampled.resampled_figures(map))
             self._estimates = [
                 Estimate(part, part_of_cells)
                 for part, part_of_cells in zip(of_images.parts(), of_cells.parts(), strict=True)
@@ -271,20 +277,23 @@ class SetFigures:
 
     def draw(self, map_groups: GroupMap) -> None:
         """Add the figures for the present weights of the table."""
-        drawn = self._with_means(self._resampled.figures(map_groups))
+        drawn = self._with_means(self._resampled.resampled_figures(map_groups))
         for figures, estimate in zip(drawn.parts(), self._estimates, strict=True):
             estimate.draw(figures)
 
     def results(self, resampler: Resampler) -> dict[str, Any]:
         """Return the figures and their intervals as results.json has them."""
+        placed_together = PlacedScores([self._pooled.group.compared(resampler)])
+        auc_of_pooled = placed_together.of_comparison(0)
+        del placed_together  # a million images take 60 MB
+
         with_auc = [self._generators[number] for number in self._defining.get(AUC, [])]
         placed = PlacedScores([generator.group.compared(resampler) for generator in with_auc])
         certainties = [
             _Certainty.of(generator, auc, resampler)
             for generator, auc in zip(self._generators, self._auc_intervals(placed), strict=True)
         ]
-        placed_together = PlacedScores([self._pooled.group.compared(resampler)])
-        certainty = _Certainty.of(self._pooled, placed_together.of_comparison(0), resampler)
+        certainty = _Certainty.of(self._pooled, auc_of_pooled, resampler)
         fewest = _fewest([*(of_one.units for of_one in certainties), certainty.units])
 
         generators = {}
@@ -376,10 +385,11 @@ class SetFigures:
 
     def _with_means(self, figures: _GroupFigures) -> _AllFigures:
         """Add the means over the generators, and the error rates of the set."""
-        undefined = np.full_like(figures.pooled[AUC], np.nan)
+        undefined = np.full_like(next(iter(figures.pooled.values())), np.nan)
         by_generator = {
             keys: [figures.generators[number][keys] for number in numbers]
             for keys, numbers in self._defining.items()
+            if keys in figures.pooled
         }
         mean = {
             keys: np.mean(by_generator[keys], axis=0) if keys in by_generator else undefined

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from focus.data.manifest import REAL, SYNTHETIC
@@ -124,7 +125,7 @@ class WeightedScores:
 
     def part(self, rows: Integers, label: int) -> "Part":
         """Return the images of one class; a part that several groups share is weighed once."""
-        key = (label, rows.tobytes())
+        key = (label, xxhash.xxh3_128_digest(np.ascontiguousarray(rows).data))
         if key not in self._parts:
             self._parts[key] = Part(self, rows, label)
         return self._parts[key]
@@ -133,6 +134,10 @@ class WeightedScores:
         """Set the weights [R, N] of the images."""
         for part in self._parts.values():
             part.weigh(weights.take(part.rows, axis=1))
+
+    def forget_weights(self) -> None:
+        """Free the memory of the weights: set those of no resample."""
+        self.weigh(np.zeros((0, len(self.scores))))
 
 
 def _measures(scores: Scores) -> dict[str, Floats]:
@@ -235,9 +240,12 @@ class Group:
         """Free what takes memory for each image, also where generators share the real images."""
         self.__dict__.pop("_ranking", None)
 
-    def figures(self) -> Figures:
-        """Return the figures that are resampled, for the present weights of the table."""
-        ranked = of_ranking(self._ranking, self._table.threshold)
+    def figures(self, *, only_resampled: bool = False) -> Figures:
+        """Return the figures for the present weights of the table.
+
+        only_resampled: Whether those are left out whose interval needs no resamples.
+        """
+        ranked = of_ranking(self._ranking, self._table.threshold, only_resampled=only_resampled)
         figures: Figures = {}
         for figure in FIGURES:
             if figure.name in ranked:

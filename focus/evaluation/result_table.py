@@ -394,7 +394,9 @@ def difference_lines(first: Model, second: Model) -> list[str]:
         scores, others = in_common([scores, others])
     if not len(scores) or not np.array_equal(scores.group, others.group):
         return [f"{untested}they scored other images, or the same in other groups."]
-    sets, other_sets = _pairs(scores, results), _pairs(others, other_results)
+    sets = other_sets = _pairs(scores, results)
+    if differ or results["training_generators"] != other_results["training_generators"]:
+        other_sets = _pairs(others, other_results)
     unit = units(scores.group, scores.images)
     lines = []
     for test_set, pairs in sets.items():

@@ -98,7 +98,11 @@ def summarise(
         if resampled_table is not table:
             resampled = SetGroups(resampled_table, _of_test_set(resampled_comparisons, name))
         test_sets[name] = SetFigures(groups, resampled)
+    if resampled_table is not table:
+        table.forget_weights()
     _resample([*test_sets.values()], resampled_table, drawer, resamples, progress=progress)
+    if resampled_table is not table:
+        resampled_table.forget_weights()
 
     for set_name, test_set in test_sets.items():
         results[set_name] = test_set.results(resampler)
@@ -111,7 +115,7 @@ def summarise(
             entry["family"] = family or None
             entry["relation"] = relation(comparison.generator, family, family_of_training)
 
-    groups_as_images = scores.by_group()
+    groups_as_images = scores.by_group() if scores.has_groups else scores
     if len(groups_as_images) < len(scores):
         of_groups = summarise(
             groups_as_images,

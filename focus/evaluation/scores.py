@@ -94,6 +94,11 @@ class Scores:
         """True unless the scores are somebody else's, or means of several images."""
         return not (self.peak_row < 0).any()
 
+    @property
+    def has_groups(self) -> bool:
+        """True if an image is in a group."""
+        return self.numbered("group")[1] not in ([], [""])
+
     @staticmethod
     def without_cams(**columns: Any) -> "Scores":
         """Return rows without CAMs; every column [N] that is not given is "", NaN or -1."""
@@ -112,6 +117,8 @@ class Scores:
         chosen = np.asarray(rows)
         if chosen.size == 0:
             chosen = chosen.astype(np.int64)
+        if chosen.dtype == np.bool_ and chosen.all():
+            return self  # a million rows would take 80 MB
         count = int(chosen.sum()) if chosen.dtype == np.bool_ else len(chosen)
         columns: dict[str, Any] = {}
         for name, column in self.columns().items():
@@ -152,6 +159,15 @@ class Scores:
         return len(self) == len(other) and all(
             np.array_equal(getattr(self, name), getattr(other, name)) for name in _KEY
         )
+
+    def sharing(self, other: "Scores") -> "Scores":
+        """Return the same rows; columns that are equal to those of ``other`` are held once."""
+        columns = self.columns()
+        for name in ("index", "label", *_TEXTS):
+            column = getattr(other, name)
+            if np.array_equal(columns[name], column):
+                columns[name] = column
+        return Scores(**columns)
 
     def by_group(self) -> "Scores":
         """Return a row for each group's images of one class, generator and test set, without CAMs.
@@ -289,6 +305,7 @@ HITS = _columns(Hits)
 """Columns of 0 and 1, -1 unknown."""
 LATER = ("peak_outlier", "stored_in")
 """Columns that are left out where no row has a value, as in files of older programs."""
+_TEXTS = _columns(Text)
 _OF_CAMS = {*_columns(Cells, Hits, Measures)}  # left out together
 _KEY = ("path", "test_set", "generator", "label")  # what a row is of, in any table
 _UNKNOWN = ("label", *_columns(Cells, Hits))  # an empty cell is -1; in one of float32 it is NaN

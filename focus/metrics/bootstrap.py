@@ -1,10 +1,12 @@
 """Resample images with replacement: stratified, and whole groups at a time."""
 
+import functools
 import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse, special
+from scipy import sparse, special, stats
+from scipy.stats.sampling import DiscreteGuideTable
 
 from focus.metrics.arrays import Array, Integers, distinct, first_rows, numbered
 from focus.metrics.intervals import LEVEL, Interval
@@ -103,12 +105,46 @@ class _Pool:
         """Return [R, cells], how many images of each of ``cells`` are in each resample."""
         kinds = len(self._sizes)
         if self.units > _UNITS_A_KIND * kinds:
-            drawn = random.multinomial(self.units, self._sizes / self.units, resamples)
+            counts = self._topped_up(random, resamples)
         else:
             units = random.integers(0, self.units, (resamples, self.units))
-            drawn = _counted(self._kind_of_unit.take(units), kinds)
-        counts: Floats = drawn.astype(np.float64)
+            counts = _counted(self._kind_of_unit.take(units), kinds).astype(np.float64)
         return counts if self._content is None else np.asarray(counts @ self._content)
+
+    def _topped_up(self, random: np.random.Generator, resamples: int) -> Floats:
+        """Return [R, kinds], multinomial counts, in a quarter of the time that NumPy takes.
+
+        Independent Poisson counts are multinomial given their sum. Here the sum is mostly a little
+        below the number of units, and the rest is drawn unit by unit; where it is above, NumPy
+        draws all counts of the resample.
+        """
+        counts = np.empty((resamples, len(self._sizes)))
+        for kinds, poisson in self._poisson_of_kinds:
+            counts[:, kinds] = poisson.rvs((resamples, len(kinds)), random_state=random)
+        missing = self.units - counts.sum(axis=1).astype(np.int64)
+        for resample in np.flatnonzero(missing < 0):
+            counts[resample] = random.multinomial(self.units, self._sizes / self.units)
+        resample_of_unit = np.repeat(np.arange(resamples), missing.clip(0))
+        kind = self._kind_of_unit[random.integers(0, self.units, len(resample_of_unit))]
+        np.add.at(counts, (resample_of_unit, kind), 1)
+        return counts
+
+    @functools.cached_property
+    def _poisson_of_kinds(self) -> list[tuple[Integers, DiscreteGuideTable]]:
+        """The numbers of the kinds of one size, and the counts that they may have."""
+        sum_of_counts = self.units - _DEVIATIONS_BELOW * math.sqrt(self.units)
+        distributions = []
+        for size in distinct(self._sizes):
+            kinds = np.flatnonzero(self._sizes == size)
+            distributions.append((kinds, _poisson(size * sum_of_counts / self.units)))
+        return distributions
+
+
+@functools.lru_cache(maxsize=1024)  # generators often have as many images as others
+def _poisson(rate: float) -> DiscreteGuideTable:
+    """Return what draws Poisson counts of a mean of ``rate``, without tails of 1e-15."""
+    low, high = stats.poisson.ppf(1e-15, rate), stats.poisson.isf(1e-15, rate)
+    return DiscreteGuideTable(stats.poisson.pmf(np.arange(low, high + 1), rate), domain=(low, high))
 
 
 def _counted(numbers: Integers, count: int) -> Integers:
@@ -118,6 +154,7 @@ def _counted(numbers: Integers, count: int) -> Integers:
     return np.bincount(places.ravel(), minlength=rows * count).reshape(rows, count)
 
 
+_DEVIATIONS_BELOW = 2.5  # of a Poisson count: so far is the mean sum of counts below the units
 _UNITS_A_KIND = 8  # from which on counts of kinds cost less than the units that are drawn
 
 

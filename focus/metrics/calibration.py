@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special
 
-from focus.metrics.arrays import Array, Floats, finite
+from focus.metrics.arrays import Array, Floats, distinct, finite
 from focus.runtime.json_files import Finite, Positive
 
 LARGEST_LOGIT = 16.0
@@ -115,12 +115,22 @@ def min_cllr(real_scores: Array, fake_scores: Array) -> float | None:
     from sklearn.isotonic import IsotonicRegression  # late, as in fit_calibration
 
     real, fake = (np.sort(scores, kind="stable") for scores in (real_scores, fake_scores))
-    levels = np.sort(np.concatenate([real, fake]), kind="stable")
-    levels = levels[np.append(levels[1:] != levels[:-1], True)]
-    # By rank, as the interpolation divides by zero between scores that differ by a rounding.
-    reals, fakes = (np.searchsorted(scores, levels, side="right") for scores in (real, fake))
-    # Scores of one class with none of the other between them have one share: many reals, few
-    # fakes make few points.
+    # By rank, as the interpolation divides by zero between scores that differ by a rounding. Reals
+    # with no fake between them have one share: their ends are below a fake, or above all.
+    levels = distinct(fake)
+    reals, fakes = (
+        np.append(
+            np.stack(
+                [np.searchsorted(scores, levels), np.searchsorted(scores, levels, side="right")],
+                axis=1,
+            ),
+            len(scores),
+        )
+        for scores in (real, fake)
+    )
+    has_images = np.diff(reals + fakes, prepend=0) > 0
+    reals, fakes = reals[has_images], fakes[has_images]
+    # So have fakes with no real image between them.
     of_reals, of_fakes = (np.diff(counts, prepend=0) > 0 for counts in (reals, fakes))
     alike = (of_reals[1:] == of_reals[:-1]) & (of_fakes[1:] == of_fakes[:-1])
     last = np.append(~alike | (of_reals & of_fakes)[1:], True)

@@ -84,6 +84,11 @@ class Figure:
     probability: bool = False
 
     @property
+    def is_resampled(self) -> bool:
+        """Whether its interval may be that of resamples."""
+        return self.interval not in (Method.NONE, Method.DELONG)
+
+    @property
     def counts(self) -> tuple[str, str]:
         """The keys of the numbers of real images and of fakes, "" for a class that it is not of."""
         return "" if self.unit == "fake" else "n_real", "" if self.unit == "real" else self.fakes
@@ -314,13 +319,19 @@ FIGURES = (
 FIGURE = {figure.name: figure for figure in FIGURES}
 
 
-def of_ranking(ranking: Ranking, threshold: float) -> dict[str, Floats]:
+def of_ranking(
+    ranking: Ranking, threshold: float, *, only_resampled: bool = False
+) -> dict[str, Floats]:
     """Return the figures that the scores of a group give, by name.
 
     They need both classes: of one alone, accuracy would be another figure by the same name.
+
+    only_resampled: Whether those are left out whose interval needs no resamples.
     """
     figures = {}
     for figure in FIGURES:
+        if only_resampled and not figure.is_resampled:
+            continue
         if figure.where == "ranking":
             values = figure.compute(ranking)
         elif figure.where == "cut":

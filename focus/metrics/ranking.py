@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from focus.metrics.arrays import Array, Booleans, Floats, Integers, distinct, divided, finite
+from focus.metrics.arrays import Array, Booleans, Floats, Integers, divided, finite
 
 BINS = 15
 """Bins of equal mass in the expected calibration error."""
@@ -36,6 +36,7 @@ class Side:
         scores = finite(scores, "scores")
         counts = np.ones(len(scores)) if counts is None else counts
         self.order = np.argsort(scores, kind="stable")
+        self._are_sorted = bool((np.diff(scores) >= 0).all())
         self.tempered: Floats | None = None
         self.scores = scores[self.order]
         self.images = int(counts.sum())
@@ -43,7 +44,9 @@ class Side:
 
     def weigh(self, weights: Array) -> None:
         """Set the weights [R, N], in the order of the constructor's scores."""
-        self.weights: Floats = np.asarray(weights, dtype=np.float64).take(self.order, axis=1)
+        self.weights: Floats = np.asarray(weights, dtype=np.float64)
+        if not self._are_sorted:
+            self.weights = self.weights.take(self.order, axis=1)
         self.below = _cumulated(self.weights)
         self.total = self.below[:, -1]
         self._moments: dict[int, tuple[Floats, Floats]] = {}
@@ -101,10 +104,14 @@ class Ranking:
         self._tied_from = np.searchsorted(fake.scores, fake.scores, side="left")
         # A threshold at each score and one above all; without scores there is one level.
         every = np.concatenate([real.scores, fake.scores])
-        self.levels = distinct(every) if len(every) else np.zeros(1)
-        thresholds = np.append(self.levels, np.inf)
-        self._real_at = np.searchsorted(real.scores, thresholds, side="left")
-        self._fake_at = np.searchsorted(fake.scores, thresholds, side="left")
+        order = np.argsort(every, kind="stable")
+        ordered = every[order]
+        first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(every)])
+        self.levels = ordered[first] if len(every) else np.zeros(1)
+        # How many scores of each class are below each threshold.
+        scores_below = np.append(first if len(every) else 0, len(every))
+        self._real_at = np.append(0, np.cumsum(order < len(real.scores)))[scores_below]
+        self._fake_at = scores_below - self._real_at
 
     @classmethod
     def of(cls, real_scores: Array, fake_scores: Array) -> Self:
@@ -138,8 +145,9 @@ class Ranking:
         alarms = self.real.total[:, None] - self.real.below.take(self._real_below, axis=1)
         if balanced:
             alarms = divided(self.fake.total, self.real.total)[:, None] * alarms
-        called = hits + alarms
-        precision = hits / np.where(called == 0, 1, called)  # above every image that was drawn
+        alarms += hits
+        called = np.maximum(alarms, 1e-300, out=alarms)  # 0 above every image that was drawn
+        precision = np.divide(hits, called, out=hits)
         total = np.einsum("rn,rn->r", precision, self.fake.weights)
         return np.where(self.defined, divided(total, self.fake.total), np.nan)
 

@@ -1,6 +1,7 @@
 """Evaluate a trained detector on images, or the scores that any detector left in a table."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from focus.config.shared import parse_labels
@@ -60,9 +61,16 @@ def evaluate(config: EvaluateConfig) -> Evaluation | None:
 def _of_tables(config: EvaluateConfig) -> Evaluation | None:
     """Write the results and the report of somebody else's scores, or a comparison."""
 
+    images: Scores | None = None  # of the first table, which others often have, too
+
     def evaluated(path: str) -> tuple[Scores, Results]:
+        nonlocal images
+        table = _read(config, path)
+        if images is not None:
+            table = replace(table, images=table.images.sharing(images))
+        images = table.images
         return other_detectors.evaluate_scores(
-            _read(config, path), config.training_generators, config.threshold, progress=True
+            table, config.training_generators, config.threshold, progress=True
         )
 
     if config.compare:
