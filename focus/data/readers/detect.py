@@ -27,7 +27,7 @@ from focus.data.manifest import (
     place_inside,
     read_numbered,
 )
-from focus.data.readers import cyborg, folders, parquet, tables
+from focus.data.readers import folders, parquet, tables
 from focus.data.readers.files import IMAGE_EXTENSIONS
 from focus.data.readers.human_maps import MapOwners, find_maps, maps_in, with_maps
 from focus.data.readers.label_conflicts import label_conflicts
@@ -217,7 +217,7 @@ def _read(source: _Source, layout: DataLayout | None, labels: LabelTable | None)
         return _Content(layout, manifest, columns, maps)
 
     if layout == "cyborg":
-        manifest = cyborg.read(location, source.inside)
+        manifest = tables.read_cyborg(location, source.inside)
         return _Content(layout, manifest, maps=maps or find_maps(location.parent, source.root))
 
     if layout == "manifest":
@@ -300,4 +300,4 @@ def _layout_of(path: str, columns: Mapping[str, str]) -> DataLayout | None:
         # A manifest's columns are fixed, unless --columns says that another of its columns counts.
         others = [name for role, name in columns.items() if name in header and name != role]
         return "csv" if others else "manifest"
-    return "cyborg" if header[0].strip() in cyborg.SPLITS and not columns else "csv"
+    return "cyborg" if header[0].strip() in tables.CYBORG_SPLITS and not columns else "csv"

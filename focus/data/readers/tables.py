@@ -1,4 +1,4 @@
-"""Tables with named columns: which column means what, the sample of a row, and headed CSV files.
+"""CSV files: tables with named columns, the sample of a row, and CYBORG's table without a header.
 
 Columns are found by their names, unless ``--columns`` gives them; labels are words or 0 and 1.
 """
@@ -77,6 +77,10 @@ _SPLITS: dict[str, Split] = {
     **dict.fromkeys(("holdout", "hold_out", "hold-out", "heldout", "held_out", "held-out"), "test"),
 }
 
+# What the words in CYBORG's CSV mean.
+CYBORG_SPLITS: dict[str, Split] = {"train": "train", "test": "validation"}
+_CYBORG_LABELS = {"Real": REAL, "Synthetic": SYNTHETIC}
+
 
 @lru_cache(maxsize=256)
 def split_of(word: str) -> Split | None:
@@ -104,6 +108,37 @@ def read(
         raise InputError(f"{path}, line {line}: {error}.") from error
     samples = parsed(rows, f"{path}, line", lambda row: columns.sample(row, inside))
     return columns, from_rows(reals_by_generator(samples), path)
+
+
+def read_cyborg(path: Path, inside: Callable[[str], str]) -> Manifest:
+    """Read the CSV of CYBORG (Boyd et al., 2023), ``split,label,/path`` without a header.
+
+    ``label`` is ``Real`` or ``Synthetic``. ``split`` is ``train`` or ``test``, and its "test" is
+    what everybody else calls validation. A leading slash means the image root. A fourth column,
+    which is this project's addition, names the generator. Human maps lie in a folder ``heatmaps``.
+    Raises InputError with the line number.
+
+    inside: Makes the path of a cell absolute, or raises ValueError.
+    """
+
+    def sample(row: Sequence[str]) -> Sample:
+        if len(row) not in (3, 4):
+            raise ValueError(f"{len(row)} columns, where a CYBORG CSV has split,label,/path")
+        split, label, image, generator = (cell.strip() for cell in (*row, "")[:4])
+        if split not in CYBORG_SPLITS:
+            raise ValueError(f"split {split!r} is neither train nor test (there is no header line)")
+        if label not in _CYBORG_LABELS:
+            raise ValueError(f"label {label!r} is neither Real nor Synthetic")
+        if not image:
+            raise ValueError("an empty path")
+        return Sample(
+            path=inside(image.lstrip("/")),
+            label=_CYBORG_LABELS[label],
+            generator=generator,
+            split=CYBORG_SPLITS[split],
+        )
+
+    return from_rows(parsed(csv_rows(path), f"{path}, line", sample), path)
 
 
 @dataclass(frozen=True)

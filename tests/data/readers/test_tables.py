@@ -1,4 +1,4 @@
-"""Tables with named columns: each column means what its name says, and a bad row has its line."""
+"""CSV files: each column means what its name says, CYBORG's too, and a bad row has its line."""
 
 import time
 from pathlib import Path
@@ -182,3 +182,27 @@ def test_a_table_that_lies_on_its_side_is_refused_at_once(tmp_path: Path) -> Non
     path.write_text(",".join(f"{n}.png" for n in range(1000)))
     with pytest.raises(InputError, match=r"among 0.png, .*, 19.png and 980 more; call it path"):
         read_data(path)
+
+
+def test_a_bad_row_of_cyborg_is_named_with_its_line(tmp_path: Path) -> None:
+    write({"set/a.png": "face 1", "a.png": "face 2"}, tmp_path)
+    for text, message in (
+        ("train,Real,/a.png\ntrain,Fake,/a.png\n", "line 2: label 'Fake' is neither"),
+        ("train,Real,/a.png\nval,Real,/a.png\n", "line 2: split 'val' is neither"),
+        ("train,Real,/a.png,x,y\n", "line 1: 5 columns"),
+        ("train,Real,/../a.png\n", "line 1: path '../a.png' leaves the data root"),
+        ("train,Real,/a.png\ntest,Real,/c.png\n", "line 2: 1 of 2 images do not exist.*c.png'"),
+    ):
+        (tmp_path / "set/d.csv").write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_data(tmp_path / "set/d.csv")
+
+
+def test_spaces_and_slashes_before_a_path_of_cyborg_and_a_given_generator(tmp_path: Path) -> None:
+    write({"a.png": "face 1", "b.png": "face 2"}, tmp_path)
+    (tmp_path / "d.csv").write_text("train , Real , //a.png\ntrain,Synthetic,b.png\n")
+    images = read_data(tmp_path / "d.csv", generator="SG2")
+    assert [(s.path, s.generator) for s in images] == [
+        (f"{tmp_path}/a.png", ""),
+        (f"{tmp_path}/b.png", "SG2"),
+    ]
