@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from focus.config.losses import LossConfig
 from focus.config.options import POINTS
 from focus.data.maps import human_map, source_of
-from focus.data.readers.deepfakebench import read_folders
+from focus.data.readers.folders import read_deepfakebench
 from focus.data.readers.human_maps import drawn_references
 from focus.errors import InputError
 from focus.metrics.calibration import Calibration
@@ -135,7 +135,11 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         lambda: [human_map(r) for r in drawn_references(folder / "coco.json").values()],
     )
     video = "original_sequences/youtube/c23/frames/071"
-    add("ff/train.json", '[["071", "054"]]', lambda: read_folders(folder, [f"{folder}/ff/{video}"]))
+    add(
+        "ff/train.json",
+        '[["071", "054"]]',
+        lambda: read_deepfakebench(folder, [f"{folder}/ff/{video}"]),
+    )
 
     run = trainer(faces, folder, epochs=1, model_ema_decay=0.9, loss="match")
     run.fit()

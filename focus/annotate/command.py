@@ -21,7 +21,7 @@ from focus.data.bad_files import check_images
 from focus.data.known_images import digest_of
 from focus.data.manifest import Manifest, Sample
 from focus.data.readers import read_given, refuse_inside
-from focus.data.readers.human_maps import MAP_FOLDERS
+from focus.data.readers.files import MAP_FOLDERS
 from focus.errors import InputError
 from focus.findings import print_findings
 from focus.runtime.files import check_writable, sole_writer

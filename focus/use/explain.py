@@ -38,8 +38,7 @@ from focus.data.manifest import (
 from focus.data.named_files import Role
 from focus.data.overlay import lay, marked
 from focus.data.readers import refuse_inside
-from focus.data.readers.files import IMAGE_EXTENSIONS
-from focus.data.readers.folders import images_without_maps
+from focus.data.readers.files import IMAGE_EXTENSIONS, images_without_maps
 from focus.errors import ImageError, InputError
 from focus.evaluation.inference import geometry_warning
 from focus.metrics.arrays import evenly

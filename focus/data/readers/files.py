@@ -1,12 +1,18 @@
-"""List the image files below a folder."""
+"""List the image files below a folder, with or without its human maps."""
 
+import logging
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+import numpy as np
+
+from focus.data.columns import PathColumn
 from focus.data.manifest import absolute, with_separator
 from focus.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = frozenset(
     [
@@ -14,6 +20,10 @@ IMAGE_EXTENSIONS = frozenset(
         *(".avif", ".bmp", ".dib", ".gif", ".tga", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"),
     ]
 )
+_NOT_READ = (".heic", ".heif", ".jxl")  # images that Pillow does not read
+MAP_FOLDERS = ("human_maps", "heatmaps")
+"""Where human maps are looked for; the second is CYBORG's."""
+_PASSED_OVER = (*MAP_FOLDERS, "maps", "masks")
 _NOT_LISTED = (".", "__MACOSX")  # hidden; of unpacked files, named as images that are none
 
 
@@ -54,6 +64,51 @@ def paths_below(
             yield from paths_below(folder / name, extensions, skip, (*_above, real))
         elif name[name.rfind(".") :].lower() in extensions:
             yield beginning + name
+
+
+def images_without_maps(
+    root: Path, maps: Path | None = None, extensions: Collection[str] = IMAGE_EXTENSIONS
+) -> list[Path]:
+    """Return the image files below a folder, as :func:`list_images`."""
+    paths = list_images(root, maps, extensions)
+    return [Path(path) for path in paths.of(np.arange(len(paths), dtype=np.int32)) if path]
+
+
+def list_images(
+    root: Path, maps: Path | None = None, extensions: Collection[str] = IMAGE_EXTENSIONS
+) -> PathColumn:
+    """List the image files below a folder, without those in folders of maps and masks.
+
+    Warns of folders that are passed over, but for ``maps``, and of files that Pillow does not read.
+    extensions: The extensions of the files to list.
+    """
+    passed: list[Path] = []
+
+    def holds_maps(folder: Path) -> bool:
+        if folder != maps and folder.name.casefold() in _PASSED_OVER:
+            passed.append(folder)
+            return True
+        return folder == maps
+
+    paths = PathColumn()
+    n_unread = 0
+    for path in paths_below(root, {*extensions, *_NOT_READ}, holds_maps):
+        if path[path.rfind(".") :].lower() in extensions:
+            paths.append(path)
+        else:
+            n_unread += 1
+    paths.finish()
+    for folder in passed:
+        if n_files := sum(1 for _ in paths_below(folder, extensions)):
+            _log.warning(
+                "%s: passed over %d files in %s, which by its name holds maps and no images",
+                root,
+                n_files,
+                folder.relative_to(root),
+            )
+    if n_unread:
+        _log.warning("%s: left out %d HEIC or JPEG XL files: convert them", root, n_unread)
+    return paths
 
 
 def is_listed(name: str) -> bool:

@@ -1,16 +1,22 @@
-"""Folder trees that name the label, and plain folders of images.
+"""Folder trees that name the label, plain folders of images, and the folders of DeepfakeBench.
 
 ``[<split>/][<generator>/[<class>/]]<label>/*`` (CNNDetection, UniversalFakeDetect, NPR, SIDBench)
 or ``<generator>/[<split>/]<label>/*`` (GenImage), in any case; a split may also lie below the
 label. Reals carry the generator of their folder, so that its fakes are scored against its own
 reals; the class is kept in ``extra``. What lies below a label's folder is of that label;
 ``[<split>/]fake/<generator>/*`` names generators too, if one of them is known.
+
+FaceForensics++, Celeb-DF and DF40 are read in the folders in which these sets come, as
+``original_sequences/youtube/c23/frames/033/0.png``, ``Celeb-real/frames/id0_0000/0.png`` or
+``DF40/simswap/ff/frames/033_097/0.png``, with or without ``frames``, and other folders above.
 """
 
 import logging
 import os
+import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,12 +26,11 @@ from focus.config.shared import DataLayout
 from focus.data.columns import PathColumn
 from focus.data.manifest import NO_EXTRA, REAL, SYNTHETIC, Manifest, Sample, Split
 from focus.data.near_far import family_of
-from focus.data.readers import deepfakebench
-from focus.data.readers.files import IMAGE_EXTENSIONS, is_listed, paths_below
-from focus.data.readers.human_maps import MAP_FOLDERS
+from focus.data.readers.files import is_listed, list_images
 from focus.data.readers.tables import NO_WORDS, split_of
 from focus.errors import InputError
 from focus.findings import Finding, finding
+from focus.runtime.json_files import read_json
 
 _log = logging.getLogger(__name__)
 
@@ -38,9 +43,7 @@ TREES: dict[DataLayout, Mapping[str, int]] = {
     NAMED: {"real": REAL, "fake": SYNTHETIC, "synthetic": SYNTHETIC},
 }
 """The folders that name the label; the first tree that fits is taken."""
-_NOT_READ = (".heic", ".heif", ".jxl")  # images that Pillow does not read
 _NAMED = 5  # folders
-_MAP_FOLDERS = (*MAP_FOLDERS, "maps", "masks")
 
 _Folders = tuple[str, ...]
 
@@ -65,7 +68,7 @@ def read(
     listed = dict.fromkeys(map(_folder, paths.folders.texts))
     folders = {folder: Path(folder).relative_to(root).parts for folder in listed}
     if layout in (None, DEEPFAKEBENCH):
-        of_folders = deepfakebench.read_folders(root, folders)
+        of_folders = read_deepfakebench(root, folders)
         if of_folders or layout == DEEPFAKEBENCH:
             names = "of a set that is known"
             return DEEPFAKEBENCH, _images_in(of_folders, paths, root, names)
@@ -115,51 +118,6 @@ def unread_findings(root: Path, manifest: Manifest, maps: Path | None) -> list[F
     more = f" and {len(unread) - _NAMED} more" if len(unread) > _NAMED else ""
     named = ", ".join(map(repr, unread[:_NAMED]))
     return [finding("unread_folders", count=len(unread), root=root, folders=f"{named}{more}")]
-
-
-def images_without_maps(
-    root: Path, maps: Path | None = None, extensions: Collection[str] = IMAGE_EXTENSIONS
-) -> list[Path]:
-    """Return the image files below a folder, as :func:`list_images`."""
-    paths = list_images(root, maps, extensions)
-    return [Path(path) for path in paths.of(np.arange(len(paths), dtype=np.int32)) if path]
-
-
-def list_images(
-    root: Path, maps: Path | None = None, extensions: Collection[str] = IMAGE_EXTENSIONS
-) -> PathColumn:
-    """List the image files below a folder, without those in folders of maps and masks.
-
-    Warns of folders that are passed over, but for ``maps``, and of files that Pillow does not read.
-    extensions: The extensions of the files to list.
-    """
-    passed: list[Path] = []
-
-    def holds_maps(folder: Path) -> bool:
-        if folder != maps and folder.name.casefold() in _MAP_FOLDERS:
-            passed.append(folder)
-            return True
-        return folder == maps
-
-    paths = PathColumn()
-    n_unread = 0
-    for path in paths_below(root, {*extensions, *_NOT_READ}, holds_maps):
-        if path[path.rfind(".") :].lower() in extensions:
-            paths.append(path)
-        else:
-            n_unread += 1
-    paths.finish()
-    for folder in passed:
-        if n_files := sum(1 for _ in paths_below(folder, extensions)):
-            _log.warning(
-                "%s: passed over %d files in %s, which by its name holds maps and no images",
-                root,
-                n_files,
-                folder.relative_to(root),
-            )
-    if n_unread:
-        _log.warning("%s: left out %d HEIC or JPEG XL files: convert them", root, n_unread)
-    return paths
 
 
 def _folder(path: str) -> str:
@@ -270,3 +228,77 @@ def _names_split(
             "split: call it train, val or test, or the other one by another name."
         )
     return True
+
+
+_DF40 = "/df40(?:_train)?/(?:(?P<split>train|val|test)/)?"
+_LEVEL = "(?:/(?P<compression>raw|c[0-9]+))?"
+# Where a folder lies and its label, by the first that fits; the names in them are kept.
+_FOLDERS = (
+    (f"/original_sequences/(?P<source>youtube|actors){_LEVEL}", REAL),
+    (f"/manipulated_sequences/(?P<generator>[^/]+){_LEVEL}", SYNTHETIC),
+    # In DF40's folders cdf, the fakes made of Celeb-DF's images lie in folders of these names.
+    ("(?<!/cdf)(?<!/cdf/frames)/(?P<source>celeb-real|youtube-real)", REAL),
+    ("(?<!/cdf)(?<!/cdf/frames)/celeb-synthesis", SYNTHETIC),
+    (f"{_DF40}(?:(?P<generator>[^/]+)/(?:[^/]+/)*)?(?:0_)?real", REAL),
+    (f"{_DF40}(?:(?:1_)?fake/)?(?P<generator>[^/]+)", SYNTHETIC),
+)
+_PATTERNS = [(re.compile(f"{folders}(?=/)", re.IGNORECASE), label) for folders, label in _FOLDERS]
+# Names of videos: the one that is seen, and in swaps the one whose face was put in.
+_VIDEOS = [
+    (re.compile("([0-9]{3})(?:_[0-9]{3})?"), "FF++"),
+    (re.compile("([0-9]{2})(?:_[0-9]{2})?__.*"), "DFD"),
+    (re.compile("(id[0-9]+)(?:_id[0-9]+)?_[0-9]+"), "Celeb-DF"),
+    (re.compile("([0-9]{5})"), "Celeb-DF"),
+]
+
+
+def read_deepfakebench(root: Path, folders: Iterable[str]) -> dict[str, Sample]:
+    """Return what is known of the images in each folder, without their paths.
+
+    The group is the video that is seen, or in Celeb-DF and DFD the person, with all that was made
+    of it at any level of compression. Splits come from ``train.json``, ``val.json`` and
+    ``test.json``, lists of pairs of numbers, beside ``original_sequences``. Other folders have no
+    entry.
+    """
+    splits = cache(_official_splits)
+    samples = {}
+    for folder in folders:
+        match_and_label = _match(root, folder)
+        if match_and_label is None:
+            continue
+        match, label = match_and_label
+        extra = {name: text for name, text in match.groupdict().items() if text}
+        generator = extra.pop("generator", "" if label == REAL else "Celeb-DF")
+        name = os.path.basename(folder)  # noqa: PTH119 - a million Path objects take seconds
+        group = ""
+        split: Split = split_of(extra.pop("split", "")) or ""
+        for pattern, data_set in _VIDEOS:
+            if video := pattern.fullmatch(name):
+                group = f"{data_set} {video[1]}"
+                if data_set == "FF++" and "_sequences" in match[0]:
+                    split = splits(folder[: match.start()]).get(video[1], "")
+                break
+        samples[folder] = Sample("", label, generator, split=split, group=group, extra=extra)
+    return samples
+
+
+def _match(root: Path, folder: str) -> tuple[re.Match[str], int] | None:
+    # A part of a set may be given, as the folder of one level.
+    for pattern, label in _PATTERNS:
+        # A project may be called DF40: of that name are only the given folder and those below.
+        start = len(str(root)) - len(root.name) - 1 if "df40" in pattern.pattern else 0
+        if match := pattern.search(f"{folder.replace(os.sep, '/')}/", start):
+            return match, label
+    return None
+
+
+def _official_splits(folder: str) -> dict[str, Split]:
+    """Return number of a video -> split, as the files in the set's folder say; {} without them."""
+    splits: dict[str, Split] = {}
+    for name in ("train", "val", "test"):
+        path = Path(folder, f"{name}.json")
+        if not path.is_file():
+            continue
+        pairs = read_json(path, list[list[str]], "put the official file there, or remove it")
+        splits |= {number: split_of(name) or "" for pair in pairs for number in pair}
+    return splits

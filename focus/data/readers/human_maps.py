@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from focus.data.images import reason
 from focus.data.manifest import Manifest, absolute, with_separator
 from focus.data.maps import MAP_SOURCE, files_of, is_drawing, read_coco, source_of
-from focus.data.readers.files import paths_below
+from focus.data.readers.files import MAP_FOLDERS, paths_below
 from focus.errors import InputError
 from focus.findings import Finding, finding
 
-MAP_FOLDERS = ("human_maps", "heatmaps")
-"""Where human maps are looked for; the second is CYBORG's."""
 ANNOTATION, MADE_MAPS = "annotation.json", "maps"
 """What a folder of ``focus annotate`` is known by, and where its maps are in it."""
 MapOwners = Mapping[Path, Mapping[str, str]]

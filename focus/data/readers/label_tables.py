@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any, Self
 
 from focus.data.manifest import Manifest, Sample, absolute, parsed, place_inside
-from focus.data.readers.folders import images_without_maps
+from focus.data.readers.files import images_without_maps
 from focus.data.readers.rows import from_rows
 from focus.data.readers.tables import NAMES, Columns, plain_name, reals_by_generator
 from focus.errors import InputError, listed

@@ -10,7 +10,7 @@ from focus.config.train import TrainConfig
 from focus.data.manifest import Manifest
 from focus.data.readers import read_given
 from focus.data.readers.detect import Reading, read_labels, read_path
-from focus.data.readers.folders import images_without_maps
+from focus.data.readers.files import images_without_maps
 from focus.data.readers.given import GivenImages
 from focus.errors import InputError
 
