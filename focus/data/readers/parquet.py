@@ -20,12 +20,11 @@ from typing import Any, NamedTuple
 
 from focus.data.manifest import STORED_IN, Manifest, Sample, Split, parsed, refuse_repeated
 from focus.data.readers.files import images_below
-from focus.data.readers.hub import licence_of, parquet_files
 from focus.data.readers.rows import Portion, from_rows
 from focus.data.readers.tables import NO_WORDS, PATHS, Columns, reals_by_generator, split_of
 from focus.errors import InputError
 from focus.runtime.files import atomic_write
-from focus.runtime.machine import cache_dir
+from focus.runtime.machine import cache_dir, is_main_process
 
 PARQUET = (".parquet",)
 ClassNames = Mapping[str, Sequence[str] | None]
@@ -101,7 +100,7 @@ def read(
 
     Raises InputError with the row's number, counted from 1 over all splits, in what is kept.
     """
-    reader = _RowReader(column_names, inside, words, licence_of(path) if hub else "")
+    reader = _RowReader(column_names, inside, words, _licence_of(path) if hub else "")
     if most is None:
         rows = _rows(path, hub)
     else:
@@ -238,7 +237,7 @@ def _parts(datasets: Any, path: Path, hub: bool, wants: Wants | None) -> Iterato
     A row is a table of Arrow's: else the library decodes an image in a list or a struct, and
     fetches it. Rows come one at a time, since each may be as large as a few bytes can unpack to.
     """
-    remote = parquet_files(datasets, path) if hub and wants else {}
+    remote = _files_on_hub(datasets, path) if hub and wants else {}
     if remote:
         yield from _in_files(remote, wants, importlib.import_module("fsspec").open)
         return
@@ -365,3 +364,35 @@ def _cell(value: Any, names: Sequence[str] | None) -> str:
     if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         value = int(value)
     return "" if value != value else str(value)  # NaN is not itself
+
+
+def _licence_of(path: Path) -> str:
+    """Print what a data set of the Hub takes before it is fetched; return its card's licence.
+
+    "" if the card names none, or cannot be reached: the data may be in the cache.
+    """
+    from huggingface_hub import HfApi  # takes as long to import as all readers
+
+    name = "/".join(path.parts[:2])
+    try:
+        dataset = HfApi().dataset_info(name, files_metadata=True)
+    except Exception as error:  # the Hub's own errors, and those of the connection
+        licence, size = "", f"size and licence are not known ({type(error).__name__})"
+    else:
+        licences = dataset.card_data.get("license") if dataset.card_data else None
+        licence = licences if isinstance(licences, str) else ", ".join(licences or [])
+        total = sum(file.size or 0 for file in dataset.siblings or ())
+        size = f"{total / 1e6:,.0f} MB in all, licence: {licence or 'none is named'}"
+    if is_main_process():
+        print(f"hf://{path}: {size}", flush=True)
+    return licence
+
+
+def _files_on_hub(datasets: Any, path: Path) -> dict[Split, list[str]]:
+    """Return the addresses of a data set's files by split, none if they are not all parquet."""
+    builder = datasets.load_dataset_builder("/".join(path.parts[:2]), *path.parts[2:])
+    files = defaultdict[Split, list[str]](list)
+    for part, addresses in builder.config.data_files.items():
+        files[split_of(str(part)) or ""] += map(str, addresses)
+    are_parquet = all(name.endswith(".parquet") for names in files.values() for name in names)
+    return files if are_parquet else {}
