@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
@@ -103,24 +103,26 @@ class Errors(NamedTuple):
     largest: Floats
 
 
-def _tpr(rate: float, heading: str = "", column: int = 99) -> Figure:
+class _Shown(TypedDict, total=False):
+    """Where a figure is shown, as :class:`Figure` has it; a figure without these is not."""
+
+    heading: str
+    column: int
+    row: str
+
+
+def _tpr(rate: float, **shown: Unpack[_Shown]) -> Figure:
     return Figure(
         name=f"tpr_at_fpr_{rate:g}",
         interval=Method.SHARE,
         compute=partial(Ranking.tpr_at_fpr, target=rate),
-        heading=heading,
-        column=column,
         reals=needed(rate),
+        **shown,
     )
 
 
 def _ece(
-    name: str,
-    heading: str = "",
-    column: int = 99,
-    *,
-    balanced: bool = False,
-    tempered: bool = False,
+    name: str, *, balanced: bool = False, tempered: bool = False, **shown: Unpack[_Shown]
 ) -> Figure:
     def measured_by(measure: Callable[..., Any], ranking: Ranking) -> Any:
         probabilities = (
@@ -136,103 +138,86 @@ def _ece(
         name=name,
         interval=Method.ERROR,
         compute=partial(measured_by, Ranking.ece),
-        heading=heading,
-        column=column,
         excess=partial(measured_by, Ranking.calibrated_ece),
         probability=True,
+        **shown,
     )
 
 
-def _mean(
-    name: str,
-    source: str,
-    interval: Method,
-    heading: str = "",
-    column: int = 99,
-    row: str = "",
-    *,
-    unit: Unit,
-) -> Figure:
+def _mean(name: str, source: str, interval: Method, unit: Unit, **shown: Unpack[_Shown]) -> Figure:
     """Return the mean of a column over the images of a class."""
     return Figure(
         name=name,
         interval=interval,
         compute=lambda group: group.mean(source, unit),
-        heading=heading,
-        column=column,
-        row=row,
         unit=unit,
         where="group",
         source=source,
+        **shown,
     )
 
 
-def _of_artefacts(
-    name: str, interval: Method, heading: str = "", column: int = 99, row: str = ""
-) -> Figure:
+def _of_artefacts(name: str, interval: Method, **shown: Unpack[_Shown]) -> Figure:
     """Return the mean of the column of that name over the fakes with an artefact mask."""
-    figure = _mean(name, name, interval, heading, column, row, unit="fake")
-    return replace(figure, fakes="n_pointing")
+    return replace(_mean(name, name, interval, "fake", **shown), fakes="n_pointing")
 
 
 def _by_class(
-    name: str,
-    source: str,
-    interval: Method,
-    heading: str = "",
-    column: int = 99,
-    row: str = "",
+    name: str, interval: Method, *, source: str = "", **shown: Unpack[_Shown]
 ) -> list[Figure]:
-    """Return the means of a column over the real images, over the fakes, and over both."""
+    """Return the means of a column over the real images, over the fakes, and over both.
+
+    source: The column, if it has another name. shown: Where the mean over both is shown.
+    """
+    column = source or name
     return [
-        _mean(f"{name}_on_real", source, interval, unit="real"),
-        _mean(f"{name}_on_synthetic", source, interval, unit="fake"),
-        _mean(name, source, interval, heading, column, row, unit="both"),
+        _mean(f"{name}_on_real", column, interval, "real"),
+        _mean(f"{name}_on_synthetic", column, interval, "fake"),
+        _mean(name, column, interval, "both", **shown),
     ]
 
 
-def _peak_share(name: str, heading: str = "", column: int = 99, *, unit: Unit) -> Figure:
+def _peak_share(name: str, unit: Unit, **shown: Unpack[_Shown]) -> Figure:
     """Return the share of the CAMs of a class that peak in the commonest cell."""
     return Figure(
         name=name,
         interval=Method.LARGEST,
         compute=lambda group: group.peak_share(unit),
-        heading=heading,
-        column=column,
         unit=unit,
         where="group",
+        **shown,
     )
 
 
 FIGURES = (
-    Figure("auc", Method.DELONG, Ranking.auc, "AUC", 1),
-    Figure("average_precision", Method.SHARE, Ranking.average_precision, "AP", 8),
+    Figure("auc", Method.DELONG, Ranking.auc, heading="AUC", column=1),
+    Figure("average_precision", Method.SHARE, Ranking.average_precision, heading="AP", column=8),
     Figure(
         "average_precision_balanced",
         Method.SHARE,
         partial(Ranking.average_precision, balanced=True),
-        "AP at 50 % synthetic",
-        9,
+        heading="AP at 50 % synthetic",
+        column=9,
     ),
-    Figure("eer", Method.SHARE, Ranking.eer, "EER", 2),
+    Figure("eer", Method.SHARE, Ranking.eer, heading="EER", column=2),
     _tpr(0.001),
     _tpr(0.002),
-    _tpr(0.01, "TPR at 1 % FPR", 3),
-    _tpr(0.05, "TPR at 5 % FPR", 6),
+    _tpr(0.01, heading="TPR at 1 % FPR", column=3),
+    _tpr(0.05, heading="TPR at 5 % FPR", column=6),
     Figure("accuracy", Method.RATE, Ranking.accuracy, where="cut"),
     Figure(
         "balanced_accuracy",
         Method.TWO_RATES,
         Ranking.balanced_accuracy,
-        "balanced accuracy",
-        10,
+        heading="balanced accuracy",
+        column=10,
         where="cut",
     ),
     Figure("brier", Method.COST, Ranking.brier, probability=True),
     Figure("brier_balanced", Method.COST, partial(Ranking.brier, balanced=True), probability=True),
-    Figure("prevalence", Method.NONE, Ranking.prevalence, "share of synthetic", 7),
-    _ece("ece", "ECE", 11),
-    _ece("ece_balanced", "ECE at 50 % synthetic", 12, balanced=True),
+    Figure("prevalence", Method.NONE, Ranking.prevalence, heading="share of synthetic", column=7),
+    _ece("ece", heading="ECE", column=11),
+    _ece("ece_balanced", heading="ECE at 50 % synthetic", column=12, balanced=True),
     _ece("ece_tempered", tempered=True),
     _ece("ece_tempered_balanced", tempered=True, balanced=True),
     Figure(
@@ -243,39 +228,48 @@ FIGURES = (
         bounds=(0.0, math.inf),
         probability=True,
     ),
-    Figure("bpcer", Method.RATE, Ranking.bpcer, "BPCER", 5, unit="real", where="point"),
-    Figure("apcer", Method.RATE, Ranking.apcer, "APCER", 4, unit="fake", where="point"),
-    *_by_class(
-        "entropy", "entropy_predicted", Method.MEAN, "entropy h", 13, "CAM entropy, all images"
+    Figure(
+        "bpcer", Method.RATE, Ranking.bpcer, heading="BPCER", column=5, unit="real", where="point"
     ),
-    *_by_class("entropy_synthetic", "entropy_synthetic", Method.MEAN),
-    *_by_class("entropy_sum", "entropy_sum", Method.MEAN),
-    *_by_class("entropy_z", "entropy_z", Method.MEAN, "entropy z", 14),
-    *_by_class("cam_range", "cam_range", Method.MEAN, "CAM range", 15),
-    *_by_class("map_mse", "map_mse", Method.MEAN),
-    *_by_class("map_cosine", "map_cosine", Method.MEAN, "cosine with human map", 22),
-    *_by_class("map_hit", "map_hit", Method.RATE, "peaks where people looked", 20),
-    *_by_class("map_chance", "map_chance", Method.MEAN, "chance level where people looked", 21),
-    *_by_class("map_mass", "map_mass", Method.MEAN),
-    *_by_class("peak_outlier", "peak_outlier", Method.RATE, "peaks on outlying tokens", 17),
+    Figure(
+        "apcer", Method.RATE, Ranking.apcer, heading="APCER", column=4, unit="fake", where="point"
+    ),
+    *_by_class(
+        "entropy",
+        Method.MEAN,
+        source="entropy_predicted",
+        heading="entropy h",
+        column=13,
+        row="CAM entropy, all images",
+    ),
+    *_by_class("entropy_synthetic", Method.MEAN),
+    *_by_class("entropy_sum", Method.MEAN),
+    *_by_class("entropy_z", Method.MEAN, heading="entropy z", column=14),
+    *_by_class("cam_range", Method.MEAN, heading="CAM range", column=15),
+    *_by_class("map_mse", Method.MEAN),
+    *_by_class("map_cosine", Method.MEAN, heading="cosine with human map", column=22),
+    *_by_class("map_hit", Method.RATE, heading="peaks where people looked", column=20),
+    *_by_class("map_chance", Method.MEAN, heading="chance level where people looked", column=21),
+    *_by_class("map_mass", Method.MEAN),
+    *_by_class("peak_outlier", Method.RATE, heading="peaks on outlying tokens", column=17),
     _of_artefacts(
         "pointing_hit",
         Method.RATE_OF_FAKES,
-        "peaks in artefact",
-        18,
-        "peaks in artefact, synthetic",
+        heading="peaks in artefact",
+        column=18,
+        row="peaks in artefact, synthetic",
     ),
     _of_artefacts("pointing_hit_synthetic", Method.RATE_OF_FAKES),
-    _of_artefacts("pointing_chance", Method.MEAN, CHANCE, 19, CHANCE),
+    _of_artefacts("pointing_chance", Method.MEAN, heading=CHANCE, column=19, row=CHANCE),
     _of_artefacts("mask_mass", Method.MEAN),
-    _peak_share("peak_share_on_real", unit="real"),
-    _peak_share("peak_share_on_synthetic", unit="fake"),
-    _peak_share("peak_share", "peaks in the commonest cell", 16, unit="both"),
+    _peak_share("peak_share_on_real", "real"),
+    _peak_share("peak_share_on_synthetic", "fake"),
+    _peak_share("peak_share", "both", heading="peaks in the commonest cell", column=16),
     Figure(
         "apcer_pooled",
         Method.SHARE,
         lambda errors: errors.pooled,
-        "APCER, all synthetic",
+        heading="APCER, all synthetic",
         unit="fake",
         where="set",
     ),
@@ -283,7 +277,7 @@ FIGURES = (
         "apcer_mean",
         Method.SHARE,
         lambda errors: errors.mean,
-        "APCER, mean",
+        heading="APCER, mean",
         unit="fake",
         where="set",
     ),
@@ -291,7 +285,7 @@ FIGURES = (
         "apcer_max",
         Method.LARGEST,
         lambda errors: errors.largest,
-        "APCER, largest",
+        heading="APCER, largest",
         unit="fake",
         where="set",
     ),
