@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from focus.config.data import CheckConfig
-from focus.data.check import contact_sheet, findings, report
-from focus.data.check.findings import CheckedData
-from focus.data.check.verdict import is_fit, verdict
+from focus.data.check import findings, report
+from focus.data.check.findings import CheckedData, is_fit, verdict
 from focus.data.readers import refuse_inside
 from focus.runtime.files import check_writable, sole_writer
 
@@ -28,7 +27,7 @@ def check(config: CheckConfig) -> None:
         refuse_inside(output, (*config.test_data.values(), *config.test_real.values()))
         with sole_writer(output):
             checked, content, shown = _print(config)
-            contact_sheet.draw(checked, output / "contact_sheet.png")
+            report.write_contact_sheet(checked, output / "contact_sheet.png")
             report.write(checked, content, shown, output)
         print(f"report: {output}")
     if checked.obstacle or (config.strict and not is_fit(checked)):

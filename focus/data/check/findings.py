@@ -1,4 +1,4 @@
-"""Everything that the check finds, in the order in which it finds it."""
+"""Everything that the check finds, in the order in which it finds it, and the verdict on it."""
 
 import logging
 from collections import defaultdict
@@ -45,6 +45,8 @@ R = TypeVar("R")
 # Images of the audit of pixels: the interval is then narrower than 0.04.
 _AUDITED = 5000
 _SPLITS = ("train", "validation", "test", "")
+
+FIT = "fit for training"
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,19 @@ def gather(config: CheckConfig) -> CheckedData:
         pixels=pixels,
         without_copies=without_copies,
     )
+
+
+def is_fit(checked: CheckedData) -> bool:
+    """Return whether nothing has to be mended before training."""
+    return "error" not in {one.severity for one in checked.findings}
+
+
+def verdict(checked: CheckedData) -> str:
+    """Return the verdict in one line, and each finding in one below, worst first."""
+    head = FIT if is_fit(checked) else "mend this before training"
+    if not checked.findings:
+        return head
+    return "\n".join([f"{head}:", *map(str, checked.findings)])
 
 
 def _refused(obstacle: str) -> CheckedData:

@@ -1,24 +1,31 @@
-"""The findings as check.json, as copies.csv and as a text for the console."""
+"""The findings as check.json, as copies.csv, as a text for the console and as a contact sheet."""
 
 import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from focus.data.check.findings import CheckedData, Training, kinds
+from focus.data.check.findings import CheckedData, Training, is_fit, kinds
 from focus.data.check.images import files_of_two_labels
 from focus.data.check.shortcuts import MIN_IMAGES
-from focus.data.check.verdict import is_fit
 from focus.data.copies import SOURCE, Copy, write_copies
-from focus.data.manifest import REAL, place_of
+from focus.data.manifest import REAL, Sample, place_of
+from focus.data.overlay import NO_CAM, SheetRow, contact_sheet, strip
+from focus.metrics.arrays import evenly
 from focus.plotting import shortened
 from focus.tables import aligned
 
 _SHOWN, _CAUSES = 5, 3  # of each list, and of the causes of an AUC, on the console
 _LONGEST = 30  # characters of a generator's name in the table
+
+_CELLS = 8
+"""Pictures in a row of the sheet: images, or half as many beside themselves with their map."""
+SIDE = 144
+"""Pixels of the side of a picture in the sheet."""
+_MAX_ROWS = 40
 
 
 def write(checked: CheckedData, content: Mapping[str, Any], shown: str, folder: Path) -> None:
@@ -209,3 +216,46 @@ def _first(lines: Sequence[str]) -> list[str]:
     """Indent the first lines of a list, and count the others."""
     more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
     return [f"  {line}" for line in (*lines[:_SHOWN], *more)]
+
+
+def write_contact_sheet(checked: CheckedData, path: Path) -> None:
+    """Write a PNG with images of each split, class and generator, none if there are no images.
+
+    At most _MAX_ROWS kinds are shown. Of a kind that has human maps, images with one are shown.
+    """
+    rows_of_kind = kinds(checked.manifest)
+    sheet_rows = []
+    for (split, label, generator), rows in list(rows_of_kind.items())[:_MAX_ROWS]:
+        samples = _readable(checked, rows)
+        with_map = [sample for sample in samples if sample.human_map]
+        candidates, most = (with_map, _CELLS // 2) if with_map else (samples, _CELLS)
+
+        # At even steps, as neighbours are often alike.
+        shown = [candidates[number] for number in evenly(len(candidates), most)]
+        if shown:
+            cells = [(strip(sample, NO_CAM, SIDE), "", "black") for sample in shown]
+            note = f"{split or 'no split'}, {len(samples)}"
+            sheet_rows.append(SheetRow(generator or label, note, cells))
+    if not sheet_rows:
+        return
+
+    title = "Images by split and class"
+    if checked.map_sizes:
+        title += "; beside it the human map over it, where there are any"
+    if len(rows_of_kind) > _MAX_ROWS:
+        title += f"; {len(rows_of_kind) - _MAX_ROWS} more generators are not shown"
+    contact_sheet(path, [title], sheet_rows, SIDE)
+
+
+def _readable(checked: CheckedData, rows: Iterable[int]) -> list[Sample]:
+    """Return the images in these rows that can be decoded, without maps that cannot."""
+    unreadable = {file.path for file in checked.bad}
+    samples = []
+    for row in rows:
+        sample = checked.manifest[row]
+        if sample.path in unreadable:
+            continue
+        if sample.human_map in unreadable:
+            sample = replace(sample, human_map=None)
+        samples.append(sample)
+    return samples
