@@ -13,7 +13,7 @@ from focus.kernels.terms import Terms
 from focus.metrics.bootstrap import RESAMPLES
 from focus.metrics.ranking import SUPPORT, needed
 from focus.model.operating_points import TARGETS
-from focus.report.glossary import GLOSSARY
+from focus.report.page import GLOSSARY
 from focus.training.run_folder import _FREE
 
 DOCS = Path(__file__).parents[1] / "docs"
