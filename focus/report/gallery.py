@@ -7,7 +7,7 @@ with the artefact outlined, and the human map, the last two where the manifest h
 import base64
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,7 @@ from PIL import Image
 from focus.data.images import Preprocessing
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.overlay import NO_CAM, strip
-from focus.evaluation.protocol import UNNAMED, match
-from focus.evaluation.results import Results
+from focus.evaluation.protocol import UNNAMED, Comparison
 from focus.evaluation.scores import Scores
 from focus.metrics.arrays import Integers, evenly
 
@@ -56,23 +55,26 @@ def outcome_of(label: int | None, predicted: int) -> str:
     return "false alarm" if label == REAL else "missed"
 
 
-def sets(scores: Scores, results: Results | None) -> NDArray[np.object_]:
+def sets(scores: Scores, comparisons: Iterable[Comparison]) -> NDArray[np.object_]:
     """Return the test sets [N]: for a fake the one of its figures, else the manifest's."""
     test_sets = scores.test_set.copy()
-    if results is not None:
-        for comparison in match(scores, results["training_generators"]):
-            test_sets[comparison.fake] = comparison.test_set
+    for comparison in comparisons:
+        test_sets[comparison.fake] = comparison.test_set
     return test_sets
 
 
-def pick_rows(scores: Scores, results: Results | None, shown: int = SHOWN) -> tuple[Integers, int]:
+def pick_rows(
+    scores: Scores, test_sets: NDArray[np.object_], shown: int = SHOWN
+) -> tuple[Integers, int]:
     """Return the rows that get a picture, rising, and how many there are of each kind.
+
+    test_sets: The test sets [N] that :func:`sets` returns.
 
     A kind is a test set, class, generator and outcome. Of each kind the same number of images is
     shown, at least one, all if it has no more, at even steps of the order by score: from the lowest
     score to the highest, without anybody's choice.
     """
-    columns = sets(scores, results), scores.label, scores.generator, outcomes(scores)
+    columns = test_sets, scores.label, scores.generator, outcomes(scores)
     kinds: dict[tuple[Any, ...], list[int]] = {}
     for row, kind in enumerate(zip(*columns, strict=True)):
         kinds.setdefault(kind, []).append(row)
@@ -107,8 +109,10 @@ def as_data_uri(picture: Image.Image) -> str:
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
-def table(scores: Scores, results: Results | None, shown: Integers) -> dict[str, Any]:
+def table(scores: Scores, test_sets: NDArray[np.object_], shown: Integers) -> dict[str, Any]:
     """Return what the page's script needs of the images, column by column.
+
+    test_sets: The test sets [N] that :func:`sets` returns.
 
     Of more than ``LISTED`` images it has those of ``shown`` alone. In the table, ``shown`` has the
     rows with a picture, and ``root`` the folder that all paths have in common.
@@ -120,13 +124,13 @@ def table(scores: Scores, results: Results | None, shown: Integers) -> dict[str,
     generators, generator = np.unique(
         [kind(*pair) for pair in zip(rows.label, rows.generator, strict=True)], return_inverse=True
     )
-    test_sets, test_set = np.unique(
-        [name.replace("_", "-") for name in sets(scores, results)[listed]], return_inverse=True
+    names_of_sets, test_set = np.unique(
+        [name.replace("_", "-") for name in test_sets[listed]], return_inverse=True
     )
     return {
         "root": root,
         "generators": generators.tolist(),
-        "sets": test_sets.tolist(),
+        "sets": names_of_sets.tolist(),
         "outcomes": OUTCOMES,
         "path": [os.path.relpath(path, root or ".") for path in paths],
         "label": rows.label.tolist(),

@@ -12,7 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
 
 from focus import __version__
 from focus.data.images import Preprocessing
@@ -20,6 +22,7 @@ from focus.data.manifest import Manifest
 from focus.evaluation import robustness
 from focus.evaluation.error_rates import ErrorRate, errors_in_words
 from focus.evaluation.findings import recorded
+from focus.evaluation.protocol import match
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import best_epoch
@@ -120,8 +123,9 @@ def write(
     epochs = read_numbers(summary) if summary is not None and summary.exists() else []
     # Where training was resumed without its best model, the kept one is the best since then.
     epoch = (results or {}).get("model", {}).get("epoch") or best_epoch(epochs, eval_metric)
+    comparisons = [] if results is None else match(scores, results["training_generators"])
     drawn = [
-        *plots.of_scores(scores, results),
+        *plots.of_scores(scores, results, comparisons),
         *plots.of_robustness(perturbed),
         *plots.of_training(epochs, epoch),
     ]
@@ -131,7 +135,8 @@ def write(
     images = None
     if manifest is not None and len(scores):
         seen_by = [] if detector is None else [detector.preprocessing]
-        images = _images(seen_by, manifest, scores, results, threshold.value, progress)
+        test_sets = gallery.sets(scores, comparisons)
+        images = _images(seen_by, manifest, scores, test_sets, threshold.value, progress)
     return render(
         folder,
         title=title,
@@ -153,18 +158,21 @@ def _images(
     seen_by: Sequence[Preprocessing],
     manifest: Manifest,
     scores: Scores,
-    results: Results | None,
+    test_sets: NDArray[np.object_],
     threshold: float,
     progress: bool,
 ) -> dict[str, Any]:
-    """Return what the template needs of the images, with their pictures."""
-    shown, per_kind = gallery.pick_rows(scores, results)
+    """Return what the template needs of the images, with their pictures.
+
+    test_sets: The test sets [N] that :func:`focus.report.gallery.sets` returns.
+    """
+    shown, per_kind = gallery.pick_rows(scores, test_sets)
     made = gallery.pictures(manifest, scores, shown.tolist(), seen_by)
     bar = progress_bar(
         made, total=len(shown), desc="report", unit="image", delay=3, disable=not progress
     )
     pictures = dict(bar)
-    data = gallery.table(scores, results, shown) | {
+    data = gallery.table(scores, test_sets, shown) | {
         "threshold": threshold,
         "pictures": [pictures[row] for row in shown.tolist()],
         "parts": [

@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatt
 
 from focus.data.perturbations import STRENGTHS, UNITS
 from focus.evaluation.leaderboard import Leaderboard
-from focus.evaluation.protocol import UNNAMED, Comparison, match, union
+from focus.evaluation.protocol import UNNAMED, Comparison, union
 from focus.evaluation.result_table import SET_TITLES
 from focus.evaluation.results import Results
 from focus.evaluation.robustness import PerturbedAUC, curves
@@ -129,12 +129,16 @@ def inline(svg: str, name: str) -> str:
     return f'<svg {view.group() if view else ""} aria-hidden="true">{content}'
 
 
-def of_scores(scores: Scores, results: Results | None) -> list[Plot]:
-    """Return the figures of an evaluation; without results (no image has a label) no curves."""
+def of_scores(
+    scores: Scores, results: Results | None, comparisons: Sequence[Comparison]
+) -> list[Plot]:
+    """Return the figures of an evaluation; without results (no image has a label) no curves.
+
+    comparisons: Those of the scores, as :func:`focus.evaluation.protocol.match` returns them.
+    """
     if results is None:
         kinds = _histograms_of([scores])
         return [_histogram(kind, "", ("unlabelled", scores), [], {}) for kind in kinds]
-    comparisons = match(scores, results["training_generators"])
     names = list(dict.fromkeys(c.generator or UNNAMED for c in comparisons))
     short = shortened(names)
     plots: list[Plot] = []

@@ -8,6 +8,7 @@ import pytest
 from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest
 from focus.data.overlay import strip
+from focus.evaluation.protocol import match
 from focus.evaluation.results import Results
 from focus.evaluation.scores import Scores
 from focus.report import gallery
@@ -24,11 +25,11 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def test_images_are_chosen_evenly_and_not_by_hand(evaluation: Made) -> None:
     _, scores, results = evaluation
-    chosen, each = gallery.pick_rows(scores, results, shown=60)
-    again, _ = gallery.pick_rows(scores, results, shown=60)
+    where = gallery.sets(scores, match(scores, results["training_generators"]))
+    chosen, each = gallery.pick_rows(scores, where, shown=60)
+    again, _ = gallery.pick_rows(scores, where, shown=60)
     assert chosen.tolist() == again.tolist() == sorted(set(chosen.tolist()))
     outcome = gallery.outcomes(scores)
-    where = gallery.sets(scores, results)
     kinds = list(zip(where, scores.label, scores.generator, outcome, strict=True))
     sizes = {kind: kinds.count(kind) for kind in set(kinds)}
     counts = {kind: sum(kinds[row] == kind for row in chosen) for kind in sizes}
@@ -42,13 +43,14 @@ def test_images_are_chosen_evenly_and_not_by_hand(evaluation: Made) -> None:
     parts = taken * each // len(members)
     assert parts.tolist() == list(range(each))
     # More kinds than pictures: one each, none is left out. Enough pictures: all.
-    assert len(gallery.pick_rows(scores, results, shown=1)[0]) == len(sizes)
-    assert gallery.pick_rows(scores, results, shown=10**6)[0].tolist() == list(range(len(scores)))
+    assert len(gallery.pick_rows(scores, where, shown=1)[0]) == len(sizes)
+    assert gallery.pick_rows(scores, where, shown=10**6)[0].tolist() == list(range(len(scores)))
 
 
 def test_the_table_of_images_is_that_of_the_scores(evaluation: Made) -> None:
     _, scores, results = evaluation
-    data = gallery.table(scores, results, np.arange(3))
+    test_sets = gallery.sets(scores, match(scores, results["training_generators"]))
+    data = gallery.table(scores, test_sets, np.arange(3))
     assert [f"{data['root']}/{path}" for path in data["path"]] == scores.path.tolist()
     assert data["score"] == [round(float(score), 4) for score in scores.score]
     assert data["cam_range"] == [round(float(value), 4) for value in scores.cam_range]

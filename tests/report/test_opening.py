@@ -85,8 +85,8 @@ def test_errors_are_said_in_words_the_worst_first(evaluation: tuple[Scores, Resu
 
 
 def test_six_faces_show_each_outcome(evaluation: tuple[Scores, Results]) -> None:
-    scores, results = evaluation
-    shown, _ = gallery.pick_rows(scores, results)
+    scores, _ = evaluation
+    shown, _ = gallery.pick_rows(scores, scores.test_set)
     rows = opening.examples(scores, shown)
     kinds = [gallery.OUTCOMES[at] for at in gallery.outcomes(scores.select(rows))]
     assert kinds == ["right", "right", "missed", "missed", "false alarm", "false alarm"]

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from sklearn.metrics import roc_curve
 
 from focus.data.perturbations import ROBUSTNESS, STRENGTHS
+from focus.evaluation.protocol import match
 from focus.evaluation.results import summarise
 from focus.evaluation.scores import Scores
 from focus.report import plots
@@ -36,7 +37,8 @@ def test_the_figures_of_scores(tmp_path: Path) -> None:
     for old, new in zip(("kA", "uB", "<b>u&C</b>"), names, strict=True):
         generator[generator == old] = new
     found = replace(scores, generator=generator)
-    drawn = {plot.name: plot for plot in plots.of_scores(found, summarise(found, [], resamples=0))}
+    results = summarise(found, [], resamples=0)
+    drawn = {plot.name: plot for plot in plots.of_scores(found, results, match(found, []))}
     short = [f"stable_d...v_1_{at}" for at in (4, 5, 6)]
     assert legend_of(drawn["scores-closed"]) == ["real", short[0]]
     for kind in ("roc", "det"):
@@ -50,11 +52,11 @@ def test_the_figures_of_scores(tmp_path: Path) -> None:
 
 def test_shape_and_size_of_the_cam_are_drawn_where_h_says_nothing(tmp_path: Path) -> None:
     _, scores, _ = made(tmp_path, 14, resamples=0)
-    assert {p.name for p in plots.of_scores(scores, None)} == {"scores", "entropy"}
+    assert {p.name for p in plots.of_scores(scores, None, [])} == {"scores", "entropy"}
     columns = scores.columns()
     columns["entropy_predicted"] = np.where(np.arange(len(scores)) % 3, 0.01, 0.7)
     columns["cam_range"] = 40 * scores.cam_range
-    drawn = {p.name: p for p in plots.of_scores(Scores(**columns), None)}
+    drawn = {p.name: p for p in plots.of_scores(Scores(**columns), None, [])}
     assert set(drawn) == {"scores", "entropy", "entropy-z", "range"}
     assert axes_of(drawn["range"]).get_xlim()[1] == columns["cam_range"].max()
 
