@@ -6,7 +6,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
-from focus.data.check.headers import OF_TEST, storage_audit
+from focus.data.check.shortcuts import OF_TEST, storage_audit
 from focus.data.manifest import TEST_SETS, Manifest, Sample
 from focus.data.near_far import relation_findings
 from focus.errors import shown

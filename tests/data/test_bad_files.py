@@ -16,7 +16,7 @@ from PIL import Image
 from focus.config.command_line import parse
 from focus.config.train import EvaluateConfig, TrainConfig, resolve
 from focus.data.bad_files import check_images, without_digests
-from focus.data.check.headers import look
+from focus.data.check.properties import look
 from focus.data.copies import find_copies, read_signatures
 from focus.data.manifest import Manifest, Sample
 from focus.data.signatures import SignatureStore

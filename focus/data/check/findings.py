@@ -15,10 +15,9 @@ from PIL import Image
 from focus.config.data import CheckConfig
 from focus.config.train import resolve
 from focus.data.bad_files import DecodedFiles, check_images, without_digests
-from focus.data.check.headers import CAUSES, Look, look
 from focus.data.check.images import image_findings, storage_to_train_with
-from focus.data.check.pixels import pixel_statistics
-from focus.data.check.shortcuts import WARN_FROM, Audit, audit
+from focus.data.check.properties import Look, look, pixel_statistics
+from focus.data.check.shortcuts import CAUSES, WARN_FROM, Audit, audit
 from focus.data.copies import (
     Copy,
     fakes_beside_source,

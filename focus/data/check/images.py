@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from focus.data.check.headers import OF_TRAINING, Look, StorageAudit, storage_audit
+from focus.data.check.properties import Look
+from focus.data.check.shortcuts import OF_TRAINING, StorageAudit, storage_audit
 from focus.data.columns import repeated
 from focus.data.copies import Copy, copy_findings, without
 from focus.data.known_images import CONTENT

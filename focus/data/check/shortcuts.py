@@ -4,8 +4,12 @@ Gradient-boosted trees predict the label from a table of properties, in cross-va
 divides a group. The AUC is the mean of the folds'; its interval is that of Student's t, with the
 variance of Nadeau and Bengio (*Inference for the Generalization Error*, 2003), since the folds'
 models share most of their images.
+
+How files are stored is such a table, and the one that matters most: training and evaluation audit
+it too, of some hundred images, without decoding one.
 """
 
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,19 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.inspection import permutation_importance
-from sklearn.model_selection import (
-    StratifiedGroupKFold,
-    StratifiedKFold,
-    cross_val_score,
-    cross_validate,
-)
-from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 
-from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC
-from focus.metrics.intervals import LEVEL
+from focus.data.check.properties import Look, look
+from focus.data.manifest import LABEL_NAMES, REAL, SYNTHETIC, Manifest
+from focus.findings import Finding, finding
+from focus.metrics.bootstrap import units
+from focus.metrics.intervals import LEVEL, mean_auc_interval
+from focus.metrics.ranking import auc as auc_of
 
 MIN_IMAGES = 20
 """Images of each class; fewer say nothing."""
@@ -41,6 +40,23 @@ _MAX_CAUSES = 5
 _WORTH_NAMING = 0.02
 
 _Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+OF_TRAINING = (
+    "a detector can learn that instead of the face; store both classes in the same way, and see by "
+    "focus evaluate --run runs/NAME --equalise, what its AUC owes to it"
+)
+"""What follows where images to train with are stored apart."""
+OF_TEST = (
+    "its AUC may be that of the files; focus evaluate --run runs/NAME --equalise shows what it is "
+    "where both classes are stored in the same way"
+)
+"""What follows for a test set."""
+CAUSES = 2
+"""How many properties are named, those that explain most first."""
+_LOOKED_AT = 500  # images of each class
+# Where quality is part of the header, or pixels are kept as they are, equal headers leave only the
+# pictures to explain the size of files.
+_TELL_QUALITY = ("JPEG", "MPO", "PNG", "BMP", "DIB", "PPM", "GIF", "TGA")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +108,12 @@ def audit(
         groups: The group of each image, which no fold divides; "" is an image by itself.
         seed: The seed of the folds and the trees.
     """
+    # These take a second to import, and tables of scores have no files to tell apart.
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.inspection import permutation_importance
+    from sklearn.model_selection import cross_val_score, cross_validate
+    from sklearn.tree import DecisionTreeClassifier
+
     target = np.array(labels, dtype=np.int64)
     n_real, n_synthetic = int((target == REAL).sum()), int((target == SYNTHETIC).sum())
     if min(n_real, n_synthetic) < MIN_IMAGES or not (folds := _folds(target, groups, seed)):
@@ -143,8 +165,97 @@ def audit(
     return Audit(auc, interval, LEVEL, n_real, n_synthetic, causes[:_MAX_CAUSES])
 
 
+@dataclass(frozen=True)
+class StorageAudit:
+    """How well the storage of files tells real from synthetic.
+
+    Attributes:
+        storage: By format, quality, subsampling, size and metadata; None with too few images.
+        size_auc: AUC of the bits per pixel, of whichever class has more.
+        size_lowest: The lower end of its interval.
+        silent_formats: Formats of these files that do not tell their quality.
+    """
+
+    storage: Audit | None
+    size_auc: float = 0.5
+    size_lowest: float = 0.0
+    silent_formats: str = ""
+
+    def findings(self, images: str, consequence: str) -> list[Finding]:
+        """Return a finding if the storage of files tells the class, else one if their size does.
+
+        images: What they are called. consequence: What follows from it, as the end of a sentence.
+        """
+        audit = self.storage
+        if audit is None:
+            return []
+        if audit.interval[0] > WARN_FROM:
+            is_severe = audit.interval[0] >= SEVERE_FROM
+            return [
+                finding(
+                    "storage_tells_class" if is_severe else "storage_may_tell_class",
+                    images=images,
+                    auc=audit.auc,
+                    causes=", ".join(map(str, audit.causes[:CAUSES])),
+                    consequence=consequence,
+                )
+            ]
+        if self.size_lowest <= WARN_FROM:
+            return []
+        name = "file_size_may_tell_class" if self.silent_formats else "file_size_tells_class"
+        return [finding(name, images=images, auc=self.size_auc, formats=self.silent_formats)]
+
+
+def storage_audit(samples: Manifest, looks: Mapping[str, Look] | None = None) -> StorageAudit:
+    """Return how well the storage of the files of some images of each class tells their class.
+
+    What cannot be opened is passed over.
+
+    Args:
+        samples: Images of both classes.
+        looks: The headers by path, if they have been read.
+    """
+    draw = random.Random(0)
+    headers: list[Look] = []
+    labels: list[int] = []
+    groups: list[str] = []
+    for label in (REAL, SYNTHETIC):
+        of_class = samples.take(samples.labels == label)
+        for sample in draw.sample(of_class, min(len(of_class), _LOOKED_AT)):
+            header = look(sample.path) if looks is None else looks[sample.path]
+            if not header.error:
+                headers.append(header)
+                labels.append(label)
+                groups.append(sample.group)
+    if not headers:
+        return StorageAudit(None)
+    by_storage = audit([header.storage for header in headers], labels, groups)
+    if by_storage is None:
+        return StorageAudit(None)
+    size_auc, size_lowest = _auc_of_size(headers, labels, groups)
+    formats = {str(header.storage["file format"]) for header in headers}
+    silent = ", ".join(sorted(formats.difference(_TELL_QUALITY)))
+    return StorageAudit(by_storage, size_auc, size_lowest, silent)
+
+
+def _auc_of_size(
+    headers: Sequence[Look], labels: Sequence[int], groups: Sequence[str]
+) -> tuple[float, float]:
+    """Return the AUC of the bits per pixel, of whichever class has more, and its lower end."""
+    bits = np.array([header.bits_per_pixel for header in headers])
+    is_fake = np.array(labels) == SYNTHETIC
+    unit = units(np.array(groups, dtype=np.object_))
+    value = auc_of(bits[~is_fake], bits[is_fake]) or 0.0
+    if value < 0.5:
+        value, bits = 1 - value, -bits
+    interval = mean_auc_interval([(bits[~is_fake], bits[is_fake], unit[~is_fake], unit[is_fake])])
+    return value, interval[0] if interval else 0.0
+
+
 def _folds(target: NDArray[np.int64], groups: Sequence[str], seed: int) -> _Folds:
     """Return (train, test) rows of each fold, none if one would lack a class."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     if any(groups):
         names = np.array([group or f"\0{row}" for row, group in enumerate(groups)])
         n_folds = min(FOLDS, *(len(set(names[target == label])) for label in (REAL, SYNTHETIC)))

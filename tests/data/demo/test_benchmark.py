@@ -8,8 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from focus.data.check.headers import look
-from focus.data.check.pixels import pixel_statistics
+from focus.data.check.properties import look, pixel_statistics
 from focus.data.check.shortcuts import audit
 from focus.data.demo import benchmark, render_face
 from focus.data.demo.artefacts import Artefact

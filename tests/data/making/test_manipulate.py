@@ -11,7 +11,7 @@ from PIL import Image
 
 from focus.config.command_line import parse
 from focus.config.data import ManipulateConfig
-from focus.data.check.headers import look
+from focus.data.check.properties import look
 from focus.data.check.shortcuts import audit
 from focus.data.images import REPLACED, load_map
 from focus.data.making.manipulate import TRAINED, _pictures, manipulate
