@@ -2,10 +2,10 @@
 
 import logging
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from focus.errors import NotFiniteError
 from focus.evaluation.scores import Scores
 from focus.metrics.arrays import evenly
 from focus.metrics.cams import hit_cells, map_agreement, mask_mass, sum_entropy, z_entropy
+from focus.model.prediction import on_cpu
 from focus.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ def predictions(
 
     Raises ImageError where a file cannot be decoded, an output is not finite or workers are lost.
     """
-    like = next(detector.parameters())  # the device, and the type of detector.half()
     loaded: Iterator[Batch]
+    faces: CachedFaces | None = None
     if features is not None:
         faces = CachedFaces(features, manifest)
         loaded = map(faces.batch, _batches(manifest, batch_size, accelerator, indices))
@@ -96,42 +97,34 @@ def predictions(
                 images=images,
             )
         )
-    waiting: _Begun | None = None
+    for batch, prediction in on_cpu(_predicted(detector, loaded, faces, accelerator)):
+        row = prediction.first_not_finite()
+        if row is not None:
+            path = manifest[int(batch.index[row])].path
+            raise NotFiniteError(path, "try --mixed-precision no, or another model.")
+        yield batch, prediction
+
+
+def _predicted(
+    detector: "Detector",
+    loaded: Iterable[Batch],
+    faces: CachedFaces | None,
+    accelerator: Accelerator | None,
+) -> Iterator[tuple[Batch, "Prediction"]]:
+    """Yield each batch with its prediction on the device.
+
+    faces: What the batches of features come from; None if they are of images.
+    """
     for batch in loaded:
         with torch.inference_mode(), accelerator.autocast() if accelerator else nullcontext():
-            inputs = batch.images.to(like.device, non_blocking=like.is_cuda)
-            if batch.holds_features:
-                norms = faces.norms(batch.index.tolist()).to(inputs.device)
-                prediction = detector.predict_encoded(inputs.to(like), batch.token.to(like), norms)
+            if faces is None:
+                prediction = detector.predict_pixels(batch.images)
             else:
-                prediction = detector.predict_batch(detector.normalise(inputs).to(like))
-        begun = _Begun(batch, *prediction.on_host())
-        if begun.copied is None:
-            yield begun.finished(manifest)
-            continue
-        if waiting is not None:
-            yield waiting.finished(manifest)
-        waiting = begun
-    if waiting is not None:
-        yield waiting.finished(manifest)
-
-
-class _Begun(NamedTuple):
-    """A batch whose predictions are on the CPU once ``copied`` has happened; None: at once."""
-
-    batch: Batch
-    prediction: "Prediction"
-    copied: torch.cuda.Event | None
-
-    def finished(self, manifest: Manifest) -> tuple[Batch, "Prediction"]:
-        """Wait for the predictions; raise NotFiniteError if one is not finite."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        row = self.prediction.first_not_finite()
-        if row is not None:
-            path = manifest[int(self.batch.index[row])].path
-            raise NotFiniteError(path, "try --mixed-precision no, or another model.")
-        return self.batch, self.prediction
+                like = next(detector.parameters())
+                features = batch.images.to(like, non_blocking=like.is_cuda)
+                norms = faces.norms(batch.index.tolist()).to(like.device)
+                prediction = detector.predict_encoded(features, batch.token.to(like), norms)
+        yield batch, prediction
 
 
 def batch_loader(

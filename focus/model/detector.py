@@ -4,7 +4,7 @@ images [B,3,S,S] -> backbone -> features F [B,C,H,W] -> :mod:`focus.model.head` 
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from focus.model.config import CONFIG_FILE, LARGEST, WEIGHTS_FILE, DetectorConfi
 from focus.model.head import DetectorOutput, FocusHead, pick
 from focus.model.inputs import Normalise, neighbour_differences
 from focus.model.operating_points import THRESHOLDS, OperatingPoints, Threshold, choose_threshold
-from focus.model.prediction import Prediction
+from focus.model.prediction import Named, Prediction, on_cpu
 from focus.runtime.files import atomic_write
 from focus.runtime.json_files import read_json
 
@@ -283,19 +283,28 @@ class Detector(nn.Module):
             norms=torch.empty(len(features), 0, 0) if norms is None else norms,
         )
 
-    def predict_pixels(self, pixels: Tensor, names: Sequence[str]) -> Prediction:
-        """Return the prediction, on the CPU, of images ``[B,3,S,S]`` in 0..255.
+    def predict_pixels(self, pixels: Tensor) -> Prediction:
+        """Return what :meth:`predict_batch` does, of images ``[B,3,S,S]`` in 0..255.
 
-        Raises ImageError with an image's name if the output for it is not finite.
+        They may be on another device than the detector.
         """
-        like = self.head.fc.weight  # the device, and the type of detector.half()
-        prediction = self.predict_batch(self.normalise(pixels.to(like.device)).to(like))
-        row = prediction.first_not_finite()
-        if row is not None:
-            raise ImageError(
-                f"The model's output for {names[row]} is not finite: try another model."
-            )
-        return Prediction(*(field.cpu() for field in prediction))
+        like = next(self.parameters())  # the device, and the type of detector.half()
+        pixels = pixels.to(like.device, non_blocking=like.is_cuda)
+        return self.predict_batch(self.normalise(pixels).to(like))
+
+    def predict_named(self, batches: Iterable[Named]) -> Iterator[tuple[Named, Prediction]]:
+        """Yield batches of pictures that stand in no manifest, each with its prediction on the CPU.
+
+        Raises ImageError with a picture's name if the output for it is not finite.
+        """
+        predicted = ((batch, self.predict_pixels(batch.pixels)) for batch in batches)
+        for batch, prediction in on_cpu(predicted):
+            row = prediction.first_not_finite()
+            if row is not None:
+                raise ImageError(
+                    f"The model's output for {batch.names[row]} is not finite: try another model."
+                )
+            yield batch, prediction
 
     def predict(
         self,
@@ -325,8 +334,8 @@ class Detector(nn.Module):
         finder = face_finder(faces, self.config.geometry)
         at_once = self.at_once(batch_size)
         parts = []
-        for batch in picture_batches(pictures, self.preprocessing, at_once, finder):
-            prediction = self.predict_pixels(batch.pixels, batch.names)
+        batches = picture_batches(pictures, self.preprocessing, at_once, finder)
+        for batch, prediction in self.predict_named(batches):
             parts.append(prediction._replace(picture=batch.picture, box=batch.box))
         return Prediction(*(torch.cat(fields) for fields in zip(*parts, strict=True)))
 

@@ -1,9 +1,25 @@
 """What a detector says of images."""
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+Batch = TypeVar("Batch")
+Named = TypeVar("Named", bound="NamedPixels")
+
+
+class NamedPixels(Protocol):
+    """Pictures as the detector sees them, each with a name for messages."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The name of each picture."""
+
+    @property
+    def pixels(self) -> Tensor:
+        """``[B,3,S,S]`` in 0..255."""
 
 
 class Prediction(NamedTuple):
@@ -52,3 +68,28 @@ class Prediction(NamedTuple):
         """Return the place in the batch of the first image whose CAM or score is not finite."""
         finite = self.cams.flatten(1).isfinite().all(1).cpu() & self.score.isfinite().cpu()
         return None if finite.all() else int(finite.int().argmin())
+
+
+def on_cpu(predicted: Iterable[tuple[Batch, Prediction]]) -> Iterator[tuple[Batch, Prediction]]:
+    """Yield each batch with its prediction on the CPU, once it has been copied there.
+
+    A GPU works on the next batch while the prediction of one is copied and yielded.
+    """
+    waiting: tuple[Batch, Prediction, torch.cuda.Event] | None = None
+    for batch, prediction in predicted:
+        copy, happened = prediction.on_host()
+        if happened is None:
+            yield batch, copy
+            continue
+        if waiting is not None:
+            yield _arrived(*waiting)
+        waiting = batch, copy, happened
+    if waiting is not None:
+        yield _arrived(*waiting)
+
+
+def _arrived(
+    batch: Batch, copy: Prediction, happened: torch.cuda.Event
+) -> tuple[Batch, Prediction]:
+    happened.synchronize()
+    return batch, copy

@@ -266,6 +266,15 @@ class _View(NamedTuple):
     """The faces that count; a whole picture is of person 0."""
 
 
+class _FaceBatch(NamedTuple):
+    """Faces that go to the network at a time."""
+
+    names: list[str]
+    """The file of each face."""
+    pixels: Tensor
+    """uint8 [B, 3, S, S]."""
+
+
 class _Verdict(NamedTuple):
     """What the detector says of a face."""
 
@@ -326,11 +335,15 @@ class _Explainer:
     def _verdicts(self, views: list[_View], at_once: int) -> list[list[_Verdict]]:
         """Return the verdicts on the faces of each view; ``at_once`` faces go to the network."""
         faces = [(view, seen.face) for view in views for seen in view.seen]
+        batches = (
+            _FaceBatch(
+                [repr(str(view.item.path)) for view, _ in chunk],
+                torch.stack([view.pixels[face] for view, face in chunk]),
+            )
+            for chunk in _chunks(faces, at_once)
+        )
         verdicts: list[_Verdict] = []
-        for chunk in _chunks(faces, at_once):
-            names = [repr(str(view.item.path)) for view, _ in chunk]
-            pixels = torch.stack([view.pixels[face] for view, face in chunk])
-            prediction = self.detector.predict_pixels(pixels, names)
+        for _, prediction in self.detector.predict_named(batches):
             rows = zip(
                 prediction.score.numpy(),
                 prediction.predicted.numpy(),

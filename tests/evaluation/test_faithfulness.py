@@ -21,6 +21,7 @@ from focus.evaluation import faithfulness
 from focus.evaluation.faithfulness import Falls, box_sides, means, regions
 from focus.evaluation.inference import score_images
 from focus.evaluation.results import summarise
+from focus.model.detector import Detector
 from focus.model.inputs import Normalise
 from focus.model.prediction import Prediction
 
@@ -42,6 +43,8 @@ class OneCell(nn.Module):
     normalise = Normalise((0.5,) * 3, (1.0,) * 3)
     config = SimpleNamespace(training_generators=("kA",), geometry=(), outlier_norm=None)
     points = None
+
+    predict_pixels = Detector.predict_pixels
 
     def __init__(self) -> None:
         super().__init__()

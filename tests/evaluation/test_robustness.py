@@ -22,6 +22,7 @@ from focus.evaluation.inference import score_images
 from focus.evaluation.robustness import MEAN, PerturbedAUC, lines, measure, read, write
 from focus.evaluation.scores import Scores
 from focus.metrics.intervals import mean_auc_difference, mean_auc_interval
+from focus.model.detector import Detector
 from focus.model.inputs import Normalise
 from focus.model.prediction import Prediction
 
@@ -39,6 +40,8 @@ class Stripes(nn.Module):
     normalise = Normalise((0.5,) * 3, (1.0,) * 3)
     config = SimpleNamespace(training_generators=("kA",), geometry=(), outlier_norm=None)
     points = None
+
+    predict_pixels = Detector.predict_pixels
 
     def __init__(self) -> None:
         super().__init__()
