@@ -11,11 +11,14 @@ from focus.config.command_line import run_command
 
 from .launching import write_faces
 
+WITHOUT_REPORT = ("--report", "false")
 SMALL = (
     *("--recipe", "demo", "--model", "test_resnet", "--image-size", "64", "--batch-size", "8"),
-    *("--epochs", "1", "--threads", "1", "--workers", "0", "--report-to", "none", "--report"),
-    "false",
+    *("--epochs", "1", "--threads", "1", "--workers", "0", "--report-to", "none"),
+    *WITHOUT_REPORT,
 )
+FEWER = {"train": SMALL, "evaluate": (*WITHOUT_REPORT, "--threads", "1")}
+"""What is added to a command so that it is done on a few images, and leaves no report."""
 WEIGHTS = "--initial-checkpoint runs/run/model/model.safetensors"
 FACE = "faces/gan/1_fake/3.png"
 RESUME = "train --data faces --name run --resume"
@@ -225,7 +228,7 @@ def follow(lines: str) -> None:
     for line in filter(None, lines.split("; ")):
         program, *words = line.split()
         if program in COMMANDS:
-            run_command("focus", COMMANDS, [program, *words, *SMALL * (program == "train")])
+            run_command("focus", COMMANDS, [program, *words, *FEWER.get(program, ())])
         else:
             subprocess.run(["bash", "-c", line], check=True, stdout=subprocess.DEVNULL)
 

@@ -4,9 +4,6 @@ The faces are drawn; each set is made anew from the same ones, with one fault.
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
+from focus.__main__ import main as focus
 from focus.data.demo import render_face
-
-from ...launching import CHECKOUT
 
 Faces = dict[str, Image.Image]
 N_TRAIN, N_TEST = 30, 10
@@ -145,23 +141,32 @@ PLANTED: dict[Callable[[Faces, Path], list[str]], tuple[str, str, int]] = {
 """Each fault: the id of what is said, a part of its words, and the exit code of the check."""
 
 
-def run(program: str, *words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "FOCUS_CACHE": str(cwd / "cache"), "PYTHONPATH": str(CHECKOUT)}
-    command = [sys.executable, "-P", "-m", "focus", *program.split(), *words]
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
+SMALL = ("--recipe", "demo", "--epochs", "1", "--threads", "1", "--workers", "0")
+
+
+def exit_code(*words: str) -> int:
+    """Run focus in this process, without the seconds of its imports."""
+    try:
+        focus([*words])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
 def test_check_and_training_say_the_same_worst_first(
-    plant: Callable[[Faces, Path], list[str]], faces: Faces, tmp_path: Path
+    plant: Callable[[Faces, Path], list[str]],
+    faces: Faces,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
     name, words, code = PLANTED[plant]
     where, *flags = plant(faces, tmp_path / "set")
-    checked = run("data check", where, *flags, "--output", "report", cwd=tmp_path)
-    assert checked.returncode == code, checked.stdout + checked.stderr
+    assert exit_code("data", "check", where, *flags, "--output", "report") == code
     report = json.loads((tmp_path / "report" / "check.json").read_text())
     said = [one["text"] for one in report["findings"] if one["id"] == name]
     assert any(words in text for text in said), report["findings"]
@@ -170,12 +175,11 @@ def test_check_and_training_say_the_same_worst_first(
     # Only training knows the families of its test generators, only the check looks at pixels.
     checks = [f"{one['severity']}: {one['text']}" for one in report["findings"]]
     checks = [line for line in checks if "Low-level statistics" not in line]
-    small = ("--recipe", "demo", "--epochs", "1", "--threads", "1", "--workers", "0")
-    dry = run("train", "--data", where, *flags, *small, "--dry-run", cwd=tmp_path)
-    assert dry.returncode == 0, dry.stderr
+    capsys.readouterr()
+    focus(["train", "--data", where, *flags, *SMALL, "--dry-run"])
     lines = [
         line
-        for line in dry.stdout.splitlines()
+        for line in capsys.readouterr().out.splitlines()
         if line.startswith(("error: ", "warning: ", "note: ")) and "near or far" not in line
     ]
     assert [line for line in lines if "no split" not in line] == checks
@@ -183,12 +187,16 @@ def test_check_and_training_say_the_same_worst_first(
 
 @pytest.mark.slow
 def test_a_run_and_its_evaluation_show_the_copies_that_they_score(
-    faces: Faces, tmp_path: Path
+    faces: Faces,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("FOCUS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
     (where,) = stored_anew(faces, tmp_path / "set")
-    small = ["--recipe", "demo", "--epochs", "1", "--threads", "1", "--workers", "0"]
-    words = ["--data", where, *small, "--name", "r"]
-    assert run("train", *words, cwd=tmp_path).returncode == 0
+    words = ["train", "--data", where, *SMALL]
+    focus([*words, "--name", "r"])
     folder = tmp_path / "runs" / "r"
     said = "3 of 10 real test images are copies of training images ("
     results = json.loads((folder / "results.json").read_text())
@@ -200,13 +208,12 @@ def test_a_run_and_its_evaluation_show_the_copies_that_they_score(
     assert len(rows) == 1 + 6
     assert sum("mirrored picture" in row and row.endswith(",no") for row in rows) == 2
 
-    evaluated = run("evaluate", "--run", str(folder), "--threads", "1", cwd=tmp_path)
-    assert evaluated.returncode == 0, evaluated.stderr
-    assert f"error: {said}" in evaluated.stdout
+    capsys.readouterr()
+    focus(["evaluate", "--run", str(folder), "--threads", "1", "--report", "false"])
+    assert f"error: {said}" in capsys.readouterr().out
     assert (folder / "evaluation" / "copies.csv").read_text().count("\n") == 1 + 6
     # By the flag they are left out of both.
-    again = [*words[:-1], "dropped", "--drop-copies"]
-    assert run("train", *again, cwd=tmp_path).returncode == 0
+    focus([*words, "--name", "dropped", "--drop-copies", "--report", "false"])
     results = json.loads((tmp_path / "runs" / "dropped" / "results.json").read_text())
     assert results["closed"]["pooled"]["n_real"] == N_TEST - 3
     ids = {one["id"] for one in results["findings"]}
