@@ -163,11 +163,16 @@ class Scores:
     def sharing(self, other: "Scores") -> "Scores":
         """Return the same rows; columns that are equal to those of ``other`` are held once."""
         columns = self.columns()
-        for name in ("index", "label", *_TEXTS):
-            column = getattr(other, name)
-            if np.array_equal(columns[name], column):
-                columns[name] = column
-        return Scores(**columns)
+        shared = [
+            name
+            for name in ("index", "label", *_TEXTS)
+            if np.array_equal(columns[name], getattr(other, name))
+        ]
+        scores = Scores(**columns | {name: getattr(other, name) for name in shared})
+        scores._numbered.update(
+            {name: other._numbered[name] for name in shared if name in other._numbered}
+        )
+        return scores
 
     def by_group(self) -> "Scores":
         """Return a row for each group's images of one class, generator and test set, without CAMs.
