@@ -11,13 +11,11 @@ from focus.config.command_line import run_command
 
 from .launching import write_faces
 
-WITHOUT_REPORT = ("--report", "false")
-SMALL = (
-    *("--recipe", "demo", "--model", "test_resnet", "--image-size", "64", "--batch-size", "8"),
-    *("--epochs", "1", "--threads", "1", "--workers", "0", "--report-to", "none"),
-    *WITHOUT_REPORT,
-)
-FEWER = {"train": SMALL, "evaluate": (*WITHOUT_REPORT, "--threads", "1")}
+FEWER = {
+    "train": "--recipe demo --model test_resnet --image-size 64 --batch-size 8 --epochs 1 "
+    "--threads 1 --workers 0 --report-to none --report false",
+    "evaluate": "--threads 1 --report false",
+}
 """What is added to a command so that it is done on a few images, and leaves no report."""
 WEIGHTS = "--initial-checkpoint runs/run/model/model.safetensors"
 FACE = "faces/gan/1_fake/3.png"
@@ -228,7 +226,7 @@ def follow(lines: str) -> None:
     for line in filter(None, lines.split("; ")):
         program, *words = line.split()
         if program in COMMANDS:
-            run_command("focus", COMMANDS, [program, *words, *FEWER.get(program, ())])
+            run_command("focus", COMMANDS, [program, *words, *FEWER.get(program, "").split()])
         else:
             subprocess.run(["bash", "-c", line], check=True, stdout=subprocess.DEVNULL)
 

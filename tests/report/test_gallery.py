@@ -25,26 +25,26 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 def test_images_are_chosen_evenly_and_not_by_hand(evaluation: Made) -> None:
     _, scores, results = evaluation
-    where = gallery.sets(scores, match(scores, results["training_generators"]))
-    chosen, each = gallery.pick_rows(scores, where, shown=60)
-    again, _ = gallery.pick_rows(scores, where, shown=60)
+    test_sets = gallery.sets(scores, match(scores, results["training_generators"]))
+    chosen, per_kind = gallery.pick_rows(scores, test_sets, shown=60)
+    again, _ = gallery.pick_rows(scores, test_sets, shown=60)
     assert chosen.tolist() == again.tolist() == sorted(set(chosen.tolist()))
     outcome = gallery.outcomes(scores)
-    kinds = list(zip(where, scores.label, scores.generator, outcome, strict=True))
+    kinds = list(zip(test_sets, scores.label, scores.generator, outcome, strict=True))
     sizes = {kind: kinds.count(kind) for kind in set(kinds)}
     counts = {kind: sum(kinds[row] == kind for row in chosen) for kind in sizes}
-    assert counts == {kind: min(size, each) for kind, size in sizes.items()}
-    assert len(chosen) <= 60 < sum(min(size, each + 1) for size in sizes.values())
+    assert counts == {kind: min(size, per_kind) for kind, size in sizes.items()}
+    assert len(chosen) <= 60 < sum(min(size, per_kind + 1) for size in sizes.values())
     # Of a kind, the middle of equal parts by score.
     kind = max(sizes, key=lambda k: sizes[k])
     members = np.array([row for row in range(len(scores)) if kinds[row] == kind])
     ranks = scores.score[members].argsort().argsort()
     taken = np.sort(ranks[np.isin(members, chosen)])
-    parts = taken * each // len(members)
-    assert parts.tolist() == list(range(each))
+    parts = taken * per_kind // len(members)
+    assert parts.tolist() == list(range(per_kind))
     # More kinds than pictures: one each, none is left out. Enough pictures: all.
-    assert len(gallery.pick_rows(scores, where, shown=1)[0]) == len(sizes)
-    assert gallery.pick_rows(scores, where, shown=10**6)[0].tolist() == list(range(len(scores)))
+    assert len(gallery.pick_rows(scores, test_sets, shown=1)[0]) == len(sizes)
+    assert gallery.pick_rows(scores, test_sets, shown=10**6)[0].tolist() == list(range(len(scores)))
 
 
 def test_the_table_of_images_is_that_of_the_scores(evaluation: Made) -> None:

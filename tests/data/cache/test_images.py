@@ -245,9 +245,8 @@ def test_every_figure_of_a_run_is_the_same_without_it(tmp_path: Path) -> None:
     for where in ("auto", "no"):
         runs = tmp_path / f"runs{len(found)}"
         trained(
-            *("--data", faces, "--recipe", "quick", "--epochs", "2", "--image-cache", where),
-            *("--workers", "2", "--threads", "1", "--output", runs, "--name", "run"),
-            *("--report", "false"),
+            *f"--data {faces} --recipe quick --epochs 2 --image-cache {where}".split(),
+            *f"--workers 2 --threads 1 --output {runs} --name run --report false".split(),
             cwd=tmp_path,
         )
         evaluation = ["--run", runs / "run", "--data", faces, "--image-cache", where]

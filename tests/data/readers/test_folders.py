@@ -254,8 +254,10 @@ def test_official_splits_of_faceforensics(tmp_path: Path) -> None:
 def test_celeb_df(tmp_path: Path) -> None:
     rows = read_frames(
         tmp_path,
-        *("Celeb-real/frames/id0_0000/0", "YouTube-real/00043/0"),
-        *("Celeb-synthesis/frames/id0_id16_0000/0", "Celeb-synthesis/id16_id0_0003/0"),
+        "Celeb-real/frames/id0_0000/0",
+        "YouTube-real/00043/0",
+        "Celeb-synthesis/frames/id0_id16_0000/0",
+        "Celeb-synthesis/id16_id0_0003/0",
     )
     assert {(row[0].split("/")[-2], *row[1:4], row[4].get("source")) for row in rows} == {
         ("id0_0000", 0, "", "Celeb-DF id0", "Celeb-real"),
