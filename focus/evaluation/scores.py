@@ -161,7 +161,10 @@ class Scores:
         )
 
     def sharing(self, other: "Scores") -> "Scores":
-        """Return the same rows; columns that are equal to those of ``other`` are held once."""
+        """Return the same rows; columns that are equal to those of ``other`` are held once.
+
+        So are the numbers of their texts.
+        """
         columns = self.columns()
         shared = [
             name

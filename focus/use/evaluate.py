@@ -61,14 +61,15 @@ def evaluate(config: EvaluateConfig) -> Evaluation | None:
 def _of_tables(config: EvaluateConfig) -> Evaluation | None:
     """Write the results and the report of somebody else's scores, or a comparison."""
 
-    images: Scores | None = None  # of the first table, which others often have, too
+    last_images: Scores | None = None
 
     def evaluated(path: str) -> tuple[Scores, Results]:
-        nonlocal images
+        nonlocal last_images
         table = _read(config, path)
-        if images is not None:
-            table = replace(table, images=table.images.sharing(images))
-        images = table.images
+        # Tables that are compared mostly list the same images: their columns are held once.
+        if last_images is not None:
+            table = replace(table, images=table.images.sharing(last_images))
+        last_images = table.images
         return other_detectors.evaluate_scores(
             table, config.training_generators, config.threshold, progress=True
         )
