@@ -190,13 +190,14 @@ def find_copies(folder: Path, size: int) -> Measured:
     from focus.data.signatures import PictureIndex
 
     signatures = drawn_signatures(size)
-    half = size // 2
+    numbers, half = np.arange(size), size // 2
 
     def find() -> object:
-        matches = PictureIndex(signatures[:half]).find(signatures[half:])
+        index = PictureIndex(signatures.__getitem__, size)
+        matches = index.find(numbers[:half], numbers[half:])
         copies = np.arange(0, size - half, 100)
-        named = np.flatnonzero(matches.rows >= 0)
-        recalled = (matches.rows[copies] == copies).mean()
+        named = np.flatnonzero(matches.originals >= 0)
+        recalled = (matches.originals[copies] == copies).mean()
         if recalled < 0.99 or len(named) > len(copies):
             raise InputError(f"{recalled:.1%} of the copies are there, {len(named)} are named.")
         return matches

@@ -9,14 +9,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from focus.data.known_images import CONTENT
 from focus.data.manifest import LABEL_NAMES, REAL, STORED_IN, SYNTHETIC, Manifest, Sample, place_of
-from focus.data.signatures import PictureIndex, SignatureStore, SignatureTable
+from focus.data.signatures import Matches, PictureIndex, SignatureStore
 from focus.errors import InputError, shown
 from focus.findings import Finding, finding
 from focus.runtime.files import write_csv
+from focus.runtime.rows import names_of
 
 COPIES = "copies.csv"
 Kind = Literal["same file", "same picture", "mirrored picture", "a fake and its source"]
@@ -44,69 +48,110 @@ class Copy:
     similarity: float = 1.0
 
 
-def read_signatures(manifest: Manifest, store: SignatureStore) -> SignatureTable:
-    """Return the signatures of the images, which have the digests of their files."""
-    return store.table(sample.extra.get(CONTENT, "") for sample in manifest)
+class Pictures:
+    """The pictures of images, each once for all files with its bytes, and what they look like.
+
+    manifest: The images, with the digests of their files. store: Has their signatures.
+    """
+
+    def __init__(self, manifest: Manifest, store: SignatureStore) -> None:
+        names = np.unique(names_of(manifest.cells(CONTENT)))
+        self._names = names[names != b""]  # of images without a digest
+        self._index = PictureIndex(lambda numbers: store.read(self._names[numbers]), len(self))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def numbers(self, manifest: Manifest) -> NDArray[np.int64]:
+        """Return the number of each image's picture [N], -1 for an image without a digest."""
+        names = names_of(manifest.cells(CONTENT))
+        return np.where(names == b"", -1, np.searchsorted(self._names, names))
+
+    def find(self, originals: NDArray[np.int64], pictures: NDArray[np.int64]) -> Matches:
+        """Return the original that each picture shows; see :meth:`PictureIndex.find`."""
+        return self._index.find(originals, pictures)
 
 
-def find_copies(manifest: Manifest, signatures: SignatureTable) -> list[Copy]:
+def find_copies(manifest: Manifest, pictures: Pictures) -> list[Copy]:
     """Return the images of validation and test that show a picture of an earlier split.
 
     manifest: The images, with splits and the digests of their files.
     """
-    train, validation, test = (manifest.split(s) for s in ("train", "validation", "test"))
+    train, validation, test = (np.flatnonzero(manifest.equals("split", split)) for split in _SPLITS)
+    earlier_than_test = np.concatenate([train, validation])
     return [
-        *copies_of(train, validation, signatures),
-        *copies_of(train + validation, test, signatures),
+        *copies_of(manifest.take(train), manifest.take(validation), pictures),
+        *copies_of(manifest.take(earlier_than_test), manifest.take(test), pictures),
     ]
 
 
-def copies_of(originals: Manifest, images: Manifest, signatures: SignatureTable) -> list[Copy]:
+def copies_of(originals: Manifest, images: Manifest, pictures: Pictures) -> list[Copy]:
     """Return those of the images that show the picture of an original, in the images' order.
 
     Both with the digests of their files.
     """
-    first: dict[str, Sample] = {}
-    for sample in originals:
-        if digest := sample.extra.get(CONTENT, ""):
-            first.setdefault(digest, sample)
-    digests = [*first]
-    of_digest = {sample.extra.get(CONTENT, ""): sample for sample in reversed(images)}
-    unmatched = [digest for digest in of_digest if digest and digest not in first]
-    copies = {
-        digest: Copy(of_digest[digest], first[digest]) for digest in of_digest if digest in first
+    image_pictures = pictures.numbers(images)
+    original_row = _first_rows(pictures.numbers(originals), len(pictures))
+    image_row = _first_rows(image_pictures, len(pictures))
+    is_original, is_shown = original_row >= 0, image_row >= 0
+
+    match_of_picture = {
+        picture: _Match(int(original_row[picture]), "same file", 1.0)
+        for picture in np.flatnonzero(is_shown & is_original).tolist()
     }
-    if digests and unmatched:
-        matches = PictureIndex(signatures.of(digests)).find(signatures.of(unmatched))
-        columns = matches.rows.tolist(), matches.similarity.tolist(), matches.mirrored.tolist()
-        for digest, row, similarity, mirrored in zip(unmatched, *columns, strict=True):
-            if row < 0:
-                continue
-            sample, original = of_digest[digest], first[digests[row]]
-            kind: Kind = "mirrored picture" if mirrored else "same picture"
-            if {sample.label, original.label} == {REAL, SYNTHETIC}:
-                kind = SOURCE
-            copies[digest] = Copy(sample, original, kind, similarity)
+    unmatched = np.flatnonzero(is_shown & ~is_original)
+    matches = pictures.find(np.flatnonzero(is_original), unmatched)
+    for position in np.flatnonzero(matches.originals >= 0).tolist():
+        picture = int(unmatched[position])
+        row = int(original_row[matches.originals[position]])
+        kind: Kind = "mirrored picture" if matches.mirrored[position] else "same picture"
+        if {images.labels[image_row[picture]], originals.labels[row]} == {REAL, SYNTHETIC}:
+            kind = SOURCE
+        match_of_picture[picture] = _Match(row, kind, float(matches.similarity[position]))
+
+    rows = np.flatnonzero(np.isin(image_pictures, [*match_of_picture]))
+    matches_of_rows = [match_of_picture[picture] for picture in image_pictures[rows].tolist()]
+    original_rows = np.array([match.original_row for match in matches_of_rows], np.int64)
     return [
-        Copy(sample, copy.original, copy.kind, copy.similarity)
-        for sample in images
-        if (copy := copies.get(sample.extra.get(CONTENT, ""))) is not None
+        Copy(sample, original, match.kind, match.similarity)
+        for sample, original, match in zip(
+            images.take(rows), originals.take(original_rows), matches_of_rows, strict=True
+        )
     ]
 
 
-def fakes_beside_source(manifest: Manifest, signatures: SignatureTable) -> list[Copy]:
+class _Match(NamedTuple):
+    """The original of a picture, and what the two share."""
+
+    original_row: int
+    kind: Kind
+    similarity: float
+
+
+def _first_rows(pictures: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return the first row of each picture, -1 for one without any [count].
+
+    pictures: The number of each row's picture [N], -1 for none.
+    """
+    rows = np.flatnonzero(pictures >= 0)[::-1]
+    first_rows = np.full(count, -1, np.int64)
+    first_rows[pictures[rows]] = rows  # the last that is written stays: the first row
+    return first_rows
+
+
+def fakes_beside_source(manifest: Manifest, pictures: Pictures) -> list[Copy]:
     """Return the fakes whose source, the real face that they were made from, is in their split.
 
     Fakes that share its group, as they should, are left out.
     """
     pairs = []
     for split in _SPLITS:
-        of_split = [sample for sample in manifest if sample.split == split]
-        reals = Manifest(sample for sample in of_split if sample.label == REAL)
-        fakes = Manifest(sample for sample in of_split if sample.label == SYNTHETIC)
+        is_in_split = manifest.equals("split", split)
+        reals = manifest.take(is_in_split & (manifest.labels == REAL))
+        fakes = manifest.take(is_in_split & (manifest.labels == SYNTHETIC))
         pairs += [
             pair
-            for pair in copies_of(reals, fakes, signatures)
+            for pair in copies_of(reals, fakes, pictures)
             if pair.kind == SOURCE
             and not (pair.sample.group and pair.sample.group == pair.original.group)
         ]

@@ -36,6 +36,7 @@ from focus.errors import ImageError, InputError
 from focus.runtime.digests import DigestList, key_of
 from focus.runtime.machine import local_processes, usable_cores
 from focus.runtime.processes import Processes
+from focus.runtime.rows import Names, names_of
 
 _log = logging.getLogger(__name__)
 _AHEAD = 1024  # files decoded before those that are kept on the disk
@@ -127,10 +128,10 @@ class Looks:
         return digest.decode()
 
     def among(
-        self, has: Callable[[Sequence[str]], NDArray[np.bool_]], numbers: NDArray[np.int64]
+        self, has: Callable[[Names], NDArray[np.bool_]], numbers: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         """Tell of which of these files a store has the digest, [N]; has: What it says of some."""
-        parts = [has([self.digest(n) for n in block.tolist()]) for block in blocks(numbers)]
+        parts = [has(names_of(map(self.digest, block.tolist()))) for block in blocks(numbers)]
         return np.concatenate([np.zeros(0, bool), *parts])
 
     def have_digest(self) -> NDArray[np.bool_]:
@@ -431,8 +432,10 @@ def _send_signatures(
             for number in wanted[start : start + _SENT_AT_ONCE].tolist()
             if ranks_of_files[number] == processes.rank
         ]
-        mine = [digest for digest, has in zip(digests, signatures.has(digests), strict=True) if has]
-        for sent, rows in processes.gather((mine, signatures.of(mine))):
+        names = names_of(digests)
+        is_mine = signatures.has(names)
+        mine = [digest for digest, has in zip(digests, is_mine, strict=True) if has]
+        for sent, rows in processes.gather((mine, signatures.read(names[is_mine]))):
             if processes.is_main:
                 for digest, row in zip(sent, rows, strict=True):
                     signatures.add(digest, row)

@@ -17,11 +17,11 @@ from focus.data.cache.images import ImageCache
 from focus.data.check.images import image_findings, storage_to_train_with
 from focus.data.copies import (
     Copy,
+    Pictures,
     check_left,
     fakes_beside_source,
     find_copies,
     left_out,
-    read_signatures,
     without,
 )
 from focus.data.known_images import check_unseen, known_before
@@ -189,19 +189,19 @@ def readable_images(
         return manifest
 
     manifest = processes.run(checked)
-    table = None
+    pictures = None
     if copies is None:
         with phase("looking for copies"):
-            table = read_signatures(manifest, signatures) if processes.is_main else None
+            pictures = Pictures(manifest, signatures) if processes.is_main else None
             copies = processes.from_main(
-                lambda: [] if table is None else find_copies(manifest, table)
+                lambda: [] if pictures is None else find_copies(manifest, pictures)
             )
     dropped = left_out(copies, drop=config.drop_copies)
     check_left(manifest, dropped)
     pairs = []
-    if table is not None:
+    if pictures is not None:
         with phase("looking for copies"):
-            pairs = fakes_beside_source(without(manifest, dropped), table)
+            pairs = fakes_beside_source(without(manifest, dropped), pictures)
     return RunImages(manifest, listed, decoded, copies, dropped, pairs)
 
 

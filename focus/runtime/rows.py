@@ -18,7 +18,7 @@ import logging
 import os
 import secrets
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
@@ -272,6 +272,11 @@ class _Numbers:
         is_last[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
         is_kept = is_last & (numbers >= 0)
         self._high, self._low, self._numbers = high[is_kept], low[is_kept], numbers[is_kept]
+
+
+def names_of(digests: Iterable[str]) -> Names:
+    """Return digests of up to 32 hexadecimal digits as names [N], a name of zeros for ""."""
+    return np.fromiter(map(bytes.fromhex, digests), NAME)
 
 
 def _halves(names: Names) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -18,10 +18,10 @@ from focus.data.check.images import few_images_findings, two_label_findings
 from focus.data.copies import (
     COPIES,
     Copy,
+    Pictures,
     copies_of,
     copy_findings,
     left_out,
-    read_signatures,
     without,
     write_copies,
 )
@@ -36,7 +36,7 @@ from focus.data.known_images import (
     known_to_run,
     record_of,
 )
-from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample, absolute
+from focus.data.manifest import REAL, SYNTHETIC, Manifest, absolute
 from focus.data.maps import source_findings
 from focus.data.perturbations import ROBUSTNESS
 from focus.data.readers import read_given
@@ -64,6 +64,7 @@ from focus.runtime.launch import (
     start,
 )
 from focus.runtime.machine import default_workers
+from focus.runtime.rows import names_of
 from focus.training.run_folder import SUMMARY
 
 
@@ -343,31 +344,26 @@ def _copies_of_known(
 
     And what is to be known of those that can no longer be compared with.
     """
-    has_signature = signatures.has([sample.extra.get(CONTENT, "") for sample in known_images])
-    originals: list[Sample] = []
-    to_decode: list[Sample] = []
-    recorded_digests: dict[str, str] = {}
-    for sample, has in zip(known_images, has_signature, strict=True):
-        if has:
-            originals.append(sample)
-        elif Path(sample.path).is_file():
-            to_decode.append(replace(sample, human_map=None, mask_path=None))
-            recorded_digests[sample.path] = sample.extra.get(CONTENT, "")
-
+    has_signature = signatures.has(names_of(known_images.cells(CONTENT)))
+    originals = known_images.take(has_signature)
+    to_decode = known_images.take(~has_signature).where(lambda s: Path(s.path).is_file())
     if to_decode:
+        recorded_digests = dict(zip(to_decode.cells("path"), to_decode.cells(CONTENT), strict=True))
+        images_alone = Manifest(
+            replace(sample, human_map=None, mask_path=None) for sample in to_decode
+        )
         with suppress(InputError):  # none can be decoded any more
-            decoded = check_images(Manifest(to_decode), signatures=signatures, max_bad=1.0)
-            for sample in decoded.manifest:
-                # One that has changed since is not what the model knows.
-                if recorded_digests[sample.path] in ("", digest_of(sample)):
-                    originals.append(sample)
+            decoded = check_images(images_alone, signatures=signatures, max_bad=1.0)
+            # One that has changed since is not what the model knows.
+            originals += decoded.manifest.where(
+                lambda sample: recorded_digests[sample.path] in ("", digest_of(sample))
+            )
 
     findings = []
     lacking = len(known_images) - len(originals)
     if lacking:
         findings.append(finding("no_comparison", count=lacking, total=len(known_images)))
-    compared = Manifest(originals)
-    copies = copies_of(compared, unseen, read_signatures(compared + unseen, signatures))
+    copies = copies_of(originals, unseen, Pictures(originals + unseen, signatures))
     return copies, findings
 
 

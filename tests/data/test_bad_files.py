@@ -17,7 +17,7 @@ from focus.config.command_line import parse
 from focus.config.train import EvaluateConfig, TrainConfig, resolve
 from focus.data.bad_files import check_images, without_digests
 from focus.data.check.properties import look
-from focus.data.copies import find_copies, read_signatures
+from focus.data.copies import Pictures, find_copies
 from focus.data.manifest import Manifest, Sample
 from focus.data.signatures import SignatureStore
 from focus.data.training_set import training_manifest
@@ -119,7 +119,7 @@ def test_a_damaged_line_of_the_cache_hides_no_copy(tmp_path: Path) -> None:
 
     def copies_in(cache: Path) -> list[str]:
         kept = check_images(Manifest(samples), cache=cache, progress=False).manifest
-        copies = find_copies(kept, read_signatures(kept, SignatureStore()))
+        copies = find_copies(kept, Pictures(kept, SignatureStore()))
         return [copy.sample.path for copy in copies]
 
     assert copies_in(tmp_path / "cache") == [f"{tmp_path}/copy.png"]

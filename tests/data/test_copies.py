@@ -8,10 +8,10 @@ import pytest
 
 from focus.data.copies import (
     Copy,
+    Pictures,
     check_left,
     copy_findings,
     find_copies,
-    read_signatures,
     without,
     write_copies,
 )
@@ -30,7 +30,7 @@ def image(content: str, split: Split, label: int = 0, **more: Any) -> Sample:
 
 
 def copies_in(manifest: Manifest, folder: Path) -> list[Copy]:
-    return find_copies(manifest, read_signatures(manifest, SignatureStore(folder)))
+    return find_copies(manifest, Pictures(manifest, SignatureStore(folder)))
 
 
 OWN = [image(content, "train", n % 2) for n, content in enumerate("abcd")]

@@ -30,10 +30,11 @@ from pathlib import Path
 from focus.data import file_pass
 from focus.data.bad_files import check_images
 from focus.data.cache.images import KINDS, ImageCache
-from focus.data.copies import find_copies, read_signatures
+from focus.data.copies import Pictures, find_copies
 from focus.data.manifest import Manifest
 from focus.data.signatures import SignatureStore
 from focus.runtime.launch import closing_process_group, processes_of, start
+from focus.runtime.rows import names_of
 
 listed, image_cache, seconds = sys.argv[1:]
 names = []
@@ -52,12 +53,12 @@ with closing_process_group():
     checked = check_images(
         manifest, images=images, signatures=store, max_bad=0.5, processes=processes
     )
-    table = read_signatures(checked.manifest, store) if processes.is_main else None
+    table = Pictures(checked.manifest, store) if processes.is_main else None
     copies = processes.from_main(lambda: find_copies(checked.manifest, table))
     kept = {}
     for kind, column in KINDS.items():
         digests = [sample.extra.get(column, "") for sample in checked.manifest]
-        kept[kind] = [] if images is None else images.has(kind, digests).tolist()
+        kept[kind] = [] if images is None else images.has(kind, names_of(digests)).tolist()
     print(json.dumps({
         "decoded": names,
         "kept": kept,

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from focus.data.bad_files import check_images
-from focus.data.copies import Copy, find_copies, read_signatures
+from focus.data.copies import Copy, Pictures, find_copies
 from focus.data.demo import render_face
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.signatures import MIN_SIMILARITY, PictureIndex, SignatureStore, signature
+from focus.runtime.rows import names_of
 
 Save = Callable[[Image.Image, Path], None]
 
@@ -104,7 +105,7 @@ def manifest(**splits: Sequence[str]) -> Manifest:
 def copies_in(data: Manifest) -> list[Copy]:
     signatures = SignatureStore()
     decoded = check_images(data, signatures=signatures, progress=False)
-    return find_copies(decoded.manifest, read_signatures(decoded.manifest, signatures))
+    return find_copies(decoded.manifest, Pictures(decoded.manifest, signatures))
 
 
 def pairs(copies: Sequence[Copy]) -> list[tuple[str, str]]:
@@ -142,8 +143,9 @@ def test_of_2000_people_nobody_is_taken_for_another() -> None:
     """Drawn ones of 64 pixels, which are more alike than photographs are."""
     faces = [Image.fromarray(render_face("train", "real", n).image) for n in range(2000)]
     signatures = np.array([signature(face) for face in faces])
-    half = len(faces) // 2
-    false_alarms = (PictureIndex(signatures[:half]).find(signatures[half:]).rows >= 0).sum()
+    index = PictureIndex(signatures.__getitem__, len(faces))
+    numbers, half = np.arange(len(faces)), len(faces) // 2
+    false_alarms = (index.find(numbers[:half], numbers[half:]).originals >= 0).sum()
     assert false_alarms <= 1
 
 
@@ -177,9 +179,9 @@ def test_signatures_are_kept_for_the_next_program(originals: list[str], tmp_path
     decoded = check_images(data, signatures=first, cache=tmp_path, progress=False)
     digests = [sample.extra["content_hash"] for sample in decoded.manifest]
     again = SignatureStore(tmp_path)
-    assert again.has([*digests, "0" * 32]).tolist() == [True, True, False]
+    assert again.has(names_of([*digests, "0" * 32])).tolist() == [True, True, False]
     with Image.open(originals[1]) as image:
-        assert (again.of(digests)[1] == signature(image)).all()
+        assert (again.read(names_of(digests))[1] == signature(image)).all()
 
 
 def test_flat_pictures_are_alike_only_byte_for_byte(tmp_path: Path) -> None:

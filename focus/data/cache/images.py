@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from focus.data.manifest import Manifest
 from focus.data.maps import Map, files_of, resized
 from focus.runtime.files import size_of
 from focus.runtime.machine import cache_dir
-from focus.runtime.rows import NAME, RowStore
+from focus.runtime.rows import Names, RowStore, names_of
 
 IMAGES = "images"
 """Folder of the cache."""
@@ -88,9 +88,8 @@ class ImageCache:
             return None
         return cls(image_size if fit == "squash" else None, image_cache)
 
-    def has(self, kind: str, digests: Sequence[str]) -> NDArray[np.bool_]:
-        """Return which of these digests have a row."""
-        names = _names(digests)
+    def has(self, kind: str, names: Names) -> NDArray[np.bool_]:
+        """Return which of these digests have a row [N]."""
         has_row: NDArray[np.bool_] = self._stores[kind].find(names) >= 0
         if kind in self._shapes:
             has_row &= self._shapes[kind].find(names) >= 0
@@ -183,7 +182,7 @@ class ImageCache:
         for kind, added in self._added.items():
             if added and self._writes:
                 digests, rows = zip(*added, strict=True)
-                names = _names(digests)
+                names = names_of(digests)
                 try:
                     if kind in self._shapes:
                         self._shapes[kind].append(names, [np.array(row.shape) for row in rows])
@@ -204,7 +203,7 @@ class ImageCache:
     def rows_of(self, manifest: Manifest, kind: str) -> "StoredRows":
         """Return the rows of the images of a manifest, or of their human maps."""
         column = KINDS[kind]
-        names = _names(manifest.cells(column))
+        names = names_of(manifest.cells(column))
         store, shapes = self._stores[kind], self._shapes.get(kind)
         if shapes is None:
             return StoredRows(store, store.find(names))
@@ -251,7 +250,3 @@ class StoredRows:
 def gb(size: float) -> str:
     """Return a number of bytes in words."""
     return f"{size / 1e9:.3g} GB"
-
-
-def _names(digests: Iterable[str]) -> NDArray[np.bytes_]:
-    return np.fromiter(map(bytes.fromhex, digests), NAME)

@@ -20,10 +20,10 @@ from focus.data.check.properties import Look, look, pixel_statistics
 from focus.data.check.shortcuts import CAUSES, WARN_FROM, Audit, audit
 from focus.data.copies import (
     Copy,
+    Pictures,
     fakes_beside_source,
     find_copies,
     left_out,
-    read_signatures,
     without,
 )
 from focus.data.file_pass import BadFile, Quality
@@ -122,12 +122,12 @@ def gather(config: CheckConfig) -> CheckedData:
     looks = _by_path(look, (sample.path for sample in manifest), "reading headers")
     map_sizes = _by_path(_map_size, (s.human_map for s in decoded.manifest), "measuring maps")
     images = decoded.manifest
-    signatures = read_signatures(images, store)
-    copies = find_copies(images, signatures)
+    pictures = Pictures(images, store)
+    copies = find_copies(images, pictures)
     dropped = left_out(copies, drop=config.drop_copies)
     used = without(images, dropped)
     storage = storage_to_train_with(used, looks)
-    pairs = fakes_beside_source(used, signatures)
+    pairs = fakes_beside_source(used, pictures)
 
     audited = _audited(images, config.seed)
     labels = [sample.label or REAL for sample in audited]

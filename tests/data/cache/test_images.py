@@ -20,6 +20,7 @@ from focus.data.dataset import Batch, FaceDataset
 from focus.data.images import Preprocessing, load_image
 from focus.data.manifest import Manifest, Sample
 from focus.errors import UnreadableError
+from focus.runtime.rows import names_of
 
 from ...launching import CHECKOUT, python, write_faces
 from ...training.trainers import trained
@@ -82,7 +83,9 @@ def test_batches_have_the_same_bits_and_no_file_is_decoded(
         assert same(batch(faces, ImageCache(16), augment=augment), plain)
         assert not decoded
     # Others of another size are not taken for them.
-    assert not ImageCache(24).has("image", [faces[0].extra.get("content_hash", "00")]).any()
+    assert (
+        not ImageCache(24).has("image", names_of([faces[0].extra.get("content_hash", "00")])).any()
+    )
 
 
 @pytest.mark.parametrize("augment", [(), ("cut", "flip", "blur", "jpeg")])
@@ -216,7 +219,7 @@ def test_a_cache_is_filled_as_far_as_the_disk_allows_and_no_further_later(
     checked = check_images(faces, images=ImageCache(16)).manifest
     assert " of 6.66e-06 GB of decoded images go to" in capsys.readouterr().out
     digests = [sample.extra["content_hash"] for sample in checked]
-    kept = ImageCache(16).has("image", digests)
+    kept = ImageCache(16).has("image", names_of(digests))
     assert 2 <= kept.sum() < 5
     sizes = sizes_of_files(cache / "images")
     assert sum(sizes.values()) <= disk / 10

@@ -14,7 +14,7 @@ from PIL import Image
 
 from focus.config.train import TrainConfig
 from focus.data.bad_files import check_images, write_bad_files
-from focus.data.copies import find_copies, read_signatures, write_copies
+from focus.data.copies import Pictures, find_copies, write_copies
 from focus.data.manifest import STORED_IN, Manifest
 from focus.data.readers import read_given
 from focus.data.signatures import SignatureStore
@@ -222,7 +222,7 @@ def test_tables_name_the_row_and_the_file_of_the_data_set(tmp_path: Path, cache:
     decoded = check_images(read_data(tmp_path), cache=tmp_path, max_bad=1, progress=False)
     found, bad = decoded.manifest, decoded.bad
     write_bad_files(bad, tmp_path / "bad_files.csv")
-    write_copies(find_copies(found, read_signatures(found, SignatureStore())), tmp_path)
+    write_copies(find_copies(found, Pictures(found, SignatureStore())), tmp_path)
     rows = {
         name: next(csv.DictReader((tmp_path / f"{name}.csv").open()))
         for name in ("bad_files", "copies")
