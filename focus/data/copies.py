@@ -170,6 +170,8 @@ def left_out(copies: Sequence[Copy], *, drop: bool) -> list[Copy]:
 
 def without(manifest: Manifest, copies: Sequence[Copy]) -> Manifest:
     """Return the images but for those that are copies."""
+    if not copies:
+        return manifest
     paths = {copy.sample.path for copy in copies}
     return manifest.where(lambda sample: sample.path not in paths)
 
