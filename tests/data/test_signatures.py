@@ -1,12 +1,14 @@
 """The same picture stored anew: what is found, and that nothing else is."""
 
 import shutil
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from focus.data.bad_files import check_images
@@ -147,6 +149,27 @@ def test_of_2000_people_nobody_is_taken_for_another() -> None:
     numbers, half = np.arange(len(faces)), len(faces) // 2
     false_alarms = (index.find(numbers[:half], numbers[half:]).originals >= 0).sum()
     assert false_alarms <= 1
+
+
+def test_a_picture_takes_few_bytes_while_it_is_looked_for() -> None:
+    """Sets have millions of pictures, whose signatures of 400 bytes stay on the disk."""
+    length = len(signature(Image.new("RGB", (32, 32))))
+    drawn = np.random.default_rng(0).integers(-2000, 2000, (5000, length), np.int16)
+
+    def read(numbers: NDArray[np.int64]) -> NDArray[np.int16]:
+        return drawn[numbers % 5000] + drawn[numbers // 5000]
+
+    def peak(count: int) -> int:
+        numbers = np.arange(count)
+        tracemalloc.start()
+        index = PictureIndex(read, count)
+        tracemalloc.reset_peak()  # a sample is read first, of the same size for all sets
+        index.find(numbers[::2], numbers[1::2])
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert (peak(60_000) - peak(20_000)) / 40_000 < 200
 
 
 def test_an_equal_file_is_the_same_file_and_belongs_to_the_earliest_split(
