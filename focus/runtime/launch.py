@@ -27,12 +27,12 @@ from focus.kernels import backend_for
 from focus.runtime.machine import MixedPrecision, local_processes, usable_cores
 from focus.runtime.peers import (
     LostProcessError,
+    ignore_launcher_sigterm,
     introduce,
     is_of_connection,
     launcher_words,
-    outlive_launcher,
-    say_alone,
-    whom_it_lost,
+    lost_processes_clause,
+    silence_peers,
 )
 from focus.runtime.processes import Processes
 from focus.runtime.signals import Stopped
@@ -258,30 +258,36 @@ def finish_trackers(accelerator: Accelerator) -> None:
 
 @contextmanager
 def closing_process_group() -> Iterator[None]:
-    """Decorate a program: destroy the process group when all processes leave the program.
+    """Decorate a program: destroy the process group when the program ends in all processes.
 
-    Left to the end of Python, its threads may outlive the interpreter, which then aborts. A
-    OneProcessError leaves the group: the others are still at work in it.
+    Threads of a group that is still there at the end of Python may outlive the interpreter, which
+    then aborts. An error that only this process has leaves the group alone, since the others are
+    still at work in it.
 
     Raises:
-        LostProcessError: another process was lost, and nobody else says so.
+        LostProcessError: another process was lost, and this process has to say so.
+        SystemExit: another process was lost, and a third one says so.
     """
     try:
         yield
+
     except OneProcessError:
-        say_alone()
+        silence_peers()
         raise
+
+    except (InputError, Stopped) as error:  # raised in all processes
+        _destroy_process_group(error)
+        raise
+
     except RuntimeError as error:
         if not is_of_connection(error):
             raise
-        outlive_launcher()
-        clause = whom_it_lost()
+        ignore_launcher_sigterm()
+        clause = lost_processes_clause()
         if clause is None:
             raise SystemExit(2) from error
         raise LostProcessError(f"{clause}: give the command again.") from error
-    except (InputError, Stopped) as error:
-        _destroy_process_group(error)
-        raise
+
     _destroy_process_group()
 
 

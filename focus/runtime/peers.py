@@ -25,7 +25,7 @@ from accelerate.utils import gather_object
 from focus.errors import OneProcessError
 
 _ENDS_WITHIN = 2.0  # seconds, in which the system ends a process whose connections it has closed
-_SAID = "focus/said"  # set in the store that the processes share
+_EXPLAINED = "focus/said"  # a key of the store that all processes share
 _OF_CONNECTION = re.compile(r"\bgloo\b|\bNCCL\b|\bnccl[A-Z]")
 
 
@@ -87,41 +87,51 @@ def is_of_connection(error: BaseException) -> bool:
     return isinstance(error, torch.distributed.DistError) or bool(_OF_CONNECTION.search(str(error)))
 
 
-def outlive_launcher() -> None:
-    """Let the launcher's SIGTERM no longer end this process, which has to say whom it lost.
+def ignore_launcher_sigterm() -> None:
+    """Ignore SIGTERM, so that this process has the time to say which process was lost.
 
-    The launcher ends all as soon as it has lost one, but waits 30 seconds before it kills them.
+    The launcher sends SIGTERM to all processes as soon as it has lost one, and kills them 30
+    seconds later.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def whom_it_lost() -> str | None:
-    """Return a clause that says which process was lost; None where another process says why.
+def lost_processes_clause() -> str | None:
+    """Return a clause that names the lost processes; None if another process prints the reason.
 
-    Of the processes of a machine the first that still runs says it.
+    A process that ends with a message of its own prints the reason, see :func:`silence_peers`.
+    Else the running process with the lowest number on each machine prints it.
     """
-    lost, host = lost_peers(within=_ENDS_WITHIN), socket.gethostname()
-    running = [peer.rank for peer in _peers if peer.host == host and peer not in lost]
-    if _has_been_said() or _rank != min(running, default=_rank):
+    host = socket.gethostname()
+    lost = lost_peers(within=_ENDS_WITHIN)
+    if _is_explained():
         return None
+
+    running = [peer.rank for peer in _peers if peer.host == host and peer not in lost]
+    if running and _rank != min(running):
+        return None
+
     if not lost:
-        elsewhere = sorted({peer.host for peer in _peers} - {host})
-        return f"A process on {' or '.join(elsewhere) or host}, or the connection to it, was lost"
+        other_hosts = sorted({peer.host for peer in _peers} - {host})
+        hosts = " or ".join(other_hosts) or host
+        return f"A process on {hosts}, or the connection to it, was lost"
+
     names = " and ".join(f"{peer.rank} (pid {peer.pid})" for peer in lost)
     were = f"process {names} was" if len(lost) == 1 else f"processes {names} were"
     return f"Of {len(_peers)} processes, {were} lost: killed, or ended by an error above"
 
 
-def say_alone() -> None:
-    """Keep the other processes, which will lose this one, from saying so: it says why it ends."""
+def silence_peers() -> None:
+    """Tell the other processes that this one says why it ends, so that they end without a word."""
     with suppress(RuntimeError, ValueError):  # no group, or its store is gone
-        _store().set(_SAID, "1")
+        _store().set(_EXPLAINED, "1")
 
 
-def _has_been_said() -> bool:
+def _is_explained() -> bool:
+    """Return whether some process has called :func:`silence_peers`."""
     try:
-        return bool(_store().check([_SAID]))
-    except (RuntimeError, ValueError):
+        return bool(_store().check([_EXPLAINED]))
+    except (RuntimeError, ValueError):  # no group, or its store is gone
         return False
 
 

@@ -49,11 +49,11 @@ from focus.runtime.cpu_time import phase
 from focus.runtime.launch import arithmetic, finish_trackers, run_on_main_first, same_threads
 from focus.runtime.peers import (
     LostProcessError,
+    ignore_launcher_sigterm,
     is_of_connection,
     lost_peers,
-    outlive_launcher,
-    say_alone,
-    whom_it_lost,
+    lost_processes_clause,
+    silence_peers,
 )
 from focus.runtime.signals import Stopped, StopSignals
 from focus.training.batches import MicroBatch, TrainingImages, ValidationImages
@@ -280,14 +280,14 @@ class Trainer:
         except KeyboardInterrupt as error:
             raise Stopped(signal.SIGINT, self._farewell(self._named("interrupted"))) from error
         except (UnreadableError, LostWorkerError) as error:
-            say_alone()
+            silence_peers()
             # Without the file, or with another one, the run is refused.
             cause = sentence(error).removesuffix(".")
             cause = cause.replace("fix or remove the file", "bring it back as it was")
             raise type(error)(self._farewell(self._named(cause))) from error
         except (RuntimeError, MemoryError) as error:
             if is_full_memory(error):
-                say_alone()
+                silence_peers()
                 cause = (
                     "The memory is full: end other programs, or begin anew with a smaller "
                     "--batch-size and another --name"
@@ -295,10 +295,10 @@ class Trainer:
                 raise FullMemoryError(self._farewell(self._named(cause))) from error
             if not is_of_connection(error):
                 raise
-            outlive_launcher()
-            lost = whom_it_lost()
-            farewell = self._farewell(lost or "")
-            if lost is None:
+            ignore_launcher_sigterm()
+            clause = lost_processes_clause()
+            farewell = self._farewell(clause or "")
+            if clause is None:
                 raise SystemExit(2) from error
             raise LostProcessError(farewell) from error
 
