@@ -11,7 +11,7 @@ batches of an epoch; and an epoch is entered at any of its steps.
 import functools
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,37 +30,41 @@ from focus.model.detector import Detector
 
 
 class MicroBatch(NamedTuple):
-    """The part of a batch that one process takes.
-
-    rows: The rows in the training manifest, at least one. again: How often the epoch has had each
-    before, above 0 when sampling with replacement. counted: The number of rows that count; 0 for a
-    dummy row, which lets a process without images join the all-reduce. images: The number of
-    images of the batch in all processes. weight: The weight of its mean loss in the step, times the
-    number of processes, whose gradients are averaged. last: Whether the optimiser steps after it.
-    """
+    """The part of a batch that one process takes."""
 
     rows: list[int]
+    """Rows of the training manifest, at least one."""
     again: list[int]
+    """How often the epoch has had each row before: above 0 when sampling with replacement."""
     counted: int
+    """The number of rows that count: 0 for a process without images, which gets a dummy row."""
     images: int
+    """The number of images of the batch in all processes."""
     weight: float
+    """The weight of its mean loss in the step, times the number of processes: their gradients are
+    averaged."""
     last: bool
+    """Whether the optimiser steps after it."""
 
 
 @dataclass(frozen=True)
 class BatchPlan:
     """The batches of one process; their order depends on seed and epoch alone.
 
-    labels: of the training images [N], 0 or 1. batch_size: images of one process at a time.
-    accumulation: batches of a step. sampling: "shuffled" takes each image once an epoch,
-    "balanced" draws N with replacement, each class with the same probability.
+    sampling: "shuffled" takes each of the N training images once an epoch, "balanced" draws N with
+        replacement, each class with the same probability.
     """
 
     labels: Sequence[int] | NDArray[np.integer[Any]]
+    """Labels of the training images [N], 0 or 1."""
     batch_size: int
+    """Images of one process at a time."""
     accumulation: int = 1
+    """Batches of a step of the optimiser."""
     processes: int = 1
+    """Processes of the launch."""
     rank: int = 0
+    """The number of this process."""
     sampling: Sampling = "shuffled"
     seed: int = 0
 
@@ -88,8 +92,12 @@ class BatchPlan:
         order = self.order(epoch)
         drawn = np.stack([order, _times_before(order)], 1)
         batches = [drawn[start:end] for start, end in pairwise([0, *self._ends])]
-        starts = range(first_step * self.accumulation, len(batches), self.accumulation)
-        return [self._step(batches[start : start + self.accumulation]) for start in starts]
+
+        steps = []
+        for first in range(first_step * self.accumulation, len(batches), self.accumulation):
+            step = batches[first : first + self.accumulation]
+            steps.append(self._micro_batches(step))
+        return steps
 
     @functools.cached_property
     def _ends(self) -> list[int]:
@@ -109,26 +117,27 @@ class BatchPlan:
                 del ends[-2]
         return ends[1:]
 
-    def _step(self, batches: list[NDArray[np.int64]]) -> list[MicroBatch]:
-        """Return this process's share of the batches of a step.
+    def _micro_batches(self, batches: list[NDArray[np.int64]]) -> list[MicroBatch]:
+        """Return this process's share of each batch of a step.
 
-        batches: Rows [N, 2] of all processes: of an image, and how often it was there before.
+        batches: The batches of all processes. Each is [N, 2]: the row of an image in the manifest,
+            and how often the epoch has had it before.
         """
-        images = sum(map(len, batches))
+        images_of_step = sum(len(batch) for batch in batches)
         micro_batches = []
         for number, batch in enumerate(batches, start=1):
             share = np.array_split(batch, self.processes)[self.rank]
-            rows, again = (share if len(share) else batch[:1]).T.tolist()
-            micro_batches.append(
-                MicroBatch(
-                    rows,
-                    again,
-                    counted=len(share),
-                    images=len(batch),
-                    weight=len(share) * self.processes / images,
-                    last=number == len(batches),
-                )
+            # A process without images computes a dummy row, as it has to join the all-reduce.
+            computed = share if len(share) else batch[:1]
+            micro_batch = MicroBatch(
+                rows=computed[:, 0].tolist(),
+                again=computed[:, 1].tolist(),
+                counted=len(share),
+                images=len(batch),
+                weight=len(share) * self.processes / images_of_step,
+                last=number == len(batches),
             )
+            micro_batches.append(micro_batch)
         return micro_batches
 
 
@@ -186,9 +195,9 @@ class TrainingImages:
         if self.cached is not None:
             return on_device(self._cached(self.cached, epoch, steps), self.device)
         self.dataset.set_epoch(epoch)
-        self._next[:] = [
-            list(zip(batch.rows, batch.again, strict=True)) for step in steps for batch in step
-        ]
+        self._next.clear()
+        for batch in chain.from_iterable(steps):
+            self._next.append(list(zip(batch.rows, batch.again, strict=True)))
         assert self._loader is not None, "closed"
         batches = on_device(load_batches(self._loader) if steps else iter(()), self.device)
         self._batches = (self.dataset.finished(batch) for batch in batches)
@@ -198,8 +207,9 @@ class TrainingImages:
         self, cached: CachedFaces, epoch: int, steps: list[list[MicroBatch]]
     ) -> Iterator[Batch]:
         """Yield batches of features; each image has the next of its views in the next epoch."""
-        for batch in (batch for step in steps for batch in step):
-            yield cached.batch(batch.rows, [(epoch + n) % self._views for n in batch.again])
+        for batch in chain.from_iterable(steps):
+            views = [(epoch + times_before) % self._views for times_before in batch.again]
+            yield cached.batch(batch.rows, views)
 
     def close(self) -> None:
         """End the workers, which wait from one epoch to the next."""

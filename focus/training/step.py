@@ -89,19 +89,28 @@ class Tally:
     ) -> tuple[Tensor, Tensor]:
         """Add a step; return whether it is finite, a bool, and 1.0 if it is not, else 0.0.
 
-        sums: of ``MEANS``, over so many ``images``. norm: of the gradient. scale: of fp16's loss:
-        scaled gradients overflow now and then, and those that do so at a scale of 1 do without it.
+        sums: Those of ``MEANS`` over the images of the step.
+        norm: The norm of the gradient.
+        images: The number of images of the step.
+        scale: The scale of fp16's loss. Scaled gradients overflow now and then, which is a skipped
+            step, but not one that counts as not finite, unless the scale is 1.
         """
         if images not in self._done:  # two sizes: of most steps, and of an epoch's last
             done = [float(images), 1.0, 0.0, 0.0]
             self._done[images] = torch.tensor(done, device=sums.device)
         figures = torch.cat([sums, norm[None], self._done[images]])
+
         difference = (figures - figures).sum()  # 0, or not a number
-        finite, skip = difference == 0, torch.nan_to_num(difference, nan=1.0).float()
-        nonfinite, skipped = skip, self._skipped
+        finite = difference == 0
+        skip = torch.nan_to_num(difference, nan=1.0).float()
+
+        nonfinite = skip
+        skipped = self._skipped
         if scale is not None:
-            nonfinite = torch.where(sums[0].isfinite() & (scale > 1), 0.0, skip)
+            is_overflow = sums[0].isfinite() & (scale > 1)
+            nonfinite = torch.where(is_overflow, 0.0, skip)
             skipped = torch.cat([skipped[:-1], nonfinite[None]])
+
         self._last = torch.where(finite, figures, skipped)
         self._totals.add_(self._last)
         torch.addcmul(nonfinite, self._in_a_row, skip, out=self._in_a_row)
@@ -192,12 +201,21 @@ def update(
     A fused one decides on the device; one that is not (:mod:`focus.training.optimizer`) makes the
     host wait for ``skip``.
     """
-    clipped = None if limit is None else (norm / limit).clamp(min=1).float()
+    divisor = None
+    if limit is not None:
+        divisor = (norm / limit).clamp(min=1).float()
+
     if optimizer.defaults["fused"]:
-        optimizer.grad_scale, optimizer.found_inf = clipped, skip  # type: ignore[attr-defined]
-    elif skip.item():
+        optimizer.grad_scale = divisor  # type: ignore[attr-defined]
+        optimizer.found_inf = skip  # type: ignore[attr-defined]
+        optimizer.step()
         return
-    elif clipped is not None:
-        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        torch._foreach_div_([w.grad for w in weights if w.grad is not None], clipped)
+
+    if skip.item():
+        return
+    if divisor is not None:
+        gradients = []
+        for group in optimizer.param_groups:
+            gradients += [weight.grad for weight in group["params"] if weight.grad is not None]
+        torch._foreach_div_(gradients, divisor)
     optimizer.step()
