@@ -62,11 +62,18 @@ class Desk:
     def __init__(
         self, folder: AnswerFolder, every: int, seed: int, margins: Keys | None = None
     ) -> None:
-        self.faces, self.numbers = folder.faces, folder.numbers
-        self.gone: set[int] = set()  # faces whose file cannot be read any more
-        self._folder, self._every, self._seed, self._margins = folder, every, seed, margins
+        self.faces = folder.faces
+        self.numbers = folder.numbers
+        """The number of each face by its digest."""
+        self.gone: set[int] = set()
+        """Faces whose file cannot be read any more."""
+        self._folder = folder
+        self._every = every
+        self._seed = seed
+        self._margins = margins
         self._keys = lru_cache(maxsize=64)(partial(balanced, folder.faces, seed))
-        self._holds: dict[tuple[str, str], _Hold] = {}  # by the annotator_id and the tab
+        self._holds: dict[tuple[str, str], _Hold] = {}
+        """What each tab holds, by annotator_id and tab."""
         self._lock = threading.Lock()
 
     def leave(self, annotator: str, tab: str) -> None:
@@ -144,10 +151,14 @@ class Desk:
         """Note what a tab holds, nothing for a request without a tab and for one tab too many."""
         if not tab:
             return
-        identity, now = annotator_id(annotator), time.monotonic()
+        identity = annotator_id(annotator)
+        now = time.monotonic()
+
+        self._holds.pop((identity, tab), None)
         lapsed = [key for key, hold in self._holds.items() if hold.until <= now]
-        for key in [(identity, tab), *lapsed]:
-            self._holds.pop(key, None)
+        for key in lapsed:
+            del self._holds[key]
+
         tabs = sum(holder == identity for holder, _ in self._holds)
         if tabs < _MAX_TABS and len(self._holds) < _MAX_HOLDS:
             self._holds[identity, tab] = _Hold(questions, now + _HOLD)

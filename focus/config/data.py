@@ -52,8 +52,10 @@ class CheckConfig(ImagesConfig):
 
     def for_training(self) -> TrainConfig:
         """Return the configuration of a run on these images, by default in all else."""
-        shared = {f.name for f in fields(self)} & {f.name for f in fields(TrainConfig)}
-        return TrainConfig(**{name: getattr(self, name) for name in shared - {"output"}})
+        names = {field.name for field in fields(self)}
+        names_of_training = {field.name for field in fields(TrainConfig)}
+        shared = names & names_of_training - {"output"}
+        return TrainConfig(**{name: getattr(self, name) for name in shared})
 
 
 @dataclass(frozen=True, kw_only=True)

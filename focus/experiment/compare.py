@@ -187,22 +187,34 @@ def _with_joint_intervals(
     contrasts = [minus(dose, doses[0]) for dose in doses[1:]]
     columns = [contrasted(table, contrast, world, "open") for contrast in contrasts]
     intervals = simultaneous(np.stack(columns, axis=1))
-    joint = {c.name: interval for c, interval in zip(contrasts, intervals, strict=True)}
-    return [
-        replace(effect, joint=joint[effect.contrast.name])
-        if (effect.world, effect.figure) == (world, "open") and effect.contrast.name in joint
-        else effect
-        for effect in effects
-    ]
+    names = [contrast.name for contrast in contrasts]
+    interval_by_name = dict(zip(names, intervals, strict=True))
+
+    completed = []
+    for effect in effects:
+        is_of_world = effect.world == world and effect.figure == "open"
+        if is_of_world and effect.contrast.name in interval_by_name:
+            effect = replace(effect, joint=interval_by_name[effect.contrast.name])
+        completed.append(effect)
+    return completed
 
 
 def _with_holm(effects: Sequence[Effect], tests: Iterable[Test]) -> list[Effect]:
     """Give the effects of the family their p-values after Holm; the primary one is apart."""
-    family = [e.p if e.role not in ("", "primary") else math.nan for e in effects]
+    p_values = []
+    for effect in effects:
+        is_in_family = effect.role not in ("", "primary")
+        p_values.append(effect.p if is_in_family else math.nan)
+
+    # A planned test that was not run counts as one with a p-value of 1.
     planned = sum(test.role != "primary" for test in tests)
-    missing = planned - np.count_nonzero(~np.isnan(family))
-    adjusted = holm([*family, *[1.0] * int(missing)])
-    return [replace(e, p_holm=float(adjusted[row])) for row, e in enumerate(effects)]
+    missing = planned - int(np.count_nonzero(~np.isnan(p_values)))
+    adjusted = holm(p_values + [1.0] * missing)[: len(effects)]
+
+    return [
+        replace(effect, p_holm=float(p_holm))
+        for effect, p_holm in zip(effects, adjusted, strict=True)
+    ]
 
 
 def t_interval(values: Any, level: float = 0.95) -> MeanInterval:

@@ -110,13 +110,21 @@ def outcome(run: Run) -> Outcome:
 
 def _open_auc_by_grade(results: Results, tests: Manifest) -> dict[str, float | None]:
     """Return the mean open AUC of the generators of each grade, None of a grade without any."""
-    grades = {s.generator: s.extra.get("grade") for s in tests if s.label == SYNTHETIC}
-    aucs: dict[str, list[float]] = {grade: [] for grade in GRADES}
+    grade_by_generator = {}
+    for sample in tests:
+        if sample.label == SYNTHETIC:
+            grade_by_generator[sample.generator] = sample.extra.get("grade")
+
+    aucs_by_grade: dict[str, list[float]] = {grade: [] for grade in GRADES}
     for name, generator in results.get("open", {}).get("generators", {}).items():
-        grade = grades.get(name)
-        if grade in aucs:
-            aucs[grade].append(generator["auc"])
-    return {grade: float(np.mean(values)) if values else None for grade, values in aucs.items()}
+        grade = grade_by_generator.get(name)
+        if grade in aucs_by_grade:
+            aucs_by_grade[grade].append(generator["auc"])
+
+    means: dict[str, float | None] = {}
+    for grade, aucs in aucs_by_grade.items():
+        means[grade] = float(np.mean(aucs)) if aucs else None
+    return means
 
 
 def source_auc(scores: Scores, tests: Manifest) -> float | None:
@@ -133,7 +141,9 @@ def source_auc(scores: Scores, tests: Manifest) -> float | None:
 
 def whole_units(runs: Iterable[Run], finished: Container[str]) -> set[int]:
     """Return the draws, or seeds, of which no run is missing; finished: names of runs."""
-    return {run.unit for run in runs} - {run.unit for run in runs if run.name not in finished}
+    units = {run.unit for run in runs}
+    units_with_missing_runs = {run.unit for run in runs if run.name not in finished}
+    return units - units_with_missing_runs
 
 
 RUNS = "runs.csv"

@@ -325,7 +325,11 @@ def draw_pictures(
 def gain_by_grade(comparisons: Sequence[Effect], path: Path) -> bool:
     """Draw open AUC above cross-entropy's by grade, in the first world; False without grades."""
     world = comparisons[0].world if comparisons else ""
-    estimates = {(c.contrast.name, c.figure): c.estimate for c in comparisons if c.world == world}
+    estimates = {}
+    for effect in comparisons:
+        if effect.world == world:
+            estimates[effect.contrast.name, effect.figure] = effect.estimate
+
     gains_by_arm: dict[str, list[MeanInterval]] = {}
     for arm in _ARMS_DRAWN:
         contrast = minus(arm, BASELINE).name
@@ -338,7 +342,8 @@ def gain_by_grade(comparisons: Sequence[Effect], path: Path) -> bool:
     axes: Axes = figure.subplots()
     axes.axhline(0, color=INK, linewidth=0.8)
     for number, (arm, gains) in enumerate(gains_by_arm.items()):
-        offset, colour = 0.12 * (number - (len(gains_by_arm) - 1) / 2), COLOURS[number]
+        offset = 0.12 * (number - (len(gains_by_arm) - 1) / 2)  # arms stand side by side
+        colour = COLOURS[number]
         axes.errorbar(
             [x + offset for x in range(len(GRADES))],
             [gain.mean for gain in gains],

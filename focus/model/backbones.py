@@ -132,18 +132,29 @@ def layout_of(backbone: nn.Module, size: int, model: str) -> Layout:
                 f"The network {model!r} does not take {size} x {size} images "
                 f"({first_line(error)}): choose another image size."
             ) from error
+
     shape = list(out.shape[1:]) if isinstance(out, Tensor) else []
-    kind, height, width, channels, prefix = "", 0, 0, 0, 0
+    kind = ""
+    grid = (0, 0)
+    channels = 0
+    prefix = 0
     if len(shape) == 3:
         kind = getattr(backbone, "output_fmt", "NCHW")
-        height, width, channels = shape if kind == "NHWC" else (*shape[1:], shape[0])
+        if kind == "NHWC":
+            height, width, channels = shape
+        else:
+            channels, height, width = shape
+        grid = (height, width)
     elif len(shape) == 2:
-        kind, channels = "tokens", shape[1]
+        kind = "tokens"
         prefix = getattr(backbone, "num_prefix_tokens", 0)
         tokens = shape[0] - prefix
-        if (side := math.isqrt(tokens)) ** 2 == tokens:
-            height = width = side
-    if height * width < 2:
+        channels = shape[1]
+        side = math.isqrt(tokens)
+        if side**2 == tokens:
+            grid = (side, side)
+
+    if math.prod(grid) < 2:
         raise InputError(
             f"The network {model!r} has no spatial map of features at {size} x {size} pixels "
             f"(its output is {shape or type(out).__name__}): choose another model or a larger "
@@ -151,7 +162,7 @@ def layout_of(backbone: nn.Module, size: int, model: str) -> Layout:
         )
     # The first of several prefix tokens may also be a register.
     named = any(name.endswith("cls_token") for name, _ in backbone.named_parameters())
-    return Layout(kind, (height, width), channels, prefix, named and prefix > 0)
+    return Layout(kind, grid, channels, prefix, named and prefix > 0)
 
 
 @contextmanager

@@ -260,18 +260,26 @@ class _Numbers:
         return positions
 
     def _sort(self) -> None:
-        """Take the recent names into the arrays."""
-        high, low = _halves(np.array([*self._recent], NAME))
-        numbers = np.fromiter(self._recent.values(), np.int64, len(self._recent))
+        """Take the recent names into the arrays, each once, with its highest row number."""
+        recent_high, recent_low = _halves(np.array([*self._recent], NAME))
+        recent_numbers = np.fromiter(self._recent.values(), np.int64, len(self._recent))
         self._recent = {}
-        high, low = np.append(self._high, high), np.append(self._low, low)
-        numbers = np.append(self._numbers, numbers)
+
+        high = np.append(self._high, recent_high)
+        low = np.append(self._low, recent_low)
+        numbers = np.append(self._numbers, recent_numbers)
+
         order = np.lexsort((numbers, low, high))
-        high, low, numbers = high[order], low[order], numbers[order]
-        is_last = np.ones(len(order), bool)  # of those of a name
-        is_last[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-        is_kept = is_last & (numbers >= 0)
-        self._high, self._low, self._numbers = high[is_kept], low[is_kept], numbers[is_kept]
+        high = high[order]
+        low = low[order]
+        numbers = numbers[order]
+
+        is_last_of_name = np.ones(len(order), bool)
+        is_last_of_name[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+        is_kept = is_last_of_name & (numbers >= 0)
+        self._high = high[is_kept]
+        self._low = low[is_kept]
+        self._numbers = numbers[is_kept]
 
 
 def names_of(digests: Iterable[str]) -> Names:

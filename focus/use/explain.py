@@ -334,16 +334,8 @@ class _Explainer:
 
     def _verdicts(self, views: list[_View], at_once: int) -> list[list[_Verdict]]:
         """Return the verdicts on the faces of each view; ``at_once`` faces go to the network."""
-        faces = [(view, seen.face) for view in views for seen in view.seen]
-        batches = (
-            _FaceBatch(
-                [repr(str(view.item.path)) for view, _ in chunk],
-                torch.stack([view.pixels[face] for view, face in chunk]),
-            )
-            for chunk in _chunks(faces, at_once)
-        )
         verdicts: list[_Verdict] = []
-        for _, prediction in self.detector.predict_named(batches):
+        for _, prediction in self.detector.predict_named(_face_batches(views, at_once)):
             rows = zip(
                 prediction.score.numpy(),
                 prediction.predicted.numpy(),
@@ -352,8 +344,8 @@ class _Explainer:
                 strict=True,
             )
             verdicts += [_Verdict(*row) for row in rows]
-        in_order = iter(verdicts)
-        return [list(islice(in_order, len(view.seen))) for view in views]
+        remaining = iter(verdicts)
+        return [list(islice(remaining, len(view.seen))) for view in views]
 
     def _views(self, items: list[Item]) -> Iterator[_View]:
         """Yield the views with faces of all items; note what is left out."""
@@ -447,6 +439,16 @@ class _Explainer:
             lay(overlay, part, cam, view.scale)
         overlay.save(folder / overlay_path)
         return rows
+
+
+def _face_batches(views: list[_View], size: int) -> Iterator[_FaceBatch]:
+    """Yield the faces of the views, in their order, so many at a time."""
+    faces = [(view, seen.face) for view in views for seen in view.seen]
+    for chunk in _chunks(faces, size):
+        yield _FaceBatch(
+            names=[repr(str(view.item.path)) for view, _ in chunk],
+            pixels=torch.stack([view.pixels[face] for view, face in chunk]),
+        )
 
 
 def _chunks(things: Iterable[T], size: int) -> Iterator[list[T]]:
