@@ -72,7 +72,8 @@ def test_what_is_said_of_place() -> None:
     for shown in (*tested, *described):
         assert span(shown.estimate) in section
     assert tested[0].p_same < 0.05, "it is called the same within .02"
-    assert "(p .788), and within ± .02 of 0" in section
+    assert "(p .788), and by the test of" in section
+    assert "smaller than .02 in either direction" in section
     lower_with_cast = [
         number(
             over_draws(TABLE, "ce", "90", figure).mean
