@@ -25,7 +25,6 @@ from focus.data.readers.files import MAP_FOLDERS
 from focus.errors import InputError
 from focus.findings import print_findings
 from focus.runtime.files import check_writable, sole_writer
-from focus.runtime.machine import listening_socket
 from focus.runtime.signals import StopSignals
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -69,7 +68,7 @@ def _serve(config: AnnotateConfig, folder: AnswerFolder) -> None:
     from focus.annotate.server import Server
 
     token = secrets.token_urlsafe(16)
-    with listening_socket(config.host, config.port) as listening:
+    with _listening_socket(config.host, config.port) as listening:
         margins = _margins(config, folder.faces) if config.model_dir else None
         desk = Desk(folder, config.repeat_every, config.seed, margins)
         name = socket.gethostname() if config.host in ("0.0.0.0", "::") else config.host
@@ -87,6 +86,19 @@ def _serve(config: AnnotateConfig, folder: AnswerFolder) -> None:
                 Server(desk, token, config.annotator, signals).run(sockets=[listening])
         finally:
             link.unlink(missing_ok=True)
+
+
+def _listening_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; raises InputError for a port in use, or no such address."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]
+        raise InputError(
+            f"Nothing can be served at {host}, port {port} ({reason}): give another --port or "
+            "--host, or end the program that has it."
+        ) from error
 
 
 def _write_link(path: Path, address: str) -> None:

@@ -1,11 +1,8 @@
 """The surroundings of a process: cache folder, processor cores, its place in a launch."""
 
 import os
-import socket
 from pathlib import Path
 from typing import Literal
-
-from focus.errors import InputError
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
 
@@ -44,16 +41,3 @@ def default_workers() -> int:
 def is_main_process() -> bool:
     """Return whether this is the first of a launch's processes, also before Accelerate starts."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def listening_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; raises InputError for a port in use, or no such address."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = str(error.strerror or error).partition(" (while")[0]
-        raise InputError(
-            f"Nothing can be served at {host}, port {port} ({reason}): give another --port or "
-            "--host, or end the program that has it."
-        ) from error
