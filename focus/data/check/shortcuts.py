@@ -108,32 +108,34 @@ def audit(
         groups: The group of each image, which no fold divides; "" is an image by itself.
         seed: The seed of the folds and the trees.
     """
-    # These take a second to import, and tables of scores have no files to tell apart.
+    # It takes a second to import, and tables of scores have no files to tell apart.
     from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.inspection import permutation_importance
-    from sklearn.model_selection import cross_val_score, cross_validate
-    from sklearn.tree import DecisionTreeClassifier
+    from sklearn.model_selection import cross_validate
 
     target = np.array(labels, dtype=np.int64)
     n_real, n_synthetic = int((target == REAL).sum()), int((target == SYNTHETIC).sum())
-    if min(n_real, n_synthetic) < MIN_IMAGES or not (folds := _folds(target, groups, seed)):
+    if min(n_real, n_synthetic) < MIN_IMAGES:
         return None
+    folds = _folds(target, groups, seed)
+    if not folds:
+        return None
+
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    columns = {name: _encoded(column) for name, column in table.items()}
+    columns = {name: _encoded(cells) for name, cells in table.items()}
     columns = {name: values for name, values in columns.items() if len(np.unique(values)) > 1}
     if not columns:
         return Audit(0.5, (0.5, 0.5), LEVEL, n_real, n_synthetic, [])
 
-    values = np.stack(list(columns.values()), axis=1)
-    leaf = max(3, min(20, len(target) // 25))  # small sets need small leaves
+    least_in_leaf = max(3, min(20, len(target) // 25))  # small sets need small leaves
     model = HistGradientBoostingClassifier(
         max_iter=60,
         max_leaf_nodes=15,
-        min_samples_leaf=leaf,
+        min_samples_leaf=least_in_leaf,
         l2_regularization=1.0,
         early_stopping=False,
         random_state=seed,
     )
+    values = np.stack(list(columns.values()), axis=1)
     # A second thread of OpenMP only waits for the first, also of 100,000 images.
     with threadpool_limits(1, "openmp"):
         fitted = cross_validate(
@@ -143,26 +145,50 @@ def audit(
         interval = _interval(fitted["test_score"], min(n_real, n_synthetic))
         if interval[0] <= 0.5:
             return Audit(auc, interval, LEVEL, n_real, n_synthetic, [])
-        lost = [
-            permutation_importance(
-                fold_model,
-                values[test],
-                target[test],
-                scoring="roc_auc",
-                n_repeats=3,
-                random_state=seed,
-            ).importances_mean
-            for fold_model, (_, test) in zip(fitted["estimator"], folds, strict=True)
-        ]
-    tree = DecisionTreeClassifier(max_leaf_nodes=8, min_samples_leaf=leaf, random_state=0)
+        importances = _importances(fitted["estimator"], values, target, folds, seed)
+
     causes = []
-    for (name, column), importance in zip(columns.items(), np.mean(lost, axis=0), strict=True):
-        alone = cross_val_score(tree, column[:, None], target, cv=folds, scoring="roc_auc").mean()
-        typical = [_typical(table[name][target == label]) for label in (REAL, SYNTHETIC)]
-        causes.append(Cause(name, float(importance), float(alone), *typical))
-    causes = [cause for cause in causes if _weight(cause) >= _WORTH_NAMING]
+    for (name, column), importance in zip(columns.items(), importances, strict=True):
+        auc_alone = _auc_of_small_tree(column, target, folds, least_in_leaf)
+        real, synthetic = (_typical(table[name][target == label]) for label in (REAL, SYNTHETIC))
+        cause = Cause(name, float(importance), auc_alone, real, synthetic)
+        if _weight(cause) >= _WORTH_NAMING:
+            causes.append(cause)
     causes.sort(key=_weight, reverse=True)
     return Audit(auc, interval, LEVEL, n_real, n_synthetic, causes[:_MAX_CAUSES])
+
+
+def _importances(
+    models: Sequence[Any],
+    values: NDArray[np.float64],
+    target: NDArray[np.int64],
+    folds: _Folds,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Return the AUC that each column loses when it is shuffled, the mean over the folds.
+
+    models: Of each fold, fitted to the images outside its test rows.
+    """
+    from sklearn.inspection import permutation_importance
+
+    of_folds = []
+    for model, (_, test) in zip(models, folds, strict=True):
+        shuffled = permutation_importance(
+            model, values[test], target[test], scoring="roc_auc", n_repeats=3, random_state=seed
+        )
+        of_folds.append(shuffled.importances_mean)
+    importances: NDArray[np.float64] = np.mean(of_folds, axis=0)
+    return importances
+
+
+def _auc_of_small_tree(
+    column: NDArray[np.float64], target: NDArray[np.int64], folds: _Folds, least_in_leaf: int
+) -> float:
+    from sklearn.model_selection import cross_val_score
+    from sklearn.tree import DecisionTreeClassifier
+
+    tree = DecisionTreeClassifier(max_leaf_nodes=8, min_samples_leaf=least_in_leaf, random_state=0)
+    return float(cross_val_score(tree, column[:, None], target, cv=folds, scoring="roc_auc").mean())
 
 
 @dataclass(frozen=True)

@@ -186,14 +186,25 @@ def window(box: Box, margin: float, size: tuple[int, int]) -> Square | None:
     """
     left, top, right, bottom = box
     width, height = size
-    if not (max(left, 0) < min(right, width) and max(top, 0) < min(bottom, height)):
+    is_inside = max(left, 0) < min(right, width) and max(top, 0) < min(bottom, height)
+    if not is_inside:
         return None
-    # No side is longer than the image, also for an infinite margin.
-    side = max(1, round(min((1 + 2 * margin) * max(right - left, bottom - top), max(size))))
-    wide, high = min(side, width), min(side, height)
-    x = min(max(round((left + right) / 2 - wide / 2), 0), width - wide)
-    y = min(max(round((top + bottom) / 2 - high / 2), 0), height - high)
-    return x, y, x + wide, y + high
+
+    wanted_side = (1 + 2 * margin) * max(right - left, bottom - top)
+    # The longer side of the image is the most, also for an infinite margin.
+    side = max(1, round(min(wanted_side, max(size))))
+
+    x, x_end = _side_within((left + right) / 2, side, width)
+    y, y_end = _side_within((top + bottom) / 2, side, height)
+    return x, y, x_end, y_end
+
+
+def _side_within(middle: float, side: int, end: int) -> tuple[int, int]:
+    """Return where a side of this length and middle begins and ends, moved and cut to [0, end]."""
+    length = min(side, end)
+    start = round(middle - length / 2)
+    start = min(max(start, 0), end - length)
+    return start, start + length
 
 
 def area(box: Box) -> float:

@@ -207,28 +207,46 @@ def _rows(path: Path, hub: bool, wants: Wants | None = None) -> Iterator[_Row]:
     wants: Says by the other cells of a row whether its images are needed. Of a group of rows in a
         parquet file without a needed one they are not read.
     """
-    by_library = hub or any((path / name).is_file() for name in _SAVED)
-    package, extra = ("datasets", "hub") if by_library else ("pyarrow", "parquet")
+    needs_datasets = hub or any((path / name).is_file() for name in _SAVED)
+    if needs_datasets:
+        datasets = _imported("datasets", path, extra="hub")
+    else:
+        _imported("pyarrow", path, extra="parquet")
+
     try:
-        library = importlib.import_module(package)
-    except ImportError as error:
-        raise InputError(
-            f"{path} needs the package {package}: install it by pip install 'focus-faces[{extra}]'."
-        ) from error
-    try:
-        parts = _parts(library, path, hub, wants) if by_library else _in_files(_files(path), wants)
+        if needs_datasets:
+            parts = _parts(datasets, path, hub, wants)
+        else:
+            parts = _in_files(_files(path), wants)
         for part in parts:
-            class_names = part.class_names
-            rows = (row for table in part.tables for row in table.to_pylist())
-            for number, row in enumerate(rows, start=part.first):
-                class_names = class_names or dict.fromkeys(row)
-                yield _Row(part.split, class_names, row, f"{part.file}, row {number}")
+            yield from _rows_of(part)
     except Exception as error:  # it raises what its many backends raise
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise InputError(
             f"Cannot read {path} as parquet or Hub data set ({reason}): check "
             f"{'its name and the connection' if hub else 'the file'}."
         ) from error
+
+
+def _imported(package: str, path: Path, *, extra: str) -> Any:
+    """Return a package that reads ``path``; InputError names the extra that brings it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(
+            f"{path} needs the package {package}: install it by pip install 'focus-faces[{extra}]'."
+        ) from error
+
+
+def _rows_of(part: _Part) -> Iterator[_Row]:
+    """Yield the rows of a part; those of a part without names of classes share one object."""
+    class_names = part.class_names
+    number = part.first
+    for table in part.tables:
+        for row in table.to_pylist():
+            class_names = class_names or dict.fromkeys(row)
+            yield _Row(part.split, class_names, row, f"{part.file}, row {number}")
+            number += 1
 
 
 def _parts(datasets: Any, path: Path, hub: bool, wants: Wants | None) -> Iterator[_Part]:

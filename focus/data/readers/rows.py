@@ -142,27 +142,37 @@ def _is_first(
     origin_of: Says where a row comes from, for messages. unit: What precedes that.
     """
     is_first = np.ones(len(manifest), bool)
-    first: dict[str, tuple[int, Sample]] = {}
+    first_of_path: dict[str, tuple[int, Sample]] = {}
     purposes = set[tuple[str, ...]]()
     rows = repeated(manifest.hashes())  # most paths are there once
     for row, sample in zip(rows.tolist(), manifest.take(rows), strict=True):
-        first_row, one = first.setdefault(sample.path, (row, sample))
-        unique = _UNIQUE if sample.label == REAL else _UNIQUE_OF_FAKES
-        for name in ("label",) if label_only else unique:
-            if getattr(one, name) != getattr(sample, name):
+        first_row, first = first_of_path.setdefault(sample.path, (row, sample))
+        if label_only:
+            unique: Sequence[str] = ("label",)
+        elif sample.label == REAL:
+            unique = _UNIQUE
+        else:
+            unique = _UNIQUE_OF_FAKES
+        for name in unique:
+            if getattr(first, name) != getattr(sample, name):
                 raise InputError(
                     f"{unit}{origin_of(row)}: {place_of(sample)!r} is in "
                     f"{unit}{origin_of(first_row)} too, with another {name}; keep one of them."
                 )
+
         generator = sample.generator if sample.label == REAL else ""
         purpose = sample.path, sample.split, sample.test_set, generator
         is_first[row] = purpose not in purposes
         purposes.add(purpose)
+
     repetitions = np.flatnonzero(~is_first)
     if len(repetitions):
         row = int(repetitions[0])
         _log.warning(
             "left out %d images that were given before, the first in %s%s, %r",
-            *(len(repetitions), unit, origin_of(row), place_of(manifest[row])),
+            len(repetitions),
+            unit,
+            origin_of(row),
+            place_of(manifest[row]),
         )
     return is_first
