@@ -333,12 +333,20 @@ class _ColumnReader:
     """The values of a column, read from the cells of one block of rows after the other."""
 
     def __init__(self, name: str, dtype: type, path: str | Path) -> None:
-        self._name, self._dtype, self._path = name, dtype, path
+        self._name = name
+        self._dtype = dtype
+        self._path = path
+        # Rows that were read, and their values.
         self._rows = 0
         self._blocks: list[NDArray[Any]] = []
+        # Each text once, so that equal ones of several rows are one object.
         self._texts: dict[str, str] = {}
-        # What an empty cell is, None where none may be.
-        self._blank = "-1" if name in _UNKNOWN else "nan" if dtype is np.float32 else None
+        # What an empty cell is read as, None where none may be empty.
+        self._blank: str | None = None
+        if name in _UNKNOWN:
+            self._blank = "-1"
+        elif dtype is np.float32:
+            self._blank = "nan"
 
     def values(self) -> NDArray[Any]:
         """Return the values of all cells."""
@@ -363,16 +371,25 @@ class _ColumnReader:
         if None in cells:  # of a row that ends early
             return None
         if self._dtype is np.object_:
-            if self._name != "path":  # a generator's name is kept once
-                cells = [self._texts.setdefault(cell, cell) for cell in cells if cell is not None]
-            return np.array(cells, dtype=np.object_)
-        filled = cells if self._blank is None else [cell or self._blank for cell in cells]
+            return self._texts_of(cells)
+
+        blanks = 0
+        if self._blank is not None:
+            blanks = cells.count("")
+            cells = [cell or self._blank for cell in cells]
         try:
-            values: NDArray[Any] = np.array(filled, dtype=self._dtype)
+            values: NDArray[Any] = np.array(cells, dtype=self._dtype)
         except (ValueError, OverflowError):
             return None
+
         if self._name in ("score", "label"):
-            in_range = np.count_nonzero((values >= 0) & (values <= 1))
-            if in_range < len(cells) - (cells.count("") if self._blank else 0):
+            in_range = np.count_nonzero((values >= 0) & (values <= 1))  # NaN is not
+            if in_range < len(cells) - blanks:
                 return None
         return values
+
+    def _texts_of(self, cells: Sequence[str | None]) -> NDArray[Any]:
+        """Return cells as an array of objects, each text once but for paths, which differ."""
+        if self._name != "path":
+            cells = [self._texts.setdefault(cell, cell) for cell in cells if cell is not None]
+        return np.array(cells, dtype=np.object_)
