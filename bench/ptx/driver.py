@@ -11,6 +11,7 @@ Triton compiles to PTX, and ptxas is not run.
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -74,7 +75,6 @@ class Gpu(StubDriver):
         self.ctas: Callable[[int], Sequence[int]] = range
         self.rewrite: Callable[[str], str] = str
         self.launches: list[Machine] = []
-        self._programs: dict[tuple[str, bool], Program] = {}
         self._counters: dict[int, Tensor] = {}
         self.launcher_cls = self.launcher  # type: ignore[method-assign]
         properties = {"max_shared_mem": _SHARED_KB[target] * 1024}
@@ -138,7 +138,7 @@ class Gpu(StubDriver):
         values: dict[str, Any],
     ) -> None:  # fmt: skip
         order = ORDERS[self.order]
-        program = self._program(self.rewrite(ptx), fine=order.step != "launch")
+        program = _translated(self.rewrite(ptx), order.step != "launch")
         outputs = self.outputs[program.name]
         buffers: list[Buffer] = []
         number_of: dict[int, int] = {}
@@ -169,10 +169,9 @@ class Gpu(StubDriver):
                 machine.faults[f"{program.name}: not all of {buffer.name} is written"] += 1
             buffer.give_back()
 
-    def _program(self, ptx: str, fine: bool) -> Program:
-        if (ptx, fine) not in self._programs:
-            self._programs[ptx, fine] = Program(ptx, fine)
-        return self._programs[ptx, fine]
+
+# Most orders of a case execute the same program, each on a Gpu of its own.
+_translated = lru_cache(maxsize=8)(Program)
 
 
 def _buffer(name: str, tensor: Tensor, output: str | None) -> Buffer:
