@@ -161,9 +161,9 @@ class Scores:
         )
 
     def sharing(self, other: "Scores") -> "Scores":
-        """Return the same rows; columns that are equal to those of ``other`` are held once.
+        """Return the same rows, with the columns of ``other`` in place of equal ones of their own.
 
-        So are the numbers of their texts.
+        So equal columns of two tables are held once, and numbered once (:meth:`numbered`).
         """
         columns = self.columns()
         shared = [

@@ -160,7 +160,11 @@ class ImageCache:
         self._writes = writes
 
     def row(self, kind: str, values: Image.Image | Map | None) -> NDArray[Any] | None:
-        """Return what was decoded at the cache's size; None for what is not kept."""
+        """Return what was decoded, at the cache's size.
+
+        None where it is not kept: of a bad file, of a kind without a place here (a mask), and while
+        the cache takes nothing (:meth:`keep`).
+        """
         if values is None or kind not in KINDS or not self._writes:
             return None
         if self.image_size is None:

@@ -14,6 +14,7 @@ import json
 import shlex
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -234,20 +235,28 @@ def write_demo(config: DemoConfig) -> None:
 
 
 def write_files(demo: Manifest, folder: str | Path, *, progress: bool = True) -> None:
-    """Write the demo set, copying its files; raises InputError if the folder is in use."""
+    """Write the demo set, copying its files; raises InputError if the folder is in use.
+
+    Images of training and validation are one set in the layout of cyborg, each test set is a
+    manifest. The open set is there in the layout of cyborg, too: a file for each generator and one
+    for the real images.
+    """
     folder = absolute(folder)
     check_empty(folder)
+
     bar = progress_bar(demo, "writing demo files", unit="image", disable=not progress)
     copies = [_copied(sample, folder) for sample in bar]
+
     _write_cyborg([sample for sample in copies if sample.split != "test"], folder / TRAIN)
     for name in TEST_SETS:
         test_set = Manifest(sample for sample in copies if sample.test_set == name)
         test_set.to_csv(folder / f"{name}.csv")
-    open_samples: dict[str, list[Sample]] = {}
+
+    open_set = defaultdict[str, list[Sample]](list)
     for sample in copies:
         if sample.test_set == "open":
-            open_samples.setdefault(sample.generator or REALS, []).append(sample)
-    for source, samples in open_samples.items():
+            open_set[sample.generator or REALS].append(sample)
+    for source, samples in open_set.items():
         _write_cyborg(samples, folder / f"{source}.csv")
 
 
