@@ -63,9 +63,18 @@ class Pictures:
         return len(self._names)
 
     def numbers(self, manifest: Manifest) -> NDArray[np.int64]:
-        """Return the number of each image's picture [N], -1 for an image without a digest."""
+        """Return the number of each image's picture [N], -1 for an image without a digest.
+
+        Raises:
+            KeyError: a picture is none of these.
+        """
         names = names_of(manifest.cells(CONTENT))
-        return np.where(names == b"", -1, np.searchsorted(self._names, names))
+        numbers = np.searchsorted(self._names, names)
+        has_digest = names != b""
+        names_of_numbers = np.append(self._names, b"")[numbers]
+        if (names_of_numbers[has_digest] != names[has_digest]).any():
+            raise KeyError("an image whose picture is none of these")
+        return np.where(has_digest, numbers, -1)
 
     def find(self, originals: NDArray[np.int64], pictures: NDArray[np.int64]) -> Matches:
         """Return the original that each picture shows; see :meth:`PictureIndex.find`."""
