@@ -25,7 +25,7 @@ from accelerate.utils import gather_object
 from focus.errors import OneProcessError
 
 _ENDS_WITHIN = 2.0  # seconds, in which the system ends a process whose connections it has closed
-_EXPLAINED = "focus/said"  # a key of the store that all processes share
+_EXPLAINED = "focus/explained"  # a key of the store that all processes share
 _OF_CONNECTION = re.compile(r"\bgloo\b|\bNCCL\b|\bnccl[A-Z]")
 
 
