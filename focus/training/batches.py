@@ -34,7 +34,7 @@ class MicroBatch(NamedTuple):
 
     rows: list[int]
     """Rows of the training manifest, at least one."""
-    again: list[int]
+    times_before: list[int]
     """How often the epoch has had each row before: above 0 when sampling with replacement."""
     counted: int
     """The number of rows that count: 0 for a process without images, which gets a dummy row."""
@@ -49,11 +49,7 @@ class MicroBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The batches of one process; their order depends on seed and epoch alone.
-
-    sampling: "shuffled" takes each of the N training images once an epoch, "balanced" draws N with
-        replacement, each class with the same probability.
-    """
+    """The batches of one process; their order depends on seed and epoch alone."""
 
     labels: Sequence[int] | NDArray[np.integer[Any]]
     """Labels of the training images [N], 0 or 1."""
@@ -66,7 +62,10 @@ class BatchPlan:
     rank: int = 0
     """The number of this process."""
     sampling: Sampling = "shuffled"
+    """"shuffled" takes each of the N training images once an epoch, "balanced" draws N with
+    replacement, each class with the same probability."""
     seed: int = 0
+    """The seed of the order."""
 
     @property
     def images_per_step(self) -> int:
@@ -131,7 +130,7 @@ class BatchPlan:
             computed = share if len(share) else batch[:1]
             micro_batch = MicroBatch(
                 rows=computed[:, 0].tolist(),
-                again=computed[:, 1].tolist(),
+                times_before=computed[:, 1].tolist(),
                 counted=len(share),
                 images=len(batch),
                 weight=len(share) * self.processes / images_of_step,
@@ -197,7 +196,7 @@ class TrainingImages:
         self.dataset.set_epoch(epoch)
         self._next.clear()
         for batch in chain.from_iterable(steps):
-            self._next.append(list(zip(batch.rows, batch.again, strict=True)))
+            self._next.append(list(zip(batch.rows, batch.times_before, strict=True)))
         assert self._loader is not None, "closed"
         batches = on_device(load_batches(self._loader) if steps else iter(()), self.device)
         self._batches = (self.dataset.finished(batch) for batch in batches)
@@ -208,7 +207,7 @@ class TrainingImages:
     ) -> Iterator[Batch]:
         """Yield batches of features; each image has the next of its views in the next epoch."""
         for batch in chain.from_iterable(steps):
-            views = [(epoch + times_before) % self._views for times_before in batch.again]
+            views = [(epoch + count) % self._views for count in batch.times_before]
             yield cached.batch(batch.rows, views)
 
     def close(self) -> None:

@@ -73,7 +73,8 @@ def test_an_epoch_by_hand() -> None:
 def test_an_image_that_is_drawn_again_is_told_from_its_first() -> None:
     plans = ranks(batch_size=8, accumulation=2, processes=2, sampling="balanced")
     steps = [step for plan in plans for step in plan.epoch(3)]
-    drawn = [pair for step in steps for b in step for pair in zip(b.rows, b.again, strict=True)]
+    batches = [batch for step in steps for batch in step]
+    drawn = [pair for batch in batches for pair in zip(batch.rows, batch.times_before, strict=True)]
     times = Counter(row for row, _ in drawn)
     assert max(times.values()) > 2
     assert sorted(drawn) == sorted((row, n) for row in times for n in range(times[row]))
