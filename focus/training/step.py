@@ -7,6 +7,7 @@ network's running statistics are put back.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -206,8 +207,10 @@ def update(
         divisor = (norm / limit).clamp(min=1).float()
 
     if optimizer.defaults["fused"]:
-        optimizer.grad_scale = divisor  # type: ignore[attr-defined]
-        optimizer.found_inf = skip  # type: ignore[attr-defined]
+        # torch declares neither, but a fused step reads both, as GradScaler sets them.
+        fused: Any = optimizer
+        fused.grad_scale = divisor
+        fused.found_inf = skip
         optimizer.step()
         return
 
