@@ -190,7 +190,8 @@ def find_copies(folder: Path, size: int) -> Measured:
     from focus.data.signatures import PictureIndex
 
     signatures = drawn_signatures(size)
-    numbers, half = np.arange(size), size // 2
+    numbers = np.arange(size)
+    half = size // 2
 
     def find() -> object:
         index = PictureIndex(signatures.__getitem__, size)

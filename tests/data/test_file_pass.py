@@ -53,8 +53,8 @@ with closing_process_group():
     checked = check_images(
         manifest, images=images, signatures=store, max_bad=0.5, processes=processes
     )
-    table = Pictures(checked.manifest, store) if processes.is_main else None
-    copies = processes.from_main(lambda: find_copies(checked.manifest, table))
+    pictures = Pictures(checked.manifest, store) if processes.is_main else None
+    copies = processes.from_main(lambda: find_copies(checked.manifest, pictures))
     kept = {}
     for kind, column in KINDS.items():
         digests = [sample.extra.get(column, "") for sample in checked.manifest]

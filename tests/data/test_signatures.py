@@ -146,7 +146,8 @@ def test_of_2000_people_nobody_is_taken_for_another() -> None:
     faces = [Image.fromarray(render_face("train", "real", n).image) for n in range(2000)]
     signatures = np.array([signature(face) for face in faces])
     index = PictureIndex(signatures.__getitem__, len(faces))
-    numbers, half = np.arange(len(faces)), len(faces) // 2
+    numbers = np.arange(len(faces))
+    half = len(faces) // 2
     false_alarms = (index.find(numbers[:half], numbers[half:]).originals >= 0).sum()
     assert false_alarms <= 1
 

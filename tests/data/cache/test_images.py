@@ -83,9 +83,8 @@ def test_batches_have_the_same_bits_and_no_file_is_decoded(
         assert same(batch(faces, ImageCache(16), augment=augment), plain)
         assert not decoded
     # Others of another size are not taken for them.
-    assert (
-        not ImageCache(24).has("image", names_of([faces[0].extra.get("content_hash", "00")])).any()
-    )
+    names = names_of([faces[0].extra.get("content_hash", "00")])
+    assert not ImageCache(24).has("image", names).any()
 
 
 @pytest.mark.parametrize("augment", [(), ("cut", "flip", "blur", "jpeg")])
