@@ -44,10 +44,9 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from bench.harness import begin, make_parser, median, note, ratio, run_program, time_rounds, write
 from focus.config.recipes import parse_augment
 from focus.data import augment
-from focus.data.augment import Augmentation, compressed
+from focus.data.augment import Augmentation, blurred, compressed
 from focus.data.bad_files import check_images
 from focus.data.cache.images import ImageCache
-from focus.data.changes import blurred
 from focus.data.dataset import FaceDataset, loader
 from focus.data.images import Preprocessing
 from focus.data.manifest import Manifest, Sample

@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from torch.utils.data import DataLoader, Dataset
 
-from focus.data.augment import Augmentation, Draw, as_table
+from focus.data.augment import Augmentation, Draw, as_table, moved_to_grid
 from focus.data.cache.images import KINDS, ImageCache
-from focus.data.changes import moved_to_grid
 from focus.data.images import (
     Preprocessing,
     at_least,

@@ -12,8 +12,14 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from focus.data.augment import Augmentation, Draw, as_table, compressed
-from focus.data.changes import blurred, moved_to_grid
+from focus.data.augment import (
+    Augmentation,
+    Draw,
+    as_table,
+    blurred,
+    compressed,
+    moved_to_grid,
+)
 
 from . import one_by_one
 
