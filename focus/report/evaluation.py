@@ -13,8 +13,8 @@ from focus.evaluation.results import Results, summarise, write_results
 from focus.evaluation.robustness import PerturbedAUC
 from focus.evaluation.scores import Scores
 from focus.findings import Finding
-from focus.report.contact_sheet import write_sheet
 from focus.report.files import remove_measured, remove_report
+from focus.report.gallery import write_sheet
 from focus.runtime.cpu_time import phase
 
 if TYPE_CHECKING:

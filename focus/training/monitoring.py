@@ -20,7 +20,7 @@ from focus.evaluation.scores import Scores
 from focus.metrics.cams import COLLAPSED, commonest_peak_share
 from focus.metrics.ranking import auc
 from focus.model.detector import Detector
-from focus.report.contact_sheet import write_sheet
+from focus.report.gallery import write_sheet
 from focus.runtime.files import write_csv
 from focus.runtime.progress import progress_bar, redrawn
 from focus.training.batches import MicroBatch

@@ -32,9 +32,9 @@ from focus.model.card import write_card
 from focus.model.config import CONFIG_FILE, DetectorConfig, TrainingPictures
 from focus.model.detector import Detector
 from focus.model.training_pictures import training_pictures
-from focus.report.contact_sheet import write_sheet
 from focus.report.evaluation import OVERLAYS, Evaluation
 from focus.report.files import REPORT
+from focus.report.gallery import write_sheet
 from focus.runtime.cpu_time import phase
 from focus.runtime.files import sole_writer
 from focus.runtime.launch import (
