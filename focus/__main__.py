@@ -12,7 +12,7 @@ from focus.config.command_line import Command, Commands, run_command
 DATA_COMMANDS = {
     "check": Command(
         "focus.config.data:CheckConfig",
-        "focus.data.check.command:check",
+        "focus.data.check.report:check",
         "Look at data before training: counts, sizes, unreadable files, copies, shortcuts.\n\n"
         "Nothing is written without --output, which gets check.json, check.txt, copies.csv and "
         "contact_sheet.png. The exit code is 0 if the data are fit for training, 1 if not, 2 if "

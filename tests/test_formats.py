@@ -17,7 +17,7 @@ from focus.config.data import CheckConfig
 from focus.config.options import POINTS
 from focus.config.train import CONFIG_VERSION, TrainConfig
 from focus.config.use import ExplainConfig
-from focus.data.check.command import check
+from focus.data.check.report import check
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.perturbations import STRENGTHS
 from focus.evaluation import faithfulness, other_detectors, robustness

@@ -17,7 +17,7 @@ from focus.annotate.maps import captions
 from focus.config.command_line import parse
 from focus.config.data import AnnotateConfig, CheckConfig
 from focus.config.train import TrainConfig
-from focus.data.check.command import check
+from focus.data.check.report import check
 from focus.data.known_images import digest_of
 from focus.data.manifest import LABEL_NAMES, Manifest, Sample
 from focus.data.readers import read_given

@@ -1,24 +1,33 @@
-"""The findings as check.json, as copies.csv, as a text for the console and as a contact sheet."""
+"""Report what the check finds: the command ``check``, its files and its exit code.
+
+The report is a text for the console, check.txt, check.json, copies.csv and a contact sheet.
+"""
 
 import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from focus.data.check.findings import CheckedData, Training, is_fit, kinds
+from focus.config.data import CheckConfig
+from focus.data.check.findings import CheckedData, Training, gather, is_fit, kinds, verdict
 from focus.data.check.images import files_of_two_labels
 from focus.data.check.shortcuts import MIN_IMAGES
 from focus.data.copies import SOURCE, Copy, write_copies
 from focus.data.manifest import REAL, Sample, place_of
 from focus.data.overlay import NO_CAM, SheetRow, contact_sheet, strip
+from focus.data.readers import refuse_inside
 from focus.metrics.arrays import evenly
 from focus.plotting import shortened
+from focus.runtime.files import check_writable, sole_writer
 from focus.tables import aligned
 
-_SHOWN, _CAUSES = 5, 3  # of each list, and of the causes of an AUC, on the console
+_SHOWN = 5  # of each list on the console
+_CAUSES = 3  # of an AUC on the console
 _LONGEST = 30  # characters of a generator's name in the table
 
 _CELLS = 8
@@ -28,28 +37,68 @@ SIDE = 144
 _MAX_ROWS = 40
 
 
-def write(checked: CheckedData, content: Mapping[str, Any], shown: str, folder: Path) -> None:
+def check(config: CheckConfig) -> None:
+    """Check the data that focus train would get with these flags; with an output, write the report.
+
+    Raises:
+        InputError: the folder cannot be written.
+        SystemExit: with code 1 if training would not start, or on a finding that is an error.
+    """
+    if config.output is None:
+        checked, *_ = _print(config)
+    else:
+        output = Path(config.output)
+        check_writable(output)
+        refuse_inside(output, (*config.test_data.values(), *config.test_real.values()))
+        with sole_writer(output):
+            checked, content, report = _print(config)
+            _write_contact_sheet(checked, output / "contact_sheet.png")
+            _write(checked, content, report, output)
+        print(f"report: {output}")
+
+    if checked.obstacle or (config.strict and not is_fit(checked)):
+        raise SystemExit(1)
+
+
+def _print(config: CheckConfig) -> tuple[CheckedData, dict[str, Any], str]:
+    """Print the findings, the verdict first and last; return them, and check.json and check.txt."""
+    layouts = StringIO()
+    with redirect_stdout(layouts):
+        checked = gather(config)
+
+    head = verdict(checked)
+    content = _content_of(checked)
+    summary = _summary(checked, content)
+
+    body = layouts.getvalue() + summary
+    parts = [head, body, head] if body else [head]
+    print(*parts, sep="\n\n")
+    return checked, content, f"{head}\n\n{summary}"
+
+
+def _write(checked: CheckedData, content: Mapping[str, Any], report: str, folder: Path) -> None:
     """Write check.json, check.txt and copies.csv."""
     as_json = json.dumps(content, indent=1, allow_nan=False)
     (folder / "check.json").write_text(as_json + "\n", encoding="utf-8")
-    (folder / "check.txt").write_text(f"{shown}\n", encoding="utf-8")
+    (folder / "check.txt").write_text(f"{report}\n", encoding="utf-8")
     write_copies(checked.copies, folder, checked.dropped, checked.pairs)
 
 
-def content_of(checked: CheckedData) -> dict[str, Any]:
+def _content_of(checked: CheckedData) -> dict[str, Any]:
     """Return the content of check.json, which ``docs/formats.md`` describes."""
     manifest = checked.manifest
     images = checked.decoded.manifest if checked.decoded else manifest
-    bad = {file.path for file in checked.bad if file.role == "image"}
+    bad_images = {file.path for file in checked.bad if file.role == "image"}
     masks = {sample.mask_path for sample in manifest} - {None}
-    train = Counter(s.label for s in manifest.split("train") if s.label is not None)
+    labels = [sample.label for sample in manifest.split("train")]
+    train = Counter(label for label in labels if label is not None)
     copy_kinds = Counter(copy.kind for copy in checked.copies)
     without = checked.without_copies
     return {
         "version": 3,
         "source": manifest.source,
         "fit": is_fit(checked),
-        "findings": [asdict(one) for one in checked.findings],
+        "findings": [asdict(finding) for finding in checked.findings],
         **_trainable(checked.training),
         "n_images": len(manifest),
         "kinds": [
@@ -59,7 +108,7 @@ def content_of(checked: CheckedData) -> dict[str, Any]:
                 "generator": generator,
                 "images": len(rows),
                 "with_map": sum(manifest[row].human_map is not None for row in rows),
-                "unreadable": sum(manifest[row].path in bad for row in rows),
+                "unreadable": sum(manifest[row].path in bad_images for row in rows),
                 **_appearances(checked, (manifest[row].path for row in rows)),
             }
             for (split, label, generator), rows in kinds(manifest).items()
@@ -95,8 +144,8 @@ def _trainable(training: Training) -> dict[str, bool | str | None]:
 
 def _appearances(checked: CheckedData, paths: Iterable[str]) -> dict[str, dict[str, int]]:
     """Count the sizes, formats and modes of the images that can be decoded."""
-    bad = {file.path for file in checked.bad if file.role == "image"}
-    looks = [checked.looks[path] for path in paths if path not in bad]
+    bad_images = {file.path for file in checked.bad if file.role == "image"}
+    looks = [checked.looks[path] for path in paths if path not in bad_images]
     return {
         "sizes": _counts(f"{look.width}x{look.height}" for look in looks),
         "formats": _counts(str(look.storage["file format"]) for look in looks),
@@ -127,35 +176,52 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def text(checked: CheckedData, content: Mapping[str, Any]) -> str:
+def _summary(checked: CheckedData, content: Mapping[str, Any]) -> str:
     """Return what the console shows of check.json, below the verdict."""
     lines: list[str] = []
     if checked.manifest:
         lines += [*_table(content["kinds"]), "", *_file_lines(checked, content)]
         lines += [*_copy_lines(checked, content["copies"]), *_shortcut_lines(checked)]
-    if without := checked.without_copies:
-        if obstacle := checked.training.obstacle:
-            lines.append(f"training would not start: {obstacle}")
-        table = shlex.quote(without.path)
-        verdict = (
-            f"not start: {without.obstacle}"
-            if without.obstacle
-            else f"start: give focus train --data {table} instead of the data and test flags"
-        )
-        lines.append(f"without copies, {without.n_images} images, it would {verdict}")
+
+    without = checked.without_copies
+    if without is not None:
+        if checked.training.obstacle:
+            lines.append(f"training would not start: {checked.training.obstacle}")
+        if without.obstacle:
+            outcome = f"not start: {without.obstacle}"
+        else:
+            table = shlex.quote(without.path)
+            outcome = f"start: give focus train --data {table} instead of the data and test flags"
+        lines.append(f"without copies, {without.n_images} images, it would {outcome}")
+
     # Names may hold bytes that no console shows.
     return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
 
 
-def _table(kinds: Sequence[Mapping[str, Any]]) -> list[str]:
+def _table(kinds_of_images: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of the kinds in check.json."""
     rows = [("split", "class", "generator", "images", "with map", "size", "format", "mode")]
-    names = shortened((kind["generator"] for kind in kinds), _LONGEST)
-    for kind in kinds:
-        counts = [kind[name] for name in ("sizes", "formats", "modes")]
-        commonest = [next(iter(c), "") + (f" +{len(c) - 1}" if len(c) > 1 else "") for c in counts]
-        name, n, n_mapped = names[kind["generator"]], str(kind["images"]), str(kind["with_map"])
-        rows.append((kind["split"] or "(none)", kind["label"], name, n, n_mapped, *commonest))
+    short_names = shortened((kind["generator"] for kind in kinds_of_images), _LONGEST)
+    for kind in kinds_of_images:
+        rows.append(
+            (
+                kind["split"] or "(none)",
+                kind["label"],
+                short_names[kind["generator"]],
+                str(kind["images"]),
+                str(kind["with_map"]),
+                _commonest(kind["sizes"]),
+                _commonest(kind["formats"]),
+                _commonest(kind["modes"]),
+            )
+        )
     return aligned(rows, "<<<>><<<")
+
+
+def _commonest(counts: Mapping[str, int]) -> str:
+    """Return the first value, which is the commonest, and the number of others: ``PNG +2``."""
+    value = next(iter(counts), "")
+    return f"{value} +{len(counts) - 1}" if len(counts) > 1 else value
 
 
 def _file_lines(checked: CheckedData, content: Mapping[str, Any]) -> list[str]:
@@ -163,8 +229,10 @@ def _file_lines(checked: CheckedData, content: Mapping[str, Any]) -> list[str]:
     if content["train_share_real"] is not None:
         lines.append(f"balance: {100 * content['train_share_real']:.0f} % of train is real")
     if content["maps"]["maps"] or checked.n_unmatched:
-        odd = [f"{n} {name.replace('_', ' ')}" for name, n in content["maps"].items() if n]
-        lines.append(f"human maps: {', '.join(odd)}")
+        counts = [
+            f"{count} {name.replace('_', ' ')}" for name, count in content["maps"].items() if count
+        ]
+        lines.append(f"human maps: {', '.join(counts)}")
     if pairs := content["contradictory"]:
         lines.append(f"the same file as real and as synthetic: {len(pairs)}")
         lines += _first([", ".join(map(repr, paths)) for paths in pairs])
@@ -193,19 +261,19 @@ def _in_words(copy: Copy) -> str:
 
 def _shortcut_lines(checked: CheckedData) -> list[str]:
     lines = []
-    for what, result in (
+    for properties, result in (
         ("the files' storage alone", checked.storage),
         ("low-level statistics alone", checked.pixels),
     ):
         if result is None:
             lines.append(
-                f"shortcuts: {what} not audited, fewer than {MIN_IMAGES} images of a class are to "
-                "train with"
+                f"shortcuts: {properties} not audited, fewer than {MIN_IMAGES} images of a class "
+                "are to train with"
             )
             continue
         low, high = result.interval
         lines.append(
-            f"shortcuts: {what} tell the class with AUC {result.auc:.3f} "
+            f"shortcuts: {properties} tell the class with AUC {result.auc:.3f} "
             f"({100 * result.level:.0f} % interval {low:.3f} to {high:.3f})"
         )
         lines += [f"  {cause}" for cause in result.causes[:_CAUSES]]
@@ -218,7 +286,7 @@ def _first(lines: Sequence[str]) -> list[str]:
     return [f"  {line}" for line in (*lines[:_SHOWN], *more)]
 
 
-def write_contact_sheet(checked: CheckedData, path: Path) -> None:
+def _write_contact_sheet(checked: CheckedData, path: Path) -> None:
     """Write a PNG with images of each split, class and generator, none if there are no images.
 
     At most _MAX_ROWS kinds are shown. Of a kind that has human maps, images with one are shown.

@@ -17,9 +17,9 @@ from PIL import Image
 from focus.config.command_line import parse
 from focus.config.data import CheckConfig
 from focus.config.train import TrainConfig, resolve
-from focus.data.check.command import check as run_check
 from focus.data.check.findings import FIT
 from focus.data.check.report import SIDE
+from focus.data.check.report import check as run_check
 from focus.data.demo import render_face
 from focus.data.manifest import Manifest, Sample, Split
 from focus.data.training_set import training_manifest
