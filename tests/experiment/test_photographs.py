@@ -17,19 +17,22 @@ from scipy import stats
 from focus.config.experiment import ExperimentConfig
 from focus.config.train import resolve
 from focus.data.making.manipulations import METHODS
-from focus.data.making.photographs import ARCHIVE, SHA256, fetch_archive, read_photographs
 from focus.data.manifest import REAL, SYNTHETIC, Manifest, Sample
 from focus.errors import InputError
 from focus.experiment.__main__ import make_setup
 from focus.experiment.compare import of_shared_splits, t_interval
 from focus.experiment.frozen import TESTED_BY_TRAINED
 from focus.experiment.photographs import (
+    ARCHIVE,
     BLOCKS,
     FROZEN_NETWORK,
+    SHA256,
     SPARE_SPLITS,
     Pictures,
     control_outcome,
     control_runs,
+    fetch_archive,
+    read_photographs,
     split_of,
 )
 from focus.experiment.protocol import Setup, grid
