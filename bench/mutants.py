@@ -38,13 +38,13 @@ MUTANTS = {
     ),
     # Splits.
     "wrong split": Mutant(
-        "class_maps", "place + other * ROWS", "place + (other // 2) * ROWS", "fp32 8 splits"
+        "class_maps", "partials + other * ROWS", "partials + (other // 2) * ROWS", "fp32 8 splits"
     ),
     "a split less": Mutant(
         "class_maps", "in range(splits)", "in range(splits - 1)", "fp32 8 splits"
     ),
     "place of a split": Mutant(
-        "class_maps", "place + split * ROWS", "place + (split // 2) * ROWS", "fp32 5 splits"
+        "class_maps", "partials + split * ROWS", "partials + (split // 2) * ROWS", "fp32 5 splits"
     ),
     "splits overlap": Mutant(
         "class_maps", "first, end = split * per_split", "first, end = split", "fp32 5 splits"

@@ -94,8 +94,8 @@ def _resolve(choice: str, device: str, dtype: torch.dtype, large: bool) -> Backe
     if choice == "triton" and obstacle:
         raise RuntimeError(f"backend triton cannot run: {obstacle}")
     if not obstacle:
-        found = "GPU features" if device == "cuda" else "interpreter"
-        return Backend("triton", "asked for" if choice == "triton" else found)
+        reason = "GPU features" if device == "cuda" else "interpreter"
+        return Backend("triton", "asked for" if choice == "triton" else reason)
     if device == "cuda" and dtype != torch.float64 and not torch.compiler.is_compiling():
         message = f"focus.kernels runs in eager torch on the GPU: {obstacle}"
         warnings.warn(message, RuntimeWarning, stacklevel=4)

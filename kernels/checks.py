@@ -82,10 +82,10 @@ def check_class_activation(
     return made.expand(batch, -1)
 
 
-def check_focus_head(given: HeadArguments) -> None:
+def check_focus_head(arguments: HeadArguments) -> None:
     """Check the arguments of :func:`focus.kernels.focus_head`, but for the range of classes."""
-    _once(_focus_head, *given)
-    smoothing, aim = given.label_smoothing, given.entropy_target
+    _once(_focus_head, *arguments)
+    smoothing, aim = arguments.label_smoothing, arguments.entropy_target
     if not isinstance(smoothing, Tensor) and not 0 <= smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {smoothing}")
     if aim is not None and not isinstance(aim, Tensor) and not 0 <= aim <= 1:
@@ -152,33 +152,33 @@ def _features_and_bias(
     _check_element("temperature", temperature, features)
 
 
-def _focus_head(*arguments: Any) -> None:
-    given = HeadArguments(*arguments)
-    features, target, aim = given.features, given.target, given.entropy_target
-    _features_and_bias(features, given.weight, given.bias, given.temperature)
-    (batch, _, *grid), classes = features.shape, len(given.weight)
+def _focus_head(*values: Any) -> None:
+    arguments = HeadArguments(*values)
+    features, target, aim = arguments.features, arguments.target, arguments.entropy_target
+    _features_and_bias(features, arguments.weight, arguments.bias, arguments.temperature)
+    (batch, _, *grid), classes = features.shape, len(arguments.weight)
     if isinstance(target, Tensor) and target.dim() == 2:
         _check_tensor("target", target, (batch, classes), features, _FLOATS)
     else:
         _check_tensor("target", target, (batch,), features, "int64")
     kinds = {"focus_level": FocusLevel, "cam_class": CamClass, "entropy": Entropy}
     for name, choice in (kinds | {"reduction": Reduction}).items():
-        if (value := getattr(given, name)) not in get_args(choice):
+        if (value := getattr(arguments, name)) not in get_args(choice):
             raise ValueError(f"{name} {value!r} is not one of {', '.join(get_args(choice))}")
-    if given.cam_class == "contrast" and classes < 2:
+    if arguments.cam_class == "contrast" and classes < 2:
         raise ValueError(f"cam_class 'contrast' needs at least 2 classes, weight has {classes}")
-    if given.saliency is not None:
+    if arguments.saliency is not None:
         maps = "floating point in [0, 1], or bool"
-        _check_tensor("saliency", given.saliency, (batch, *grid), features, maps)
-    if given.saliency_mask is not None:
-        _check_tensor("saliency_mask", given.saliency_mask, (batch,), features, "bool")
-        if given.saliency is None:
+        _check_tensor("saliency", arguments.saliency, (batch, *grid), features, maps)
+    if arguments.saliency_mask is not None:
+        _check_tensor("saliency_mask", arguments.saliency_mask, (batch,), features, "bool")
+        if arguments.saliency is None:
             raise ValueError("saliency_mask says which samples have a map, but saliency is None")
-    if given.class_weight is not None:
-        _check_tensor("class_weight", given.class_weight, (classes,), features)
-    for name, value in zip(WEIGHTS, given.weights, strict=True):
+    if arguments.class_weight is not None:
+        _check_tensor("class_weight", arguments.class_weight, (classes,), features)
+    for name, value in zip(WEIGHTS, arguments.weights, strict=True):
         _check_element(name, value, features)
-    _check_element("label_smoothing", given.label_smoothing, features)
+    _check_element("label_smoothing", arguments.label_smoothing, features)
     if isinstance(aim, Tensor) and aim.dim():
         _check_tensor("entropy_target", aim, (batch,), features)
     else:

@@ -57,10 +57,10 @@ class _PoolAndProject(torch.autograd.Function):
             beside, cells = (grad_pooled[:, :, None], vectors, grad_cams), grad_cams.shape[2]
             for part, f, v, g in _parts(grad_features, *beside):
                 # In its layout, which a result of torch's own making would not have.
-                place = part if part.dtype == g.dtype else torch.empty_like(part, dtype=g.dtype)
-                torch.addcmul(f / cells, v.transpose(1, 2), g, out=place)
-                if place is not part:
-                    part.copy_(place)
+                product = part if part.dtype == g.dtype else torch.empty_like(part, dtype=g.dtype)
+                torch.addcmul(f / cells, v.transpose(1, 2), g, out=product)
+                if product is not part:
+                    part.copy_(product)
         if ctx.needs_input_grad[1]:
             parts = _parts(features, grad_cams)
             grad_vectors = torch.cat(

@@ -195,7 +195,7 @@ def focus_head(
         (torch.Size([2, 2]), torch.Size([2, 7, 7]), torch.Size([2]))
     """
     number = checks.number
-    given = HeadArguments(
+    arguments = HeadArguments(
         features=features, weight=weight, bias=bias, target=target, saliency=saliency,
         saliency_mask=saliency_mask, class_weight=class_weight,
         entropy_target=None if entropy_target is None else number("entropy_target", entropy_target),
@@ -208,17 +208,17 @@ def focus_head(
         label_smoothing=number("label_smoothing", label_smoothing),
         focus_level=focus_level, cam_class=cam_class, entropy=entropy, reduction=reduction,
     )  # fmt: skip
-    checks.check_focus_head(given)
+    checks.check_focus_head(arguments)
     backend = _backend(features, len(weight))
     if backend == "triton":
         need_weight = weight.requires_grad and torch.is_grad_enabled()
         apply: Any = operators.HeadFunction.apply
-        loss, logits, cam, rows = apply(features, weight, bias, given, need_weight)
+        loss, logits, cam, rows = apply(features, weight, bias, arguments, need_weight)
         h, *terms, _ = rows.unbind()
         return FocusHeadOutput(loss, logits, cam, h, Terms(*terms))
     if target.dim() == 1:
         checks.check_range("target", target, len(weight))
-    return reference.focus_head(given, _reader(backend))
+    return reference.focus_head(arguments, _reader(backend))
 
 
 def _backend(features: Tensor, classes: int) -> str:

@@ -106,19 +106,19 @@ class HeadFunction(torch.autograd.Function):
         features: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        given: HeadArguments,
+        arguments: HeadArguments,
         need_weight: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if torch.compiler.is_compiling():
             # Tensors in a tuple are none of the graph's arguments.
-            given = given._replace(features=features, weight=weight, bias=bias)
-            results = _call("focus_head_forward", **given._asdict(), need_weight=need_weight)
+            arguments = arguments._replace(features=features, weight=weight, bias=bias)
+            results = _call("focus_head_forward", **arguments._asdict(), need_weight=need_weight)
         else:
-            results = launcher("focus_head_forward")(given, need_weight)
+            results = launcher("focus_head_forward")(arguments, need_weight)
         out = HeadForward(*results)
         ctx.save_for_backward(out.saved, weight, bias)
         ctx.shape, ctx.dtype, ctx.last = features.shape, features.dtype, channels_last(features)
-        ctx.contrast = given.cam_class == "contrast"
+        ctx.contrast = arguments.cam_class == "contrast"
         ctx.set_materialize_grads(False)  # zeros for the constants would be launches
         ctx.mark_non_differentiable(out.cam, out.terms)
         return out.loss, out.logits, out.cam, out.terms

@@ -175,29 +175,33 @@ def class_activation(
 
 @without_autocast
 def focus_head(
-    given: HeadArguments, pool_and_project: PoolAndProject = pool_and_project
+    arguments: HeadArguments, pool_and_project: PoolAndProject = pool_and_project
 ) -> FocusHeadOutput[Tensor]:
     """Return the whole head; see :func:`focus.kernels.focus_head`."""
-    features, bias = given.features, given.bias
-    others = {k: v for k, v in given._asdict().items() if k not in ("features", "weight", "bias")}
-    given = given._replace(**{name: _constant(value) for name, value in others.items()})
+    features, bias = arguments.features, arguments.bias
+    constants = {
+        name: _constant(value)
+        for name, value in arguments._asdict().items()
+        if name not in ("features", "weight", "bias")
+    }
+    arguments = arguments._replace(**constants)
     dtype = accumulation_dtype(features)
-    weight = given.weight.to(dtype)
-    if given.cam_class == "predicted":
+    weight = arguments.weight.to(dtype)
+    if arguments.cam_class == "predicted":
         one_row = weight[:1].expand(features.shape[0], 1, -1)
         by = linear(pool_and_project(features.detach(), one_row)[0], weight, bias)
     else:
-        by = shares(given.target, len(weight), dtype)
-    vectors = class_vectors(weight, by.argmax(1), given.cam_class == "contrast")
+        by = shares(arguments.target, len(weight), dtype)
+    vectors = class_vectors(weight, by.argmax(1), arguments.cam_class == "contrast")
     pooled, cams = pool_and_project(features, vectors[:, None])
     logits, cam = linear(pooled, weight, bias), cams[:, 0]
-    entropy = normalised_entropy(cam, given.temperature)
-    terms = losses(cam, logits, entropy, given)
-    total: Any = sum(weight * term for weight, term in zip(given.weights, terms, strict=True))
+    entropy = normalised_entropy(cam, arguments.temperature)
+    terms = losses(cam, logits, entropy, arguments)
+    total: Any = sum(weight * term for weight, term in zip(arguments.weights, terms, strict=True))
     cam = cam.detach().unflatten(1, features.shape[2:])
-    loss = reduce(total, given.reduction)
-    entropy, *each = torch.stack([entropy, *terms]).detach().unbind()
-    return FocusHeadOutput(loss, logits, cam, entropy, Terms(*each))
+    loss = reduce(total, arguments.reduction)
+    entropy, *terms_of_samples = torch.stack([entropy, *terms]).detach().unbind()
+    return FocusHeadOutput(loss, logits, cam, entropy, Terms(*terms_of_samples))
 
 
 def _constant(value: Any) -> Any:
@@ -207,34 +211,35 @@ def _constant(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def losses(cam: Tensor, logits: Tensor, entropy: Tensor, given: HeadArguments) -> Terms[Tensor]:
+def losses(cam: Tensor, logits: Tensor, entropy: Tensor, arguments: HeadArguments) -> Terms[Tensor]:
     """Return the terms ``[B]`` of CAMs ``[B,P]``, their entropies ``[B]`` and logits ``[B,K]``."""
-    smoothed = (1 - given.label_smoothing) * shares(given.target, logits.shape[1], logits.dtype)
-    smoothed = smoothed + given.label_smoothing / logits.shape[1]
-    if given.class_weight is not None:
-        smoothed = smoothed * given.class_weight.to(logits.dtype)
+    classes, smoothing = logits.shape[1], arguments.label_smoothing
+    smoothed = (1 - smoothing) * shares(arguments.target, classes, logits.dtype)
+    smoothed = smoothed + smoothing / classes
+    if arguments.class_weight is not None:
+        smoothed = smoothed * arguments.class_weight.to(logits.dtype)
     log_p = functional.log_softmax(logits, 1)
     # A share of 0 is no term at all, also where its log-probability is -inf.
     classification = -torch.where(smoothed == 0, 0, smoothed * log_p).sum(1)
 
-    h = entropy if given.entropy == "softmax" else sum_entropy(cam)
+    h = entropy if arguments.entropy == "softmax" else sum_entropy(cam)
     zero = torch.zeros_like(entropy)
     saliency, map_target, has_target = zero, zero, zero > 0
-    if given.saliency is not None:
-        human = given.saliency.to(cam.dtype).flatten(1)
-        present = zero == 0 if given.saliency_mask is None else given.saliency_mask
+    if arguments.saliency is not None:
+        human = arguments.saliency.to(cam.dtype).flatten(1)
+        present = zero == 0 if arguments.saliency_mask is None else arguments.saliency_mask
         human = torch.where(present[:, None], human, 0)
         saliency = torch.where(present, (minmax(cam) - human).square().mean(1), 0)
         map_target, has_target = map_entropy(human), human.sum(1) > 0
-    if given.entropy_target is not None:
-        map_target, has_target = zero + given.entropy_target, zero == 0
+    if arguments.entropy_target is not None:
+        map_target, has_target = zero + arguments.entropy_target, zero == 0
 
     focus = zero
-    if given.focus_level == "minimize":
+    if arguments.focus_level == "minimize":
         focus = h
-    elif given.focus_level != "none":
+    elif arguments.focus_level != "none":
         excess = h - map_target
-        excess = excess.relu() if given.focus_level == "hinge" else excess.abs()
+        excess = excess.relu() if arguments.focus_level == "hinge" else excess.abs()
         focus = torch.where(has_target, excess, 0)
     return Terms(classification=classification, focus=focus, saliency=saliency)
 

@@ -149,14 +149,14 @@ def class_maps(
         maps = -tl.sum(tl.reshape(maps, (PARTS, BLOCK_K, BLOCK_P)), 0)
     last = True
     if partial_ptr is not None:
-        place = partial_ptr + (b * splits * ROWS + r)[:, None] * P + p[None, :]
+        partials = partial_ptr + (b * splits * ROWS + r)[:, None] * P + p[None, :]
         keep = (r < ROWS)[:, None] & (p < P)[None, :]
-        tl.store(place + split * ROWS * P, maps, keep)
+        tl.store(partials + split * ROWS * P, maps, keep)
         last = arrives_last(ticket_ptr + b, splits)
         if last:
             maps = tl.zeros((BLOCK_K, BLOCK_P), tl.float32)
             for other in range(splits):
-                maps += tl.load(place + other * ROWS * P, keep, 0, cache_modifier=".cg")
+                maps += tl.load(partials + other * ROWS * P, keep, 0, cache_modifier=".cg")
     return maps, last
 
 
@@ -239,9 +239,9 @@ def _cams_backward(
                 for start in range(0, batch, BLOCK_B):
                     i = (start + tl.arange(0, BLOCK_B)).to(tl.int64)
                     of_class = tl.load(index_ptr + i, i < batch, -1)
-                    place = partial_ptr + i[:, None] * channels + c[None, :]
+                    partials = partial_ptr + i[:, None] * channels + c[None, :]
                     there = (i < batch)[:, None] & (c < channels)[None, :]
-                    rows = tl.load(place, there, 0, cache_modifier=".cg")
+                    rows = tl.load(partials, there, 0, cache_modifier=".cg")
                     for j in range(BLOCK_K):
                         of_k = tl.sum(tl.where((of_class == k0 + j)[:, None], rows, 0), 0)
                         sums += tl.where((k == k0 + j)[:, None], of_k[None, :], 0)
@@ -300,14 +300,14 @@ def constants(
     block_c = max(min(block_c, next_power_of_2(channels)), 4)
     if block_c < MIN_PRODUCT and "PRODUCTS" in more:
         more["PRODUCTS"] = None
-    found = Constants(
+    settings = Constants(
         P=cells, LAST=last, BLOCK_C=block_c, BLOCK_P=block_p,
         BLOCK_K=max(next_power_of_2(rows), 2), num_warps=8,
         # Products are rounded before they are summed: fused into a sum over threads, each thread
         # would round another of them, and hold another sum.
         enable_fp_fusion=False, **more,
     )  # fmt: skip
-    return found, -(-channels // block_c)
+    return settings, -(-channels // block_c)
 
 
 @functools.cache
@@ -330,9 +330,9 @@ def splits(batch: int, sample_bytes: int, blocks: int, processors: int, cache_by
 def _limits(device: torch.device) -> tuple[int, int]:
     if device.type != "cuda":
         return 1, 2**62
-    found = torch.cuda.get_device_properties(device)
+    properties = torch.cuda.get_device_properties(device)
     # The cache of large GPUs is two halves, and what both read may lie in both.
-    return found.multi_processor_count, found.L2_cache_size // 2
+    return properties.multi_processor_count, properties.L2_cache_size // 2
 
 
 def splits_of(features: Tensor, blocks: int) -> int:

@@ -268,8 +268,8 @@ def _head(
         if entropy_target is not None:
             excess = of_focus - cam.number(entropy_target, b * stride_h)
         else:
-            own, has_mass = _map_entropy(human, INVERSE_LOG)
-            excess = tl.where(has_mass, of_focus - own, 0)
+            map_target, has_mass = _map_entropy(human, INVERSE_LOG)
+            excess = tl.where(has_mass, of_focus - map_target, 0)
         focus, sign = _focus(of_focus, excess, LEVEL)
         g = cam.number(focus_weight, 0) * sign * slope
         saliency = tl.full((), 0, tl.float32)
@@ -401,21 +401,21 @@ def _head_backward(
 
 
 def focus_head_forward(
-    given: HeadArguments, need_weight: bool, in_graph: bool = False
+    arguments: HeadArguments, need_weight: bool, in_graph: bool = False
 ) -> HeadForward:
     """Return the loss, its terms, and what the backward needs, by one launch.
 
     need_weight: The classifier has a gradient.
     """
     dense = cam.dense
-    features, weight, reduction = given.features, given.weight, given.reduction
+    features, weight, reduction = arguments.features, arguments.weight, arguments.reduction
     (batch, channels, height, width), classes = features.shape, len(weight)
     cells = height * width
     new = functools.partial(torch.empty, dtype=torch.float32, device=features.device)
     out = HeadForward(
         loss=new(batch if reduction == "none" else ()),
         logits=new((batch, classes)),
-        cam=new((batch, height, width)),
+        cam=new((batch, height, width)),  # the kernel stores in the type that this has
         terms=new((TOTAL.value + 1, batch)),
         saved=new((batch, columns(cells, classes) + 2 * channels * need_weight)),
     )
@@ -424,13 +424,13 @@ def focus_head_forward(
     features = cam.dense_samples(features)
     settings, blocks = cam.constants(
         channels, cells, classes, channels_last(features), K=classes,
-        INVERSE_LOG=inverse_log(cells), LEVEL=given.focus_level, CAM_CLASS=given.cam_class,
-        REDUCTION=reduction, SOFT=given.target.dim() == 2, NEED_WEIGHT=need_weight,
+        INVERSE_LOG=inverse_log(cells), LEVEL=arguments.focus_level, CAM_CLASS=arguments.cam_class,
+        REDUCTION=reduction, SOFT=arguments.target.dim() == 2, NEED_WEIGHT=need_weight,
         PRODUCTS=cam.products(features, _head), FLAT=FLAT, FLOOR=FLOOR,
-        ENTROPY=given.entropy,
+        ENTROPY=arguments.entropy,
     )  # fmt: skip
     shares = cam.splits_of(features, blocks)
-    aim, stride_h = given.entropy_target, 0
+    aim, stride_h = arguments.entropy_target, 0
     if isinstance(aim, Tensor) and aim.dim():
         aim, stride_h = aim.contiguous(), 1
     launch(
@@ -442,20 +442,20 @@ def focus_head_forward(
         saved_ptr=out.saved,
         x_ptr=features,
         w_ptr=dense(weight),
-        bias_ptr=dense(given.bias),
-        target_ptr=dense(given.target),
-        saliency_ptr=dense(given.saliency),
-        mask_ptr=dense(given.saliency_mask),
+        bias_ptr=dense(arguments.bias),
+        target_ptr=dense(arguments.target),
+        saliency_ptr=dense(arguments.saliency),
+        mask_ptr=dense(arguments.saliency_mask),
         entropy_target=aim,
-        class_weight_ptr=dense(given.class_weight),
-        **dict(zip(WEIGHTS, given.weights, strict=True)),
-        temperature=given.temperature,
-        smoothing=given.label_smoothing,
+        class_weight_ptr=dense(arguments.class_weight),
+        **dict(zip(WEIGHTS, arguments.weights, strict=True)),
+        temperature=arguments.temperature,
+        smoothing=arguments.label_smoothing,
         partial_ptr=new((batch, shares, classes, cells)) if shares > 1 else None,
         ticket_ptr=cam.tickets(features, 1 + batch, in_graph),
         stride_saved=out.saved.stride(0),
         stride_xb=features.stride(0),
-        stride_bias=cam.bias_stride(given.bias),
+        stride_bias=cam.bias_stride(arguments.bias),
         stride_h=stride_h,
         splits=shares,
         batch=batch,
