@@ -75,14 +75,19 @@ def flat(config: "DataclassInstance") -> dict[str, Any]:
 
 
 def nested(config_class: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what :func:`flat` made as the values of the fields, a nested one as its own."""
+    """Undo :func:`flat`: put the values of each nested configuration into a dictionary of its own.
+
+    ``{"loss": "focus", "focus_weight": 1.0}`` becomes
+    ``{"loss": {"name": "focus", "focus_weight": 1.0}}``.
+    """
     by_field = dict(values)
     for outer in fields(config_class):
         if not is_dataclass(outer.type):
             continue
         inner_values = {"name": values.get(outer.name)}
         for inner in fields(outer.type):
-            if inner.metadata and inner.name in values:
+            is_flag = bool(inner.metadata)
+            if is_flag and inner.name in values:
                 inner_values[inner.name] = by_field.pop(inner.name)
         by_field[outer.name] = inner_values
     return by_field

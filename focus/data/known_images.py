@@ -21,10 +21,10 @@ _NONE = Manifest(())
 class KnownImages:
     """The images that a model was trained or chosen on, by file, content and group."""
 
-    def __init__(self, known: Manifest) -> None:
-        self._files = {file_key(sample.path) for sample in known}
-        self._contents = {sample.extra.get(CONTENT, "") for sample in known} - {""}
-        self._groups = {sample.group for sample in known} - {""}
+    def __init__(self, images: Manifest) -> None:
+        self._files = {file_key(sample.path) for sample in images}
+        self._contents = {sample.extra.get(CONTENT, "") for sample in images} - {""}
+        self._groups = {sample.group for sample in images} - {""}
 
     def match(self, sample: Sample) -> Literal["", "file", "group"]:
         """Return what an image shares with a known one, "" for nothing.
@@ -70,8 +70,8 @@ def check_unseen(manifest: Manifest, before: Manifest, weights: str) -> None:
     forbidden: dict[Split, Manifest] = {"validation": before.split("train"), "test": before}
     counts: list[str] = []
     by_group = False
-    for split, known in forbidden.items():
-        matches = Counter(map(KnownImages(known).match, manifest.split(split)))
+    for split, images in forbidden.items():
+        matches = Counter(map(KnownImages(images).match, manifest.split(split)))
         by_group |= matches["group"] > 0
         if count := matches["file"] + matches["group"]:
             counts.append(f"{count} {split}")

@@ -179,17 +179,18 @@ def with_families(generators: Iterable[str], named: Mapping[str, str]) -> dict[s
     return {name: named.get(name) or family_of(name) for name in generators}
 
 
-def relation(generator: str, family: str, known: Mapping[str, str]) -> Relation | None:
+def relation(generator: str, family: str, family_of_training: Mapping[str, str]) -> Relation | None:
     """Return how far a test generator is from training, whose generators and families are known.
 
     closed: training saw its fakes, if by another name. near: training saw its family. far: training
     saw other families only. None: it cannot be told, since the family of the generator, or of one
     of training, is not known. For a family "" the table's is taken.
     """
-    if _names_in_training(generator, known):
+    if _names_in_training(generator, family_of_training):
         return "closed"
     tested = _plain(family or family_of(generator))
-    trained = {_plain(family) for family in with_families(known, known).values()}
+    families_of_training = with_families(family_of_training, family_of_training).values()
+    trained = {_plain(family) for family in families_of_training}
     if tested and tested in trained:
         return "near"
     return "far" if tested and trained and "" not in trained else None
@@ -200,21 +201,21 @@ def served_by(real: str) -> frozenset[str]:
     return frozenset({real, *real.split(SEVERAL)}) if real else frozenset()
 
 
-def home_of(test_set: str, generator: str, known: Iterable[str]) -> str:
+def home_of(test_set: str, generator: str, training_generators: Iterable[str]) -> str:
     """Return the test set of fakes: the given one, else closed if training knew the generator."""
-    return test_set or ("closed" if _names_in_training(generator, known) else "open")
+    return test_set or ("closed" if _names_in_training(generator, training_generators) else "open")
 
 
 def families_tested(
-    fakes: Iterable[tuple[str, str, str]], known: Collection[str]
+    fakes: Iterable[tuple[str, str, str]], training_generators: Collection[str]
 ) -> dict[tuple[str, str], str]:
     """Return (test set, generator) -> family, from what is given of each fake.
 
-    fakes: The test set, generator and family of each fake. known: The generators of training.
+    fakes: The test set, generator and family of each fake.
     """
     of_sets = defaultdict[str, list[tuple[str, str]]](list)
     for test_set, generator, family in fakes:
-        of_sets[home_of(test_set, generator, known)].append((generator, family))
+        of_sets[home_of(test_set, generator, training_generators)].append((generator, family))
     return {
         (test_set, generator): family
         for test_set, pairs in of_sets.items()
@@ -223,30 +224,31 @@ def families_tested(
 
 
 def relation_findings(
-    tests: Mapping[tuple[str, str], str], known: Mapping[str, str]
+    tests: Mapping[tuple[str, str], str], family_of_training: Mapping[str, str]
 ) -> list[Finding]:
     """Return a finding for each reason why figures of "unknown" generators may mislead.
 
-    tests: (test set, generator) -> family. known: generator -> family of training.
+    tests: (test set, generator) -> family. family_of_training: generator -> family of training.
     """
     again: list[str] = []
     renamed: list[str] = []
     near: list[str] = []
     untold: list[str] = []
-    unknown = {name for name, family in with_families(known, known).items() if not family}
+    families_of_training = with_families(family_of_training, family_of_training)
+    unknown = {name for name, family in families_of_training.items() if not family}
     for (test_set, generator), named_family in sorted(tests.items()):
         family = named_family or family_of(generator)
-        names = _names_in_training(generator, known)
+        names = _names_in_training(generator, family_of_training)
         alias = "" if generator in names else f" (as {', '.join(map(shown, names))})"
         name = shown(generator)
-        match test_set, relation(generator, family, known):
+        match test_set, relation(generator, family, family_of_training):
             case "open", "closed":
                 again.append(name + alias)
             case "closed", "closed" if alias:
                 renamed.append(name + alias)
             case "open", "near":
                 near.append(f"{name} ({shown(family)})")
-            case "open", None if known and _plain(generator) not in _NO_NAMES:
+            case "open", None if family_of_training and _plain(generator) not in _NO_NAMES:
                 untold.append(name)
                 if not family:
                     unknown.add(generator)
@@ -260,6 +262,6 @@ def relation_findings(
     return findings
 
 
-def _names_in_training(generator: str, known: Iterable[str]) -> list[str]:
+def _names_in_training(generator: str, training_generators: Iterable[str]) -> list[str]:
     """Return the names under which training knew a generator."""
-    return sorted(name for name in known if canonical(name) == canonical(generator))
+    return sorted(name for name in training_generators if canonical(name) == canonical(generator))

@@ -127,7 +127,7 @@ def listed_images(
     """
     from focus.data.readers import read_given  # a dozen modules, once the run may begin
 
-    with phase("listing images"), _as_they_were(config.run_folder if resumed else None):
+    with phase("listing images"), _advising_to_restore(config.run_folder if resumed else None):
         listing = listing or read_given(config, output=output)
     training, tests = listing.data, listing.tests
     if not training:
@@ -168,7 +168,8 @@ def readable_images(
             there is, images to validate or test on that the initial weights know, or other images
             than those recorded; in all of the processes.
     """
-    with phase("checking images"), _as_they_were(config.run_folder if recorded else None):
+    resumed_run = config.run_folder if recorded is not None else None
+    with phase("checking images"), _advising_to_restore(resumed_run):
         signatures = SignatureStore()
         decoded = check_images(
             listed.manifest,
@@ -179,7 +180,7 @@ def readable_images(
             processes=processes,
         )
 
-    def checked() -> Manifest:
+    def with_splits_checked() -> Manifest:
         manifest = decoded.manifest
         if recorded is not None:
             manifest = with_recorded_splits(manifest, recorded, config.run_folder)
@@ -188,7 +189,9 @@ def readable_images(
         check_trainable(manifest)
         return manifest
 
-    manifest = processes.run(checked)
+    manifest = processes.run(with_splits_checked)
+
+    # The main process alone compares the pictures.
     pictures = None
     if copies is None:
         with phase("looking for copies"):
@@ -198,7 +201,9 @@ def readable_images(
             )
     dropped = left_out(copies, drop=config.drop_copies)
     check_left(manifest, dropped)
-    pairs = []
+
+    # A finding tells of these pairs, which the main process alone writes.
+    pairs: list[Copy] = []
     if pictures is not None:
         with phase("looking for copies"):
             pairs = fakes_beside_source(without(manifest, dropped), pictures)
@@ -215,6 +220,7 @@ def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> M
     """
     if _are_same(manifest, recorded):
         return manifest.with_numbered("split", *recorded.numbered("split"))
+
     # What differs is looked for image by image.
     now, then = _comparable(manifest), _comparable(recorded)
     paths_now = Counter(sample.path for sample in now)
@@ -226,23 +232,29 @@ def with_recorded_splits(manifest: Manifest, recorded: Manifest, run: Path) -> M
     differences = [f"{whole_path[path]!r} is missing" for path in paths_then - paths_now]
     differences += [f"{whole_path[path]!r} is new" for path in paths_now - paths_then]
 
-    taken: list[Sample] = []
-    for sample, was, sample_now, sample_then in zip(manifest, recorded, now, then, strict=False):
+    with_splits: list[Sample] = []
+    # Of unlike length only where a path is missing or new, as noted above.
+    for sample, recorded_sample, sample_now, sample_then in zip(
+        manifest, recorded, now, then, strict=False
+    ):
         difference = _difference(sample_now, sample_then)
-        changed_file = _changed_file(sample, was)
+        changed_file = _changed_file(sample, recorded_sample)
         differences += [text for text in (difference, changed_file) if text]
-        taken.append(replace(sample, split=was.split))
+        with_splits.append(replace(sample, split=recorded_sample.split))
     if differences:
         raise InputError(
             f"The images are not those of the run {run} ({len(recorded)} then, "
             f"{len(manifest)} now; {differences[0]}): bring them back, or give another --name."
         )
-    return Manifest(taken, manifest.source)
+    return Manifest(with_splits, manifest.source)
 
 
 @contextmanager
-def _as_they_were(run: Path | None) -> Iterator[None]:
-    """Advise on what is wrong with the images of a run that is resumed, which takes no others."""
+def _advising_to_restore(run: Path | None) -> Iterator[None]:
+    """Replace an error's advice by "bring back", as a resumed run takes no other images.
+
+    run: The folder of the run; None for a new one, whose errors stay as they are.
+    """
     try:
         yield
     except InputError as error:

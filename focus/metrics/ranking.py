@@ -84,7 +84,7 @@ class Side:
                 above = total - _taken(self.below, kept)
                 return np.asarray(above <= target * total * (1 + 1e-12))
 
-            kept = _first(reached, len(self.scores), total.shape)[:, 0]
+            kept = _first_index(reached, len(self.scores), total.shape)[:, 0]
             self._scores_at_shares[target] = np.concatenate([[-np.inf], self.scores])[kept]
         return self._scores_at_shares[target]
 
@@ -256,7 +256,7 @@ class Ranking:
             fake = of_fake * _taken(self.fake.below, self._fake_at[levels])
             return np.asarray(real + fake >= bounds)
 
-        edges = np.pad(_first(reached, len(self.levels), bounds.shape), ((0, 0), (1, 1)))
+        edges = np.pad(_first_index(reached, len(self.levels), bounds.shape), ((0, 0), (1, 1)))
         edges[:, -1] = len(self.levels)
         real_at, fake_at = self._real_at[edges], self._fake_at[edges]
         scored = of_real * np.diff(_taken(real_moment, real_at))
@@ -299,7 +299,7 @@ class Ranking:
             false_positives, misses = self._errors(levels)
             return np.asarray(misses > false_positives)
 
-        last = _first(reached, len(self.levels), (len(self.real.total), 1)).clip(1)
+        last = _first_index(reached, len(self.levels), (len(self.real.total), 1)).clip(1)
         return np.concatenate([last - 1, last], axis=1)
 
     def _thresholds(self, levels: Integers) -> Floats:
@@ -336,15 +336,19 @@ def _taken(values: Floats, columns: Integers) -> Floats:
     return values[np.arange(len(values))[:, None], columns]
 
 
-def _first(reached: Callable[[Integers], Booleans], last: int, shape: tuple[int, ...]) -> Integers:
+def _first_index(
+    reached: Callable[[Integers], Booleans], last: int, shape: tuple[int, ...]
+) -> Integers:
     """Return the first index in [0, last] where each condition holds, ``last`` if none before.
 
-    ``reached`` says which conditions hold at indices of ``shape``; one that holds goes on to hold.
+    ``reached`` says which conditions hold at indices of ``shape``. A condition that holds at an
+    index holds at all later ones.
     """
     low, high = np.zeros(shape, dtype=np.int64), np.full(shape, last, dtype=np.int64)
     while (low < high).any():
         middle = (low + high) // 2
         holds = reached(middle)
-        low = np.where(holds | (low == high), low, middle + 1)
+        is_settled = low == high
+        low = np.where(holds | is_settled, low, middle + 1)
         high = np.where(holds, middle, high)
     return high

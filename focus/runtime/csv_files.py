@@ -281,7 +281,7 @@ def _has_content(row: Sequence[str]) -> bool:
 
 
 def _encoding(path: Path) -> str:
-    """Return the encoding of a text, by its first bytes or, beyond ASCII, by all of them."""
+    """Return utf-16 for a text with its mark, utf-8 if all of it decodes as that, else cp1252."""
     with path.open("rb") as file:
         beginning = file.read(4)
         if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -126,8 +126,8 @@ def tinted_droplet(canvas: Canvas, face: Person, strength: float, rng: np.random
     """Add a filled, dark-rimmed droplet of another colour, on or near the head's contour."""
     u, v = _on_contour(face, rng.uniform(0.0, 2 * pi), rng.uniform(0.80, 1.05))
     radius = rng.uniform(2.8, 3.6)
-    colour = ((0.20, 0.55, 0.80), (0.75, 0.30, 0.65), (0.35, 0.65, 0.30), (0.85, 0.60, 0.20))
-    tint = colour[int(rng.integers(len(colour)))]
+    tints = ((0.20, 0.55, 0.80), (0.75, 0.30, 0.65), (0.35, 0.65, 0.30), (0.85, 0.60, 0.20))
+    tint = tints[int(rng.integers(len(tints)))]
     mask = canvas.ellipse(u, v, radius + 0.8, radius + 0.8, softness=1.5)
 
     def retouch(canvas: Canvas) -> None:
@@ -250,13 +250,13 @@ def flecked_hair(canvas: Canvas, face: Person, strength: float, rng: np.random.G
 
 
 def doubled_part(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
-    """Lay an eye or the mouth over the face once more, beside and below."""
+    """Lay an eye or the mouth over the face once more, beside it and above or below."""
     mouth = (face.pose.yaw, face.mouth[0])
     centres = [*((eye.u, eye.v) for eye in face.eyes), mouth]
     u, v = centres[int(rng.integers(3))]
     across, down = int(rng.choice((-4, -3, 3, 4))), int(rng.choice((-4, 4)))
-    shift, tone = canvas.pose.scale, float(rng.choice((0.65, 1.4)))
-    mask = _spread(canvas.ellipse(u + across / shift, v + down / shift, 5.5, 3.5))
+    scale, tone = canvas.pose.scale, float(rng.choice((0.65, 1.4)))
+    mask = _spread(canvas.ellipse(u + across / scale, v + down / scale, 5.5, 3.5))
 
     def retouch(canvas: Canvas) -> None:
         ghost = np.roll(canvas.image, (across, down), (2, 1)) * tone

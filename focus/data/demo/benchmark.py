@@ -118,17 +118,17 @@ def generators(draw: int) -> dict[str, Generator]:
     """Return the generators of a draw by name."""
     rng = np.random.default_rng(draw)
     pairs = [PAIRS[i] for i in rng.permutation(len(PAIRS))]
-    known, near = [], []
+    trained_on, near = [], []
     for pair in pairs[:N_KNOWN_PAIRS]:
         first = int(rng.integers(2))
-        known.append(pair[first])
+        trained_on.append(pair[first])
         near.append(pair[1 - first])
     rng.shuffle(near)
     far = [artefact for pair in pairs[N_KNOWN_PAIRS:] for artefact in pair]
     rng.shuffle(far)
     orders: Mapping[Grade, list[Artefact]] = {
-        "known": known,
-        "recombined": known,
+        "known": trained_on,
+        "recombined": trained_on,
         "near": near,
         "far": far,
         "global": [a.spectrum],
