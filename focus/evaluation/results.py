@@ -6,9 +6,10 @@ that :func:`write_results` leaves.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -19,7 +20,8 @@ from focus.evaluation.estimates import Estimated, SetFigures, SetGroups
 from focus.evaluation.groups import WeightedScores
 from focus.evaluation.protocol import Comparison, match, strata, union
 from focus.evaluation.scores import Scores
-from focus.metrics.bootstrap import RESAMPLES, CellResampler, Resampler
+from focus.metrics.arrays import Floats, Integers, distinct
+from focus.metrics.bootstrap import RESAMPLES, CellResampler, Resampler, merged
 from focus.metrics.figures import Keys
 from focus.model.operating_points import OperatingPoints, Threshold, choose_threshold
 from focus.runtime.files import atomic_write
@@ -86,11 +88,9 @@ def summarise(
     resampled_table, resampled_comparisons = table, comparisons
     drawer: Resampler | CellResampler = resampler
     if resamples and len(scores) > MOST_RESAMPLED and not scores.has_cams:
-        from focus.evaluation.merging import merge  # of large tables alone
-
-        merged = merge(scores, strata_of_rows, comparisons, resampler)
-        resampled_table = WeightedScores(merged.scores, points, threshold, merged.counts)
-        resampled_comparisons, drawer = merged.comparisons, merged.resampler
+        cells = _merge(scores, strata_of_rows, comparisons, resampler)
+        resampled_table = WeightedScores(cells.scores, points, threshold, cells.counts)
+        resampled_comparisons, drawer = cells.comparisons, cells.resampler
 
     test_sets: dict[str, SetFigures] = {}
     for name in TEST_SETS:
@@ -136,6 +136,60 @@ def summarise(
 
 def _of_test_set(comparisons: Iterable[Comparison], test_set: str) -> list[Comparison]:
     return [comparison for comparison in comparisons if comparison.test_set == test_set]
+
+
+class _MergedScores(NamedTuple):
+    """The scores of an evaluation with a row for each cell of images.
+
+    scores: The mean score and the mean log-likelihood ratio of each cell. counts: How many images
+    [cells] each has. comparisons: Those of the images, with the numbers of cells for rows.
+    resampler: It draws the images of all cells.
+    """
+
+    scores: Scores
+    counts: Floats
+    comparisons: list[Comparison]
+    resampler: CellResampler
+
+
+def _merge(
+    scores: Scores,
+    strata_of_rows: Integers,
+    comparisons: Sequence[Comparison],
+    resampler: Resampler,
+) -> _MergedScores:
+    """Merge the neighbouring scores of each stratum, as :func:`focus.metrics.bootstrap.merged`.
+
+    Resampling then takes time for cells, not for images. Images of one stratum are of one class and
+    in the same comparisons, so each comparison has all images of a cell or none.
+    """
+    first_rows, image_of_row = np.unique(resampler.images, return_inverse=True)
+    cell_of_image = merged(scores.score[first_rows], strata_of_rows[first_rows])
+    order = np.argsort(cell_of_image, kind="stable")
+    rows = first_rows[order]
+    starts = np.flatnonzero(np.diff(cell_of_image[order], prepend=-1))
+    counts = np.diff(starts, append=len(rows)).astype(np.float64)
+
+    score = scores.score[rows]
+    llr = scores.llr[rows].astype(np.float64)
+    lowest = np.minimum.reduceat(score, starts)
+    highest = np.maximum.reduceat(score, starts)
+    mean = np.add.reduceat(score, starts) / counts
+    cells = Scores.without_cams(
+        label=scores.label[rows[starts]],
+        # The mean of equal scores may be rounded, and would not tie with those of another stratum.
+        score=np.where(lowest == highest, lowest, mean),
+        llr=np.add.reduceat(llr, starts) / counts,
+    )
+
+    cell_of_row = cell_of_image[image_of_row]
+    shared_reals = {id(c.real): c.real for c in comparisons}  # of several generators
+    real_cells = {key: distinct(cell_of_row[reals]) for key, reals in shared_reals.items()}
+    comparisons_of_cells = [
+        replace(c, real=real_cells[id(c.real)], fake=distinct(cell_of_row[c.fake]))
+        for c in comparisons
+    ]
+    return _MergedScores(cells, counts, comparisons_of_cells, CellResampler(resampler, cell_of_row))
 
 
 def _resample(

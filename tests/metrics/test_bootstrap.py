@@ -1,9 +1,9 @@
-"""Resampling: strata keep their size, and groups stay together."""
+"""Resampling of images and of cells: strata keep their size, and groups stay together."""
 
 import numpy as np
 import pytest
 
-from focus.metrics.bootstrap import Resampler, percentiles
+from focus.metrics.bootstrap import CellResampler, Resampler, merged, percentiles
 
 
 def test_strata_keep_their_size_and_groups_stay_together(random: np.random.Generator) -> None:
@@ -44,6 +44,40 @@ def test_names_that_group_nothing_are_no_groups() -> None:
     resampler = Resampler(np.zeros(4), twice, np.array([0, 0, 2, 3]))
     assert resampler.independent(np.array([0, 2, 3]))
     assert not resampler.independent(np.array([0, 1]))
+
+
+def test_cells_are_drawn_as_their_images_are() -> None:
+    random = np.random.default_rng(0)
+    strata = np.repeat([0, 1], [300, 40])
+    groups = np.array([f"v{row // 3}" if row < 60 else "" for row in range(340)], dtype=object)
+    resampler = Resampler(strata, groups)
+    cells = np.append(np.arange(300) // 30, 10 + np.arange(40) // 20)
+    images = resampler.draw(random, 4000)
+    by_cell = np.stack([images[:, cells == cell].sum(axis=1) for cell in range(12)], axis=1)
+    drawn = CellResampler(resampler, cells).draw(random, 4000)
+    assert drawn.mean(axis=0) == pytest.approx(by_cell.mean(axis=0), rel=0.02)
+    assert np.cov(drawn.T) == pytest.approx(np.cov(by_cell.T), abs=12)
+    assert (drawn[:, 10:].sum(axis=1) == 40).all()  # single images keep their stratum's size
+
+
+def test_equal_scores_and_few_scores_stay_as_they_are() -> None:
+    few = np.linspace(0, 1, 18)
+    assert len(np.unique(merged(few, np.zeros(18, dtype=np.int64)))) == 18
+    levels = np.tile(np.arange(50) / 50, 200)
+    cells = merged(levels, np.zeros(len(levels), dtype=np.int64))
+    assert len(np.unique(cells)) == 50
+    assert all(len(np.unique(levels[cells == cell])) == 1 for cell in range(50))
+
+
+def test_a_cell_is_of_one_stratum_and_finer_near_the_ends() -> None:
+    random = np.random.default_rng(1)
+    score, strata = random.random(40_000), np.tile([0, 1], 20_000)
+    cells = merged(score, strata)
+    sizes = np.bincount(cells)
+    assert all(len(np.unique(strata[cells == cell])) == 1 for cell in (0, 500, len(sizes) - 1))
+    assert sizes.max() <= np.sqrt(10_000) / 3 + 1
+    lowest = np.argsort(score[strata == 0])[:8]
+    assert (sizes[cells[strata == 0][lowest]] == 1).all()
 
 
 def test_percentiles() -> None:
