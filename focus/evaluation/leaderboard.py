@@ -13,8 +13,7 @@ from focus.evaluation.protocol import UNNAMED, Comparison, compared, match, unio
 from focus.evaluation.scores import Scores
 from focus.metrics.arrays import Floats, distinct
 from focus.metrics.bootstrap import units
-from focus.metrics.intervals import Difference, Interval, PlacedScores
-from focus.metrics.ranks import holm, rank_sets
+from focus.metrics.intervals import Difference, Interval, PlacedScores, holm
 from focus.runtime.files import write_csv
 
 FILE = "leaderboard.csv"
@@ -198,6 +197,26 @@ def _difference(one: PlacedScores, other: PlacedScores) -> Difference:
     difference = one.minus(other)
     assert difference is not None, "each class has at least two units"
     return difference
+
+
+def rank_sets(
+    count: int, differences: Mapping[tuple[int, int], tuple[float, float]], level: float = 0.05
+) -> list[tuple[int, int]]:
+    """Return the first and the last rank that each of ``count`` detectors may have, 1 the best.
+
+    ``differences`` has of each pair the first detector's figure minus the second's and its adjusted
+    p-value. A detector that n others are significantly better than, and m significantly worse, has
+    a rank from 1 + n to ``count`` - m. Where the p-values are adjusted for all pairs, all true
+    ranks are within these at once with a chance of 1 - ``level`` (Mogstad et al., 2024).
+    """
+    better, worse = [0] * count, [0] * count
+    for (first, second), (difference, p_value) in differences.items():
+        if p_value >= level or difference == 0:
+            continue
+        winner, loser = (first, second) if difference > 0 else (second, first)
+        better[loser] += 1
+        worse[winner] += 1
+    return [(1 + n, count - m) for n, m in zip(better, worse, strict=True)]
 
 
 def write(boards: Sequence[Leaderboard], folder: Path) -> Path:

@@ -24,7 +24,7 @@ from focus.experiment.protocol import (
 )
 from focus.experiment.records import FIGURES, GRADES, Outcome
 from focus.metrics.arrays import Floats
-from focus.metrics.ranks import holm
+from focus.metrics.intervals import holm
 from focus.runtime.files import write_csv
 
 COMPARED = ("open", *GRADES, "closed_balanced", "source", "entropy")

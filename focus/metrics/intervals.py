@@ -1,9 +1,12 @@
-"""Compute 95 % intervals of rates (Clopper and Pearson) and of AUCs and differences (DeLong)."""
+"""Compute 95 % intervals of rates (Clopper and Pearson) and of AUCs and differences (DeLong).
+
+Differences have a p-value, too, which :func:`holm` adjusts where there are several.
+"""
 
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -490,3 +493,15 @@ def _difference(scores: PlacedScores, other_scores: PlacedScores) -> Difference:
     distance = one.quantile * abs(value) / towards_0 if value else 0.0
     p_value = float(2 * stats.t.sf(distance, one.degrees_of_freedom))
     return Difference(value, value - below, value + above, p_value)
+
+
+def holm(p_values: Any) -> Floats:
+    """Return Holm's (1979) adjusted p-values [n], in the order given; NaN are left out, and stay.
+
+    ``p̃_(i) = max over j ≤ i of min(1, (m - j + 1) · p_(j))`` for the m ordered p-values.
+    """
+    adjusted = np.array(p_values, dtype=np.float64)
+    order = np.argsort(adjusted, kind="stable")[: np.count_nonzero(~np.isnan(adjusted))]
+    raised = np.minimum(1.0, adjusted[order] * np.arange(len(order), 0, -1))
+    adjusted[order] = np.maximum.accumulate(raised)
+    return adjusted

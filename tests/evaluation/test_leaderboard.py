@@ -14,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 from focus.config.command_line import parse
 from focus.config.use import EvaluateConfig
 from focus.errors import InputError
-from focus.metrics.intervals import mean_auc_difference, mean_auc_interval
-from focus.metrics.ranks import holm, rank_sets
+from focus.evaluation.leaderboard import rank_sets
+from focus.metrics.intervals import holm, mean_auc_difference, mean_auc_interval
 from focus.use import evaluate as program
 
 from ..report.reports import Page
@@ -132,6 +132,15 @@ def test_figures_are_those_of_the_paired_comparison_of_each_two(
     assert "4 detectors of wide.csv" in page.text
     assert "2-4" in page.text
     assert (tmp_path / "figures" / "leaderboard-open-1.svg").is_file()
+
+
+def test_ranks_that_a_detector_may_have_by_hand() -> None:
+    # The first is better than the third for sure, the second may be as good as either.
+    differences = {(0, 1): (0.01, 0.2), (0, 2): (0.05, 0.01), (1, 2): (0.04, 0.05)}
+    assert rank_sets(3, differences) == [(1, 2), (1, 3), (2, 3)]
+    certain = {(0, 1): (-0.1, 0.001), (0, 2): (0.05, 0.01), (1, 2): (0.15, 0.0)}
+    assert rank_sets(3, certain) == [(2, 2), (1, 1), (3, 3)]
+    assert rank_sets(2, {(0, 1): (0.0, 1.0)}) == [(1, 2), (1, 2)]
 
 
 def test_no_report_of_another_command_is_replaced(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Intervals: known values. How often they hold what is true, test_coverage.py says."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import special, stats
@@ -8,6 +10,7 @@ from focus.metrics.intervals import (
     Compared,
     Interval,
     effective_number,
+    holm,
     mean_auc_difference,
     mean_auc_interval,
     mean_of_rates,
@@ -187,3 +190,9 @@ def test_one_video_beside_few_photographs_leaves_something_of_a_mean(
     compared.append((real, video, np.arange(500), unit))
     low, high = mean_auc_interval(compared) or (0, 1)
     assert 0.7 < low < high < 0.98
+
+
+def test_holm_by_hand() -> None:
+    # In order .005·4, .01·3, .03·2, .04·1; the last may not be below the one before.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, math.nan, 0.5]) == pytest.approx([1.0, math.nan, 1.0], nan_ok=True)
