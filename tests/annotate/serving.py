@@ -21,12 +21,12 @@ import numpy as np
 from PIL import Image
 
 
-def write_faces(folder: Path, each: int = 6, side: int = 64) -> Path:
-    """Write ``each`` real faces and as many of two generators, all different."""
+def write_faces(folder: Path, count: int = 6, side: int = 64) -> Path:
+    """Write ``count`` real faces and as many of two generators, all different."""
     draw = np.random.default_rng(0)
     for kind in ("A/0_real", "A/1_fake", "B/1_fake"):
         (folder / kind).mkdir(parents=True)
-        for number in range(each):
+        for number in range(count):
             pixels = draw.integers(0, 256, (8, 8, 3), np.uint8)
             picture = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
             picture.save(folder / kind / f"{number}.png")
@@ -65,14 +65,22 @@ class Served:
         """Return what the page is told at its start."""
         status, text = self.ask("ask", {"annotator": annotator, "tab": tab})
         assert status == 200, text
-        found: dict[str, Any] = json.loads(text)
-        return found
+        state: dict[str, Any] = json.loads(text)
+        return state
 
     def answer(self, state: dict[str, Any], said: str = "real", **other: Any) -> tuple[int, Any]:
         """Answer the question of a state; return the status, and the next state or the error."""
         asked = {name: state["question"][name] for name in ("id", "round", "mended")}
-        about = {"annotator": state["annotator"], "tab": "", "mark": ""}
-        reply = {**asked, **about, "answer": said, "confidence": 2, "seconds": 1.5, **other}
+        reply = {
+            **asked,
+            "annotator": state["annotator"],
+            "tab": "",
+            "mark": "",
+            "answer": said,
+            "confidence": 2,
+            "seconds": 1.5,
+            **other,
+        }
         status, text = self.ask("answer", reply)
         return status, json.loads(text) if status == 200 else text
 
@@ -135,8 +143,8 @@ def mark(side: int = 64, size: tuple[int, int] | None = None) -> str:
 
 def rows(output: Path) -> list[dict[str, str]]:
     """Return all answers on the disk."""
-    found = []
+    answers = []
     for path in sorted((output / "answers").glob("*.csv")):
         with path.open(newline="") as file:
-            found += list(csv.DictReader(file))
-    return found
+            answers += list(csv.DictReader(file))
+    return answers

@@ -49,21 +49,21 @@ class Annotator:
 
     def question(self) -> dict[str, Any] | None:
         """Return what the page is asked now."""
-        found: dict[str, Any] | None = self.page.evaluate("question")
-        return found
+        question: dict[str, Any] | None = self.page.evaluate("question")
+        return question
 
     def stroke(self, *points: tuple[float, float]) -> None:
         """Draw through places of the face, in pixels of the face."""
         box = self.page.locator("#stage").bounding_box()
         view = self.page.evaluate("VIEW")
-        places = [
+        positions = [
             (box["x"] + view["x"] + x * view["scale"], box["y"] + view["y"] + y * view["scale"])
             for x, y in points
         ]
-        self.page.mouse.move(*places[0])
+        self.page.mouse.move(*positions[0])
         self.page.mouse.down()
-        for place in places[1:]:
-            self.page.mouse.move(*place, steps=5)
+        for position in positions[1:]:
+            self.page.mouse.move(*position, steps=5)
         self.page.mouse.up()
 
     def answer(self, key: str, sure: int = 3) -> None:
@@ -84,11 +84,11 @@ class Annotator:
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve drawn faces beside six to practise on, in a tree of two folders."""
     folder = tmp_path_factory.mktemp("data") / "faces"
-    for kind, place in (("real", "0_real"), ("known-1", "1_fake")):
-        (folder / "GAN" / place).mkdir(parents=True)
+    for kind, class_folder in (("real", "0_real"), ("known-1", "1_fake")):
+        (folder / "GAN" / class_folder).mkdir(parents=True)
         for number in range(9):
             face = Image.fromarray(render_face("train", kind, number).image)
-            face.resize((SIDE, SIDE)).save(folder / "GAN" / place / f"{number}.png")
+            face.resize((SIDE, SIDE)).save(folder / "GAN" / class_folder / f"{number}.png")
     return folder
 
 
@@ -173,21 +173,22 @@ def test_twelve_faces_a_reload_and_a_kill(
     assert "12 of 18 faces answered, 12 have a map" in printed
     assert anna.complaints == []
     assert {url.split("/")[2] for url in anna.requests} == {f"127.0.0.1:{port}"}
-    found = rows(output)
+    answers = rows(output)
     counts = {
-        part: sum(row["round"] == part for row in found) for part in ("practice", "main", "repeat")
+        part: sum(row["round"] == part for row in answers)
+        for part in ("practice", "main", "repeat")
     }
     assert counts == {"practice": 6, "main": 12, "repeat": 2}
-    assert len({(row["image"], row["round"]) for row in found}) == 20
-    assert [int(row["shown"]) for row in found] == list(range(1, 21))
+    assert len({(row["image"], row["round"]) for row in answers}) == 20
+    assert [int(row["shown"]) for row in answers] == list(range(1, 21))
     assert sum(path.suffix == ".png" for path in (output / "marks").rglob("*")) == 20
     maps = sorted((output / "maps").rglob("*.png"))
     assert len(maps) == len(strokes) == 12
     for path in maps:
-        own = np.asarray(Image.open(path))
+        human_map = np.asarray(Image.open(path))
         expected = strokes[str(faces / path.relative_to(output / "maps"))]
-        assert own.shape == (SIDE, SIDE)
-        area = own >= 128
+        assert human_map.shape == (SIDE, SIDE)
+        area = human_map >= 128
         assert (area & expected).sum() / (area | expected).sum() >= 0.9, path
     monkeypatch.chdir(tmp_path)
     run = ["--recipe", "quick", "--epochs", "1", "--image-size", "64", "--threads", "1"]
@@ -207,7 +208,7 @@ def digests(faces: Path) -> dict[str, str]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A page for all tests that follow, each with annotators of its own."""
     folder = tmp_path_factory.mktemp("shared")
-    data = write_faces(folder / "fa<b>ces", each=2, side=256)
+    data = write_faces(folder / "fa<b>ces", count=2, side=256)
     with serving(data, "--output", folder / "out", "--practice", 2) as served:
         yield served
 
@@ -273,11 +274,11 @@ def test_by_keyboard_alone(browser: Any, shared: Served) -> None:
     assert "Say how sure you are" in page.inner_text("#said")
     page.keyboard.press("+")
     assert page.inner_text("#zoom") == "150 %"
-    place = page.evaluate("[VIEW.x, VIEW.y]")
+    x_before, y_before = page.evaluate("[VIEW.x, VIEW.y]")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     x, y = page.evaluate("[VIEW.x, VIEW.y]")
-    assert (x, y) == (place[0] - 40, place[1] - 40)
+    assert (x, y) == (x_before - 40, y_before - 40)
     page.keyboard.press("0")
     assert page.inner_text("#zoom") == "100 %"
     # Enter on another button is that button's: nobody answers what was not meant.
@@ -327,9 +328,9 @@ def test_fingers_and_a_pen(browser: Any, shared: Served) -> None:
     assert page.inner_text("#zoom") == "200 %"
     assert page.evaluate("scrollY") == 0, "the page stays where it is"
 
-    def pen(kind: str, at: tuple[float, float], button: str = "left") -> None:
-        about = {"type": kind, "x": at[0], "y": at[1], "button": button, "pointerType": "pen"}
-        device.send("Input.dispatchMouseEvent", about | {"buttons": 1, "clickCount": 1})
+    def pen(kind: str, point: tuple[float, float], button: str = "left") -> None:
+        event = {"type": kind, "x": point[0], "y": point[1], "button": button, "pointerType": "pen"}
+        device.send("Input.dispatchMouseEvent", event | {"buttons": 1, "clickCount": 1})
 
     pen("mousePressed", (x, y))
     pen("mouseMoved", (x + 40, y + 40))

@@ -41,7 +41,10 @@ def test_every_beginning_is_balanced_and_nobody_can_tell_whose_turn_it_is() -> N
     assert 0.35 < changes < 0.65, "as a coin would"
     again = np.argsort(balanced(made, 0, "anna")).tolist()
     assert order == again
-    others = [np.argsort(balanced(made, *given)).tolist() for given in ((0, "ben"), (1, "anna"))]
+    others = [
+        np.argsort(balanced(made, seed, annotator)).tolist()
+        for seed, annotator in ((0, "ben"), (1, "anna"))
+    ]
     assert order not in others
     # Two who stop after a third have seen mostly the same faces.
     assert len({*order[:200]} & {*others[0][:200]}) > 160
@@ -64,36 +67,36 @@ def test_hard_faces_come_first() -> None:
     assert np.array_equal(hard_first(keys, None, [0]), keys)
 
 
-def desk(folder: Path, count: int, every: int = 0, margins: Keys | None = None) -> Desk:
+def new_desk(folder: Path, count: int, every: int = 0, margins: Keys | None = None) -> Desk:
     folder.mkdir(exist_ok=True)
     made = faces([("", 0), ("A", 1)] * (count // 2))
     return Desk(AnswerFolder(folder, made, []), every, 0, margins)
 
 
-def answered(own: Desk, annotator: str = "anna", said: str = "real") -> dict[str, Any]:
+def answered(desk: Desk, annotator: str = "anna", said: str = "real") -> dict[str, Any]:
     """Answer what is asked; return the question."""
-    question: dict[str, Any] = own.ask(annotator, "")["question"]
-    about = {"annotator": annotator, "round": question["round"], "answer": said}
-    about["mended"] = question["mended"]
-    own.take(question["number"], None, **about, confidence=1, seconds=1.0)
+    question: dict[str, Any] = desk.ask(annotator, "")["question"]
+    reply = {"annotator": annotator, "round": question["round"], "answer": said}
+    reply["mended"] = question["mended"]
+    desk.take(question["number"], None, **reply, confidence=1, seconds=1.0)
     return question
 
 
 def test_repeats_are_of_earlier_faces_and_each_once(tmp_path: Path) -> None:
-    own = desk(tmp_path / "out", 40, every=10)
-    after = own.ask("anna", "")["after"]
+    desk = new_desk(tmp_path / "out", 40, every=10)
+    after = desk.ask("anna", "")["after"]
     asked: list[dict[str, Any]] = []
-    while question := own.ask("anna", "")["question"]:
+    while question := desk.ask("anna", "")["question"]:
         assert not asked or question == after, "the one that was loaded before"
-        after = own.ask("anna", "")["after"]
-        asked.append(answered(own))
+        after = desk.ask("anna", "")["after"]
+        asked.append(answered(desk))
     rounds = [question["round"] for question in asked]
-    assert [at for at, name in enumerate(rounds) if name == "repeat"] == [10, 21, 32, 43]
+    assert [turn for turn, name in enumerate(rounds) if name == "repeat"] == [10, 21, 32, 43]
     repeats = [question["number"] for question in asked if question["round"] == "repeat"]
     assert len({*repeats}) == 4
-    for at, number in zip((10, 21, 32, 43), repeats, strict=True):
-        before = [question["number"] for question in asked[:at]]
-        assert at - before.index(number) > 5
+    for turn, number in zip((10, 21, 32, 43), repeats, strict=True):
+        before = [question["number"] for question in asked[:turn]]
+        assert turn - before.index(number) > 5
     assert len({q["number"] for q in asked if q["round"] == "main"}) == 40
 
 
@@ -103,56 +106,58 @@ def numbers(state: dict[str, Any]) -> list[int]:
 
 
 def test_two_tabs_of_one_annotator_get_different_faces(tmp_path: Path) -> None:
-    served = desk(tmp_path / "out", 6)
-    first, second = served.ask("anna", "one"), served.ask("ANNA", "two")
+    desk = new_desk(tmp_path / "out", 6)
+    first, second = desk.ask("anna", "one"), desk.ask("ANNA", "two")
     assert len({*numbers(first), *numbers(second)}) == 4
     # Another annotator's faces are nobody's business.
-    assert numbers(served.ask("ben", "three")) == numbers(desk(tmp_path / "new", 6).ask("ben", ""))
-    served.leave("ben", "one")
-    assert not {*numbers(served.ask("anna", "five"))} & {*numbers(first), *numbers(second)}
-    served.leave("Anna", "one")
-    assert numbers(served.ask("anna", "four")) == numbers(first), "of the tab that was closed"
+    assert numbers(desk.ask("ben", "three")) == numbers(
+        new_desk(tmp_path / "new", 6).ask("ben", "")
+    )
+    desk.leave("ben", "one")
+    assert not {*numbers(desk.ask("anna", "five"))} & {*numbers(first), *numbers(second)}
+    desk.leave("Anna", "one")
+    assert numbers(desk.ask("anna", "four")) == numbers(first), "of the tab that was closed"
 
 
 def test_no_tab_keeps_the_last_faces_and_none_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever is there gets a face, though 300 other tabs have asked for her."""
-    served = desk(tmp_path / "out", 6)
-    plain = numbers(served.ask("anna", ""))
-    mine = served.ask("anna", "mine")
-    others = [served.ask("anna", f"other {number}") for number in range(300)]
+    desk = new_desk(tmp_path / "out", 6)
+    plain = numbers(desk.ask("anna", ""))
+    mine = desk.ask("anna", "mine")
+    others = [desk.ask("anna", f"other {number}") for number in range(300)]
     for number in range(2000):
-        served.ask(f"stranger {number}", "mine")
-    assert numbers(served.ask("anna", "mine")) == numbers(mine), "no request takes them away"
+        desk.ask(f"stranger {number}", "mine")
+    assert numbers(desk.ask("anna", "mine")) == numbers(mine), "no request takes them away"
     assert all(len(numbers(state)) == 2 for state in others)
-    served.leave("anna", "mine")
+    desk.leave("anna", "mine")
     answered_faces = set()
-    while question := served.ask("anna", "here")["question"]:
-        answered_faces.add(answered(served)["number"])
+    while question := desk.ask("anna", "here")["question"]:
+        answered_faces.add(answered(desk)["number"])
     assert len(answered_faces) == 6, question
     later = time.monotonic() + 601
     monkeypatch.setattr("time.monotonic", lambda: later)
-    assert numbers(served.ask("ben", "here")) == numbers(desk(tmp_path / "new", 6).ask("ben", ""))
-    assert plain == numbers(desk(tmp_path / "newer", 6).ask("anna", "here"))
+    assert numbers(desk.ask("ben", "here")) == numbers(new_desk(tmp_path / "new", 6).ask("ben", ""))
+    assert plain == numbers(new_desk(tmp_path / "newer", 6).ask("anna", "here"))
 
 
 def test_a_mended_answer_asks_no_face_again_and_changes_no_repeat(tmp_path: Path) -> None:
     """Whoever mends every answer is asked the same as who mends none."""
     asked: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     for mends, questions in asked.items():
-        served = desk(tmp_path / f"{mends}", 12, every=6)
-        while question := served.ask("anna", "")["question"]:
-            questions.append(answered(served))
-            last = served.ask("anna", "")["last"]
+        desk = new_desk(tmp_path / f"{mends}", 12, every=6)
+        while question := desk.ask("anna", "")["question"]:
+            questions.append(answered(desk))
+            last = desk.ask("anna", "")["last"]
             assert last == question | {"mended": 1}
             if mends:
                 said = {"annotator": "Anna", "round": last["round"], "answer": "synthetic"}
                 said |= {"confidence": 2, "seconds": 2.0}
                 for mended, counts in ((2, False), (0, False), (1, True), (1, False), (2, True)):
-                    taken = served.take(last["number"], None, **said, mended=mended)
+                    taken = desk.take(last["number"], None, **said, mended=mended)
                     assert taken["counts"] == counts, "each answer is mended once"
-                assert served.ask("anna", "")["done"] == sum(
+                assert desk.ask("anna", "")["done"] == sum(
                     question["round"] == "main" for question in questions
                 )
     assert asked[True] == asked[False]
@@ -165,28 +170,28 @@ def test_a_mended_answer_asks_no_face_again_and_changes_no_repeat(tmp_path: Path
 def test_what_was_told_in_practice_is_not_mended(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     made = faces([("", 0), ("A", 1)] * 2)
-    served = Desk(AnswerFolder(tmp_path / "out", made, [0, 1]), 0, 0)
-    answered(served)
-    assert served.ask("anna", "")["last"] is None
-    about = {"annotator": "anna", "round": "practice", "answer": "real", "confidence": 1}
+    desk = Desk(AnswerFolder(tmp_path / "out", made, [0, 1]), 0, 0)
+    answered(desk)
+    assert desk.ask("anna", "")["last"] is None
+    reply = {"annotator": "anna", "round": "practice", "answer": "real", "confidence": 1}
     with pytest.raises(ValueError, match="not asked for"):
-        served.take(0, None, **about, seconds=1.0, mended=1)
+        desk.take(0, None, **reply, seconds=1.0, mended=1)
 
 
 def test_faces_on_which_annotators_disagree_come_before_easy_ones(tmp_path: Path) -> None:
-    own = desk(tmp_path / "out", 20, margins=np.full(20, 0.9))
+    desk = new_desk(tmp_path / "out", 20, margins=np.full(20, 0.9))
     for _ in range(20):
-        answered(own, "ben", "real")
-    disputed = [answered(own, "cleo", "synthetic")["number"] for _ in range(3)]
-    answered(own, "cleo", "real")
-    first = [answered(own, "anna", "real")["number"] for _ in range(3)]
+        answered(desk, "ben", "real")
+    disputed = [answered(desk, "cleo", "synthetic")["number"] for _ in range(3)]
+    answered(desk, "cleo", "real")
+    first = [answered(desk, "anna", "real")["number"] for _ in range(3)]
     assert sorted(first) == sorted(disputed)
 
 
 def test_a_vanished_face_is_asked_no_more(tmp_path: Path) -> None:
-    own = desk(tmp_path / "out", 4)
-    number = own.ask("anna", "")["question"]["number"]
-    own.gone.add(number)
-    state = own.ask("anna", "")
+    desk = new_desk(tmp_path / "out", 4)
+    number = desk.ask("anna", "")["question"]["number"]
+    desk.gone.add(number)
+    state = desk.ask("anna", "")
     assert state["left"] == 3
     assert state["question"]["number"] != number

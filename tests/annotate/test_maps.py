@@ -45,55 +45,66 @@ class Answered:
         return parse(AnnotateConfig, [*self.words, *words])
 
     def face(self, ending: str) -> Sample:
-        (found,) = [face for face in self.faces if face.path.endswith(ending)]
-        return found
+        (face,) = [face for face in self.faces if face.path.endswith(ending)]
+        return face
 
     def say(self, ending: str, who: str, right: bool, box: tuple[int, ...] | None = None) -> None:
         face = self.face(ending)
         answer = LABEL_NAMES[face.label if right else 1 - face.label]  # type: ignore[operator]
         self.shown += 1
-        place = self.folder.mark_of(who, digest_of(face), "main") if box else ""
+        mark_path = self.folder.mark_of(who, digest_of(face), "main") if box else ""
         mark = Image.new("L", (SIDE, SIDE)) if box else None
         if mark and box:
             mark.paste(255, box)  # type: ignore[arg-type]
-        about = (digest_of(face), face.path, who, "main", answer, 3, 4.0, self.shown, place, "")
-        self.folder.add(Answer(*about), mark)
+        fields = (
+            digest_of(face),
+            face.path,
+            who,
+            "main",
+            answer,
+            3,
+            4.0,
+            self.shown,
+            mark_path,
+            "",
+        )
+        self.folder.add(Answer(*fields), mark)
 
     def maps(self, *words: str) -> dict[str, Any]:
         annotate(self.config(*words))
-        found: dict[str, Any] = json.loads((self.output / "people.json").read_text())
-        return found
+        people: dict[str, Any] = json.loads((self.output / "people.json").read_text())
+        return people
 
     def written(self) -> set[str]:
-        place = self.output / "maps"
-        return {str(path.relative_to(place)) for path in place.rglob("*.png")}
+        maps_folder = self.output / "maps"
+        return {str(path.relative_to(maps_folder)) for path in maps_folder.rglob("*.png")}
 
 
 @pytest.fixture
 def answered(tmp_path: Path) -> Answered:
     made = Answered(tmp_path, str(write_faces(tmp_path / "faces", 4)))
-    left, right = (0, 0, 32, 64), (16, 0, 48, 64)
-    made.say("A/1_fake/0.png", "anna", True, left)
-    made.say("A/1_fake/0.png", "Ben B.", True, right)
+    left_half, middle = (0, 0, 32, 64), (16, 0, 48, 64)
+    made.say("A/1_fake/0.png", "anna", True, left_half)
+    made.say("A/1_fake/0.png", "Ben B.", True, middle)
     made.say("A/1_fake/0.png", "cleo", False, (0, 0, 64, 64))
-    made.say("A/1_fake/1.png", "anna", False, left)
+    made.say("A/1_fake/1.png", "anna", False, left_half)
     made.say("A/0_real/0.png", "anna", True)
-    made.say("A/0_real/1.png", "anna", True, right)
-    made.say("A/0_real/1.png", "Ben B.", False, right)
-    made.say("B/1_fake/0.png", "anna", True, left)
-    made.say("B/1_fake/0.png", "Ben B.", True, left)
+    made.say("A/0_real/1.png", "anna", True, middle)
+    made.say("A/0_real/1.png", "Ben B.", False, middle)
+    made.say("B/1_fake/0.png", "anna", True, left_half)
+    made.say("B/1_fake/0.png", "Ben B.", True, left_half)
     return made
 
 
 def test_a_map_is_the_mean_of_those_who_were_right(answered: Answered) -> None:
-    told = answered.maps()
+    people = answered.maps()
     both, one = "A/1_fake/0.png", "A/0_real/1.png"
     assert answered.written() == {both, one, "B/1_fake/0.png"}
     with Image.open(answered.output / "maps" / both) as image:
         assert (image.mode, image.size) == ("L", (SIDE, SIDE))
         row = np.asarray(image)[10]
     assert row[[0, 15, 16, 31, 32, 47, 48]].tolist() == [128, 128, 255, 255, 128, 128, 0]
-    assert (told["n_answered"], told["n_maps"]) == (5, 3)
+    assert (people["n_answered"], people["n_maps"]) == (5, 3)
     # Of all annotators, one who marked everything and was wrong among them; then of three at least.
     answered.maps("--who", "all")
     assert answered.written() == {both, one, "A/1_fake/1.png", "B/1_fake/0.png"}
@@ -114,15 +125,15 @@ def test_a_folder_without_maps_is_not_named_for_training(
 
 
 def test_what_is_told_of_people(answered: Answered) -> None:
-    told = answered.maps()
-    assert told["annotators"]["anna"]["accuracy"] == 4 / 5
-    assert told["annotators"]["Ben B."]["n_marked"] == 3
-    agreed = told["agreement"]
+    people = answered.maps()
+    assert people["annotators"]["anna"]["accuracy"] == 4 / 5
+    assert people["annotators"]["Ben B."]["n_marked"] == 3
+    agreed = people["agreement"]
     assert agreed["n_images"] == 2
     assert agreed["iou"]["value"] == pytest.approx((1 / 3 + 1) / 2)
-    people = told["people"]["open"]["generators"]
-    assert people["B"]["people"]["apcer"] == 0
-    assert people["A"]["people"]["apcer"] == pytest.approx((1 / 3 + 1) / 2)
+    by_generator = people["people"]["open"]["generators"]
+    assert by_generator["B"]["people"]["apcer"] == 0
+    assert by_generator["A"]["people"]["apcer"] == pytest.approx((1 / 3 + 1) / 2)
     with (answered.output / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 12
@@ -154,18 +165,18 @@ def test_who_cannot_judge_is_left_out_and_counted(answered: Answered) -> None:
     face = answered.face("A/1_fake/0.png")
     for who in ("anna", "dora"):
         mended = int(who == "anna")
-        place = answered.folder.mark_of(who, digest_of(face), "main", mended)
-        about = (digest_of(face), face.path, who, "main", "cannot judge", 0, 4.0, 9, place, "")
-        answer = replace(Answer(*about), mended=mended)  # type: ignore[arg-type]
+        mark_path = answered.folder.mark_of(who, digest_of(face), "main", mended)
+        fields = (digest_of(face), face.path, who, "main", "cannot judge", 0, 4.0, 9, mark_path, "")
+        answer = replace(Answer(*fields), mended=mended)  # type: ignore[arg-type]
         assert answered.folder.add(answer, Image.new("L", (SIDE, SIDE), 255))
-    told = answered.maps("--who", "all")
-    assert (told["n_answered"], told["n_cannot_judge"]) == (before["n_answered"], 2)
+    people = answered.maps("--who", "all")
+    assert (people["n_answered"], people["n_cannot_judge"]) == (before["n_answered"], 2)
     with Image.open(answered.output / "maps" / "A/1_fake/0.png") as image:
         # Of Ben B. and cleo alone.
         assert np.asarray(image)[10, [0, 20, 60]].tolist() == [128, 255, 128]
-    assert told["annotators"]["dora"]["accuracy"] is None
-    assert told["annotators"]["anna"]["n_answers"] == before["annotators"]["anna"]["n_answers"]
-    lines = annotation_lines(told)
+    assert people["annotators"]["dora"]["accuracy"] is None
+    assert people["annotators"]["anna"]["n_answers"] == before["annotators"]["anna"]["n_answers"]
+    lines = annotation_lines(people)
     assert "2 answers say that the face cannot be judged: left out" in lines
     assert "dora: 1 faces, 4.0 s each" in lines
     with (answered.output / "manifest.csv").open(newline="") as file:
@@ -184,11 +195,11 @@ def test_training_and_the_check_take_the_maps(answered: Answered, tmp_path: Path
     folder, maps = str(tmp_path / "faces"), str(answered.output)
     expected = {"A/1_fake/0.png", "A/0_real/1.png", "B/1_fake/0.png"}
     for words in (["--data", folder, "--human-maps", maps], ["--data", f"{maps}/manifest.csv"]):
-        found = read_given(parse(TrainConfig, words)).data
-        mapped = {face.path: face.human_map for face in found if face.human_map}
+        samples = read_given(parse(TrainConfig, words)).data
+        mapped = {face.path: face.human_map for face in samples if face.human_map}
         assert {path.removeprefix(f"{folder}/") for path in mapped} == expected
-        for path, own in mapped.items():
-            assert own == f"{maps}/maps/{path.removeprefix(f'{folder}/')}"
+        for path, map_path in mapped.items():
+            assert map_path == f"{maps}/maps/{path.removeprefix(f'{folder}/')}"
     words = [folder, "--human-maps", maps, "--no-strict", "--output", str(tmp_path / "check")]
     check(parse(CheckConfig, words))
     counts = json.loads((tmp_path / "check" / "check.json").read_text())["maps"]
@@ -201,9 +212,9 @@ def test_beside_the_faces_the_maps_are_found(tmp_path: Path) -> None:
     made = Answered(tmp_path, str(data))
     made.say("A/0_real/1.png", "anna", True, (0, 0, 9, 9))
     made.maps()
-    found = read_given(parse(TrainConfig, ["--data", str(data)])).data
-    assert len(found) == 6
-    assert [face.path for face in found if face.human_map] == [str(data / "A/0_real/1.png")]
+    samples = read_given(parse(TrainConfig, ["--data", str(data)])).data
+    assert len(samples) == 6
+    assert [face.path for face in samples if face.human_map] == [str(data / "A/0_real/1.png")]
     made.maps()
     with pytest.raises(InputError, match="would be taken for images"):
         annotate(
@@ -231,21 +242,21 @@ def test_of_a_table_and_of_faces_of_one_name(tmp_path: Path) -> None:
     for name in ("one", "two"):
         made.say(f"{name}/A/0_real/1.png", "anna", True, (0, 0, 9, 9))
     made.maps()
-    found = Manifest.from_csv(made.output / "manifest.csv")
-    mapped = {face.path: face.human_map for face in found if face.human_map}
+    manifest = Manifest.from_csv(made.output / "manifest.csv")
+    mapped = {face.path: face.human_map for face in manifest if face.human_map}
     assert len({*mapped.values()}) == len(mapped) == 2
-    own = read_given(
+    samples = read_given(
         parse(TrainConfig, ["--data", tables[0], "--human-maps", str(made.output)])
     ).data
-    assert [face.path for face in own if face.human_map]
+    assert [face.path for face in samples if face.human_map]
 
 
 def test_no_name_takes_the_file_of_another(tmp_path: Path) -> None:
     made = Answered(tmp_path, str(write_faces(tmp_path / "faces", 1)))
     names = ["Anna B."]
     made.say("A/0_real/0.png", "Anna B.", True)
-    (own,) = (made.output / "answers").glob("*.csv")
-    for name in (own.stem, "Дима"):
+    (answer_file,) = (made.output / "answers").glob("*.csv")
+    for name in (answer_file.stem, "Дима"):
         names.append(name)
         made.say("A/0_real/0.png", name, True)
     assert {answer.annotator for answer in read_answers(made.output)} == {*names}
@@ -257,10 +268,10 @@ def test_two_annotators_are_two_people(answered: Answered) -> None:
     for name in ("Anna", "ANNA"):
         other = table.with_name(f"anna-{name}.csv")
         other.write_text(table.read_text().replace(",anna,", f",{name},"))
-    told = answered.maps("--min-annotators", "2")
+    people = answered.maps("--min-annotators", "2")
     assert answered.written() == {"A/1_fake/0.png", "B/1_fake/0.png"}
-    assert [name.lower() for name in told["annotators"]] == ["anna", "ben b.", "cleo"]
-    assert told["people"]["n_annotators"] == 3
+    assert [name.lower() for name in people["annotators"]] == ["anna", "ben b.", "cleo"]
+    assert people["people"]["n_annotators"] == 3
     answered.maps("--min-annotators", "3")
     assert answered.written() == set()
 
@@ -272,10 +283,10 @@ def test_without_labels_nobody_is_right(tmp_path: Path) -> None:
         path.rename(data / path.name)
     made = Answered(tmp_path, str(data))
     face = made.faces[0]
-    place = made.folder.mark_of("anna", digest_of(face), "main")
-    about = (digest_of(face), face.path, "anna", "main", "real", 3, 4.0, 1, place, "")
-    made.folder.add(Answer(*about), Image.new("L", (SIDE, SIDE), 255))
+    mark_path = made.folder.mark_of("anna", digest_of(face), "main")
+    fields = (digest_of(face), face.path, "anna", "main", "real", 3, 4.0, 1, mark_path, "")
+    made.folder.add(Answer(*fields), Image.new("L", (SIDE, SIDE), 255))
     assert made.maps()["n_maps"] == 0
-    told = made.maps("--who", "all")
-    assert told["n_maps"] == 1
-    assert told["annotators"]["anna"]["accuracy"] is None
+    people = made.maps("--who", "all")
+    assert people["n_maps"] == 1
+    assert people["annotators"]["anna"]["accuracy"] is None

@@ -66,7 +66,7 @@ def test_an_answer_is_on_the_disk_when_the_next_question_comes(
 
 def test_an_answer_is_of_the_face_that_was_seen(tmp_path: Path) -> None:
     """Where the page was open when the program was started again with more faces."""
-    data, out = write_faces(tmp_path / "faces", each=2), tmp_path / "out"
+    data, out = write_faces(tmp_path / "faces", count=2), tmp_path / "out"
     with serving(data, "--output", out) as served:
         before = served.state()
     for number in range(20):
@@ -94,8 +94,8 @@ def test_many_at_once_lose_nothing(served: Served, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         counts = list(pool.map(all_faces, names * 2))
     assert sum(counts) == 4 * 18
-    found = rows(tmp_path / "out")
-    assert len({(row["annotator"], row["image"]) for row in found}) == len(found) == 72
+    answers = rows(tmp_path / "out")
+    assert len({(row["annotator"], row["image"]) for row in answers}) == len(answers) == 72
     assert len(list((tmp_path / "out" / "answers").glob("*.csv"))) == 4
     printed = served.stop()
     assert "18 of 18 faces answered" in printed
@@ -107,8 +107,8 @@ def test_practice_tells_the_label_and_nothing_else_does(data: Path, tmp_path: Pa
         state = served.state("somebody else")
         assert state["annotator"] == "eve"
         texts = []
-        for at in range(6):
-            assert state["practice"] == [at, 6]
+        for practice_number in range(6):
+            assert state["practice"] == [practice_number, 6]
             assert state["question"]["round"] == "practice"
             texts.append(served.ask(f"face/{state['question']['number']}")[1])
             state = served.answer(state)[1]
@@ -121,8 +121,8 @@ def test_practice_tells_the_label_and_nothing_else_does(data: Path, tmp_path: Pa
         assert served.process.returncode == 0
     practised = [row for row in rows(tmp_path / "out") if row["round"] == "practice"]
     assert len(practised) == 6
-    about = json.loads((tmp_path / "out" / "people.json").read_text())
-    assert about["n_answered"] == 1, "practice counts nowhere"
+    people = json.loads((tmp_path / "out" / "people.json").read_text())
+    assert people["n_answered"] == 1, "practice counts nowhere"
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_what_is_sent_is_bounded(shared: Served) -> None:
 def shared(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     with serving(
         data, "--output", tmp_path_factory.mktemp("shared") / "out", "--practice=0"
-    ) as own:
-        yield own
+    ) as served:
+        yield served
 
 
 def test_nobody_else_gets_in(shared: Served) -> None:
@@ -312,7 +312,7 @@ def test_half_open_connections(data: Path, tmp_path: Path) -> None:
 
 def test_a_face_that_was_replaced_is_not_shown(tmp_path: Path) -> None:
     """An answer is about the picture that was there at the start, and nobody sees another one."""
-    data = write_faces(tmp_path / "faces", each=2)
+    data = write_faces(tmp_path / "faces", count=2)
     with serving(data, "--output", tmp_path / "out", "--practice", 0) as served:
         state = served.state()
         for path in data.rglob("*.png"):
@@ -324,7 +324,7 @@ def test_a_face_that_was_replaced_is_not_shown(tmp_path: Path) -> None:
 
 
 def test_a_face_that_vanished(tmp_path: Path) -> None:
-    data = write_faces(tmp_path / "faces", each=1)
+    data = write_faces(tmp_path / "faces", count=1)
     with serving(data, "--output", tmp_path / "out") as served:
         state = served.state()
         for path in data.rglob("*.png"):
