@@ -90,10 +90,10 @@ def test_evaluate_writes_what_it_prints(
     noise(tmp_path / "data" / "known" / "0_real", 3)
     noise(tmp_path / "data" / "known" / "1_fake", 4)
     out = tmp_path / "out"
-    given: dict[str, Any] = {"run": str(model.parent), "output": str(out)}
-    given |= {"data": (str(tmp_path / "data"),)}
+    arguments: dict[str, Any] = {"run": str(model.parent), "output": str(out)}
+    arguments |= {"data": (str(tmp_path / "data"),)}
     evaluate(
-        **given,
+        **arguments,
         test_data={"new": str(noise(tmp_path / "fakes", 5))},
         test_real={"apart": str(noise(tmp_path / "reals", 6))},
         robustness=True,
@@ -111,18 +111,18 @@ def test_evaluate_writes_what_it_prints(
     )
     assert closed["faithfulness"]["n"] == 7
     scores = Scores.from_csv(out / "scores.csv")
-    known = scores.generator == "known"
-    auc = roc_auc_score(scores.label[known], scores.score[known])
+    is_known = scores.generator == "known"
+    auc = roc_auc_score(scores.label[is_known], scores.score[is_known])
     assert closed["auc"] == pytest.approx(auc)
     printed = capsys.readouterr().out
-    errors = [each["text"] for each in results["findings"] if each["severity"] == "error"]
+    errors = [finding["text"] for finding in results["findings"] if finding["severity"] == "error"]
     said = "its AUC may be that of the files"
     assert [text.partition(";")[0] for text in errors if said in text] == [
         f"{name} {said}" for name in ("closed set", "closed-balanced set", "open set")
     ]
     # Last, after all that is written.
     assert printed.splitlines()[-len(results["findings"]) :] == [
-        f"{each['severity']}: {each['text']}" for each in results["findings"]
+        f"{finding['severity']}: {finding['text']}" for finding in results["findings"]
     ]
     assert format_table({"first": results}, most=SHOWN_ROWS) in printed
     assert f"AUC, closed, blur (sigma in pixels): clean {auc:.3f}; " in printed
@@ -143,16 +143,16 @@ def test_what_was_measured_before_stays_or_is_refused(
     noise(tmp_path / "data" / "known" / "0_real", 5)
     noise(tmp_path / "data" / "known" / "1_fake", 4)
     out = tmp_path / "out"
-    given: dict[str, Any] = {"output": str(out), "data": (str(tmp_path / "data"),)}
-    evaluate(model_dir=str(model), **given, robustness=True)
+    arguments: dict[str, Any] = {"output": str(out), "data": (str(tmp_path / "data"),)}
+    evaluate(model_dir=str(model), **arguments, robustness=True)
     perturbed = (out / "robustness.csv").read_text()
     drawn = (out / "robustness.png").read_bytes()
-    evaluate(model_dir=str(model), **given, faithfulness=True)
+    evaluate(model_dir=str(model), **arguments, faithfulness=True)
     assert (out / "robustness.csv").read_text() == perturbed
     assert (out / "robustness.png").read_bytes() == drawn
     falls = json.loads((out / "results.json").read_text())["closed"]["pooled"]["faithfulness"]
     capsys.readouterr()
-    evaluate(model_dir=str(model), **given, equalise=True, report=True)
+    evaluate(model_dir=str(model), **arguments, equalise=True, report=True)
     after = (out / "robustness.csv").read_text()
     assert after.startswith(perturbed)
     assert "equalise" in after.removeprefix(perturbed)
@@ -166,9 +166,9 @@ def test_what_was_measured_before_stays_or_is_refused(
     files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     noise(tmp_path / "more", 2)
     with pytest.raises(InputError, match=r"of other images.*: give another --output, or remove"):
-        evaluate(model_dir=str(model), **given, test_real={"more": str(tmp_path / "more")})
+        evaluate(model_dir=str(model), **arguments, test_real={"more": str(tmp_path / "more")})
     with pytest.raises(InputError, match=r"faithfulness.csv of another --threshold: give"):
-        evaluate(model_dir=str(model), **given, threshold="0.9")
+        evaluate(model_dir=str(model), **arguments, threshold="0.9")
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
 
 
@@ -267,17 +267,17 @@ def test_one_threshold_decides_everywhere(
     for name in ("0_real", "1_fake"):
         noise(tmp_path / "data" / name, 8)
     images = sorted((tmp_path / "data").glob("*/*.png"))
-    found = detector.predict(images).score.numpy()
-    low, high = np.quantile(found, [0.25, 0.75])
+    predicted_scores = detector.predict(images).score.numpy()
+    low, high = np.quantile(predicted_scores, [0.25, 0.75])
     detector.points = OperatingPoints(
         {"eer": high, "bpcer1": None, "bpcer5": low, "balanced": None}, None, 8, 8
     )
     detector.save_pretrained(tmp_path / "model")
     value = {None: high, "0.9": 0.9}[flag]
     data, out = str(tmp_path / "data"), tmp_path / "out"
-    given: dict[str, Any] = {"model_dir": str(tmp_path / "model"), "threshold": flag}
-    evaluate(**given, data=(data,), output=str(out), report=True)
-    explain(ExplainConfig(paths=(data,), output=str(tmp_path / "why"), threads=1, **given))
+    arguments: dict[str, Any] = {"model_dir": str(tmp_path / "model"), "threshold": flag}
+    evaluate(**arguments, data=(data,), output=str(out), report=True)
+    explain(ExplainConfig(paths=(data,), output=str(tmp_path / "why"), threads=1, **arguments))
     scores = Scores.from_csv(out / "scores.csv")
     decided = dict(zip(scores.path, scores.score > value, strict=True))
     assert dict(zip(scores.path, scores.predicted == 1, strict=True)) == decided
@@ -289,20 +289,20 @@ def test_one_threshold_decides_everywhere(
     assert results["open"]["pooled"]["accuracy"] == np.mean(scores.predicted == scores.label)
     page = Page(out / "report.html").data
     wrong = {"false alarm": True, "missed": True, "right": False}
-    for at, path in enumerate(page["path"]):
+    for index, path in enumerate(page["path"]):
         image = f"{page['root']}/{path}"
-        is_wrong = wrong[page["outcomes"][page["outcome"][at]]]
-        assert is_wrong == (decided[image] != bool(page["label"][at]))
+        is_wrong = wrong[page["outcomes"][page["outcome"][index]]]
+        assert is_wrong == (decided[image] != bool(page["label"][index]))
     again = Detector.from_pretrained(tmp_path / "model")
     again.set_threshold(flag)
     rows = json.loads((tmp_path / "why" / "manifest.json").read_text())["items"]
     for row in rows:
         fake = decided[row["path"]]
-        own = again.predict(row["path"])
-        assert (row["decision"] == "synthetic") == fake == bool(own.predicted[0])
+        prediction = again.predict(row["path"])
+        assert (row["decision"] == "synthetic") == fake == bool(prediction.predicted[0])
         assert row["predicted"] == int(fake)
         cams = np.load(tmp_path / "why" / row["cam"])
-        np.testing.assert_allclose(cams, own.cams[0].numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(cams, prediction.cams[0].numpy(), rtol=1e-4, atol=1e-5)
         # The CAM that is shown is that of the decision: of class 1 exactly where it says so.
         assert np.array_equal(cams[0], cams[1]) == fake
     assert len(rows) == len(decided) == 16
@@ -460,14 +460,14 @@ def test_fakes_alone_are_compared_with_the_real_images_of_the_run(
 def test_fakes_alone_have_no_auc(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = {"test_data": {"new": str(noise(tmp_path / "images", 2))}}
-    evaluate(model_dir=str(model), **given, output=str(tmp_path / "out"))
+    arguments = {"test_data": {"new": str(noise(tmp_path / "images", 2))}}
+    evaluate(model_dir=str(model), **arguments, output=str(tmp_path / "out"))
     assert (
         "There are no real images, only synthetic ones: no AUC is defined."
         in capsys.readouterr().out
     )
     with pytest.raises(InputError, match="--robustness and --equalise compare AUCs"):
-        evaluate(model_dir=str(model), **given, output=str(tmp_path / "two"), robustness=True)
+        evaluate(model_dir=str(model), **arguments, output=str(tmp_path / "two"), robustness=True)
     assert not (tmp_path / "two").exists()
 
 
@@ -487,18 +487,18 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     model: Path, own_run: Path, tmp_path: Path, flags: dict[str, Any], message: str
 ) -> None:
     noise(tmp_path / "data" / "train" / "A" / "1_fake", 2)
-    places = {"RUN": str(model.parent), "OWN": str(own_run), "TRAIN": str(tmp_path / "data")}
+    folders = {"RUN": str(model.parent), "OWN": str(own_run), "TRAIN": str(tmp_path / "data")}
 
-    def place(text: str) -> str:
+    def real_path(text: str) -> str:
         first, *rest = text.split("/")
-        return "/".join([places.get(first, first), *rest])
+        return "/".join([folders.get(first, first), *rest])
 
-    given = {
-        name: place(value) if isinstance(value, str) else tuple(map(place, value))
+    arguments = {
+        name: real_path(value) if isinstance(value, str) else tuple(map(real_path, value))
         for name, value in flags.items()
     }
     with pytest.raises(InputError, match=message) as error:
-        evaluate(**({"output": str(tmp_path / "out")} | given))
+        evaluate(**({"output": str(tmp_path / "out")} | arguments))
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -516,13 +516,15 @@ def test_several_processes_write_what_one_does(model: Path, tmp_path: Path) -> N
     python(*launch, PROGRAM, *flags, cwd=tmp_path)
     for name in ("scores.csv", "robustness.csv", "faithfulness.csv"):
         one, two = ((tmp_path / n / name).read_text().splitlines()[1:] for n in ("one", "two"))
-        for left, right in zip(csv.DictReader(one), csv.DictReader(two), strict=True):
-            for column, cell in left.items():
+        for row_of_one, row_of_two in zip(csv.DictReader(one), csv.DictReader(two), strict=True):
+            for column, cell in row_of_one.items():
                 try:
                     # Other batches, other rounding.
-                    assert float(right[column]) == pytest.approx(float(cell), rel=1e-4, abs=1e-5)
+                    assert float(row_of_two[column]) == pytest.approx(
+                        float(cell), rel=1e-4, abs=1e-5
+                    )
                 except ValueError:
-                    assert right[column] == cell, column
+                    assert row_of_two[column] == cell, column
     results = json.loads((tmp_path / "two" / "results.json").read_text())
     assert (results["closed"]["pooled"]["n_real"], results["closed"]["pooled"]["n_synthetic"]) == (
         5,

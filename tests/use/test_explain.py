@@ -63,17 +63,17 @@ def saved(detector: Detector, folder: Path, threshold: float | None, **others: A
 def run(model: Path, output: Path, *paths: Path, **flags: Any) -> list[dict[str, str]]:
     """Explain the paths; return the rows of the table."""
     settings = {"batch_size": 4, "threads": 1} | flags
-    given = {"paths": tuple(map(str, paths)), "model_dir": str(model), "output": str(output)}
-    found = explain(ExplainConfig(**given, **settings))
-    print(found)
+    arguments = {"paths": tuple(map(str, paths)), "model_dir": str(model), "output": str(output)}
+    explanations = explain(ExplainConfig(**arguments, **settings))
+    print(explanations)
     rows = rows_of(output / "explanations.csv")
     # What the caller gets is what is written.
-    for each, row in zip(found, rows, strict=True):
-        assert {name: "" if v is None else str(v) for name, v in each.row.items()} == row
+    for explanation, row in zip(explanations, rows, strict=True):
+        assert {name: "" if v is None else str(v) for name, v in explanation.row.items()} == row
         if row["cam"]:
-            np.testing.assert_array_equal(each.cams, [np.load(output / row["cam"])])
+            np.testing.assert_array_equal(explanation.cams, [np.load(output / row["cam"])])
             with Image.open(output / row["overlay"]) as laid:
-                assert np.asarray(each.picture()).tobytes() == np.asarray(laid).tobytes()
+                assert np.asarray(explanation.picture()).tobytes() == np.asarray(laid).tobytes()
     return rows
 
 
@@ -186,9 +186,9 @@ def test_a_transformers_cam_lies_over_the_patch_that_it_is_of(tmp_path: Path) ->
         detector.head.fc.weight.copy_(torch.stack((-change, change)))
         detector.head.fc.bias.copy_(torch.tensor([-1e3, 1e3]))
     detector.save_pretrained(tmp_path / "m")
-    (found,) = run(tmp_path / "m", tmp_path / "out", tmp_path / "marked.png")
-    assert np.load(tmp_path / "out" / found["cam"])[0].argmax() == 6 * row + col
-    with Image.open(tmp_path / "out" / found["overlay"]) as laid:
+    (table_row,) = run(tmp_path / "m", tmp_path / "out", tmp_path / "marked.png")
+    assert np.load(tmp_path / "out" / table_row["cam"])[0].argmax() == 6 * row + col
+    with Image.open(tmp_path / "out" / table_row["overlay"]) as laid:
         heat = np.abs(np.asarray(laid, float) - pixels).sum(2)
     assert heat.reshape(6, 32, 6, 16).mean((1, 3)).argmax() == 6 * row + col
 
@@ -318,10 +318,10 @@ def test_an_interrupted_run_leaves_what_it_has_found(
     model, out = saved(detector, tmp_path / "m", 0.5), tmp_path / "out"
     predict, calls = Detector.predict_pixels, iter(range(9))
 
-    def interrupted(self: Detector, *given: Any) -> Any:
+    def interrupted(self: Detector, *arguments: Any) -> Any:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        return predict(self, *given)
+        return predict(self, *arguments)
 
     monkeypatch.setattr(Detector, "predict_pixels", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -52,10 +52,10 @@ def test_each_face_of_a_picture_has_a_verdict(
     assert [row["box"] for row in rows] == boxes
     squares = [(0, 15, 100, 115), (95, 5, 155, 65), (190, 30, 230, 70)]
     cut = [load_image(photo).crop(square) for square in squares]
-    found = detector.predict(cut, batch_size=2)
-    assert [float(row["score"]) for row in rows] == found.score.tolist()
+    prediction = detector.predict(cut, batch_size=2)
+    assert [float(row["score"]) for row in rows] == prediction.score.tolist()
     assert len({row["score"] for row in rows}) == 3
-    for row, cam in zip(rows, found.cams.numpy(), strict=True):
+    for row, cam in zip(rows, prediction.cams.numpy(), strict=True):
         np.testing.assert_array_equal(np.load(out / row["cam"]), cam)
     (overlay,) = {row["overlay"] for row in rows}
     with Image.open(out / overlay) as laid, load_image(photo) as before:

@@ -71,11 +71,11 @@ def assert_same_outputs(detector: Detector, file: Path, pictures: Path) -> None:
     assert [output.name for output in session.get_outputs()] == list(exporting.OUTPUTS)
     images = exporting.images_to_check(detector, str(pictures))[:3]
     score, logits, cams, entropy = session.run(None, {"images": images.numpy()})
-    found = detector.predict(sorted(pictures.iterdir())[:3])
-    np.testing.assert_allclose(score, found.score, atol=1e-4)
-    np.testing.assert_array_equal(logits.argmax(1), found.score > 0.5)
-    np.testing.assert_allclose(cams[:, 1], found.cams[:, 1], atol=1e-4)
-    np.testing.assert_allclose(entropy[:, 1], found.entropy[:, 1], atol=1e-4)
+    prediction = detector.predict(sorted(pictures.iterdir())[:3])
+    np.testing.assert_allclose(score, prediction.score, atol=1e-4)
+    np.testing.assert_array_equal(logits.argmax(1), prediction.score > 0.5)
+    np.testing.assert_allclose(cams[:, 1], prediction.cams[:, 1], atol=1e-4)
+    np.testing.assert_allclose(entropy[:, 1], prediction.entropy[:, 1], atol=1e-4)
     # No operation of this project's is in it.
     model = onnx.load(str(file))
     assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
@@ -94,8 +94,8 @@ def test_npr_and_the_middle_of_pictures_are_in_the_file_and_its_metadata(
     torch.manual_seed(0)
     detector = lifelike(Detector("resnet50_npr", image_size=64, input="npr", fit="crop"))
     assert_same_outputs(detector, export(detector, tmp_path, pictures), pictures)
-    found = json.loads(exporting.metadata(detector)["focus_preprocessing"])
-    assert found["resize"].startswith("the middle image_size x image_size pixels")
+    preprocessing = json.loads(exporting.metadata(detector)["focus_preprocessing"])
+    assert preprocessing["resize"].startswith("the middle image_size x image_size pixels")
 
 
 # A transformer's tokens are folded to a grid, and its class token is classified.
@@ -112,8 +112,8 @@ def test_a_transformer_is_exported(
 
 def test_the_metadata_say_how_to_use_it() -> None:
     detector = make("focus_small", 32, num_classes=3)
-    found = exporting.metadata(detector)
-    values = {key: json.loads(value) for key, value in found.items()}
+    metadata = exporting.metadata(detector)
+    values = {key: json.loads(value) for key, value in metadata.items()}
     assert values["focus_format"] == 1
     assert values["focus_preprocessing"]["image_size"] == 32
     assert values["focus_preprocessing"]["mean"] == [0.5, 0.5, 0.5]
@@ -184,9 +184,9 @@ def test_what_cannot_be_exported(
         pytest.raises(InputError, match=r"Another process writes to .*d\.onnx: .*another --onnx"),
     ):
         export(detector, tmp_path, pictures)
-    for place, words in (("lost.png", "decode .*lost"), ("m", "no images in .*m: give")):
+    for name, words in (("lost.png", "decode .*lost"), ("m", "no images in .*m: give")):
         with pytest.raises(InputError, match=words):
-            export(detector, tmp_path, tmp_path / place)
+            export(detector, tmp_path, tmp_path / name)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as what cannot be imported
     with pytest.raises(InputError, match=r"pip install 'focus-faces\[onnx\]'"):
         export(detector, tmp_path, pictures)
