@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from focus.data.manifest import LABEL_NAMES, Manifest, Sample, absolute
 from focus.data.maps import Map, resized
 from focus.data.overlay import NO_CAM, SheetRow, contact_sheet, strip
 from focus.data.readers.human_maps import MADE_MAPS
-from focus.evaluation.error_rates import annotation_lines
+from focus.evaluation.error_rates import people_lines
 from focus.evaluation.people import Answer, alone, by_annotator, by_image, cannot_judge
 from focus.metrics.annotators import MEASURES, between_annotators, overall
 from focus.metrics.arrays import Floats
@@ -174,6 +174,47 @@ def _disagreed_first(face: Sample) -> tuple[bool, float, float]:
     """Return the sort key that puts faces first on which people disagree."""
     split = abs(float(face.extra.get("said_synthetic", 2)) - 0.5)
     return face.extra["answers"] == "0", split, float(face.extra.get(MEASURES[0], 2))
+
+
+def annotation_lines(content: Mapping[str, Any]) -> list[str]:
+    """Return what ``people.json`` says in words: answers, annotators, agreement."""
+    lines = [
+        f"{content['n_answered']} of {content['n_faces']} faces answered, {content['n_maps']} have "
+        f"a map (--who {content['who']}, --min-annotators {content['min_annotators']})"
+    ]
+    if content["n_cannot_judge"]:
+        lines.append(
+            f"{content['n_cannot_judge']} answers say that the face cannot be judged: left out"
+        )
+    for name, figures in content["annotators"].items():
+        lines.append(_annotator_line(name, figures))
+
+    agreement = content["agreement"]
+    for measure, of_face in agreement.items():
+        if f"{measure}_chance" not in agreement:
+            continue
+        by_chance = agreement[f"{measure}_chance"]["value"]
+        ends = ""
+        if of_face["interval"]:
+            low, high = of_face["interval"]
+            ends = f"[{low:.2f}, {high:.2f}]"
+        lines.append(
+            f"agreement of places, {measure}: {of_face['value']:.2f} {ends}, with other faces of "
+            f"the class {by_chance:.2f} ({agreement['n_images']} faces that several marked)"
+        )
+    return lines + people_lines(content)
+
+
+def _annotator_line(name: str, figures: Mapping[str, Any]) -> str:
+    line = f"{name}: {figures['n_answers']} faces"
+    if figures["n_answers"]:
+        line += f", {figures['seconds']:.1f} s each"
+    if figures["accuracy"] is not None:
+        line += f", {figures['accuracy']:.0%} right"
+    if figures["n_repeats"]:
+        share = figures["repeat_same_answer"]
+        line += f", {share:.0%} of {figures['n_repeats']} repeats as before"
+    return line
 
 
 def captions(faces: Sequence[Sample]) -> list[str]:

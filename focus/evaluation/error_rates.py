@@ -111,12 +111,15 @@ def people_lines(results: Mapping[str, Any], most: int = 4) -> list[str]:
         lines += [_missed_line(name, entry) for name, entry in missed[:most]]
 
         # Generators that share their real images have the same rates of them.
-        reals = {json.dumps([e["people"]["bpcer"], e["n_real"]]): e for e in entries.values()}
-        lines += [
-            _beside("real faces", "called synthetic", "bpcer", entry, entry["n_real"])
-            for entry in reals.values()
-            if entry["n_real"]
-        ]
+        entry_of_reals = {
+            json.dumps([entry["people"]["bpcer"], entry["n_real"]]): entry
+            for entry in entries.values()
+        }
+        for entry in entry_of_reals.values():
+            if entry["n_real"]:
+                lines.append(
+                    _beside("real faces", "called synthetic", "bpcer", entry, entry["n_real"])
+                )
     return lines
 
 
@@ -143,41 +146,3 @@ def _beside(faces: str, wrong: str, rate: str, entry: Mapping[str, Any], count: 
 def _with_ends(figures: Mapping[str, Any], rate: str) -> str:
     low, high = map(_of_100, figures["intervals"][rate])
     return f"{_of_100(figures[rate])} ({low} to {high})"
-
-
-def annotation_lines(content: Mapping[str, Any]) -> list[str]:
-    """Return what people.json of ``focus annotate`` says: answers, annotators, agreement."""
-    lines = [
-        f"{content['n_answered']} of {content['n_faces']} faces answered, {content['n_maps']} have "
-        f"a map (--who {content['who']}, --min-annotators {content['min_annotators']})"
-    ]
-    if content["n_cannot_judge"]:
-        lines.append(
-            f"{content['n_cannot_judge']} answers say that the face cannot be judged: left out"
-        )
-    for name, figures in content["annotators"].items():
-        lines.append(_annotator_line(name, figures))
-
-    agreement = content["agreement"]
-    for measure, of_face in agreement.items():
-        if f"{measure}_chance" not in agreement:
-            continue
-        by_chance = agreement[f"{measure}_chance"]["value"]
-        ends = "[{:.2f}, {:.2f}]".format(*of_face["interval"]) if of_face["interval"] else ""
-        lines.append(
-            f"agreement of places, {measure}: {of_face['value']:.2f} {ends}, with other faces of "
-            f"the class {by_chance:.2f} ({agreement['n_images']} faces that several marked)"
-        )
-    return lines + people_lines(content)
-
-
-def _annotator_line(name: str, figures: Mapping[str, Any]) -> str:
-    line = f"{name}: {figures['n_answers']} faces"
-    if figures["n_answers"]:
-        line += f", {figures['seconds']:.1f} s each"
-    if figures["accuracy"] is not None:
-        line += f", {figures['accuracy']:.0%} right"
-    if figures["n_repeats"]:
-        share = figures["repeat_same_answer"]
-        line += f", {share:.0%} of {figures['n_repeats']} repeats as before"
-    return line

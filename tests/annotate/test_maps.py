@@ -13,7 +13,7 @@ from PIL import Image
 
 from focus.annotate.answers import AnswerFolder
 from focus.annotate.command import annotate, checked_data
-from focus.annotate.maps import captions
+from focus.annotate.maps import annotation_lines, captions
 from focus.config.command_line import parse
 from focus.config.data import AnnotateConfig, CheckConfig
 from focus.config.train import TrainConfig
@@ -22,7 +22,6 @@ from focus.data.known_images import digest_of
 from focus.data.manifest import LABEL_NAMES, Manifest, Sample
 from focus.data.readers import read_given
 from focus.errors import InputError
-from focus.evaluation.error_rates import annotation_lines
 from focus.evaluation.people import Answer, read_answers
 
 from .serving import write_faces
