@@ -43,7 +43,7 @@ def add_findings(
     """
     findings = worst_first([*more, *_find(scores, results, points, files)])
     if results is not None:
-        results["findings"] = [asdict(one) for one in findings]
+        results["findings"] = [asdict(entry) for entry in findings]
     return findings
 
 
@@ -101,17 +101,16 @@ def _worse_than_chance(results: Results) -> Iterator[Finding]:
     entries += [
         (f"the mean of the {SET_TITLES[test_set]}", (test_set, "mean")) for test_set in TEST_SETS
     ]
+
     below = []
     for name, keys in entries:
         _, interval = figure_at(results, (*keys, "auc"))
         if interval is not None and interval[1] < 0.5:
             below.append(f"{name} {text_of(results, (*keys, 'auc'))}")
     if below:
-        question = (
-            " Does a high score mean real in that table? Then give --higher-is real."
-            if value_at(results, ("provenance", "scores"))
-            else ""
-        )
+        question = ""
+        if value_at(results, ("provenance", "scores")):
+            question = " Does a high score mean real in that table? Then give --higher-is real."
         yield finding("worse_than_guessing", below="; ".join(below), question=question)
 
 
@@ -120,8 +119,8 @@ def _stored(scores: Scores, results: Results) -> Iterator[Finding]:
     comparisons = match(scores, results["training_generators"])
     for test_set in TEST_SETS:
         of_set = [c for c in comparisons if c.test_set == test_set]
-        part = scores.select(union(side for c in of_set for side in (c.real, c.fake)))
-        columns = zip(part.path, part.label, part.group, strict=True)
+        compared = scores.select(union(side for c in of_set for side in (c.real, c.fake)))
+        columns = zip(compared.path, compared.label, compared.group, strict=True)
         samples = Manifest(Sample(path, label, group=group) for path, label, group in columns)
         yield from storage_audit(samples).findings(SET_TITLES[test_set], OF_TEST)
 
@@ -130,12 +129,15 @@ def _of_cams(scores: Scores, results: Results | None) -> Iterator[Finding]:
     peaks = scores.peak_outlier[scores.peak_outlier >= 0]
     if len(peaks) and peaks.mean() >= OUTLIERS_SEEN:
         yield finding("outlying_tokens", share=peaks.mean())
-    for test_set in TEST_SETS if results else ():
-        share, _ = figure_at(results or {}, (test_set, "pooled", "peak_share"))
-        counts = [
-            value_at(results, (test_set, "pooled", f"n_{kind}")) for kind in ("real", "synthetic")
-        ]
-        if share is not None and share >= COLLAPSED and min(counts) * 2 >= _FEWEST:
+
+    if not results:
+        return
+    for test_set in TEST_SETS:
+        share, _ = figure_at(results, (test_set, "pooled", "peak_share"))
+        if share is None or share < COLLAPSED:
+            continue
+        pooled = value_at(results, (test_set, "pooled"))
+        if min(pooled["n_real"], pooled["n_synthetic"]) * 2 >= _FEWEST:
             yield finding("collapsed_cam", images=SET_TITLES[test_set], share=share)
 
 

@@ -108,8 +108,8 @@ def leaderboards(table: ScoreTable, training_generators: Sequence[str]) -> list[
     for comparison in match(images, training_generators or generators_of_training(table.images)):
         sides = (comparison.real, comparison.fake)
         if min(len(distinct(unit_of_image[rows])) for rows in sides) < 2:
-            names = left_out.setdefault(comparison.test_set, [])
-            names.append(comparison.generator or UNNAMED)
+            name = comparison.generator or UNNAMED
+            left_out.setdefault(comparison.test_set, []).append(name)
         else:
             comparisons.setdefault(comparison.test_set, []).append(comparison)
     if not comparisons:
@@ -160,41 +160,41 @@ def _leaderboard(
         zip(detectors, ranks, strict=True)
     ):
         placed_scores = placed[detector]
-        auc, interval, intervals = (
-            placed_scores.auc,
-            placed_scores.interval,
-            placed_scores.intervals,
-        )
+        auc, interval = placed_scores.auc, placed_scores.interval
         assert auc is not None
         assert interval is not None
+
+        aucs_of_generators = placed_scores.aucs
+        intervals_of_generators = placed_scores.intervals
         standings.append(
             Standing(
-                detector,
-                auc,
-                interval,
-                [placed_scores.aucs[generator] for generator in hardest_first],
-                [intervals[generator] for generator in hardest_first],
-                differences.get((number, 0)),
-                tests[number, 0][1] if number else None,
-                first_rank,
-                last_rank,
+                detector=detector,
+                auc=auc,
+                interval=interval,
+                aucs=[aucs_of_generators[generator] for generator in hardest_first],
+                intervals=[intervals_of_generators[generator] for generator in hardest_first],
+                difference=differences.get((number, 0)),
+                p_holm=tests[number, 0][1] if number else None,
+                first_rank=first_rank,
+                last_rank=last_rank,
             )
         )
+
     generators = [
         ScoredGenerator(c.generator or UNNAMED, len(c.real), len(c.fake)) for c in comparisons
     ]
     return Leaderboard(
-        test_set,
-        len(union((c.real for c in comparisons), images.images)),
-        len(union((c.fake for c in comparisons), images.images)),
-        [generators[generator] for generator in hardest_first],
-        standings,
-        left_out,
+        test_set=test_set,
+        real=len(union((c.real for c in comparisons), images.images)),
+        synthetic=len(union((c.fake for c in comparisons), images.images)),
+        generators=[generators[generator] for generator in hardest_first],
+        standings=standings,
+        left_out=left_out,
     )
 
 
-def _difference(one: PlacedScores, other: PlacedScores) -> Difference:
-    difference = one.minus(other)
+def _difference(first: PlacedScores, second: PlacedScores) -> Difference:
+    difference = first.minus(second)
     assert difference is not None, "each class has at least two units"
     return difference
 

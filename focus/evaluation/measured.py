@@ -18,6 +18,13 @@ from focus.evaluation.results import FAITHFULNESS
 from focus.evaluation.robustness import PerturbedAUC
 from focus.evaluation.scores import Scores
 
+_DIFFERENCES = {
+    DATA: "other contents of the images",
+    WEIGHTS: "other weights",
+    PRECISION: "another --mixed-precision",
+}
+"""What must be as recorded, by its name in the provenance, and the words for another one."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -49,30 +56,29 @@ def measured(
     if not files:
         return Measured([], {})
     results = _results(folder)
-    before = results.get("provenance") or {}
     scores = _scores(folder)
     if scores is None or _rows_of_scores(scores) != _rows_of_manifest(manifest):
         raise InputError(_refusal(folder, files, "other images, or the same in other groups"))
-    differing = [
-        words
-        for key, words in (
-            (DATA, "other contents of the images"),
-            (WEIGHTS, "other weights"),
-            (PRECISION, "another --mixed-precision"),
-        )
-        if key in before and before[key] != origin[key]
-    ]
+
+    recorded_origin = results.get("provenance") or {}
+    differing = []
+    for key, words in _DIFFERENCES.items():
+        if key in recorded_origin and recorded_origin[key] != origin[key]:
+            differing.append(words)
     if differing:
         raise InputError(_refusal(folder, files, " and ".join(differing)))
-    if not before.keys() >= {DATA, WEIGHTS, PRECISION}:
+    if not recorded_origin.keys() >= _DIFFERENCES.keys():
         raise InputError(_refusal(folder, files, "a model that is not recorded there"))
-    falls = folder / FAITHFULNESS
-    if falls in files and (results.get("decision") or {}).get("threshold") != threshold:
-        raise InputError(_refusal(folder, [falls], "another --threshold"))
-    perturbed = folder / robustness.FILE
+
+    faithfulness_file = folder / FAITHFULNESS
+    recorded_threshold = (results.get("decision") or {}).get("threshold")
+    if faithfulness_file in files and recorded_threshold != threshold:
+        raise InputError(_refusal(folder, [faithfulness_file], "another --threshold"))
+
+    robustness_file = folder / robustness.FILE
     return Measured(
-        robustness.read(perturbed) if perturbed in files else [],
-        faithfulness.means_in(results),
+        perturbed=robustness.read(robustness_file) if robustness_file in files else [],
+        faithfulness=faithfulness.means_in(results),
     )
 
 

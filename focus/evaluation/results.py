@@ -101,6 +101,7 @@ def summarise(
         if resampled_table is not table:
             resampled = SetGroups(resampled_table, _of_test_set(resampled_comparisons, name))
         test_sets[name] = SetFigures(groups, resampled)
+
     if resampled_table is not table:
         table.forget_weights()
     _resample([*test_sets.values()], resampled_table, drawer, resamples, progress=progress)

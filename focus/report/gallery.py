@@ -87,16 +87,17 @@ def pick_rows(
     score to the highest, without anybody's choice.
     """
     columns = test_sets, scores.label, scores.generator, outcomes(scores)
-    kinds: dict[tuple[Any, ...], list[int]] = {}
-    for row, kind in enumerate(zip(*columns, strict=True)):
-        kinds.setdefault(kind, []).append(row)
-    sizes = np.array([len(rows) for rows in kinds.values()])
+    rows_of_kind: dict[tuple[Any, ...], list[int]] = {}
+    for row, values in enumerate(zip(*columns, strict=True)):
+        rows_of_kind.setdefault(values, []).append(row)
+
+    sizes = np.array([len(rows) for rows in rows_of_kind.values()])
     per_kind = 1
     while per_kind < sizes.max(initial=1) and sizes.clip(max=per_kind + 1).sum() <= shown:
         per_kind += 1
 
     chosen = []
-    for rows in kinds.values():
+    for rows in rows_of_kind.values():
         ordered = sorted(rows, key=lambda row: scores.score[row])
         chosen += [ordered[position] for position in evenly(len(ordered), per_kind)]
     return np.array(sorted(chosen), dtype=np.int64), per_kind
@@ -133,13 +134,14 @@ def table(scores: Scores, test_sets: NDArray[np.object_], shown: Integers) -> di
     rows = scores.select(listed)
     paths = rows.path.tolist()
     root = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120
+
     labels_and_names = zip(rows.label, rows.generator, strict=True)
     kinds = [kind(label, name) for label, name in labels_and_names]
     generators, generator = np.unique(kinds, return_inverse=True)
     names_of_sets, test_set = np.unique(
         [name.replace("_", "-") for name in test_sets[listed]], return_inverse=True
     )
-    return {
+    columns: dict[str, Any] = {
         "root": root,
         "generators": generators.tolist(),
         "sets": names_of_sets.tolist(),
@@ -149,13 +151,11 @@ def table(scores: Scores, test_sets: NDArray[np.object_], shown: Integers) -> di
         "generator": generator.tolist(),
         "set": test_set.tolist(),
         "outcome": outcomes(rows).tolist(),
-        **{
-            name: [round(float(value), 4) for value in getattr(rows, column)]
-            for name, column in _NUMBERS.items()
-            if rows.has_cams or name == "score"
-        },
-        "shown": np.searchsorted(listed, shown).tolist(),
     }
+    for name, column in _NUMBERS.items():
+        if rows.has_cams or name == "score":
+            columns[name] = [round(float(value), 4) for value in getattr(rows, column)]
+    return columns | {"shown": np.searchsorted(listed, shown).tolist()}
 
 
 def kind(label: int, generator: str) -> str:
