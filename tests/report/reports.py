@@ -30,9 +30,9 @@ KINDS = (
 
 
 def made(
-    folder: Path, each: int, *, side: int = 48, distinct: int = 10, resamples: int = 40
+    folder: Path, count: int, *, side: int = 48, distinct: int = 10, resamples: int = 40
 ) -> tuple[Manifest, Scores, Results]:
-    """Make ``each`` images of each kind, with human maps for the fakes and masks of artefacts.
+    """Make ``count`` images of each kind, with human maps for the fakes and masks of artefacts.
 
     distinct: pictures on the disk; the rest are links to them.
     """
@@ -45,7 +45,7 @@ def made(
     samples: list[Sample] = []
     columns: dict[str, list[Any]] = {f.name: [] for f in fields(Scores) if f.name != "cams"}
     for generator, label, test_set in KINDS:
-        for _ in range(each):
+        for _ in range(count):
             row = len(samples)
             path = folder / f"{row:05d}.png"
             if row < distinct:
@@ -54,11 +54,11 @@ def made(
             else:
                 path.hardlink_to(folder / f"{row % distinct:05d}.png")
             paths = {n: str(folder / f"{n}.png") for n in ("human_map", "mask_path") if label}
-            about: dict[str, Any] = {"label": label, "generator": generator, "test_set": test_set}
-            samples.append(Sample(str(path), split="test", **about, **paths))
-            known = generator == "kA" or not label
-            score = draw.beta(2, 5) if not label or not known else draw.beta(5, 2)
-            given = about | {
+            kind: dict[str, Any] = {"label": label, "generator": generator, "test_set": test_set}
+            samples.append(Sample(str(path), split="test", **kind, **paths))
+            is_known = generator == "kA" or not label
+            score = draw.beta(2, 5) if not label or not is_known else draw.beta(5, 2)
+            row_values = kind | {
                 "index": row,
                 "path": str(path),
                 "split": "test",
@@ -66,10 +66,10 @@ def made(
                 "predicted": int(score > 0.5),
                 "llr": float(score) - 0.5,
             }
-            given |= dict.fromkeys(("family", "group"), "")
+            row_values |= dict.fromkeys(("family", "group"), "")
             for name, cells in columns.items():
                 drawn = draw.integers(0, 2) if "hit" in name else draw.uniform()
-                cells.append(given.get(name, drawn))
+                cells.append(row_values.get(name, drawn))
     scores = Scores(**columns, cams=np.random.default_rng(1).normal(size=(len(samples), 2, 2)))
     validation = draw.beta(2, 5, 200), draw.beta(5, 2, 200)
     points = OperatingPoints(dict.fromkeys(POINTS, 0.5), fit_calibration(*validation), 200, 200)
@@ -92,7 +92,7 @@ def perturbed(
 
 
 class Page(HTMLParser):
-    """A page taken apart: figures by their place in results.json, text, addresses, data."""
+    """A page taken apart: figures by their keys in results.json, text, addresses, data."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -101,31 +101,31 @@ class Page(HTMLParser):
         self.addresses: list[str] = []
         self.tags: list[str] = []
         self.text = ""
-        self._place: tuple[str, ...] | None = None
+        self._keys: tuple[str, ...] | None = None
         self.feed(self.html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
+        attributes = dict(attrs)
         self.tags.append(tag)
         for name in ("src", "href", "xlink:href", "action", "poster", "data"):
-            if given.get(name):
-                self.addresses.append(str(given[name]))
-        if given.get("data-figure"):
-            self._place = tuple(json.loads(str(given["data-figure"])))
-            self.figures.setdefault(self._place, []).append("")
+            if attributes.get(name):
+                self.addresses.append(str(attributes[name]))
+        if attributes.get("data-figure"):
+            self._keys = tuple(json.loads(str(attributes["data-figure"])))
+            self.figures.setdefault(self._keys, []).append("")
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "td":
-            self._place = None
+            self._keys = None
 
     def handle_data(self, data: str) -> None:
         self.text += data
-        if self._place is not None:
-            self.figures[self._place][-1] += data
+        if self._keys is not None:
+            self.figures[self._keys][-1] += data
 
     @property
     def data(self) -> dict[str, Any]:
         """What the script is given."""
         _, _, after = self.html.partition('<script type="application/json" id="data">')
-        found: dict[str, Any] = json.loads(after.partition("</script>")[0])
-        return found
+        page_data: dict[str, Any] = json.loads(after.partition("</script>")[0])
+        return page_data

@@ -26,9 +26,9 @@ from .reports import made
 pytestmark = IN_BROWSER
 
 
-def write(folder: Path, each: int, **options: Any) -> Path:
+def write(folder: Path, count: int, **options: Any) -> Path:
     torch.manual_seed(0)
-    images = made(folder / "images", each, **options)
+    images = made(folder / "images", count, **options)
     detector = Detector(training_generators=("kA",))
     return report.write(folder, "a run", detector, *images, progress=False)
 
@@ -54,8 +54,10 @@ class Opened:
 
     def rows(self) -> list[int]:
         """Of the images whose pictures are there, in their order."""
-        found = self.page.eval_on_selector_all("#cards li", "all => all.map(e => +e.dataset.row)")
-        return [int(row) for row in found]
+        row_numbers = self.page.eval_on_selector_all(
+            "#cards li", "all => all.map(e => +e.dataset.row)"
+        )
+        return [int(row) for row in row_numbers]
 
     def all_rows(self) -> list[int]:
         while self.page.locator("#more-cards").is_visible():
@@ -63,10 +65,10 @@ class Opened:
         return self.rows()
 
     def listed(self) -> list[list[str]]:
-        found: list[list[str]] = self.page.eval_on_selector_all(
+        table_rows: list[list[str]] = self.page.eval_on_selector_all(
             "#scores tbody tr", "all => all.map(r => [...r.cells].map(c => c.textContent))"
         )
-        return found
+        return table_rows
 
     def choose(self, **options: str) -> None:
         for name, value in options.items():
@@ -109,9 +111,9 @@ def test_filters(opened: Opened) -> None:
     opened.choose(sort="row:1")
     everything = range(len(data["path"]))
     assert len(opened.rows()) == 48, "a page of pictures at first"
-    names = [data["generators"][at] for at in data["generator"]]
-    outcomes = [data["outcomes"][at] for at in data["outcome"]]
-    sets = [data["sets"][at] for at in data["set"]]
+    names = [data["generators"][index] for index in data["generator"]]
+    outcomes = [data["outcomes"][index] for index in data["outcome"]]
+    sets = [data["sets"][index] for index in data["set"]]
 
     def expect(fits: Any) -> None:
         expected = [row for row in everything if fits(row)]
@@ -147,7 +149,7 @@ def test_a_click_enlarges_and_keys_move(opened: Opened) -> None:
     assert page.locator("#large").is_visible()
     parts = page.locator("#large img")
     assert parts.count() == 3, "the human map is beside"
-    assert [parts.nth(at).get_attribute("src") for at in range(3)] == [
+    assert [parts.nth(index).get_attribute("src") for index in range(3)] == [
         data["pictures"][data["shown"].index(row)]
     ] * 3
     large = parts.first.bounding_box()
@@ -163,8 +165,8 @@ def test_a_click_enlarges_and_keys_move(opened: Opened) -> None:
     assert not page.locator("#large").is_visible()
     # From the table, too, where an image has a picture.
     page.locator("#scores button").nth(2).click()
-    place = page.locator("#scores button").nth(2).inner_text()
-    assert place in page.locator("#large dl").inner_text()
+    shown_path = page.locator("#scores button").nth(2).inner_text()
+    assert shown_path in page.locator("#large dl").inner_text()
     page.get_by_role("button", name="Close").click()
     assert not page.locator("#large").is_visible()
 
@@ -203,8 +205,8 @@ def test_tables_can_be_downloaded(opened: Opened) -> None:
     head, *rows = csv.reader(Path(download.value.path()).read_text().splitlines())
     scores = [
         s
-        for s, at in zip(data["score"], data["generator"], strict=True)
-        if data["generators"][at] == "uB"
+        for s, index in zip(data["score"], data["generator"], strict=True)
+        if data["generators"][index] == "uB"
     ]
     assert [float(row[head.index("score")]) for row in rows] == sorted(scores, reverse=True)
 
@@ -259,7 +261,10 @@ def test_alerts_are_first_and_the_first_screen_of_a_laptop_has_all_three_answers
 ) -> None:
     page = Opened(browser, misleading, width).page
     page.set_viewport_size({"width": width, "height": height})
-    tops = [page.locator(at).first.bounding_box()["y"] for at in (".error", ".warning", "#good")]
+    tops = [
+        page.locator(selector).first.bounding_box()["y"]
+        for selector in (".error", ".warning", "#good")
+    ]
     assert tops == sorted(tops)
     assert tops[-1] < 0.8 * height
     colour = "e => getComputedStyle(e).borderLeftColor"

@@ -32,11 +32,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     _, scores, _ = made(folder / "images", 12, resamples=0)
     draw = np.random.default_rng(0)
     folders = [folder / "first", folder / "second", folder / "third" / "evaluation"]
-    for number, place in enumerate(folders):
+    for number, run_folder in enumerate(folders):
         columns = scores.columns()
         columns["score"] = (0.7 * scores.score + 0.1 * number * draw.random(len(scores))) % 1
         changed = Scores(**columns)
-        write_results(place, changed, summarise(changed, ["kA"], resamples=20))
+        write_results(run_folder, changed, summarise(changed, ["kA"], resamples=20))
     return folders
 
 
@@ -51,10 +51,10 @@ def test_a_column_a_run_the_differences_and_a_figure_a_generator(
     # What an earlier report of more generators left.
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "roc-07-open-gone.svg").write_text("x")
-    found = compared(runs, tmp_path)
+    page = compared(runs, tmp_path)
     everything = [json.loads((run / "results.json").read_text()) for run in runs]
-    assert ("open", "generators", "uB", "auc") in found.figures
-    for keys, texts in found.figures.items():
+    assert ("open", "generators", "uB", "auc") in page.figures
+    for keys, texts in page.figures.items():
         assert len(texts) in (3, 6), "in the table, and AUCs in the plot"
         for results, text in zip(everything * (len(texts) // 3), texts, strict=True):
             value, interval = figure_at(results, keys)
@@ -69,16 +69,16 @@ def test_a_column_a_run_the_differences_and_a_figure_a_generator(
         assert difference
         # Three digits, of which the last may be that of a tie.
         assert float(difference[1]) == pytest.approx(mean - means[0], abs=0.000501)
-        assert difference[0] in found.text
-    assert "The p-values are not adjusted for 2 runs compared with one." in found.text
+        assert difference[0] in page.text
+    assert "The p-values are not adjusted for 2 runs compared with one." in page.text
     assert f"written: {tmp_path / REPORT}" in printed
     files = sorted(path.name for path in (tmp_path / "figures").glob("*.svg"))
     kinds = ["00-closed-kA", "01-open-b-u-C-b", "02-open-uB"]
     assert files == [f"{kind}-{name}.svg" for kind in ("det", "roc") for name in kinds]
-    aucs = [each["open"]["generators"]["uB"]["auc"] for each in everything]
+    aucs = [results["open"]["generators"]["uB"]["auc"] for results in everything]
     words = f"AUC: first {aucs[0]:.3f}, second {aucs[1]:.3f}, third {aucs[2]:.3f}."
-    assert re.search(f'aria-label="ROC, uB, open set, [^"]*{re.escape(words)}"', found.html)
-    assert found.tags.count("script") == 1, "there are no images, so nothing to sort"
+    assert re.search(f'aria-label="ROC, uB, open set, [^"]*{re.escape(words)}"', page.html)
+    assert page.tags.count("script") == 1, "there are no images, so nothing to sort"
 
 
 def test_the_same_faces_lie_side_by_side(tmp_path: Path) -> None:
@@ -94,27 +94,27 @@ def test_the_same_faces_lie_side_by_side(tmp_path: Path) -> None:
         results["provenance"] = {"network": "focus_small", "recipe": "quick"}
         write_results(tmp_path / name, changed, results)
     folders = [tmp_path / "one", tmp_path / "two"]
-    found = compared(folders, tmp_path / "out")
-    pictures = re.findall(r'<img src="data:image/webp;base64,([^"]+)" alt="([^"]+)"', found.html)
+    page = compared(folders, tmp_path / "out")
+    pictures = re.findall(r'<img src="data:image/webp;base64,([^"]+)" alt="([^"]+)"', page.html)
     assert len(pictures) == 12
-    assert "recipe quick, focus_small, " in found.text
+    assert "recipe quick, focus_small, " in page.text
     kinds = [words.partition(":")[0] for _, words in pictures[:4]]
     assert sorted(kinds) == ["&lt;b&gt;u&amp;C&lt;/b&gt;", "kA", "real", "uB"]
     assert all("score 0.00" in words and "two" in words for _, words in pictures[:4])
     with Image.open(io.BytesIO(base64.b64decode(pictures[0][0]))) as picture:
         assert picture.size == (3 * gallery.SIDE, gallery.SIDE), "a face and two CAMs"
-    assert "input rgb, squash to 32 pixels, 0.223 million parameters, " in found.text
+    assert "input rgb, squash to 32 pixels, 0.223 million parameters, " in page.text
     shutil.rmtree(tmp_path / "two" / "model")
-    found = compared(folders, tmp_path / "out")
-    assert "No faces are shown: " in found.text
-    assert "img" not in found.tags
+    page = compared(folders, tmp_path / "out")
+    assert "No faces are shown: " in page.text
+    assert "img" not in page.tags
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(runs: list[Path], tmp_path: Path) -> None:
     shutil.copytree(runs[0], tmp_path / "first")
-    found = compared([runs[0], tmp_path / "first"], tmp_path / "out")
+    page = compared([runs[0], tmp_path / "first"], tmp_path / "out")
     for name in (runs[0], tmp_path / "first"):
-        assert f"{name} 60 images, threshold 0.5" in found.text
+        assert f"{name} 60 images, threshold 0.5" in page.text
 
 
 def run(name: str, folder: Path, perturbed: list[robustness.PerturbedAUC]) -> comparison.RunData:
@@ -130,9 +130,9 @@ def test_robustness_is_the_mean_over_the_generators_that_all_have(tmp_path: Path
     second += perturbed("kA", "closed", 0.9, [0.9] * 5)
     (tmp_path / "four" / "evaluation").mkdir(parents=True)
     robustness.write(first, tmp_path / "four" / "evaluation")
-    given = {"one": first, "two": second, "three": [], "four": []}
+    aucs_by_run = {"one": first, "two": second, "three": [], "four": []}
     drawn, remarks = comparison._robustness(
-        [run(name, tmp_path / name, own) for name, own in given.items()]
+        [run(name, tmp_path / name, aucs) for name, aucs in aucs_by_run.items()]
     )
     assert remarks == [
         "three: not measured by focus evaluate --robustness.",
@@ -179,7 +179,7 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="is one of the runs, whose report it would replace"):
-        compare([str(place) for place in runs], runs[1])
+        compare([str(run) for run in runs], runs[1])
 
 
 def test_of_many_generators_those_have_curves_that_the_runs_differ_about(

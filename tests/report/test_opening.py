@@ -22,27 +22,27 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scores, Result
 
 def test_a_mark_stands_where_its_auc_is(evaluation: tuple[Scores, Results]) -> None:
     _, results = evaluation
-    found = opening.forest([results])
-    assert found is not None
-    titles = [title.partition(":")[0] for title in found.groups]
+    forest = opening.forest([results])
+    assert forest is not None
+    titles = [title.partition(":")[0] for title in forest.groups]
     assert titles == ["Mean over the generators", "Closed", "Open, near", "Open"]
-    start = float(found.ticks[0][1])
+    start = float(forest.ticks[0][1])
     for title, name, keys in (
         ("Closed: generators that training saw", "kA", ("closed", "generators", "kA", "auc")),
         ("Mean over the generators", "open set", ("open", "mean", "auc")),
     ):
-        (line,) = (line for line in found.groups[title] if line.name == name)
+        (line,) = (line for line in forest.groups[title] if line.name == name)
         (mark,) = line.marks
         n_fakes = 60 if name == "open set" else 30
         assert line.images == f"30 + {n_fakes}"
         value, interval = figure_at(results, keys)
         assert value is not None
         assert interval is not None
-        places = [100 * (v - start) / (1 - start) for v in (value, *interval)]
+        positions = [100 * (v - start) / (1 - start) for v in (value, *interval)]
         drawn = [mark.point, mark.low, mark.low + mark.width]
-        assert drawn == pytest.approx(places, abs=0.02)
+        assert drawn == pytest.approx(positions, abs=0.02)
         assert mark.cell.text == f"{value:.3f}"
-    assert [place for place, _ in found.ticks][-1] == 100
+    assert [position for position, _ in forest.ticks][-1] == 100
 
 
 def test_of_many_generators_the_worst_are_shown_and_runs_side_by_side() -> None:
@@ -52,17 +52,17 @@ def test_of_many_generators_the_worst_are_shown_and_runs_side_by_side() -> None:
     one = {f"g{n:02}": entry(0.5 + n / 100) for n in range(32)}
     results = {"open": {"mean": {"auc": 0.6}, "generators": one}}
     other = {"open": {"mean": {"auc": 0.7}, "generators": {"g03": entry(0.2), "g04": entry(None)}}}
-    found = opening.forest([results, other])
-    assert found is not None
-    lines = found.groups["Open, far: new generators of other families"]
+    forest = opening.forest([results, other])
+    assert forest is not None
+    lines = forest.groups["Open, far: new generators of other families"]
     rows = {line.name: line.marks for line in lines}
     hardest = ["g03", *(f"g{n:02}" for n in range(24) if n != 3)]
     assert list(rows) == hardest, "the hardest first: g03 is at .2 for one of them"
-    assert found.left_out == 8
-    assert not found.short
+    assert forest.left_out == 8
+    assert not forest.short
     assert [mark.cell.text for mark in rows["g03"]] == ["0.530", "0.200"]
     assert rows["g04"][1].point == rows["g05"][1].point == -1, "no mark where there is no AUC"
-    assert found.ticks[0] == (0, "0.2")
+    assert forest.ticks[0] == (0, "0.2")
     assert opening.forest([{"open": {"mean": {"auc": None}, "generators": {}}}]) is None
 
 
@@ -88,7 +88,7 @@ def test_six_faces_show_each_outcome(evaluation: tuple[Scores, Results]) -> None
     scores, _ = evaluation
     shown, _ = gallery.pick_rows(scores, scores.test_set)
     rows = opening.examples(scores, shown)
-    kinds = [gallery.OUTCOMES[at] for at in gallery.outcomes(scores.select(rows))]
+    kinds = [gallery.OUTCOMES[outcome] for outcome in gallery.outcomes(scores.select(rows))]
     assert kinds == ["right", "right", "missed", "missed", "false alarm", "false alarm"]
     assert len(set(rows)) == 6
     # Where nothing is wrong, six that are right.

@@ -48,27 +48,27 @@ def written(tmp_path_factory: pytest.TempPathFactory, detector: Detector, evalua
     (folder / "summary.csv").write_text(
         "epoch,train_loss,eval_auc,eval_entropy,lr\n1,0.7,0.9,0.9,1\n2,0.5,,0.8,1\n3,0.4,0.6,0.7,1\n"
     )
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "perturbed": perturbed("uB", "open", 0.7, [0.6] * 5),
         "summary": folder / "summary.csv",
         "eval_metric": "auc",
     }
-    report.write(folder, "a run", detector, manifest, scores, results, **given, progress=False)
+    report.write(folder, "a run", detector, manifest, scores, results, **arguments, progress=False)
     return folder
 
 
 def test_the_numbers_are_those_of_the_results(written: Path, evaluation: Made) -> None:
     """Each figure of the page is the one at its place, with its interval."""
     _, _, results = evaluation
-    found = Page(written / REPORT).figures
-    for keys, texts in found.items():
+    figures = Page(written / REPORT).figures
+    for keys, texts in figures.items():
         value, interval = figure_at(results, keys)
         expected = "-" if value is None else f"{value:.3f}"
         if interval is not None:
             expected += f" [{interval[0]:.3f}, {interval[1]:.3f}]"
         assert {text.strip() for text in texts} == {expected}, keys
     for generator in ("uB", "<b>u&C</b>"):
-        assert found["open", "generators", generator, "auc"][0].count(", ") == 1, "an interval"
+        assert figures["open", "generators", generator, "auc"][0].count(", ") == 1, "an interval"
     for keys in (
         ("closed", "pooled", "auc"),
         ("open", "mean", "auc"),
@@ -80,22 +80,22 @@ def test_the_numbers_are_those_of_the_results(written: Path, evaluation: Made) -
         ("open", "operating_points", "eer", "apcer_max"),
         ("closed", "generators", "kA", "entropy"),
     ):
-        assert keys in found
+        assert keys in figures
 
 
 def test_the_page_needs_no_other_file_and_runs_no_other_script(written: Path) -> None:
-    found = Page(written / REPORT)
-    local = [a for a in found.addresses if not a.startswith(("#", "data:"))]
+    page = Page(written / REPORT)
+    local = [a for a in page.addresses if not a.startswith(("#", "data:"))]
     # Links to the figures as files, which nothing loads.
     assert local
     assert all(re.fullmatch(r"figures/[a-z0-9-]+\.(svg|png)", address) for address in local)
     assert all((written / address).is_file() for address in local)
-    assert "b>u&C" not in found.html.replace("&lt;b&gt;u&amp;C", ""), "names are escaped"
-    scripts = re.findall(r"<script>(.*?)</script>", found.html, re.DOTALL)
+    assert "b>u&C" not in page.html.replace("&lt;b&gt;u&amp;C", ""), "names are escaped"
+    scripts = re.findall(r"<script>(.*?)</script>", page.html, re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    assert f'; script-src {allowed}">' in found.html
-    assert "default-src 'none'" in found.html
+    assert f'; script-src {allowed}">' in page.html
+    assert "default-src 'none'" in page.html
 
 
 def test_figures_are_there_as_both_kinds_of_file(written: Path) -> None:
@@ -118,11 +118,11 @@ def test_inlined_figures_take_the_colours_of_the_page_and_keep_their_ids_apart(
 ) -> None:
     inlined = re.findall(r"<svg.*?</svg>", (written / REPORT).read_text(), re.DOTALL)
     ids = [re.findall(r'\bid="([^"]+)"', text) for text in inlined]
-    for text, own in zip(inlined, ids, strict=True):
+    for text, figure_ids in zip(inlined, ids, strict=True):
         assert "currentColor" in text
         assert not re.search("#1a1a1a|<style|<metadata|<!DOCTYPE", text)
-        assert set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text)) <= set(own)
-    everywhere = [name for own in ids for name in own]
+        assert set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text)) <= set(figure_ids)
+    everywhere = [name for figure_ids in ids for name in figure_ids]
     assert len(everywhere) == len(set(everywhere))
 
 
@@ -140,11 +140,11 @@ def test_images_without_labels_have_a_report_without_figures_of_errors(
     blank = replace(some, label=np.full(6, -1), generator=[""] * 6)
     unlabelled = Manifest(replace(s, label=None, generator="") for s in manifest[:6])
     report.write(tmp_path, "pictures", detector, unlabelled, blank, None, progress=False)
-    found = Page(tmp_path / REPORT)
-    assert not found.figures
-    assert "6 without labels" in found.text
+    page = Page(tmp_path / REPORT)
+    assert not page.figures
+    assert "6 without labels" in page.text
     assert {p.name for p in (tmp_path / "figures").glob("*.svg")} == {"scores.svg", "entropy.svg"}
-    assert {found.data["outcomes"][at] for at in found.data["outcome"]} == {"unlabelled"}
+    assert {page.data["outcomes"][index] for index in page.data["outcome"]} == {"unlabelled"}
 
 
 def test_findings_stand_before_the_figures_in_colour_and_notes_are_folded(written: Path) -> None:
@@ -174,10 +174,10 @@ def test_names_of_any_characters(tmp_path: Path, detector: Detector, evaluation:
     some = Manifest(manifest[row] for row in range(0, 150, 15))
     results = summarise(odd, [r"$\x$"], resamples=0)
     report.write(tmp_path, "odd", detector, some, odd, results, progress=False)
-    found = Page(tmp_path / REPORT)
-    assert "alert(1)" in found.text
-    assert found.tags.count("script") == 3
-    assert "a?/b" in found.text
+    page = Page(tmp_path / REPORT)
+    assert "alert(1)" in page.text
+    assert page.tags.count("script") == 3
+    assert "a?/b" in page.text
 
 
 def test_an_error_costs_the_report_alone(

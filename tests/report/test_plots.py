@@ -33,13 +33,13 @@ def test_the_figures_of_scores(tmp_path: Path) -> None:
     """Generators of alike names are told apart, and each has its colour in all figures."""
     _, scores, _ = made(tmp_path, 14, resamples=0)
     generator = scores.generator.copy()
-    names = [f"stable_diffusion_v_1_{at}" for at in (4, 5, 6)]
+    names = [f"stable_diffusion_v_1_{version}" for version in (4, 5, 6)]
     for old, new in zip(("kA", "uB", "<b>u&C</b>"), names, strict=True):
         generator[generator == old] = new
-    found = replace(scores, generator=generator)
-    results = summarise(found, [], resamples=0)
-    drawn = {plot.name: plot for plot in plots.of_scores(found, results, match(found, []))}
-    short = [f"stable_d...v_1_{at}" for at in (4, 5, 6)]
+    renamed = replace(scores, generator=generator)
+    results = summarise(renamed, [], resamples=0)
+    drawn = {plot.name: plot for plot in plots.of_scores(renamed, results, match(renamed, []))}
+    short = [f"stable_d...v_1_{version}" for version in (4, 5, 6)]
     assert legend_of(drawn["scores-closed"]) == ["real", short[0]]
     for kind in ("roc", "det"):
         assert [label.split("  ")[0] for label in legend_of(drawn[f"{kind}-open"])] == short[1:]

@@ -24,12 +24,12 @@ def test_groups_have_tables_of_their_own() -> None:
     rows = [(0, "", "", 0.25), (0, "", "", 0.5), (1, "mean", "", 0.5), (1, "mean", "", 1.0)]
     scores = scores_of(rows, group=["a", "a", "b", "b"])
     results = summarise(scores, [], resamples=0)
-    found = {table.title: table for table in tables.of_test_sets(results)}
-    assert [*found] == [
+    tables_by_title = {table.title: table for table in tables.of_test_sets(results)}
+    assert [*tables_by_title] == [
         *("Open set", "Open set by group", "Open set, at thresholds"),
         "Open set by group, at thresholds",
     ]
-    table = found["Open set by group"]
+    table = tables_by_title["Open set by group"]
     assert table.columns[-2:] == ["real groups", "synthetic groups"]
     assert [name for name, _ in table.rows] == ["mean", "mean of generators", "all groups"]
     for name, cells in table.rows:
