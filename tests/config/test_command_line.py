@@ -285,16 +285,16 @@ def test_another_loss_or_recipe_over_a_runs_configuration(tmp_path: Path) -> Non
     """It spells out what its own loss and recipe decided, which no other takes over."""
     file = tmp_path / "config.yaml"
     shared = ("--label-smoothing", "0.1", "--temperature", "2")  # by these losses are compared
-    given = "--loss match --focus-schedule 0:0,5:1 --focus-weight 2 --entropy sum"
-    run = train(*given.split(), *shared)
+    flags = "--loss match --focus-schedule 0:0,5:1 --focus-weight 2 --entropy sum"
+    run = train(*flags.split(), *shared)
     write_config(resolve(run), file)
     config = ["--config", str(file)]
     assert resolve(train(*config)) == resolve(run)
     assert resolve(train(*config, "--loss", "match")) == resolve(run)
     name = resolve(run).name
-    for given in (["--loss", "ce"], ["--loss", "hinge", "--entropy-target", "0.4"]):
-        expected = resolve(train(*given, *shared, "--name", name))
-        assert resolve(train(*config, *given)) == expected
+    for loss_flags in (["--loss", "ce"], ["--loss", "hinge", "--entropy-target", "0.4"]):
+        expected = resolve(train(*loss_flags, *shared, "--name", name))
+        assert resolve(train(*config, *loss_flags)) == expected
     paper = resolve(train(*config, "--recipe", "paper", "--lr", "0.1"))
     assert (paper.model, paper.opt, paper.lr) == ("densenet121.tv_in1k", "sgd", 0.1)
     write_config(resolve(train("--recipe", "foundation")), file)
@@ -302,8 +302,8 @@ def test_another_loss_or_recipe_over_a_runs_configuration(tmp_path: Path) -> Non
     assert resolve(train(*config)).cached_features == "bfloat16"
     # What somebody wrote stays.
     file.write_text("recipe: paper\nloss: match\nepochs: 5\ntemperature: 2\n")
-    found = resolve(train(*config, "--recipe", "demo", "--loss", "hinge"))
-    assert (found.epochs, found.image_size, found.loss.temperature) == (5, 64, 2)
+    demo = resolve(train(*config, "--recipe", "demo", "--loss", "hinge"))
+    assert (demo.epochs, demo.image_size, demo.loss.temperature) == (5, 64, 2)
 
 
 def test_the_examples_are_what_their_programs_read() -> None:
@@ -311,8 +311,11 @@ def test_the_examples_are_what_their_programs_read() -> None:
     unattended = resolve(load_config(TrainConfig, configs / "unattended.yaml"))
     assert (unattended.checkpoint_steps, unattended.patience) == (500, 10)
     for name, kind, processes in (("one-device", "NO", 1), ("four-gpus", "MULTI_GPU", 4)):
-        found = load_config_from_file(str(configs / f"{name}.yaml"))
-        assert (found.distributed_type, found.num_processes) == (kind, processes)
+        launcher_config = load_config_from_file(str(configs / f"{name}.yaml"))
+        assert (launcher_config.distributed_type, launcher_config.num_processes) == (
+            kind,
+            processes,
+        )
 
 
 def test_sub_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,9 +343,9 @@ def test_help_loads_no_torch_and_no_numpy() -> None:
         "try: runpy.run_path('train.py', run_name='__main__')\n"
         "except SystemExit: print(time.process_time(), {'torch', 'numpy'} & set(sys.modules))"
     )
-    found = [run("-c", code, cwd=CHECKOUT, PYTHONDONTWRITEBYTECODE="") for _ in range(3)]
-    assert all("--loss NAME" in done.stdout for done in found)
-    last = [done.stdout.splitlines()[-1].split(maxsplit=1) for done in found]
+    runs = [run("-c", code, cwd=CHECKOUT, PYTHONDONTWRITEBYTECODE="") for _ in range(3)]
+    assert all("--loss NAME" in done.stdout for done in runs)
+    last = [done.stdout.splitlines()[-1].split(maxsplit=1) for done in runs]
     assert {modules for _, modules in last} == {"set()"}
     assert min(float(seconds) for seconds, _ in last) < 0.3
 

@@ -33,7 +33,7 @@ def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> 
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("flags", "expected"),
     [
         ({"recipe": "paper", "lr": 0.1, "epochs": 3}, {"lr": 0.1, "epochs": 3, "batch_size": 20}),
         ({"recipe": "paper", "momentum": 0.5}, {"momentum": 0.5}),
@@ -62,19 +62,19 @@ def test_the_demo_recipe_serves_the_demo_set_and_the_paper_recipe_own_data() -> 
         ({"data": ("tests/..",)}, {"name": f"{Path.cwd().stem}-blend-seed0"}),
     ],
 )
-def test_flags_on_top_of_a_recipe(given: dict[str, Any], expected: dict[str, Any]) -> None:
-    config = resolve(TrainConfig.of(**given))
+def test_flags_on_top_of_a_recipe(flags: dict[str, Any], expected: dict[str, Any]) -> None:
+    config = resolve(TrainConfig.of(**flags))
     assert {name: getattr(config, name) for name in expected} == expected
     assert resolve(config) == config
 
 
 def test_without_human_maps_the_loss_is_cross_entropy_unless_another_is_asked_for() -> None:
-    for given, with_maps, without in (
+    for flags, with_maps, without in (
         ({}, "blend", "ce"),
         ({"loss": "focus"}, "focus", "focus"),
         ({"focus_weight": 0.1}, "blend", "blend"),
     ):
-        config = TrainConfig.of(**given)
+        config = TrainConfig.of(**flags)
         assert (resolve(config).loss.name, resolve(config, maps=False).loss.name) == (
             with_maps,
             without,
@@ -85,7 +85,7 @@ def test_without_human_maps_the_loss_is_cross_entropy_unless_another_is_asked_fo
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("flags", "expected"),
     [
         *(({"loss": name}, loss) for name, loss in LOSSES.items()),
         # A weight given to a loss without a focus term: the entropy is minimised.
@@ -113,13 +113,13 @@ def test_without_human_maps_the_loss_is_cross_entropy_unless_another_is_asked_fo
         ({"loss": "ce", "entropy": "sum", "focus_weight": 3}, LossConfig(1, 3, entropy="sum")),
     ],
 )
-def test_flags_on_top_of_a_loss(given: dict[str, Any], expected: LossConfig) -> None:
-    loss = TrainConfig.of(**given).loss
-    assert loss == replace(expected, name=given["loss"])
+def test_flags_on_top_of_a_loss(flags: dict[str, Any], expected: LossConfig) -> None:
+    loss = TrainConfig.of(**flags).loss
+    assert loss == replace(expected, name=flags["loss"])
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("flags", "words"),
     [
         ({"recipe": "dem"}, "--recipe got 'dem': it is one of paper, demo, foundation"),
         ({"loss": "blnd"}, "There is no loss 'blnd' .did you mean blend"),
@@ -157,15 +157,15 @@ def test_flags_on_top_of_a_loss(given: dict[str, Any], expected: LossConfig) -> 
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_sentence(
-    given: dict[str, Any], words: str
+    flags: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        TrainConfig.of(**given)
+        TrainConfig.of(**flags)
     assert "\n" not in str(caught.value)
 
 
 def test_what_else_is_needed_is_said() -> None:
-    for config_class, given, words in (
+    for config_class, flags, words in (
         (EvaluateConfig, {}, "Give one of --run, --model-dir, .* got none of them"),
         (EvaluateConfig, {"run": "a", "model_dir": "b"}, "got --run and --model-dir"),
         (EvaluateConfig, {"compare": ("a",)}, "--compare needs two runs at least, got a alone"),
@@ -182,4 +182,4 @@ def test_what_else_is_needed_is_said() -> None:
         (ExportConfig, {"model_dir": "a"}, "There is no file to write: give --onnx"),
     ):
         with pytest.raises(InputError, match=words):
-            config_class(**given)
+            config_class(**flags)
