@@ -71,8 +71,8 @@ def test_two_processes_work_together_and_the_first_says_what_one_lacks() -> None
                 for rank in range(2)
             ]
         done = [rank.result() for rank in ranks]
-        assert [each.returncode for each in done] == [2, 2], done
-        assert [each.stdout for each in done] == ["2 1 0\n", "2 1 1\n"]
+        assert [process.returncode for process in done] == [2, 2], done
+        assert [process.stdout for process in done] == ["2 1 0\n", "2 1 1\n"]
         assert done[0].stderr.endswith(said)
         assert "error" not in done[1].stderr
 
@@ -137,12 +137,16 @@ def test_a_no_that_nobody_has_said_leaves_the_choice_to_the_device(
     """accelerate launch hands on "no" in either case, and would make a GPU slow by default."""
     program = tmp_path / "program.py"
     program.write_text("from focus.runtime.launch import launcher_precision as told\nprint(told())")
-    about = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "'NO'", "use_cpu": "true"}
-    lines = [*(f"{name}: {value}" for name, value in about.items()), configured]
+    accelerate_config = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "'NO'",
+        "use_cpu": "true",
+    }
+    lines = [*(f"{name}: {value}" for name, value in accelerate_config.items()), configured]
     if configured:
         (folder := tmp_path / "accelerate").mkdir()
-        own = "--config_file" in words
-        path = tmp_path / "own.yaml" if own else folder / "default_config.yaml"
+        is_named = "--config_file" in words
+        path = tmp_path / "own.yaml" if is_named else folder / "default_config.yaml"
         path.write_text("\n".join(lines))
     launch = ["-m", "accelerate.commands.accelerate_cli", "launch", *words]
     target = "program" if "-m" in words else program
@@ -184,9 +188,14 @@ def test_several_processes_share_no_numbered_device(monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("plain_cpu")
 def test_each_process_takes_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("focus.runtime.launch.usable_cores", lambda: 8)
-    for processes, given, expected in (("1", None, 8), ("3", None, 2), ("9", None, 1), ("3", 5, 5)):
+    for processes, threads, expected in (
+        ("1", None, 8),
+        ("3", None, 2),
+        ("9", None, 1),
+        ("3", 5, 5),
+    ):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        start("no", given)
+        start("no", threads)
         assert torch.get_num_threads() == expected
 
 
@@ -224,17 +233,17 @@ def test_a_resumed_run_has_the_threads_and_the_bits_of_before(
     faces: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its sums are of as many parts; other threads are taken where they are given, and said."""
-    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 1}
+    arguments: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3, "epochs": 1}
 
     def weights(run: Trainer) -> torch.Tensor:
         return torch.cat([p.detach().flatten() for p in run.detector.parameters()])
 
     torch.set_num_threads(2)
-    whole = trainer(faces, tmp_path / "whole", **given)
+    whole = trainer(faces, tmp_path / "whole", **arguments)
     whole.fit()
     for name, more in (("same", {}), ("other", {"threads": 1})):
         torch.set_num_threads(2)
-        run = trainer(faces, tmp_path / name, **given)
+        run = trainer(faces, tmp_path / name, **arguments)
         run.detector.register_forward_hook(
             lambda *_, r=run: os.kill(os.getpid(), signal.SIGTERM) if r.state.step == 2 else None
         )
@@ -242,7 +251,7 @@ def test_a_resumed_run_has_the_threads_and_the_bits_of_before(
             run.fit()
         torch.set_num_threads(1)  # as a program that starts again elsewhere
         capsys.readouterr()
-        again = trainer(faces, tmp_path / name, resume=True, **given, **more)
+        again = trainer(faces, tmp_path / name, resume=True, **arguments, **more)
         assert torch.get_num_threads() == (1 if more else 2)
         again.fit()
         assert weights(again).equal(weights(whole)) == (not more)
@@ -286,14 +295,14 @@ def test_the_group_is_destroyed_after_all_that_an_error_holds(
 ) -> None:
     """A DistributedDataParallel that outlives it would wait for ever."""
     ALIVE.clear()
-    found: list[list[bool]] = []
+    alive: list[list[bool]] = []
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(
         torch.distributed,
         "destroy_process_group",
-        lambda: found.append([network() is not None for network in ALIVE]),
+        lambda: alive.append([network() is not None for network in ALIVE]),
     )
     work: Callable[[Exception], None] = closing_process_group()(fail)
     with pytest.raises(type(error)):
         work(error)
-    assert found == destroyed
+    assert alive == destroyed

@@ -45,9 +45,9 @@ def filled(folder: Path, *numbers: int) -> RowStore:
 
 
 def read(store: RowStore, number: int) -> NDArray[Any] | None:
-    (at,) = store.find(names(number))
+    (row_number,) = store.find(names(number))
     out = np.empty(SHAPE, np.uint8)
-    return out if at >= 0 and store.read(int(at), out) else None
+    return out if row_number >= 0 and store.read(int(row_number), out) else None
 
 
 def is_whole(store: RowStore, number: int) -> bool:
@@ -77,19 +77,19 @@ def test_names_that_end_in_zeros(tmp_path: Path) -> None:
     assert (out == [row(0), row(1)]).all()
 
 
-@pytest.mark.parametrize("place", [0, SIZE, 2 * SIZE + 14])
+@pytest.mark.parametrize("offset", [0, SIZE, 2 * SIZE + 14])
 def test_a_flipped_bit_is_found_and_the_row_written_again(
-    tmp_path: Path, place: int, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, offset: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Also behind a reader that has read the row before; one line says so, in all its processes."""
     using = filled(tmp_path, 0, 1, 2)
     assert all(is_whole(using, n) for n in range(3))
     with (tmp_path / ROWS).open("r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         byte = file.read(1)[0]
-        file.seek(place)
+        file.seek(offset)
         file.write(bytes([byte ^ 1]))
-    bad = place // SIZE
+    bad = offset // SIZE
     for _ in range(2):
         assert [is_whole(using, n) for n in range(3)] == [n != bad for n in range(3)]
     assert [record.getMessage() for record in caplog.records] == [
@@ -278,11 +278,11 @@ def _cut(path: Path, draw: random.Random) -> None:
 
 
 def _flip(path: Path, draw: random.Random) -> None:
-    place = draw.randrange(path.stat().st_size)
+    offset = draw.randrange(path.stat().st_size)
     with path.open("r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         (byte,) = file.read(1)
-        file.seek(place)
+        file.seek(offset)
         file.write(bytes([byte ^ 1 << draw.randrange(8)]))
 
 
