@@ -28,11 +28,11 @@ def test_without_network_weights_come_from_the_cache_or_are_refused_at_once(
     assert time.monotonic() - began < 40
     assert not constants.HF_HUB_OFFLINE
     # What was fetched before is taken.
-    place = tmp_path / "models--timm--resnet10t.c3_in1k"
-    (place / "snapshots/abc").mkdir(parents=True)
-    (place / "refs").mkdir()
-    (place / "refs/main").write_text("abc")
+    cached_repository = tmp_path / "models--timm--resnet10t.c3_in1k"
+    (cached_repository / "snapshots/abc").mkdir(parents=True)
+    (cached_repository / "refs").mkdir()
+    (cached_repository / "refs/main").write_text("abc")
     weights = timm.create_model("resnet10t").state_dict()
-    save_file(weights, place / "snapshots/abc/model.safetensors")
+    save_file(weights, cached_repository / "snapshots/abc/model.safetensors")
     network = create_backbone("resnet10t.c3_in1k", None, True)
     assert network.conv1[0].weight.equal(weights["conv1.0.weight"])

@@ -74,10 +74,10 @@ def test_weights_are_those_that_were_saved_unless_the_user_says_otherwise(tmp_pa
             load()
     values = json.loads(config.read_text())
     config.write_text(json.dumps({**values, "weights_sha256": ""}))
-    found = Detector.from_pretrained(tmp_path)
+    loaded = Detector.from_pretrained(tmp_path)
     digest = hashlib.sha256(content).hexdigest()
-    assert found.config.weights_sha256 == digest
-    found.save_pretrained(tmp_path)
+    assert loaded.config.weights_sha256 == digest
+    loaded.save_pretrained(tmp_path)
     assert json.loads(config.read_text())["weights_sha256"] == digest
     Detector(image_size=32, initial_checkpoint=weights)
 

@@ -71,8 +71,8 @@ def test_logits_are_the_mean_of_the_cam_plus_bias(detector: Detector) -> None:
         out, predicted = exact.head(features), mean.argmax(1)
         logits = exact(x)
         trained = exact(x, target := torch.tensor([1, 0]))
-    for found in (logits, out.logits, trained.logits):
-        torch.testing.assert_close(found, mean, rtol=1e-12, atol=1e-12)
+    for output_logits in (logits, out.logits, trained.logits):
+        torch.testing.assert_close(output_logits, mean, rtol=1e-12, atol=1e-12)
     rows = torch.arange(2)
     torch.testing.assert_close(out.cam, cams[rows, predicted], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(out.entropy, entropy[rows, predicted], rtol=1e-12, atol=1e-12)
@@ -140,8 +140,8 @@ def test_cams_are_those_of_torch_cam(name: str, layer: str, classifier: str) -> 
         with CAM(network, layer, classifier) as extract:
             with torch.no_grad():
                 scores = network(x)
-            (found,) = extract(index, scores, normalized=False)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * scale)
+            (cam,) = extract(index, scores, normalized=False)
+        torch.testing.assert_close(cam, expected, rtol=1e-4, atol=1e-4 * scale)
 
 
 @pytest.mark.slow
@@ -197,13 +197,13 @@ def test_the_class_token_is_pooled_beside_the_mean(name: str, size: int) -> None
 def test_a_head_of_both_is_saved_and_begun_with(tmp_path: Path) -> None:
     detector = Detector("test_vit", image_size=48, pool="both").eval()
     detector.save_pretrained(tmp_path)
-    found = Detector.from_pretrained(tmp_path)
-    assert found.config == detector.config
+    loaded = Detector.from_pretrained(tmp_path)
+    assert loaded.config == detector.config
     begun = Detector(
         "test_vit", image_size=48, pool="both", initial_checkpoint=tmp_path / "model.safetensors"
     )
     expected = detector.predict_batch(x := images(2, 48))
-    for other in (found, begun):
+    for other in (loaded, begun):
         assert torch.equal(other.predict_batch(x).score, expected.score)
 
 
@@ -254,8 +254,8 @@ def test_a_prediction_is_evaluation_and_leaves_the_detector_as_it_was() -> None:
     prediction = detector.predict_batch(x)
     assert [module.training for module in detector.modules()] == modes
     assert all(tensor.equal(before[key]) for key, tensor in detector.state_dict().items())
-    for found, expected in zip(prediction, detector.eval().predict_batch(x), strict=True):
-        assert found.equal(expected)
+    for field, expected in zip(prediction, detector.eval().predict_batch(x), strict=True):
+        assert field.equal(expected)
 
 
 def test_a_prediction_in_bfloat16_can_become_arrays(small: Detector) -> None:

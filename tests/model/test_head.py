@@ -54,8 +54,10 @@ def test_a_class_token_is_part_of_the_logits_and_of_no_cell() -> None:
     out = head(features, target, saliency, token=tokens)
     torch.testing.assert_close((out.loss, out.logits), (loss, logits), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close((out.cam, out.entropy), (cam.detach(), terms[0].detach()))
-    for found, own in zip(torch.autograd.grad(out.loss, inputs), expected, strict=True):
-        torch.testing.assert_close(found, own, rtol=1e-10, atol=1e-12)
+    for gradient, expected_gradient in zip(
+        torch.autograd.grad(out.loss, inputs), expected, strict=True
+    ):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-12)
     without = head(features, token=tokens)
     torch.testing.assert_close(without.logits, logits)
     again, cams, entropy = head.activations(features, tokens)

@@ -28,20 +28,20 @@ def make(model: str = "focus_small", size: int = 32) -> Detector:
     return detector
 
 
-def assert_same(found: Detector, expected: Detector) -> None:
+def assert_same(loaded: Detector, expected: Detector) -> None:
     x = images(3, expected.image_size)
-    for mine, other in zip(found.predict_batch(x), expected.predict_batch(x), strict=True):
+    for mine, other in zip(loaded.predict_batch(x), expected.predict_batch(x), strict=True):
         assert mine.equal(other)
-    assert (found.config, found.points) == (expected.config, expected.points)
+    assert (loaded.config, loaded.points) == (expected.config, expected.points)
 
 
 @pytest.mark.parametrize(("model", "size"), [("focus_small", 32), ("test_vit", 64)])
 def test_a_saved_detector_predicts_the_same_bits(model: str, size: int, tmp_path: Path) -> None:
     detector = make(model, size)
     detector.save_pretrained(tmp_path / "model")
-    found = Detector.from_pretrained(str(tmp_path / "model"))
-    assert_same(found, detector)
-    assert not any(module.training for module in found.modules())
+    loaded = Detector.from_pretrained(str(tmp_path / "model"))
+    assert_same(loaded, detector)
+    assert not any(module.training for module in loaded.modules())
     names = sorted(path.name for path in (tmp_path / "model").iterdir())
     assert names == ["README.md", "config.json", "model.safetensors", "thresholds.json"]
     config = json.loads((tmp_path / "model" / "config.json").read_text())
@@ -91,8 +91,8 @@ def test_a_round_trip_through_the_hub(hub: dict[str, Any]) -> None:
     assert_same(Detector.from_pretrained("user/name", **hub), detector)
     detector.points = None
     detector.push_to_hub("user/name")
-    found = Detector.from_pretrained("user/name", **hub)
-    assert found.points is None, "earlier thresholds do not stay beside weights without"
+    loaded = Detector.from_pretrained("user/name", **hub)
+    assert loaded.points is None, "earlier thresholds do not stay beside weights without"
 
 
 def test_a_model_that_is_nowhere(hub: dict[str, Any], tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def test_npr_is_the_formula_on_even_and_odd_sides(size: tuple[int, int]) -> None
         for column in range(width):
             corner = x[..., row - row % 2, column - column % 2]
             expected[..., row, column] = (x[..., row, column] - corner) * 2 / 3
-    found = neighbour_differences(torch.from_numpy(x))
-    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-15)
+    differences = neighbour_differences(torch.from_numpy(x))
+    np.testing.assert_allclose(differences.numpy(), expected, rtol=0, atol=1e-15)
     single = neighbour_differences(torch.from_numpy(x).float())
     np.testing.assert_allclose(single.numpy(), expected, rtol=0, atol=1e-6)
 
@@ -60,12 +60,12 @@ def test_the_network_sees_npr_and_nothing_else(tmp_path: Path) -> None:
 def test_a_config_of_before_sees_colours_and_squashes(tmp_path: Path) -> None:
     detector = Detector(image_size=32)
     detector.save_pretrained(tmp_path)
-    place = tmp_path / "config.json"
-    about = json.loads(place.read_text())
-    assert (about.pop("input"), about.pop("fit")) == ("rgb", "squash")
-    place.write_text(json.dumps(about))
+    config_file = tmp_path / "config.json"
+    config_values = json.loads(config_file.read_text())
+    assert (config_values.pop("input"), config_values.pop("fit")) == ("rgb", "squash")
+    config_file.write_text(json.dumps(config_values))
     assert Detector.from_pretrained(tmp_path).config == detector.config
-    place.write_text(json.dumps(about | {"input": "srm"}))
+    config_file.write_text(json.dumps(config_values | {"input": "srm"}))
     with pytest.raises(InputError, match="srm"):
         Detector.from_pretrained(tmp_path)
 

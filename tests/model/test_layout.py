@@ -42,9 +42,9 @@ def test_a_marked_patch_is_seen_in_its_cell(name: str, size: int, kind: str, pre
     plain = 0.3 * images(1, size)[0]
     marked = plain.repeat(len(cells), 1, 1, 1)
     for image, (row, col) in zip(marked, cells, strict=True):
-        place = image[:, row * patch : (row + 1) * patch, col * patch : (col + 1) * patch]
-        place += 2 * images(1, patch, seed=1)[0]
+        patch_pixels = image[:, row * patch : (row + 1) * patch, col * patch : (col + 1) * patch]
+        patch_pixels += 2 * images(1, patch, seed=1)[0]
     with torch.no_grad():
         features = detector.features(torch.cat((plain[None], marked)))
     change = (features[1:] - features[0]).square().sum(1)
-    assert [divmod(int(each.argmax()), side) for each in change] == cells
+    assert [divmod(int(change_map.argmax()), side) for change_map in change] == cells

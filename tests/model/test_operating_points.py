@@ -21,17 +21,17 @@ from focus.model.operating_points import (
 
 def test_points_by_hand() -> None:
     real, fake = np.linspace(0, 0.5, 500), np.array([0.2501, 0.8, 0.9, 0.95])
-    found = choose_points(real, fake).thresholds
-    assert tuple(found) == POINTS
+    thresholds = choose_points(real, fake).thresholds
+    assert tuple(thresholds) == POINTS
     # Five and 25 real images of 500 lie above.
     for point, above in (("bpcer1", 5), ("bpcer5", 25)):
-        threshold = found[point]
+        threshold = thresholds[point]
         assert threshold is not None
         assert (real > threshold).sum() == above
         assert real[-above - 1] < threshold < real[-above]
     # Half way between the best real image and the next fake.
-    assert found["balanced"] == pytest.approx(0.65)
-    eer = found["eer"]
+    assert thresholds["balanced"] == pytest.approx(0.65)
+    eer = thresholds["eer"]
     assert eer is not None
     assert abs((real > eer).mean() - (fake <= eer).mean()) == pytest.approx(0, abs=0.01)
 
@@ -104,7 +104,7 @@ def test_a_threshold_is_printed_to_be_read_and_kept_with_all_digits(
 
 def test_one_threshold_is_chosen() -> None:
     points = OperatingPoints(dict.fromkeys(POINTS, 0.3) | {"eer": 0.7, "bpcer1": None}, None, 9, 9)
-    for own, given, expected in (
+    for detector_points, threshold, expected in (
         (points, None, ("eer", 0.7)),
         (replace(points, decides="bpcer5"), None, ("bpcer5", 0.3)),
         (points, "balanced", ("balanced", 0.3)),
@@ -113,6 +113,6 @@ def test_one_threshold_is_chosen() -> None:
         (None, None, ("default", 0.5)),
         (replace(points, decides="bpcer1"), None, ("default", 0.5)),
     ):
-        assert choose_threshold(own, given) == expected
+        assert choose_threshold(detector_points, threshold) == expected
     with pytest.raises(InputError, match="--threshold bpcer1: validation fixed no such threshold"):
         choose_threshold(points, "bpcer1")

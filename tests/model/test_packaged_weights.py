@@ -50,8 +50,8 @@ def probabilities(image: Image.Image) -> Tensor:
     data = timm.data.resolve_model_data_config(network)
     pixels = timm.data.create_transform(**data, is_training=False)(image)
     with torch.no_grad():
-        found: Tensor = network.eval()(pixels[None]).softmax(1)[0]
-    return found
+        class_probabilities: Tensor = network.eval()(pixels[None]).softmax(1)[0]
+    return class_probabilities
 
 
 def _without_classifier() -> torch.nn.Module:
@@ -67,8 +67,10 @@ def _without_classifier() -> torch.nn.Module:
 )
 def test_it_sees_what_is_in_scikit_learns_photographs(photograph: str, classes: set[str]) -> None:
     categories = timm.data.ImageNetInfo()
-    found = probabilities(Image.fromarray(datasets.load_sample_image(photograph)))
-    top = [categories.index_to_description(int(index)) for index in found.topk(3).indices]
+    class_probabilities = probabilities(Image.fromarray(datasets.load_sample_image(photograph)))
+    top = [
+        categories.index_to_description(int(index)) for index in class_probabilities.topk(3).indices
+    ]
     assert classes & {name.partition(",")[0] for name in top}, top
 
 

@@ -39,13 +39,13 @@ def files(tmp_path: Path) -> list[str]:
 def test_the_same_bits_as_evaluation(detector: Detector, files: list[str]) -> None:
     manifest = Manifest([Sample(path) for path in files])
     scores = score_images(detector, manifest, batch_size=2, progress=False)
-    found = detector.predict(files, batch_size=2)
-    np.testing.assert_array_equal(found.score.numpy(), scores.score)
-    np.testing.assert_array_equal(found.predicted.numpy(), scores.predicted)
-    np.testing.assert_array_equal(found.entropy[:, 0].numpy(), scores.entropy_predicted)
-    np.testing.assert_array_equal(found.entropy[:, 1].numpy(), scores.entropy_synthetic)
+    prediction = detector.predict(files, batch_size=2)
+    np.testing.assert_array_equal(prediction.score.numpy(), scores.score)
+    np.testing.assert_array_equal(prediction.predicted.numpy(), scores.predicted)
+    np.testing.assert_array_equal(prediction.entropy[:, 0].numpy(), scores.entropy_predicted)
+    np.testing.assert_array_equal(prediction.entropy[:, 1].numpy(), scores.entropy_synthetic)
     cams = torch.cat([p.cams for _, p in predictions(detector, manifest, batch_size=2)])
-    assert found.cams.equal(cams)
+    assert prediction.cams.equal(cams)
     assert len(np.unique(scores.score)) == len(files)
 
 
@@ -118,15 +118,15 @@ def test_faces_are_cut_out_as_for_training(
     cutting.config = replace(detector.config, geometry=("lbp margin 0.5",))
     two = draw(tmp_path / "2.png", [(ANN, (100, 40, 120, 60)), (BOB, (10, 30, 60, 80))])
     none, one = draw(tmp_path / "0.png", []), draw(tmp_path / "1.png", [(CAT, (50, 10, 90, 50))])
-    found = cutting.predict([two, none, one], batch_size=2, faces="all")
+    all_faces = cutting.predict([two, none, one], batch_size=2, faces="all")
     # Squares of twice the side, moved inside the picture.
     squares = [(two, (0, 5, 100, 105)), (two, (90, 30, 130, 70)), (one, (30, 0, 110, 80))]
     cut = [load_image(path).crop(square) for path, square in squares]
-    torch.testing.assert_close(found.score, detector.predict(cut).score, rtol=1e-6, atol=0)
-    assert len(set(found.score.tolist())) == 3
-    assert found.picture.tolist() == [0, 0, 2]
+    torch.testing.assert_close(all_faces.score, detector.predict(cut).score, rtol=1e-6, atol=0)
+    assert len(set(all_faces.score.tolist())) == 3
+    assert all_faces.picture.tolist() == [0, 0, 2]
     boxes = [[10, 30, 60, 80], [100, 40, 120, 60], [50, 10, 90, 50]]
-    assert found.box.tolist() == boxes
+    assert all_faces.box.tolist() == boxes
     largest = cutting.predict([two, none, one], faces="largest")
     assert (largest.picture.tolist(), largest.box.tolist()) == ([0, 2], boxes[::2])
     whole = cutting.predict([two, none])

@@ -57,14 +57,14 @@ def pooled_features(network: nn.Module, name: str, images: Tensor) -> Tensor:
 
 def old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Name weights as torchvision's files of DenseNets do; torch counted no batches then."""
-    found = {}
+    old_state = {}
     for key, value in state.items():
         if not key.endswith("num_batches_tracked"):
             for name in ("norm1", "norm2", "conv1", "conv2"):
                 if "denselayer" in key:
                     key = key.replace(f".{name}.", f".{name[:-1]}.{name[-1]}.")
-            found[key] = value
-    return found
+            old_state[key] = value
+    return old_state
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_positions_of_another_image_size_are_resampled_as_timm_does(tmp_path: Pa
     at_64 = Detector(model, image_size=64, initial_checkpoint=path)
     safetensors.torch.save_file(at_64.state_dict(), whole)
     for file in (path, whole):
-        found = Detector(model, image_size=160, initial_checkpoint=file).backbone.state_dict()
+        state = Detector(model, image_size=160, initial_checkpoint=file).backbone.state_dict()
         assert any(expected[k].shape != v.shape for k, v in published.state_dict().items())
-        for key, value in found.items():
+        for key, value in state.items():
             assert value.equal(expected[key]), key
 
 
@@ -158,11 +158,11 @@ def test_a_detector_to_begin_with_brings_what_it_was_trained_on(tmp_path: Path) 
 def test_mean_and_std_are_those_of_a_config_of_timm_beside_the_weights(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     safetensors.torch.save_file(timm.create_model("test_resnet").state_dict(), path)
-    about = {"architecture": "test_resnet", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3]}}
-    (tmp_path / "config.json").write_text(json.dumps(about | {"architecture": "test_vit"}))
+    config = {"architecture": "test_resnet", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3]}}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architecture": "test_vit"}))
     with pytest.raises(InputError, match="is of 'test_vit', not of 'test_resnet': put back the f"):
         Detector("test_resnet", image_size=64, initial_checkpoint=path)
-    (tmp_path / "config.json").write_text(json.dumps(about))
+    (tmp_path / "config.json").write_text(json.dumps(config))
     detector = Detector("test_resnet", image_size=64, initial_checkpoint=path)
     assert detector.mean == (0.1, 0.2, 0.3)
     assert detector.std == timm.get_pretrained_cfg("test_resnet").std
