@@ -1,7 +1,9 @@
-"""Run a detector over the images of a manifest: predictions batch by batch, or all scores."""
+"""Run a detector over images: predictions batch by batch, all scores, and the cost of an image."""
 
 import logging
 import math
+import statistics
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -12,7 +14,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
 from focus.data.bad_files import DIGESTS
 from focus.data.cache.features import CachedFaces, FeatureCache
@@ -42,6 +46,7 @@ OUTLIERS = 0.005
 """Share of the tokens of training images whose norm counts as an outlier."""
 NORM_IMAGES = 256
 """Training images whose tokens are measured: several ten thousand tokens."""
+_TIMED = 5  # images, whose median time is taken
 
 _log = logging.getLogger(__name__)
 
@@ -324,3 +329,32 @@ def _on_outliers(peaks: NDArray[Any], norms: NDArray[Any], limit: float | None) 
     if limit is None or not norms.size:
         return np.full(len(peaks), -1)
     return np.asarray(norms.reshape(len(norms), -1)[np.arange(len(peaks)), peaks] > limit)
+
+
+def cost(detector: "Detector") -> str:
+    """Return the cost in words: weights, FLOPs of the network by torch's counter, seconds.
+
+    A multiplication and an addition are two. The time is the median of images one at a time.
+    """
+    from focus.model.backbones import evaluation_mode  # with timm
+
+    weight = detector.head.fc.weight
+    side = detector.image_size
+    image = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
+
+    # The counter does not know each fused attention, but the products that they are made of.
+    counter, plain = FlopCounterMode(display=False), sdpa_kernel(SDPBackend.MATH)
+    with torch.no_grad(), evaluation_mode(detector), counter, plain:
+        detector.encode(image)
+
+    seconds = []
+    for _ in range(_TIMED):
+        began = time.perf_counter()
+        detector.predict_batch(image).score.cpu()
+        seconds.append(time.perf_counter() - began)
+
+    parameters = sum(parameter.numel() for parameter in detector.parameters())
+    return (
+        f"{parameters / 1e6:.3g} million parameters, {counter.get_total_flops() / 1e9:.3g} GFLOPs "
+        f"and {statistics.median(seconds):.2g} s an image ({weight.device.type})"
+    )

@@ -273,7 +273,7 @@ def _facts(run: RunData) -> str:
         f"threshold {score_text(decision['threshold'])}",
     ]
     if _model_folder(run).is_dir():
-        from focus.evaluation.cost import cost  # with torch
+        from focus.evaluation.inference import cost  # with torch
 
         try:
             detector = _detector(run)

@@ -1,6 +1,7 @@
-"""Scoring: every column by hand, and what stays untouched."""
+"""Scoring: every column by hand, what stays untouched, and what an image costs."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from focus.data.images import REPLACED, Preprocessing
 from focus.data.manifest import Manifest, Sample
 from focus.errors import ImageError
 from focus.evaluation import inference
-from focus.evaluation.inference import images_only, outlier_norm, predictions, score_images
+from focus.evaluation.inference import cost, images_only, outlier_norm, predictions, score_images
 from focus.evaluation.scores import Scores
 from focus.model.detector import Detector
 from focus.model.inputs import Normalise
@@ -332,3 +333,29 @@ def test_a_gpu_has_its_next_batch_before_the_predictions_of_one_are_read(
     assert scores == expected
     steps = "begin 0, begin 1, wait for 0, read 0, begin 2, wait for 1, read 1, wait for 2, read 2"
     assert ", ".join(log) == steps
+
+
+def test_the_operations_of_the_small_network_by_hand() -> None:
+    """Multiplications and additions of each convolution of 64 x 64 pixels, two each."""
+    per_place = 9 * 3 * 16 * 32**2  # the stem
+    for inputs, outputs, side in ((16, 16, 32), (16, 32, 16), (32, 64, 8), (64, 96, 8)):
+        per_place += 9 * (inputs + outputs) * outputs * side**2
+        per_place += inputs * outputs * side**2 * (inputs != outputs)
+    words = cost(Detector(image_size=64))
+    assert f", {2 * per_place / 1e9:.3g} GFLOPs and " in words
+    assert re.fullmatch(r"0.223 million parameters, .* and \S+ s an image \(cpu\)", words)
+
+
+def test_the_products_of_an_attention_are_counted() -> None:
+    """In each block two, of all pairs of tokens, beside what the linear layers do."""
+    detector = Detector("test_vit", image_size=64)
+    blocks, width = detector.backbone.blocks, detector.backbone.embed_dim
+    patch = detector.backbone.patch_embed.proj
+    cells = detector.grid[0] * detector.grid[1]
+    tokens = cells + detector.layout.prefix
+    linear = 0
+    for block in blocks:
+        layers = (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)
+        linear += sum(layer.weight.numel() for layer in layers)
+    total = tokens * linear + cells * patch.weight.numel() + len(blocks) * 2 * tokens**2 * width
+    assert f", {2 * total / 1e9:.3g} GFLOPs" in cost(detector)
