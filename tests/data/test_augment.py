@@ -117,15 +117,15 @@ def test_a_map_on_the_grid_is_the_mean_of_the_moved_one() -> None:
 
 def test_draws_are_those_of_torchvision_and_leave_the_global_state() -> None:
     """Of a thousand keys, by a row of pixels that says where each comes from."""
-    place = torch.arange(SIZE, dtype=torch.uint8).expand(3, SIZE, SIZE)
+    positions = torch.arange(SIZE, dtype=torch.uint8).expand(3, SIZE, SIZE)
     augmentation, oracle = Augmentation(MOVES, SIZE), one_by_one.Augmentation(MOVES, SIZE)
     before = torch.random.get_rng_state()
     keys = [(2**40, epoch, 2**130 + 1) for epoch in range(1000)]
     draws = [augmentation.draw(key, SIZE, SIZE) for key in keys]
     assert torch.random.get_rng_state().equal(before)
-    images = augmentation.change(as_pixels(place.expand(1000, 3, SIZE, SIZE)), draws)
+    images = augmentation.change(as_pixels(positions.expand(1000, 3, SIZE, SIZE)), draws)
     for key, image in zip(keys, images, strict=True):
-        assert oracle(place, None, key)[0].equal(image)
+        assert oracle(positions, None, key)[0].equal(image)
 
 
 def blob(row: int, column: int) -> Tensor:
@@ -137,8 +137,8 @@ def blob(row: int, column: int) -> Tensor:
 def centre(grey: Tensor) -> Tensor:
     """Where the brightness lies, (row, column)."""
     share = grey.double() / grey.sum()
-    place = torch.arange(SIZE, dtype=torch.float64)
-    return torch.stack([(share.sum(1) * place).sum(), (share.sum(0) * place).sum()])
+    positions = torch.arange(SIZE, dtype=torch.float64)
+    return torch.stack([(share.sum(1) * positions).sum(), (share.sum(0) * positions).sum()])
 
 
 @pytest.mark.parametrize("name", ["crop", "shift", "flip", "crop,shift,flip"])
@@ -154,14 +154,14 @@ def test_a_map_moves_with_its_image(name: str) -> None:
 
 def test_a_shift_is_of_two_pixels_of_64_and_repeats_the_border() -> None:
     """A black border would be something to learn."""
-    place = torch.arange(SIZE)
-    images = place.to(torch.uint8).expand(60, 3, SIZE, SIZE)
+    positions = torch.arange(SIZE)
+    images = positions.to(torch.uint8).expand(60, 3, SIZE, SIZE)
     keys = [(0, epoch, 0) for epoch in range(60)]
     batch = changed(("shift",), images, images[:, 0].mT.float(), keys)
     steps = set()
     for moved, turned in zip(batch.images, batch.maps, strict=True):
         by = [int(moved[0, 0, 32]) - 32, int(turned[32, 0]) - 32]
-        across, down = ((place + pixels).clamp(0, SIZE - 1) for pixels in by)
+        across, down = ((positions + pixels).clamp(0, SIZE - 1) for pixels in by)
         assert moved.equal(across.to(torch.uint8).expand(3, SIZE, SIZE))
         assert turned.equal(down[:, None].float().expand(SIZE, SIZE))
         steps.update(by)

@@ -39,13 +39,13 @@ def mixed(tmp_path: Path) -> Manifest:
         grey(tmp_path / f"{name}.png", 255 * np.eye(8))
     grey(tmp_path / "zeros.png", np.zeros((8, 8)))
     (tmp_path / "bad.png").write_text("text")
-    at = {path.stem: str(path) for path in tmp_path.iterdir()}
+    paths = {path.stem: str(path) for path in tmp_path.iterdir()}
     return Manifest(
         [
-            Sample(at["a"], 0, human_map=at["map"], mask_path=at["mask"]),
-            Sample(at["b"], 1, human_map=at["bad"], mask_path=str(tmp_path / "missing.png")),
-            Sample(at["bad"], 1, human_map=at["map"]),
-            Sample(at["c"], 0, human_map=at["zeros"], mask_path=at["zeros"]),
+            Sample(paths["a"], 0, human_map=paths["map"], mask_path=paths["mask"]),
+            Sample(paths["b"], 1, human_map=paths["bad"], mask_path=str(tmp_path / "missing.png")),
+            Sample(paths["bad"], 1, human_map=paths["map"]),
+            Sample(paths["c"], 0, human_map=paths["zeros"], mask_path=paths["zeros"]),
         ],
         "the set",
     )
@@ -246,10 +246,10 @@ def test_a_run_names_leaves_out_and_lists(
     config = parse(TrainConfig, [*flags, *settings, f"--output={folder}/runs", "--max-bad=0.05"])
     with caplog.at_level(logging.WARNING):
         train(config)
-    found = rows(run / "bad_files.csv")
+    bad_rows = rows(run / "bad_files.csv")
     broken = ["test/kA/0_real/1.png", "train/kA/1_fake/2.png"]
-    assert sorted(path for path, _, _ in found) == [f"{folder}/data/{p}" for p in broken]
-    for path, role, reason in found:
+    assert sorted(path for path, _, _ in bad_rows) == [f"{folder}/data/{p}" for p in broken]
+    for path, role, reason in bad_rows:
         assert role == "image"
         assert reason
         assert sum(path in message for message in caplog.messages) == 1

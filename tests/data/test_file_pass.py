@@ -155,16 +155,16 @@ def test_without_images_two_machines_share_the_files_and_the_first_compares_all(
 def test_a_pass_that_is_killed_goes_on(
     listed: Path, alone: Mapping[str, Any], tmp_path: Path, begin: Begin, caches: str
 ) -> None:
-    places = [tmp_path / "a", tmp_path / ("a" if caches == "one" else "b")]
+    cache_folders = [tmp_path / "a", tmp_path / ("a" if caches == "one" else "b")]
     port = free_port()
     started = [
         begin(
             [sys.executable, "-c", PROGRAM, str(listed), "auto", "0.5"],
             env=os.environ | {"FOCUS_CACHE": str(cache)} | told(rank, 2, port, 2),
         )
-        for rank, cache in enumerate(places)
+        for rank, cache in enumerate(cache_folders)
     ]
-    lists = [place / "decoded-7.txt" for place in {*places}]
+    lists = [cache_folder / "decoded-7.txt" for cache_folder in {*cache_folders}]
     deadline = time.monotonic() + 60
     while not all(file.exists() and file.read_bytes().count(b"\n") >= 2 for file in lists):
         assert time.monotonic() < deadline
@@ -172,7 +172,7 @@ def test_a_pass_that_is_killed_goes_on(
     for program in started:
         program.send_signal(signal.SIGKILL)
         program.wait()
-    said = look(listed, places)
+    said = look(listed, cache_folders)
     decoded = len(said[0]["decoded"] + said[1]["decoded"])
     assert decoded <= (len(alone["decoded"]) - 2) * len(lists)
     for one in said:

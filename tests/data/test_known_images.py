@@ -23,18 +23,18 @@ def images(root: Path, count: int = 5, split: Split = "train") -> Manifest:
     return Manifest(Sample(f"{root}/{n}.png", n % 2, split=split) for n in range(count))
 
 
-def matches(known: Manifest, given: Manifest) -> list[str]:
-    found = KnownImages(known)
-    return [found.match(sample) for sample in given]
+def matches(known_manifest: Manifest, manifest: Manifest) -> list[str]:
+    known_images = KnownImages(known_manifest)
+    return [known_images.match(sample) for sample in manifest]
 
 
 @pytest.mark.parametrize("how", ["link", "copy", "move"])
 def test_known_images_are_known_wherever_and_by_whatever_name_they_lie(
     how: str, tmp_path: Path
 ) -> None:
-    known = check_images(images(tmp_path / "old"), cache=tmp_path, progress=False).manifest
-    known.to_csv(tmp_path / "manifest.csv")
-    known = Manifest.from_csv(tmp_path / "manifest.csv")
+    known_manifest = check_images(images(tmp_path / "old"), cache=tmp_path, progress=False).manifest
+    known_manifest.to_csv(tmp_path / "manifest.csv")
+    known_manifest = Manifest.from_csv(tmp_path / "manifest.csv")
     new = tmp_path / "new"
     new.mkdir()
     for number in range(5):
@@ -43,12 +43,12 @@ def test_known_images_are_known_wherever_and_by_whatever_name_they_lie(
             here.symlink_to(there)
         else:
             (shutil.copyfile if how == "copy" else shutil.move)(there, here)
-    given = Manifest(Sample(str(path)) for path in sorted(new.iterdir()))
-    given = check_images(given, cache=tmp_path, progress=False).manifest
-    assert matches(known, given) == ["file"] * 5
+    manifest = Manifest(Sample(str(path)) for path in sorted(new.iterdir()))
+    manifest = check_images(manifest, cache=tmp_path, progress=False).manifest
+    assert matches(known_manifest, manifest) == ["file"] * 5
     # Not others of the same names.
     others = check_images(images(tmp_path / "other"), cache=tmp_path, progress=False).manifest
-    assert matches(known, others) == [""] * 5
+    assert matches(known_manifest, others) == [""] * 5
 
 
 def test_nothing_that_the_initial_weights_know_is_validated_or_tested_on() -> None:

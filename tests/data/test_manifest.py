@@ -41,11 +41,11 @@ def test_a_file_has_one_name(tmp_path: Path) -> None:
     rows = "".join(f"{cell},{cell}\n" for cell in cells)
     (tmp_path / "set/m.csv").write_text(f"path,mask_path\n{rows}")
     for path in (tmp_path / "set/m.csv", tmp_path / "set/../set/m.csv"):
-        found = Manifest.from_csv(path)
-        assert [s.path for s in found] == [f"{tmp_path}/set/a.png"] * 5 + [f"{tmp_path}/a.png"]
-        assert [s.mask_path for s in found] == [s.path for s in found]
-    (found,) = read_data(tmp_path / "x/../set/a.png", allow_unlabelled=True)
-    assert found.path == f"{tmp_path}/set/a.png"
+        manifest = Manifest.from_csv(path)
+        assert [s.path for s in manifest] == [f"{tmp_path}/set/a.png"] * 5 + [f"{tmp_path}/a.png"]
+        assert [s.mask_path for s in manifest] == [s.path for s in manifest]
+    (sample,) = read_data(tmp_path / "x/../set/a.png", allow_unlabelled=True)
+    assert sample.path == f"{tmp_path}/set/a.png"
 
 
 def test_paths_below_the_csv_move_with_it(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_the_families_of_names_in_use() -> None:
 def test_no_name_belongs_to_two_generators() -> None:
     tables = FAMILIES.values()
     names = [f"{name} {more}".split() for table in tables for name, more in table.items()]
-    aliases = [alias for each in names for alias in each]
+    aliases = [alias for generator_aliases in names for alias in generator_aliases]
     assert len({canonical(alias) + family_of(alias) for alias in aliases}) == len(names)
     plain = ["".join(filter(str.isalnum, alias.casefold())) for alias in aliases]
     assert len(set(plain)) == len(plain)
@@ -54,7 +54,7 @@ def test_no_name_belongs_to_two_generators() -> None:
 
 
 def test_relations() -> None:
-    for generator, family, known, expected in (
+    for generator, family, known_families, expected in (
         ("StyleGAN2", "", {"SG2": "stylegan"}, "closed"),  # another name of the same
         ("StyleGAN2-ADA", "", {"StyleGAN2": "stylegan"}, "near"),
         ("stylegan2_ffhq", "", {"stylegan2_celeba": ""}, "near"),  # other weights
@@ -71,7 +71,11 @@ def test_relations() -> None:
         # Among the named ones it can still be near.
         ("StyleGAN3", "", {"synthetic": "", "SG2": ""}, "near"),
     ):
-        assert relation(generator, family, known) == expected, (generator, family, known)
+        assert relation(generator, family, known_families) == expected, (
+            generator,
+            family,
+            known_families,
+        )
 
 
 def test_a_generators_family_is_the_one_given_most_often() -> None:
@@ -79,8 +83,8 @@ def test_a_generators_family_is_the_one_given_most_often() -> None:
     assert families(fakes) == {"SG2": "b", "x": ""}
     samples = [Sample("/r", 0, "its own", "f"), Sample("/f", 1, "SG2"), Sample("/g", 1, "g", "h")]
     assert training_families(Manifest(samples)) == {"SG2": "stylegan", "g": "h"}
-    found = with_families(["SG2", "g", "x"], {"g": "h", "x": ""})
-    assert found == {"SG2": "stylegan", "g": "h", "x": ""}
+    family_by_generator = with_families(["SG2", "g", "x"], {"g": "h", "x": ""})
+    assert family_by_generator == {"SG2": "stylegan", "g": "h", "x": ""}
 
 
 def test_fakes_find_their_test_set() -> None:
@@ -105,8 +109,8 @@ def test_findings_name_what_training_knew() -> None:
         ("open", "new"): "",
         ("open", "fake"): "",
     }
-    known = {"SG2": "stylegan", "mine": "ours"}
-    assert [*map(str, relation_findings(tests, known))] == [
+    known_families = {"SG2": "stylegan", "mine": "ours"}
+    assert [*map(str, relation_findings(tests, known_families))] == [
         "warning: Tested as unknown, though training knew it: mine; sg2 (as SG2).",
         "note: Tested as known, since training knew it by another name: StyleGAN2 (as SG2).",
         "note: Tested as unknown, though training knew its family: StyleGAN3 (stylegan).",
@@ -114,10 +118,10 @@ def test_findings_name_what_training_knew() -> None:
         "families in the data.",
     ]
     # A family of training that is not known may be that of each.
-    last = relation_findings(tests, known | {"mine": ""})[-1]
+    last = relation_findings(tests, known_families | {"mine": ""})[-1]
     assert last.text.startswith(
         "Not known to be near or far: ProGAN; new; no family is known of mine"
     )
     # A name cannot forge a line, or speak to the terminal.
-    (found,) = relation_findings({("open", "a\nb"): ""}, {"a\nb": ""})
-    assert found.text == r"Tested as unknown, though training knew it: 'a\nb'."
+    (finding,) = relation_findings({("open", "a\nb"): ""}, {"a\nb": ""})
+    assert finding.text == r"Tested as unknown, though training knew it: 'a\nb'."

@@ -40,9 +40,9 @@ def test_each_has_five_strengths_each_stronger_than_the_one_before() -> None:
         changed = perturbation(image, 0)
         assert (changed.mode, changed.size) == (image.mode, image.size)
         changes[perturbation.name].append(float(np.abs(array(changed) - before).mean()))
-    for name, found in changes.items():
-        assert len(found) == 6, name
-        assert found == sorted(set(found)), name
+    for name, differences in changes.items():
+        assert len(differences) == 6, name
+        assert differences == sorted(set(differences)), name
     np.testing.assert_array_equal(array(image), before, err_msg="the image given was changed")
 
 
@@ -51,8 +51,8 @@ def test_jpeg_is_that_of_a_file(tmp_path: Path) -> None:
     image.save(tmp_path / "a.jpg", quality=50)
     # A comment longer than JPEG allows, which a PNG or a GIF may hold, plays no part.
     image.info["comment"] = image.info["xmp"] = b"x" * 70_000
-    found, expected = Perturbation("jpeg", 50)(image, 0), load_image(tmp_path / "a.jpg")
-    np.testing.assert_array_equal(array(found), array(expected))
+    compressed, expected = Perturbation("jpeg", 50)(image, 0), load_image(tmp_path / "a.jpg")
+    np.testing.assert_array_equal(array(compressed), array(expected))
 
 
 def test_blur_is_a_gaussian() -> None:
@@ -93,8 +93,8 @@ def test_sharing_is_to_be_shrunk_compressed_enlarged_and_compressed() -> None:
     image = textured()
     once = compressed(image.resize((30, 22), Image.Resampling.BICUBIC), 60)
     twice = compressed(once.resize((40, 30), Image.Resampling.BICUBIC), 60)
-    found = Perturbation("shared", 60)(image, 0)
-    np.testing.assert_array_equal(array(found), array(twice))
+    shared = Perturbation("shared", 60)(image, 0)
+    np.testing.assert_array_equal(array(shared), array(twice))
 
 
 @pytest.mark.parametrize("stored", ["as a PNG", "in a wide colour space", "compressed"])
@@ -110,9 +110,9 @@ def test_images_are_equalised_however_they_are_stored(tmp_path: Path, stored: st
     path = tmp_path / ("a.jpg" if stored == "compressed" else "a.png")
     saved.save(path, quality=98, icc_profile=profile)
     (same,) = perturbations(["equalise"], side=48)
-    found = same(load_image(path), 0)
-    assert found.size == (48, 48)
-    assert np.abs(array(found) - (200, 60, 30)).max() <= 4
+    equalised = same(load_image(path), 0)
+    assert equalised.size == (48, 48)
+    assert np.abs(array(equalised) - (200, 60, 30)).max() <= 4
 
 
 def test_a_profile_that_is_none_of_rgb_is_passed_over() -> None:

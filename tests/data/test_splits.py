@@ -170,8 +170,8 @@ def test_splits_are_stratified_and_independent_of_the_order_and_the_folder() -> 
 
 
 def test_given_splits_are_kept() -> None:
-    given = faces(20, {"kA": 20}, "train") + faces(4, {"uB": 4}, "test")
-    assigned = assign_splits(Manifest(given), seed=0)
+    samples = faces(20, {"kA": 20}, "train") + faces(4, {"uB": 4}, "test")
+    assigned = assign_splits(Manifest(samples), seed=0)
     assert Counter(s.split for s in assigned) == {"train": 34, "validation": 6, "test": 8}
     assert list(assign_splits(assigned, seed=5)) == list(assigned)
     loose = [*assigned, Sample("/data/more.png", 0)]

@@ -31,9 +31,9 @@ def test_a_resumed_run_takes_its_splits_wherever_its_images_lie() -> None:
     recorded = Manifest(RECORD)
     for folder in ("/old", "/a/new/place"):
         now = [sample(n, folder) for n in range(8)]
-        found = with_recorded_splits(Manifest(now, "table"), recorded, RUN)
-        assert list(found) == [sample(n, folder, split=RECORD[n].split) for n in range(8)]
-        assert found.source == "table"
+        manifest = with_recorded_splits(Manifest(now, "table"), recorded, RUN)
+        assert list(manifest) == [sample(n, folder, split=RECORD[n].split) for n in range(8)]
+        assert manifest.source == "table"
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,10 @@ def test_a_resumed_run_refuses_a_file_that_was_overwritten(name: str, tmp_path: 
             Image.fromarray(pixels).save(tmp_path / name)
 
     images = [f"{stem}.png" for stem in "abcdef"]
-    for number, each in enumerate((*images, "map_1.png", "map_2.png", "mask.png", "shapes.json")):
-        fill(each, min(number, 6))  # no image is a copy
+    for number, file_name in enumerate(
+        (*images, "map_1.png", "map_2.png", "mask.png", "shapes.json")
+    ):
+        fill(file_name, min(number, 6))  # no image is a copy
     splits: list[Split] = ["train", "train", "validation", "validation", "test", "test"]
     maps = {0: f"{tmp_path}/{{map_1.png,map_2.png}}", 1: f"{tmp_path}/shapes.json#7"}
     masks = {4: f"{tmp_path}/mask.png"}

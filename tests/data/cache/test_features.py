@@ -25,18 +25,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureCache:
     return FeatureCache("net", "its weights", SHAPE, "bfloat16")
 
 
-def features_of(place: int) -> Tensor:
-    return torch.arange(24.0).view(SHAPE) + 100 * place
+def features_of(row_number: int) -> Tensor:
+    return torch.arange(24.0).view(SHAPE) + 100 * row_number
 
 
-def batches(places: list[int]) -> Iterator[tuple[Batch, Encoded]]:
+def batches(row_numbers: list[int]) -> Iterator[tuple[Batch, Encoded]]:
     """Two images at a time; an even one has a map."""
-    for at in range(0, len(places), 2):
-        some = torch.tensor(places[at : at + 2])
+    for start in range(0, len(row_numbers), 2):
+        some = torch.tensor(row_numbers[start : start + 2])
         maps = some[:, None, None].expand(-1, 2, 4).float()
         yield (
             Batch(some, some, maps, some % 2 == 0, some, torch.empty(len(some), 0)),
-            (torch.stack([features_of(int(place)) for place in some]), None, None),
+            (torch.stack([features_of(int(row_number)) for row_number in some]), None, None),
         )
 
 
@@ -46,8 +46,8 @@ def test_features_and_maps_come_back(cache: FeatureCache) -> None:
     batch = faces.batch([5, 0, 5, 2])
     assert batch.images.dtype == torch.bfloat16
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
-    for row, found in zip([5, 0, 5, 2], batch.images, strict=True):
-        torch.testing.assert_close(found, features_of(row).bfloat16(), rtol=0, atol=0)
+    for row_number, features in zip([5, 0, 5, 2], batch.images, strict=True):
+        torch.testing.assert_close(features, features_of(row_number).bfloat16(), rtol=0, atol=0)
     assert batch.target.tolist() == [1, 0, 1, 0]
     assert batch.saliency[:, 1, 3].tolist() == [5, 0, 5, 2]
     assert batch.saliency_mask.tolist() == [False, True, False, True]
@@ -78,8 +78,8 @@ def test_float32_is_kept_whole(cache: FeatureCache, dtype: FeatureType) -> None:
         lambda _: [(batch, (third, None, None))],
         progress=False,
     )
-    found = CachedFaces(cache, Manifest(FACES[:1])).batch([0]).images
-    assert found.float().equal(third) == (dtype == "float32")
+    features = CachedFaces(cache, Manifest(FACES[:1])).batch([0]).images
+    assert features.float().equal(third) == (dtype == "float32")
 
 
 def test_only_what_is_new_is_computed(cache: FeatureCache) -> None:
@@ -111,7 +111,7 @@ def test_other_weights_or_types_have_a_folder_of_their_own(cache: FeatureCache) 
         FeatureCache("net", "its weights", SHAPE, "float32"),
         FeatureCache("net", "its weights", (3, 4, 2), "bfloat16"),
     ]
-    assert len({each.store.folder for each in [cache, *others]}) == 4
+    assert len({feature_cache.store.folder for feature_cache in [cache, *others]}) == 4
 
 
 def test_a_full_disk_is_one_sentence(
@@ -135,24 +135,26 @@ def test_damaged_features_are_computed_again(
     """Four flipped bits would train another head, in every later run."""
     names = digests(FACES).ravel()
     cache.fill(names, batches, progress=False)
-    rows = cache.store.folder / "rows-2.bin"
-    content = bytearray(rows.read_bytes())
+    rows_file = cache.store.folder / "rows-2.bin"
+    content = bytearray(rows_file.read_bytes())
     content[3 * cache.record.itemsize + 5] ^= 0b1111
-    rows.write_bytes(content)
+    rows_file.write_bytes(content)
     later = FeatureCache("net", "its weights", SHAPE, "bfloat16")
     asked: list[int] = []
 
-    def noted(places: list[int]) -> Iterator[tuple[Batch, Encoded]]:
-        asked.extend(places)
-        return batches(places)
+    def noted(row_numbers: list[int]) -> Iterator[tuple[Batch, Encoded]]:
+        asked.extend(row_numbers)
+        return batches(row_numbers)
 
     later.fill(names, noted, progress=False)
     assert asked == [3]
-    assert f"{rows} is damaged" in caplog.text
-    found = CachedFaces(later, FACES).batch(range(7)).images
-    assert found.float().equal(torch.stack([features_of(n) for n in range(7)]).bfloat16().float())
+    assert f"{rows_file} is damaged" in caplog.text
+    features = CachedFaces(later, FACES).batch(range(7)).images
+    assert features.float().equal(
+        torch.stack([features_of(n) for n in range(7)]).bfloat16().float()
+    )
     # Cut off while they are used: no wrong feature, and no signal of the system.
-    os.truncate(rows, 2 * cache.record.itemsize)
+    os.truncate(rows_file, 2 * cache.record.itemsize)
     faces = CachedFaces(FeatureCache("net", "its weights", SHAPE, "bfloat16"), FACES)
     with pytest.raises(InputError, match=r"were changed while they were used.*: end what changes"):
         faces.batch([5])

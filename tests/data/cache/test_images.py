@@ -167,12 +167,12 @@ def test_a_damaged_list_of_files_is_looked_at_again(faces: Manifest, cache: Path
     assert same(batch(faces, ImageCache(16)), plain)
 
 
-@pytest.mark.parametrize("place", ["a file", "read-only"])
+@pytest.mark.parametrize("obstacle", ["a file", "read-only"])
 def test_a_folder_that_takes_nothing_is_a_line(
-    faces: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str
+    faces: Manifest, tmp_path: Path, caplog: pytest.LogCaptureFixture, obstacle: str
 ) -> None:
     plain, where = batch(faces, None), "/proc"
-    if place == "a file":
+    if obstacle == "a file":
         where = str(tmp_path / "file")
         Path(where).write_text("no folder")
     assert same(batch(faces, ImageCache(16, where)), plain)
@@ -243,9 +243,9 @@ def test_auto_leaves_nine_tenths_of_the_disk(
 def test_every_figure_of_a_run_is_the_same_without_it(tmp_path: Path) -> None:
     """Training with workers, and an evaluation that has to perturb its images."""
     faces = write_faces(tmp_path / "faces", 60)
-    found = []
+    contents = []
     for where in ("auto", "no"):
-        runs = tmp_path / f"runs{len(found)}"
+        runs = tmp_path / f"runs{len(contents)}"
         trained(
             *f"--data {faces} --recipe quick --epochs 2 --image-cache {where}".split(),
             *f"--workers 2 --threads 1 --output {runs} --name run --report false".split(),
@@ -256,6 +256,6 @@ def test_every_figure_of_a_run_is_the_same_without_it(tmp_path: Path) -> None:
         python(CHECKOUT / "evaluate.py", *evaluation, cwd=tmp_path)
         files = ["summary.csv", "model/model.safetensors", "evaluation/scores.csv"]
         files += ["evaluation/robustness.csv"]
-        found.append([(runs / "run" / name).read_bytes() for name in files])
+        contents.append([(runs / "run" / name).read_bytes() for name in files])
     assert (tmp_path / "cache" / "images").is_dir()
-    assert found[0] == found[1]
+    assert contents[0] == contents[1]

@@ -74,9 +74,9 @@ def check(*words: str | Path, output: Path) -> dict[str, Any]:
         run_check(parse(CheckConfig, [*map(str, words), "--output", str(output)]))
     except SystemExit as end:
         code = int(end.code or 0)
-    found: dict[str, Any] = json.loads((output / "check.json").read_text(encoding="utf-8"))
+    report: dict[str, Any] = json.loads((output / "check.json").read_text(encoding="utf-8"))
     text = (output / "check.txt").read_text(encoding="utf-8")
-    return {**found, "exit": code, "text": text}
+    return {**report, "exit": code, "text": text}
 
 
 def rewrite(csv: Path, change: Callable[[Sample], Sample | None]) -> None:
@@ -87,11 +87,11 @@ def rewrite(csv: Path, change: Callable[[Sample], Sample | None]) -> None:
 
 def test_the_report_of_sound_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = write_faces(tmp_path, {"train": 24, "validation": 10, "test": 10})
-    found = check(table, output=tmp_path / "out")
-    assert (found["exit"], found["trainable"], found["obstacle"]) == (0, True, None)
-    assert found["n_images"] == 88
+    report = check(table, output=tmp_path / "out")
+    assert (report["exit"], report["trainable"], report["obstacle"]) == (0, True, None)
+    assert report["n_images"] == 88
     columns = ("split", "label", "generator", "images", "with_map")
-    rows = [tuple(kind[name] for name in columns) for kind in found["kinds"]]
+    rows = [tuple(kind[name] for name in columns) for kind in report["kinds"]]
     assert len(rows) == 9
     assert rows[:4] == [
         ("train", "real", "", 24, 24),
@@ -99,29 +99,29 @@ def test_the_report_of_sound_data(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("train", "synthetic", "known-2", 12, 12),
         ("validation", "real", "", 10, 0),
     ]
-    assert found["train_share_real"] == 0.5
+    assert report["train_share_real"] == 0.5
     for name, value in (("sizes", "64x64"), ("formats", "PNG"), ("modes", "RGB")):
-        assert found[name] == {value: 88}
-    assert found["maps"] == {
+        assert report[name] == {value: 88}
+    assert report["maps"] == {
         "maps": 48,
         "images_without": 40,
         **dict.fromkeys(("unreadable", "blank", "inverted", "of_another_size", "unmatched"), 0),
     }
-    assert found["bad_files"] == []
-    assert found["copies"]["images"] == 0
-    assert found["shortcuts"]["storage"]["interval"] == [0.5, 0.5]  # all are stored alike
-    low, high = found["shortcuts"]["pixels"]["interval"]
-    assert 0.5 < low < found["shortcuts"]["pixels"]["auc"] < high <= 1
+    assert report["bad_files"] == []
+    assert report["copies"]["images"] == 0
+    assert report["shortcuts"]["storage"]["interval"] == [0.5, 0.5]  # all are stored alike
+    low, high = report["shortcuts"]["pixels"]["interval"]
+    assert 0.5 < low < report["shortcuts"]["pixels"]["auc"] < high <= 1
 
     # That drawn faces differ in sharpness is said, and no reason not to train.
-    first, known, note, _, layout, *printed = capsys.readouterr().out.splitlines()
-    assert first == printed[-4] == found["text"].splitlines()[0] == f"{FIT}:"
-    assert [known, note] == printed[-3:-1]
-    assert known.startswith("warning: Low-level statistics alone tell the class with AUC 0.")
+    first, warning, note, _, layout, *printed = capsys.readouterr().out.splitlines()
+    assert first == printed[-4] == report["text"].splitlines()[0] == f"{FIT}:"
+    assert [warning, note] == printed[-3:-1]
+    assert warning.startswith("warning: Low-level statistics alone tell the class with AUC 0.")
     assert note.startswith("note: Fewer than 10 images, of which figures say little: 5 test images")
-    assert len(found["findings"]) == 2
+    assert len(report["findings"]) == 2
     assert "layout manifest" in layout
-    assert found["fit"]
+    assert report["fit"]
     assert (tmp_path / "out" / "copies.csv").read_bytes().count(b"\n") == 1
     look_at_the_sheet(tmp_path)
 
@@ -146,13 +146,14 @@ def test_what_stops_training_is_said_in_its_words(faces: Path, tmp_path: Path) -
     rewrite(faces, lambda sample: sample if sample.label else None)
     with pytest.raises(InputError) as error:
         training_manifest(resolve(TrainConfig(data=(str(faces),))), progress=False)
-    found = check(faces, "--drop-copies", output=tmp_path / "out")
-    assert (found["exit"], found["trainable"], found["n_images"]) == (1, False, 16)
-    assert found["obstacle"] == str(error.value)
+    report = check(faces, "--drop-copies", output=tmp_path / "out")
+    assert (report["exit"], report["trainable"], report["n_images"]) == (1, False, 16)
+    assert report["obstacle"] == str(error.value)
     assert (
-        f"error: Training would not start: {found['without_copies']['obstacle']}\n" in found["text"]
+        f"error: Training would not start: {report['without_copies']['obstacle']}\n"
+        in report["text"]
     )
-    assert found["text"].endswith(f"it would not start: {found['without_copies']['obstacle']}\n")
+    assert report["text"].endswith(f"it would not start: {report['without_copies']['obstacle']}\n")
 
 
 def test_bad_files_are_listed_and_left_out_of_the_manifest(faces: Path, tmp_path: Path) -> None:
@@ -164,16 +165,16 @@ def test_bad_files_are_listed_and_left_out_of_the_manifest(faces: Path, tmp_path
     folder.unlink()
     folder.mkdir()
     for max_bad, code in (("0.2", 0), ("0", 1)):
-        found = check(faces, "--max-bad", max_bad, "--drop-copies", output=tmp_path / "out")
-        assert {(Path(f["path"]), f["role"]) for f in found["bad_files"]} == {
+        report = check(faces, "--max-bad", max_bad, "--drop-copies", output=tmp_path / "out")
+        assert {(Path(f["path"]), f["role"]) for f in report["bad_files"]} == {
             *((path, "image") for path in (real, text, folder)),
             (bad_map, "map"),
         }
-        (why,) = (f["reason"] for f in found["bad_files"] if f["path"] == str(text))
+        (why,) = (f["reason"] for f in report["bad_files"] if f["path"] == str(text))
         assert why == "cannot identify image file"  # without Pillow's object in memory
-        assert found["kinds"][0]["unreadable"] == found["maps"]["unreadable"] == 1
-        assert found["trainable"] == (code == 0)
-        assert (found["exit"], found["without_copies"]["n_images"]) == (0, 29)
+        assert report["kinds"][0]["unreadable"] == report["maps"]["unreadable"] == 1
+        assert report["trainable"] == (code == 0)
+        assert (report["exit"], report["without_copies"]["n_images"]) == (0, 29)
 
 
 def test_odd_maps_masks_and_labels_are_counted(faces: Path, tmp_path: Path) -> None:
@@ -202,8 +203,8 @@ def test_odd_maps_masks_and_labels_are_counted(faces: Path, tmp_path: Path) -> N
     shutil.copy(real, fake)
     rewrite(faces, lambda s: replace(s, mask_path=mask) if s.path == fake else s)
 
-    found = check(faces, "--human-maps", maps, output=tmp_path / "out")
-    assert found["maps"] == {
+    report = check(faces, "--human-maps", maps, output=tmp_path / "out")
+    assert report["maps"] == {
         "maps": 17,
         "images_without": 16,
         "unreadable": 0,
@@ -212,12 +213,14 @@ def test_odd_maps_masks_and_labels_are_counted(faces: Path, tmp_path: Path) -> N
         "of_another_size": 1,
         "unmatched": 1,
     }
-    assert found["sizes"] == {"64x64": 32, "48x64": 1}
-    assert found["contradictory"] == [[real, fake]]
-    assert (found["trainable"], found["exit"]) == (True, 1)
-    assert found["masks"] == {"masks": 1, "faint": 1}
+    assert report["sizes"] == {"64x64": 32, "48x64": 1}
+    assert report["contradictory"] == [[real, fake]]
+    assert (report["trainable"], report["exit"]) == (True, 1)
+    assert report["masks"] == {"masks": 1, "faint": 1}
     # Each of it is in the verdict.
-    said = [(each["severity"], each["text"].partition(",")[0]) for each in found["findings"]]
+    said = [
+        (finding["severity"], finding["text"].partition(",")[0]) for finding in report["findings"]
+    ]
     assert said == [
         ("error", "1 files are given both as real and as synthetic"),
         ("warning", f"1 human maps in {maps} belong to no image"),
@@ -234,9 +237,11 @@ def test_odd_maps_masks_and_labels_are_counted(faces: Path, tmp_path: Path) -> N
         ),
         ("note", "Fewer than 10 images"),
     ]
-    lines = found["text"].splitlines()
+    lines = report["text"].splitlines()
     assert lines[0] == "mend this before training:"
-    assert lines[1:7] == [f"{each['severity']}: {each['text']}" for each in found["findings"]]
+    assert lines[1:7] == [
+        f"{finding['severity']}: {finding['text']}" for finding in report["findings"]
+    ]
 
 
 def test_copies_are_dropped_from_the_manifest_that_train_py_takes(
@@ -244,21 +249,21 @@ def test_copies_are_dropped_from_the_manifest_that_train_py_takes(
 ) -> None:
     """Also those with a test set that is given apart; names may hold any bytes."""
     odd = os.fsdecode(b"line\nbreak \xff.png")
-    place = faces.parent
-    (place / "train-known-1-0.png").rename(place / odd)
+    folder = faces.parent
+    (folder / "train-known-1-0.png").rename(folder / odd)
     rewrite(faces, lambda s: replace(s, path=s.path.replace("train-known-1-0.png", odd)))
-    shutil.copy(place / odd, place / "test-known-1-0.png")
-    with Image.open(place / "test-real-0.png") as image:
-        image.save(place / "train-real-0.png", optimize=True)  # other bytes
+    shutil.copy(folder / odd, folder / "test-known-1-0.png")
+    with Image.open(folder / "test-real-0.png") as image:
+        image.save(folder / "train-real-0.png", optimize=True)  # other bytes
     (tmp_path / "fakes").mkdir()
     Image.fromarray(render_face("open", "far-1", 0).image).save(tmp_path / "fakes/0.png")
-    with Image.open(place / "train-known-1-3.png") as image:
+    with Image.open(folder / "train-known-1-3.png") as image:
         image.resize((100, 100)).save(tmp_path / "fakes/leak.jpg", quality=60)
 
     words = (faces, f"--test-data=far-1={tmp_path}/fakes", "--drop-copies")
-    found = check(*words, output=tmp_path / "out")
-    assert (found["exit"], found["trainable"]) == (0, True)
-    assert found["copies"] == {
+    report = check(*words, output=tmp_path / "out")
+    assert (report["exit"], report["trainable"]) == (0, True)
+    assert report["copies"] == {
         "images": 3,
         "same_file": 1,
         "same_picture": 2,
@@ -267,14 +272,14 @@ def test_copies_are_dropped_from_the_manifest_that_train_py_takes(
         "between": {"train-test": 3},
     }
     written = str(tmp_path / "out" / "without_copies.csv")
-    without = found["without_copies"]
+    without = report["without_copies"]
     assert (without["path"], without["n_images"], without["trainable"]) == (written, 31, True)
     with (tmp_path / "out/copies.csv").open(errors="surrogateescape", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["split"], row["original_split"]) for row in rows] == [("test", "train")] * 3
     same = next(row for row in rows if row["kind"] == "same file")
-    assert (same["original"], same["similarity"]) == (str(place / odd), "1.0000")
-    assert same["path"] == str(place / "test-known-1-0.png")
+    assert (same["original"], same["similarity"]) == (str(folder / odd), "1.0000")
+    assert same["path"] == str(folder / "test-known-1-0.png")
     assert {row["left_out"] for row in rows} == {"yes"}
     taken = training_manifest(resolve(TrainConfig(data=(written,))), progress=False)
     assert sum(sample.generator == "far-1" for sample in taken) == 1
@@ -286,35 +291,35 @@ def test_leaks_are_dropped_where_a_table_has_the_labels(faces: Path, tmp_path: P
     """The manifest without leaks has the labels: the table is not asked for again."""
     folder = faces.parent
     shutil.copy(folder / "test-real-0.png", folder / "train-real-0.png")
-    found = check(folder, f"--labels={faces}", "--drop-copies", output=tmp_path / "out")
-    assert found["copies"]["same_file"] == 1
-    assert found["without_copies"]["trainable"]
+    report = check(folder, f"--labels={faces}", "--drop-copies", output=tmp_path / "out")
+    assert report["copies"]["same_file"] == 1
+    assert report["without_copies"]["trainable"]
 
 
 def test_a_fake_and_its_source_are_a_leak_only_across_splits(faces: Path, tmp_path: Path) -> None:
     """A swap: the picture of a real face with a mouth of somebody else, stored anew."""
-    place = faces.parent
-    with Image.open(place / "train-real-0.png") as image:
+    folder = faces.parent
+    with Image.open(folder / "train-real-0.png") as image:
         swapped = np.asarray(image).copy()
     swapped[44:50, 28:38] += 9
 
     def swap_into(name: str) -> dict[str, Any]:
-        Image.fromarray(swapped).save(place / f"{name}.png")
+        Image.fromarray(swapped).save(folder / f"{name}.png")
         return check(faces, output=tmp_path / "out")
 
-    kept = (place / "test-known-1-0.png").read_bytes()
-    found = swap_into("test-known-1-0")
-    assert (found["exit"], found["copies"]["fake_and_source"]) == (1, 1)
-    assert found["findings"][0]["text"].startswith(
+    kept = (folder / "test-known-1-0.png").read_bytes()
+    report = swap_into("test-known-1-0")
+    assert (report["exit"], report["copies"]["fake_and_source"]) == (1, 1)
+    assert report["findings"][0]["text"].startswith(
         "1 of 2 synthetic test images of known-1 are a fake whose source"
     )
     with (tmp_path / "out/copies.csv").open(newline="") as file:
         assert [row["kind"] for row in csv.DictReader(file)] == ["a fake and its source"]
-    (place / "test-known-1-0.png").write_bytes(kept)
+    (folder / "test-known-1-0.png").write_bytes(kept)
 
-    found = swap_into("train-known-1-0")
-    assert (found["exit"], found["copies"]["images"]) == (0, 0)
-    note, few = found["findings"]
+    report = swap_into("train-known-1-0")
+    assert (report["exit"], report["copies"]["images"]) == (0, 0)
+    note, few = report["findings"]
     assert few["id"] == "few_images"
     assert note["severity"] == "note"
     assert note["text"].startswith("1 fakes are in the split of their source, the real face that")

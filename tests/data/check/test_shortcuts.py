@@ -64,22 +64,22 @@ def audited(
     folder: Path, faces: list[Image.Image], real: Save, fake: Save, *, pixels: bool = False
 ) -> Audit:
     """The audit of metadata or of pixels, where the classes are stored in two ways."""
-    for at, (face, label) in enumerate(zip(faces, LABELS, strict=True)):
-        (fake if label else real)(face, folder / f"{at:04d}")
+    for number, (face, label) in enumerate(zip(faces, LABELS, strict=True)):
+        (fake if label else real)(face, folder / f"{number:04d}")
     paths = sorted(map(str, folder.iterdir()))
     rows = [pixel_statistics(path) if pixels else of_file(path) for path in paths]
-    found = audit(rows, LABELS)
-    assert found is not None
-    return found
+    files_audit = audit(rows, LABELS)
+    assert files_audit is not None
+    return files_audit
 
 
 def test_a_clean_set_has_a_half_in_its_interval(tmp_path: Path, faces: list[Image.Image]) -> None:
     for pixels in (False, True):
-        found = audited(tmp_path, faces, png, png, pixels=pixels)
-        low, high = found.interval
+        files_audit = audited(tmp_path, faces, png, png, pixels=pixels)
+        low, high = files_audit.interval
         assert low < 0.5 < high < low + 0.6
-        assert found.causes == []
-        assert (found.n_real, found.n_synthetic) == (N // 2, N // 2)
+        assert files_audit.causes == []
+        assert (files_audit.n_real, files_audit.n_synthetic) == (N // 2, N // 2)
 
 
 @pytest.mark.parametrize(
@@ -121,20 +121,20 @@ def test_metadata_tell_the_classes_apart(
 def test_pixels_tell_the_classes_apart(
     fake: Save, cause: str, tmp_path: Path, faces: list[Image.Image]
 ) -> None:
-    found = audited(tmp_path, faces, png, fake, pixels=True)
-    assert found.interval[0] > 0.8
-    assert cause in [each.name for each in found.causes]
+    pixel_audit = audited(tmp_path, faces, png, fake, pixels=True)
+    assert pixel_audit.interval[0] > 0.8
+    assert cause in [statistic.name for statistic in pixel_audit.causes]
 
 
 def test_what_is_not_there_tells_as_much_as_what_is() -> None:
     """Few reals have a quantisation table, all fakes have one: NaN is a value like another."""
     # One value is in all of the fakes and in few reals: it is not the value that tells.
     column = np.where((np.arange(80) % 2 == 0) & (np.arange(80) >= 8), math.nan, 43.44)
-    found = audit([{"quantisation": value} for value in column], [0, 1] * 40)
-    assert found is not None
-    assert found.interval[0] > 0.8
+    column_audit = audit([{"quantisation": value} for value in column], [0, 1] * 40)
+    assert column_audit is not None
+    assert column_audit.interval[0] > 0.8
     said = "quantisation (real: 43.44 in 10 %, synthetic: 43.44)"
-    assert str(found.causes[0]) == said
+    assert str(column_audit.causes[0]) == said
 
 
 def test_what_only_tells_groups_apart_counts_nothing() -> None:
@@ -144,7 +144,7 @@ def test_what_only_tells_groups_apart_counts_nothing() -> None:
     label = (np.arange(60) % 2)[group].tolist()
     sizes = [{"size": float(size)} for size in generator.permutation(60)[group]]
     divided = audit(sizes, label)
-    together = audit(sizes, label, [f"video {at}" for at in group])
+    together = audit(sizes, label, [f"video {number}" for number in group])
     assert divided is not None
     assert together is not None
     assert divided.auc > 0.95
@@ -160,8 +160,8 @@ def test_too_few_images_or_groups_of_a_class_are_not_audited() -> None:
         rows = [{"number": float(row)} for row in range(len(labels))]
         assert audit(rows, labels, groups) is None
     # Where all files are alike there is nothing to tell.
-    found = audit([{"file format": "PNG", "width": math.nan}] * 60, [0, 1] * 30)
-    assert found == Audit(0.5, (0.5, 0.5), LEVEL, 30, 30, [])
+    format_audit = audit([{"file format": "PNG", "width": math.nan}] * 60, [0, 1] * 30)
+    assert format_audit == Audit(0.5, (0.5, 0.5), LEVEL, 30, 30, [])
 
 
 def statistics(pixels: NDArray[np.uint8], folder: Path) -> dict[str, float]:
@@ -171,14 +171,14 @@ def statistics(pixels: NDArray[np.uint8], folder: Path) -> dict[str, float]:
 
 def test_pixel_statistics_of_known_pictures(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(128, 10, (300, 280)).round().astype(np.uint8)
-    found = statistics(np.repeat(noise[..., None], 3, 2), tmp_path)
-    assert found["noise"] == pytest.approx(10, rel=0.03)
+    measurements = statistics(np.repeat(noise[..., None], 3, 2), tmp_path)
+    assert measurements["noise"] == pytest.approx(10, rel=0.03)
     # Laplacian of white noise: variance 20 times the noise's.
-    assert found["sharpness"] == pytest.approx(math.log1p(20 * 100), rel=0.02)
+    assert measurements["sharpness"] == pytest.approx(math.log1p(20 * 100), rel=0.02)
     # Steps of 20 at the borders of blocks, none inside.
     steps = np.repeat(np.repeat(np.arange(8, dtype=np.uint8) * 20, 8)[:, None], 64, 1)
-    found = statistics(np.repeat((steps + 40)[..., None], 3, 2), tmp_path)
-    assert found["8 x 8 blocks"] == pytest.approx(((20 + 0.1) / 0.1 + 1) / 2, rel=1e-3)
+    measurements = statistics(np.repeat((steps + 40)[..., None], 3, 2), tmp_path)
+    assert measurements["8 x 8 blocks"] == pytest.approx(((20 + 0.1) / 0.1 + 1) / 2, rel=1e-3)
 
 
 def stored(folder: Path, side: int, extension: str) -> list[Sample]:
@@ -196,14 +196,14 @@ def stored(folder: Path, side: int, extension: str) -> list[Sample]:
 
 def test_what_tells_the_classes_apart_is_named(tmp_path: Path) -> None:
     audit = storage_audit(Manifest(stored(tmp_path / "a", 64, ".png")))
-    (found,) = audit.findings("open set", "so be it")
-    assert found.severity == "error"
+    (finding,) = audit.findings("open set", "so be it")
+    assert finding.severity == "error"
     apart = "tells real from synthetic with AUC 1.000, by colour mode (real: L 100 %, "
-    assert found.text.startswith(f"In the open set, the storage of the files alone {apart}")
-    assert found.text.endswith(": so be it.")
+    assert finding.text.startswith(f"In the open set, the storage of the files alone {apart}")
+    assert finding.text.endswith(": so be it.")
     audit = storage_audit(Manifest([*stored(tmp_path / "b", 25, ".jpg"), Sample("gone.png", 0)]))
-    (found,) = audit.findings("", "")
-    assert "file format (real: PNG 100 %, synthetic: JPEG 100 %)" in found.text
+    (finding,) = audit.findings("", "")
+    assert "file format (real: PNG 100 %, synthetic: JPEG 100 %)" in finding.text
 
 
 def test_files_alike_and_too_few_say_nothing(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_files_that_are_stored_alike_differ_in_size_by_what_they_show(tmp_path: 
         (".webp", "warning", "as WEBP files do not tell their quality"),
     ):
         samples = pictures(tmp_path / extension[1:], extension)
-        (found,) = storage_audit(Manifest(samples)).findings("open set", "so be it")
-        assert found.severity == severity
-        assert "bits per pixel tell real from synthetic with AUC 1.000" in found.text
-        assert said in found.text
+        (finding,) = storage_audit(Manifest(samples)).findings("open set", "so be it")
+        assert finding.severity == severity
+        assert "bits per pixel tell real from synthetic with AUC 1.000" in finding.text
+        assert said in finding.text

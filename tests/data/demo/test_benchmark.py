@@ -57,9 +57,9 @@ def test_the_set_has_the_documented_counts() -> None:
         "closed_balanced": 480,
         "open": 1640,
     }
-    known = {name for name, grade in NAMES.items() if grade == "known"}
-    assert {*SPLITS["train"], *SPLITS["closed"]} == {"real", *known}
-    assert {*SPLITS["open"]} == {*ORACLE["oracle"]} == {"real", *NAMES.keys() - known}
+    known_generators = {name for name, grade in NAMES.items() if grade == "known"}
+    assert {*SPLITS["train"], *SPLITS["closed"]} == {"real", *known_generators}
+    assert {*SPLITS["open"]} == {*ORACLE["oracle"]} == {"real", *NAMES.keys() - known_generators}
     assert sum(ORACLE["oracle"].values()) - ORACLE["oracle"]["real"] == 2002
 
 

@@ -217,11 +217,11 @@ def test_the_command_cuts_what_a_layout_has(
         f"2 of 3 faces: {tmp_path}/out/manifest.csv",
         f"left out 1: {tmp_path}/out/no_face.csv",
     ]
-    found = read_data(tmp_path / "out/manifest.csv")
-    real, fake = sorted(found, key=lambda sample: sample.label or 0)
+    manifest = read_data(tmp_path / "out/manifest.csv")
+    real, fake = sorted(manifest, key=lambda sample: sample.label or 0)
     assert (Path(real.path).name, Path(fake.path).name) == ("mirrored.png", "face.png")
     assert (real.generator, fake.generator) == ("kA", "kA")
-    assert found.geometries() == {"lbp margin 0.2": 2}
+    assert manifest.geometries() == {"lbp margin 0.2": 2}
     heat, size = human_map(str(fake.human_map)), load_image(fake.path).size
     assert heat.shape == size[::-1]
     # People looked at the middle of the face.
@@ -243,9 +243,9 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
 
 def content(folder: Path) -> dict[str, bytes]:
     """The files, as they would be in a folder of any name, but for the list that only grows."""
-    place = str(folder).encode()
+    folder_bytes = str(folder).encode()
     return {
-        str(path.relative_to(folder)): path.read_bytes().replace(place, b"")
+        str(path.relative_to(folder)): path.read_bytes().replace(folder_bytes, b"")
         for path in folder.rglob("*")
         if path.is_file() and path.name != SOURCES
     }

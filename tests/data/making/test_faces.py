@@ -73,34 +73,39 @@ def test_faces_are_looked_for_where_training_cut_them_all_in_one_way() -> None:
 
 def numbers(every: bool, *frames: list[Box]) -> list[list[int]]:
     """Return the numbers of the people in frames with boxes of these squares."""
-    found = FaceFinder(every, Way("lbp", 0)).people(
+    people = FaceFinder(every, Way("lbp", 0)).people(
         [[Face(box, window(box, 0, (1000, 100)) or (0, 0, 1, 1)) for box in f] for f in frames]
     )
-    for boxes, seen in zip(frames, found, strict=True):
+    for boxes, seen in zip(frames, people, strict=True):
         assert {face.box for _, face in seen} <= set(boxes)
-    return [[person for person, _ in seen] for seen in found]
+    return [[person for person, _ in seen] for seen in people]
 
 
-def at(left: float, side: float = 30) -> Box:
+def box_at(left: float, side: float = 30) -> Box:
     return (left, 10, left + side, 10 + side)
 
 
 def test_people_are_followed_by_overlap() -> None:
     # Two walk towards each other, are found in another order, and one is gone for a frame.
-    frames = [[at(0), at(200)], [at(190), at(12)], [at(24)], [at(170), at(30)]]
+    frames = [
+        [box_at(0), box_at(200)],
+        [box_at(190), box_at(12)],
+        [box_at(24)],
+        [box_at(170), box_at(30)],
+    ]
     assert numbers(True, *frames) == [[1, 2], [2, 1], [1], [2, 1]]
     # 30 wide: 20 further overlaps by 10 of 50, a fifth; 21 further is another person.
-    assert numbers(True, [at(0)], [at(20)], [at(41)]) == [[1], [1], [2]]
+    assert numbers(True, [box_at(0)], [box_at(20)], [box_at(41)]) == [[1], [1], [2]]
     # Both overlap the first; the pairing with the largest sum counts, and none is taken twice.
-    assert numbers(True, [at(0), at(20)], [at(10), at(18)]) == [[1, 2], [1, 2]]
-    assert numbers(True, [], [at(0), at(5)], []) == [[], [1, 2], []]
+    assert numbers(True, [box_at(0), box_at(20)], [box_at(10), box_at(18)]) == [[1, 2], [1, 2]]
+    assert numbers(True, [], [box_at(0), box_at(5)], []) == [[], [1, 2], []]
 
 
 def test_the_largest_person_is_the_one_with_the_largest_area_in_all() -> None:
     """Not one who is found once, if larger, in a frame."""
-    frames = [[at(0, 40), at(200, 60)], [at(0, 40)], [at(5, 40)]]
+    frames = [[box_at(0, 40), box_at(200, 60)], [box_at(0, 40)], [box_at(5, 40)]]
     assert numbers(False, *frames) == [[1], [1], [1]]
-    assert numbers(False, [at(0, 20), at(100, 30)]) == [[1]]
+    assert numbers(False, [box_at(0, 20), box_at(100, 30)]) == [[1]]
     assert numbers(False, [], []) == [[], []]
 
 
@@ -115,8 +120,8 @@ def test_each_thread_has_a_detector_of_its_own(monkeypatch: pytest.MonkeyPatch) 
     find, picture = detector("lbp"), Image.new("RGB", (4, 4))
     assert find(picture) == find(picture) == [(0, 0, 1, True)]
     with ThreadPoolExecutor(1) as pool:
-        found = [pool.submit(find, picture).result() for _ in range(2)]
-    assert found == [[(0, 0, 1, True)]] * 2
+        thread_boxes = [pool.submit(find, picture).result() for _ in range(2)]
+    assert thread_boxes == [[(0, 0, 1, True)]] * 2
     assert len(set(made)) == len(made) == 2
 
 
@@ -128,9 +133,9 @@ def test_detectors_find_a_face_at_any_size(name: str) -> None:
     face = Image.fromarray(skimage.data.astronaut())
     for scale in (0.75, 1, 4):
         boxes = find(face.resize((round(512 * scale), round(512 * scale))))
-        found = largest(boxes)
-        assert found is not None
-        left, top, right, bottom = (side / scale for side in found)
+        face_box = largest(boxes)
+        assert face_box is not None
+        left, top, right, bottom = (side / scale for side in face_box)
         assert overlap((left, top, right, bottom), ASTRONAUT) > 0.5
     assert find(Image.fromarray(skimage.data.coffee())) == []
     assert find(Image.new("RGB", (1, 1))) == []

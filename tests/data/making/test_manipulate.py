@@ -87,9 +87,9 @@ def test_the_files_do_not_tell_the_class(out: Manifest) -> None:
     }
     labels, groups = [int(s.label or 0) for s in train], [s.group for s in train]
     rows = [{**seen.storage, "bits": seen.bits_per_pixel} for seen in looks]
-    found = audit(rows, labels, groups, seed=0)
-    assert found is not None
-    assert found.auc < 0.65
+    storage_audit = audit(rows, labels, groups, seed=0)
+    assert storage_audit is not None
+    assert storage_audit.auc < 0.65
 
 
 def test_a_person_is_in_one_split_and_never_his_own_donor(faces: Path, tmp_path: Path) -> None:
@@ -97,11 +97,11 @@ def test_a_person_is_in_one_split_and_never_his_own_donor(faces: Path, tmp_path:
         target = tmp_path / "people" / f"person {number % 20}" / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
-    found = made(tmp_path / "people", tmp_path / "out")
-    groups = {split: {s.group for s in found.split(split)} for split in ("train", "test")}
+    manifest = made(tmp_path / "people", tmp_path / "out")
+    groups = {split: {s.group for s in manifest.split(split)} for split in ("train", "test")}
     assert groups["train"] | groups["test"] < {f"person {n}" for n in range(20)}
     assert not groups["train"] & groups["test"]
-    reals = found.where(lambda sample: sample.label == REAL)
+    reals = manifest.where(lambda sample: sample.label == REAL)
     small = np.random.default_rng(0).integers(0, 255, (len(reals), 16, 16, 3), np.uint8)
     owner = {sample.path: (sample.group, sample.split) for sample in reals}
     for picture in _pictures(reals, small, seed=0):
@@ -134,11 +134,15 @@ def test_what_is_finished_stays_and_the_rest_is_made(faces: Path, out: Manifest)
         made(faces, folder, "--resume", "--seed", "3")
     made(faces, folder, "--resume")
     assert (folder / "images/real/000001.jpg").stat().st_mtime_ns == kept
-    found, expected = (
-        {path.relative_to(each): path.read_bytes() for path in each.rglob("*") if path.is_file()}
-        for each in (folder, whole)
+    resumed_files, expected = (
+        {
+            path.relative_to(made_folder): path.read_bytes()
+            for path in made_folder.rglob("*")
+            if path.is_file()
+        }
+        for made_folder in (folder, whole)
     )
-    assert found == expected
+    assert resumed_files == expected
 
 
 def test_pictures_of_a_face_that_was_replaced_do_not_stay(tmp_path: Path) -> None:

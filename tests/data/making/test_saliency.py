@@ -33,25 +33,25 @@ def faces(count: int, patched: bool, seed: int = 0) -> NDArray[np.float32]:
     down, across = np.mgrid[:SIDE, :SIDE] / SIDE
     basis = np.stack([np.sin(3 * down), np.cos(4 * across), down * across, down**2])
     rng = np.random.default_rng(seed + patched)
-    found = 0.2 + 0.15 * np.tensordot(rng.random((count, 4)), basis, 1)
-    found += 0.01 * rng.standard_normal(found.shape)
+    pictures = 0.2 + 0.15 * np.tensordot(rng.random((count, 4)), basis, 1)
+    pictures += 0.01 * rng.standard_normal(pictures.shape)
     if patched:
-        found[:, *PATCH] += 0.1 * (-1) ** np.indices((6, 6)).sum(0)
-    return found.clip(0, 1).astype(np.float32)
+        pictures[:, *PATCH] += 0.1 * (-1) ** np.indices((6, 6)).sum(0)
+    return pictures.clip(0, 1).astype(np.float32)
 
 
 @pytest.mark.parametrize("way", ["pca", "lda"])
 def test_a_map_is_brightest_on_the_artefact(way: str) -> None:
     train = np.concatenate([faces(60, False), faces(60, True)]).reshape(120, -1)
     maps = saliency(way, train, np.repeat([0, 1], 60))
-    found = maps(faces(20, True, 9).reshape(20, -1))
-    assert found.shape == (20, SIDE, SIDE)
-    rows, columns = np.divmod(found.reshape(20, -1).argmax(1), SIDE)
+    fake_maps = maps(faces(20, True, 9).reshape(20, -1))
+    assert fake_maps.shape == (20, SIDE, SIDE)
+    rows, columns = np.divmod(fake_maps.reshape(20, -1).argmax(1), SIDE)
     on_it = (abs(rows - 42.5) < 4) & (abs(columns - 12.5) < 4)
     assert on_it.mean() >= 0.9
     if way == "pca":  # by LDA a pixel tells as much for one class as for the other
         plain = maps(faces(20, False, 9).reshape(20, -1))
-        assert 2 * plain[:, *PATCH].mean() < found[:, *PATCH].mean()
+        assert 2 * plain[:, *PATCH].mean() < fake_maps[:, *PATCH].mean()
 
 
 def test_coarser_maps_by_hand() -> None:
@@ -92,14 +92,14 @@ def test_maps_are_found_beside_the_images_and_are_a_machines(
     assert f"80 maps (pca): {maps}\n" in said
     (bad,) = csv.DictReader((maps / "bad_files.csv").open())
     assert Path(bad["path"]).name == "bad.png"
-    for found in (read_data(folder), read_data(maps / "manifest.csv")):
-        mapped = [sample for sample in found if sample.human_map]
+    for manifest in (read_data(folder), read_data(maps / "manifest.csv")):
+        mapped = [sample for sample in manifest if sample.human_map]
         assert {s.human_map for s in mapped} == {
             str(maps / Path(s.path).relative_to(folder)) for s in mapped
         }
-        assert (len(found), len(mapped)) == (81, 80)
+        assert (len(manifest), len(mapped)) == (81, 80)
         assert {s.extra["map_source"] for s in mapped} == {"pca"}
-        (finding,) = source_findings(found)
+        (finding,) = source_findings(manifest)
         assert finding.text == "Human maps are machine-made (pca): nobody looked."
     # Coarser ones of them are still a machine's... and of people's maps are people's.
     people = Manifest([Sample("a.png", human_map="b.png", extra={"map_source": "human, box"})])
@@ -187,14 +187,14 @@ def test_human_maps_are_made_coarser(folder: Path, tmp_path: Path) -> None:
     (written,) = (tmp_path / "boxes").rglob("*.png")
     assert written.relative_to(tmp_path / "boxes") == Path("1_fake/3.png")
     assert load_map(written).min() == 1, "the box of a diagonal is the whole"
-    found = read_data(tmp_path / "boxes" / "manifest.csv", allow_outside_root=True)
-    assert [(s.human_map, s.extra["map_source"]) for s in found if s.human_map] == [
+    manifest = read_data(tmp_path / "boxes" / "manifest.csv", allow_outside_root=True)
+    assert [(s.human_map, s.extra["map_source"]) for s in manifest if s.human_map] == [
         (str(written), "human, box")
     ]
     (folder / "human_maps" / "focus-maps.json").write_text('{"version": 1, "source": "pca"}')
     make(folder, "--granularity", "blur", "--output", tmp_path / "blurred", "--threads", 1)
-    found = read_data(tmp_path / "blurred" / "manifest.csv", allow_outside_root=True)
-    assert {s.extra["map_source"] for s in found if s.human_map} == {"pca, blur"}
+    manifest = read_data(tmp_path / "blurred" / "manifest.csv", allow_outside_root=True)
+    assert {s.extra["map_source"] for s in manifest if s.human_map} == {"pca, blur"}
 
 
 @pytest.mark.parametrize(
@@ -242,9 +242,9 @@ def test_which_maps_find_the_artefacts_of_the_demo_set() -> None:
         shown = [render_face("open", f"{kind}-{k}", n) for k in numbers for n in range(25)]
         masks = np.stack([picture.mask for picture in shown if picture.mask is not None])
         maps = [np.broadcast_to(mean, masks.shape), *(of(grey(shown)) for of in ways.values())]
-        peaks = [own.reshape(len(own), -1).argmax(1) for own in maps]
+        peaks = [way_maps.reshape(len(way_maps), -1).argmax(1) for way_maps in maps]
         flat = masks.reshape(len(masks), -1)
-        shares.append([(own * masks).sum() / own.sum() for own in maps])
+        shares.append([(way_maps * masks).sum() / way_maps.sum() for way_maps in maps])
         return [float(flat[np.arange(len(flat)), peak].mean()) for peak in peaks]
 
     document = (Path(__file__).parents[3] / "docs" / "making-data.md").read_text()
@@ -253,8 +253,8 @@ def test_which_maps_find_the_artefacts_of_the_demo_set() -> None:
     ]
     table = [row.split("|")[2:-1] for row in rows]
     told = np.array([[float(cell.strip(" *")) for cell in row] for row in table])
-    found = np.array([hits(kind) for kind in ("known", "recombined", "near", "far")]).T
-    np.testing.assert_allclose(found, told, atol=0.02)
-    assert (found[1] > found[0]).all()
-    assert found[2].mean() < found[0].mean()
+    hit_rates = np.array([hits(kind) for kind in ("known", "recombined", "near", "far")]).T
+    np.testing.assert_allclose(hit_rates, told, atol=0.02)
+    assert (hit_rates[1] > hit_rates[0]).all()
+    assert hit_rates[2].mean() < hit_rates[0].mean()
     assert all(pca < of_mean for of_mean, pca, _ in shares), "but not as a whole"

@@ -32,18 +32,18 @@ def write_video(path: Path, codec: str, options: dict[str, str] | None = None) -
 
 def numbers(path: Path, wanted: int) -> tuple[list[int], list[int]]:
     """Return the numbers of the frames as they are given, and as their grey tells."""
-    found = list(frames_of(path, wanted))
-    greys = [round(float(np.asarray(frame.image).mean()) / STEP) for frame in found]
-    return [frame.number for frame in found], greys
+    frames = list(frames_of(path, wanted))
+    greys = [round(float(np.asarray(frame.image).mean()) / STEP) for frame in frames]
+    return [frame.number for frame in frames], greys
 
 
 def test_evenly_spaced_numbers() -> None:
     assert [evenly(10, 1), evenly(10, 5), evenly(0, 16)] == [[5], [1, 3, 5, 7, 9], []]
     for count, wanted in ((3, 16), (100, 7), (17, 16), (1000, 16)):
-        found = evenly(count, wanted)
-        assert len(set(found)) == min(count, wanted)
+        frame_numbers = evenly(count, wanted)
+        assert len(set(frame_numbers)) == min(count, wanted)
         # Neither end weighs more than the other, up to rounding.
-        assert abs(found[0] - (count - 1 - found[-1])) <= 1
+        assert abs(frame_numbers[0] - (count - 1 - frame_numbers[-1])) <= 1
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_the_frames_are_those_that_are_asked_for(
 ) -> None:
     path = write_video(tmp_path / name, codec, options=options)
     for wanted in (1, 7, 100):
-        given, greys = numbers(path, wanted)
-        assert given == evenly(60, wanted)
-        np.testing.assert_allclose(greys, given, atol=1)  # codecs change the grey a little
+        frame_numbers, greys = numbers(path, wanted)
+        assert frame_numbers == evenly(60, wanted)
+        np.testing.assert_allclose(greys, frame_numbers, atol=1)  # codecs change the grey a little
     frames = frames_of(path, 3)
     assert [frame.seconds for frame in frames] == pytest.approx(
         np.array([10, 30, 50]) / 25, abs=1.5 if name == "a.mts" else 0.1
@@ -103,11 +103,11 @@ def test_a_damaged_video_gives_what_it_has(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", "libx264")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    found = list(frames_of(path, 8))
-    greys = [float(np.asarray(frame.image).mean()) / STEP for frame in found]
-    assert 1 < len(found) <= 8
+    frames = list(frames_of(path, 8))
+    greys = [float(np.asarray(frame.image).mean()) / STEP for frame in frames]
+    assert 1 < len(frames) <= 8
     # Of reordered frames some in between are lost, too; each that is left has its own time.
-    np.testing.assert_allclose(greys, [25 * frame.seconds for frame in found], atol=1)
+    np.testing.assert_allclose(greys, [25 * frame.seconds for frame in frames], atol=1)
 
 
 @pytest.mark.parametrize(("name", "says"), [("a.avi", "60 frames"), ("a.webm", "2.4 seconds")])

@@ -44,8 +44,8 @@ def test_a_manifest_is_read_wherever_its_images_are(tmp_path: Path) -> None:
     samples = [Sample(f"{tmp_path}/a.png", 0, group="g"), Sample(f"{tmp_path}/set/b.png", 1, "X")]
     Manifest(samples).to_csv(tmp_path / "set/m.csv")
     assert list(read_data(tmp_path / "set/m.csv")) == samples
-    found = read_data(tmp_path / "set/m.csv", human_maps=f"{tmp_path}/maps")
-    assert [s.human_map for s in found] == [None, f"{tmp_path}/maps/b.png"]
+    manifest = read_data(tmp_path / "set/m.csv", human_maps=f"{tmp_path}/maps")
+    assert [s.human_map for s in manifest] == [None, f"{tmp_path}/maps/b.png"]
     (tmp_path / "set/m.csv").write_text(",".join(COLUMNS) + "\n../a.png" + "," * 9)
     with pytest.raises(InputError, match=r"line 2: path '../a.png' leaves the data root"):
         read_data(tmp_path / "set/m.csv")
@@ -82,8 +82,8 @@ def test_a_layout_that_is_given(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             read_data(path, layout=layout)  # type: ignore[arg-type]
-    found = read_data(tmp_path / "tree", layout="images", allow_unlabelled=True)
-    assert {s.label for s in found} == {None}
+    manifest = read_data(tmp_path / "tree", layout="images", allow_unlabelled=True)
+    assert {s.label for s in manifest} == {None}
 
 
 @pytest.mark.parametrize("name", [name for name in get_args(DataLayout) if name != "hub"])
@@ -91,11 +91,11 @@ def test_the_documented_example_has_the_layout(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     example = re.findall(r"```text\n(.*?)```", documented(name), re.DOTALL)[0]
-    place = tmp_path
+    data_path = tmp_path
     paths = example.splitlines()
     if name in ("manifest", "cyborg", "csv"):
-        place = tmp_path / "table.csv"
-        place.write_text(example)
+        data_path = tmp_path / "table.csv"
+        data_path.write_text(example)
         paths = re.findall(r"\w+/\w+\.\w+", example)
     if name == "parquet":
         pytest.importorskip("datasets")
@@ -105,7 +105,7 @@ def test_the_documented_example_has_the_layout(
             write_parquet(tmp_path / path, arrow_table(columns))
     else:
         write(dict.fromkeys(paths, "face 1"), tmp_path)
-    reading = read_path(str(place), DataConfig(), {})
+    reading = read_path(str(data_path), DataConfig(), {})
     assert (reading.layout, len(reading.manifest)) == (name, len(paths))
 
 

@@ -96,10 +96,10 @@ def test_folders_of_classes_belong_to_the_generator_that_is_given(tmp_path: Path
     ],
 )
 def test_whatever_the_folders_of_splits_are_called(names: str, splits: str, tmp_path: Path) -> None:
-    found = read(tree(tmp_path, *labels("0_real 1_fake", *names.split())))
+    rows = read(tree(tmp_path, *labels("0_real 1_fake", *names.split())))
     of = dict(zip(names.split(), splits.split(), strict=True))
-    assert [row[3] for row in found] == [of[row[0].rsplit("/", 2)[0]] for row in found]
-    assert {row[2] for row in found if row[1]} == ({"X", "Y"} if "/" in names else {"synthetic"})
+    assert [row[3] for row in rows] == [of[row[0].rsplit("/", 2)[0]] for row in rows]
+    assert {row[2] for row in rows if row[1]} == ({"X", "Y"} if "/" in names else {"synthetic"})
 
 
 def test_a_class_called_train_is_no_split(tmp_path: Path) -> None:
@@ -128,9 +128,9 @@ def test_a_split_below_the_label_is_kept(tmp_path: Path) -> None:
         ("4", "{label}/{split}/StyleGAN2/0", "StyleGAN2"),
     ):
         names = [shape.format(label=label, split=split) for label, split in both]
-        found = read(tree(tmp_path / root, *names))
-        assert all(row[3] in row[0].split("/") for row in found)
-        assert {row[2] for row in found if row[1]} == {generator}
+        rows = read(tree(tmp_path / root, *names))
+        assert all(row[3] in row[0].split("/") for row in rows)
+        assert {row[2] for row in rows if row[1]} == {generator}
 
 
 def test_folders_below_the_label_are_generators_if_one_is_known(tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_folders_of_maps_hold_no_images(tmp_path: Path, caplog: pytest.LogCaptur
     images = ["train/fake/1", "train/real/1"]
     maps = ("Masks/fake/1", "train/maps/fake/1", "heatmaps/train/fake/1")
     root = tree(tmp_path / "x", *images, *maps)
-    found = read_data(root)
-    assert [(s.path, s.human_map) for s in found] == [
+    manifest = read_data(root)
+    assert [(s.path, s.human_map) for s in manifest] == [
         (f"{root}/train/fake/1.png", f"{root}/heatmaps/train/fake/1.png"),
         (f"{root}/train/real/1.png", None),
     ]

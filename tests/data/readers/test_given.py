@@ -29,13 +29,13 @@ def test_each_path_is_printed_with_its_layout_by_the_main_process(
 ) -> None:
     write(TREES["csv-grip"], tmp_path / "grip")
     write(TREES["real-fake"], tmp_path / "tree")
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "data": (f"{tmp_path}/grip/list.csv",),
         "test_data": {"T": f"{tmp_path}/tree"},
     }
-    given_images = read_given(EvaluateConfig(model_dir="m", **given, layout="csv"))
-    own, tests = given_images.data, given_images.tests
-    assert (len(own), len(tests)) == (3, 5)
+    given_images = read_given(EvaluateConfig(model_dir="m", **arguments, layout="csv"))
+    manifest, tests = given_images.data, given_images.tests
+    assert (len(manifest), len(tests)) == (3, 5)
     assert capsys.readouterr().out.splitlines() == [
         f"{tmp_path}/grip/list.csv: layout csv (path=filename, label=typ, generator=typ), "
         "3 images, 1 real, 2 synthetic",
@@ -49,8 +49,8 @@ def test_each_path_is_printed_with_its_layout_by_the_main_process(
 def test_test_sets_carry_their_generators(tmp_path: Path) -> None:
     names = ("fakes/1", "both/0_real/r", "both/1_fake/f", "tree/sg/0_real/r", "tree/sg/1_fake/f")
     write({f"{name}.png": "face 1" for name in (*names, "ffhq/1", "celeba/0_real/1")}, tmp_path)
-    at = {name: f"{tmp_path}/{name}" for name in ("fakes", "both", "tree")}
-    assert read_tests(at) == [
+    paths = {name: f"{tmp_path}/{name}" for name in ("fakes", "both", "tree")}
+    assert read_tests(paths) == [
         Sample(f"{tmp_path}/fakes/1.png", 1, "fakes", split="test"),
         Sample(f"{tmp_path}/both/0_real/r.png", 0, "both", split="test"),
         Sample(f"{tmp_path}/both/1_fake/f.png", 1, "both", split="test"),
@@ -58,10 +58,10 @@ def test_test_sets_carry_their_generators(tmp_path: Path) -> None:
         Sample(f"{tmp_path}/tree/sg/1_fake/f.png", 1, "sg", split="test"),
     ]
     # A name of the table of families has folders of classes.
-    assert {s.generator for s in read_tests({"ProGAN": at["tree"]})} == {"ProGAN"}
+    assert {s.generator for s in read_tests({"ProGAN": paths["tree"]})} == {"ProGAN"}
     reals = {name: f"{tmp_path}/{name}" for name in ("ffhq", "celeba")}
-    found = read_tests({"fakes": at["fakes"]}, reals)[1:]
-    assert [(s.label, s.generator, s.extra["source"]) for s in found] == [
+    samples = read_tests({"fakes": paths["fakes"]}, reals)[1:]
+    assert [(s.label, s.generator, s.extra["source"]) for s in samples] == [
         *((0, "fakes", "ffhq"), (0, "fakes", "celeba"))
     ]
 
@@ -71,22 +71,24 @@ def test_reals_of_a_generators_name_are_its_own_and_others_serve_those_without(
 ) -> None:
     folders = ("tree/sg/1_fake", "new", "newer", "reals", "ffhq")
     write({f"{folder}/1.png": "face 1" for folder in folders}, tmp_path)
-    at = {name: f"{tmp_path}/{name}" for name in ("tree", "new", "newer", "reals", "ffhq")}
-    fakes = {name: at[name] for name in ("tree", "new", "newer")}
-    found = read_tests(fakes, {"sg": at["reals"], "ffhq": at["ffhq"], "again": at["ffhq"]})
-    assert [(s.generator, s.extra["source"]) for s in found if s.label == 0] == [
+    paths = {name: f"{tmp_path}/{name}" for name in ("tree", "new", "newer", "reals", "ffhq")}
+    fakes = {name: paths[name] for name in ("tree", "new", "newer")}
+    samples = read_tests(
+        fakes, {"sg": paths["reals"], "ffhq": paths["ffhq"], "again": paths["ffhq"]}
+    )
+    assert [(s.generator, s.extra["source"]) for s in samples if s.label == 0] == [
         *(("sg", "sg"), ("new | newer", "ffhq"))
     ]
     # Beside --data with real images of their own, the shared ones are those of the new fakes.
     rows = "own/r.png,real,test\nown/f.png,fake,test\n"
     write({"own/r.png": "face 1", "own/f.png": "face 2"}, tmp_path)
     (tmp_path / "own.csv").write_text(f"path,label,split\n{rows}")
-    own = (f"{tmp_path}/own.csv",)
-    found = read_tests({"new": at["new"]}, {"ffhq": at["ffhq"]}, data=own)
-    assert [s.generator for s in found] == ["new", "new"]
+    data = (f"{tmp_path}/own.csv",)
+    samples = read_tests({"new": paths["new"]}, {"ffhq": paths["ffhq"]}, data=data)
+    assert [s.generator for s in samples] == ["new", "new"]
     (tmp_path / "own.csv").write_text(f"path,label,split\n{rows.partition(chr(10))[2]}")
-    found = read_tests({"new": at["new"]}, {"ffhq": at["ffhq"]}, data=own)
-    assert [s.generator for s in found] == ["new", ""]
+    samples = read_tests({"new": paths["new"]}, {"ffhq": paths["ffhq"]}, data=data)
+    assert [s.generator for s in samples] == ["new", ""]
 
 
 def test_the_stand_in_for_a_name_is_none(tmp_path: Path) -> None:
@@ -96,11 +98,11 @@ def test_the_stand_in_for_a_name_is_none(tmp_path: Path) -> None:
         rows = f"r.png,real,{generator}\nf.png,synthetic,{generator}\ng.png,synthetic,SG2\n"
         table.write_text(f"path,label,generator\n{rows}")
         assert [s.generator for s in read_tests({"X": str(table)})][1:] == ["X", "SG2"]
-        for given, names in ((None, ["synthetic", "SG2"]), ("Y", ["Y", "SG2"])):
-            own = read_given(TrainConfig(data=(str(table),), generator=given)).data
-            assert [s.generator for s in own][1:] == names
-        own = read_given(TrainConfig(data=(str(table),)), name_fakes=False).data
-        assert own.generators() == ["", "SG2"]
+        for fakes_name, names in ((None, ["synthetic", "SG2"]), ("Y", ["Y", "SG2"])):
+            manifest = read_given(TrainConfig(data=(str(table),), generator=fakes_name)).data
+            assert [s.generator for s in manifest][1:] == names
+        manifest = read_given(TrainConfig(data=(str(table),)), name_fakes=False).data
+        assert manifest.generators() == ["", "SG2"]
 
 
 def test_a_table_without_label_is_of_one_class_only_if_it_is_said(tmp_path: Path) -> None:
@@ -122,8 +124,8 @@ def test_a_table_without_label_is_of_one_class_only_if_it_is_said(tmp_path: Path
     (tmp_path / "own.csv").write_text("path,label\nc.png,real\n")
     data = (f"{tmp_path}/own.csv",)
     given_images = read_given(TrainConfig(data=data, test_data=table, columns=("label=",)))
-    own, tests = given_images.data, given_images.tests
-    assert [[s.label for s in part] for part in (own, tests)] == [[0], [1, 1]]
+    manifest, tests = given_images.data, given_images.tests
+    assert [[s.label for s in part] for part in (manifest, tests)] == [[0], [1, 1]]
     with pytest.raises(InputError, match="have no label"):
         read_given(TrainConfig(data=data, columns=("label=",)))
 
@@ -150,13 +152,13 @@ def test_no_image_is_given_with_two_labels(tmp_path: Path) -> None:
     write(dict.fromkeys(names, "face 1"), tmp_path)
     data = (f"{tmp_path}/data",)
     folders = ("all", "all/new", "data/real", "data/fake")
-    at = {name: {"X": f"{tmp_path}/{name}"} for name in folders}
+    test_sets = {name: {"X": f"{tmp_path}/{name}"} for name in folders}
     with pytest.raises(InputError, match=r"2\.png' is in .*all/new too, with another label"):
-        read_tests(at["all/new"], at["all"])
+        read_tests(test_sets["all/new"], test_sets["all"])
     with pytest.raises(InputError, match=r"3\.png' is given as real and as synthetic, there as"):
-        read_tests(at["data/real"], data=data)
+        read_tests(test_sets["data/real"], data=data)
     # In two roles, but of one class.
-    assert len(read_tests(at["data/fake"], at["data/real"], data=data)) == 2
+    assert len(read_tests(test_sets["data/fake"], test_sets["data/real"], data=data)) == 2
     # A link is the image that it leads to.
     write({"data/fake/l.png ->": "../real/3.png"}, tmp_path)
     with pytest.raises(InputError, match=r"3.png' is given as real and as synthetic"):

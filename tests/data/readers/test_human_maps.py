@@ -29,8 +29,8 @@ def table(path: Path, *rows: str) -> str:
 def maps_of(path: Path | str, heatmaps: Path | None = None) -> dict[str, str | None]:
     """Return the map of each image, both below the folder of the table."""
     root = Path(path) if Path(path).is_dir() else Path(path).parent
-    found = read_data(path, human_maps=heatmaps and str(heatmaps))
-    below = {s.path: s.human_map and s.human_map.removeprefix(f"{root}/") for s in found}
+    manifest = read_data(path, human_maps=heatmaps and str(heatmaps))
+    below = {s.path: s.human_map and s.human_map.removeprefix(f"{root}/") for s in manifest}
     return {name.removeprefix(f"{root}/"): reference for name, reference in below.items()}
 
 
@@ -64,8 +64,8 @@ def test_images_that_differ_in_their_extension_alone(tmp_path: Path) -> None:
     image = {"id": 7, "width": 8, "height": 8, "file_name": "1_fake/1.png"}
     drawn = {"image_id": 7, "bbox": [0, 0, 4, 4]}
     (tmp_path / "c.json").write_text(json.dumps({"images": [image], "annotations": [drawn]}))
-    found = maps_of(tmp_path, tmp_path / "c.json")
-    assert found == expected | {"1_fake/1.png": "c.json#7", "1_fake/1.jpg": None}
+    map_by_image = maps_of(tmp_path, tmp_path / "c.json")
+    assert map_by_image == expected | {"1_fake/1.png": "c.json#7", "1_fake/1.jpg": None}
 
 
 def references(folder: Path, *images: str) -> dict[str, str]:
@@ -87,8 +87,12 @@ def test_the_maps_of_several_annotators(tmp_path: Path) -> None:
         "d_x": "d_x.png",
     }
     # An image's own name comes first.
-    found = references(numbered, "a_1", "a_2", "a")
-    assert [found[name] for name in ("a_1", "a_2", "a")] == ["a_1.png", "a_2.png", "a_10.png"]
+    map_by_image = references(numbered, "a_1", "a_2", "a")
+    assert [map_by_image[name] for name in ("a_1", "a_2", "a")] == [
+        "a_1.png",
+        "a_2.png",
+        "a_10.png",
+    ]
     people = tree(tmp_path / "people", "anna/a", "ben/a", "ben/x/b")
     assert references(people, "a", "x/b", "b") == {
         "a": "{anna/a.png,ben/a.png}",
@@ -127,9 +131,9 @@ def test_a_coco_file(tmp_path: Path) -> None:
     drawn = tmp_path / "drawn.json"
     drawn.write_text(json.dumps({"images": images, "annotations": boxes}))
     assert maps_of(rows, drawn) == {"a.png": None, "b.png": "drawn.json#0", "c.png": "drawn.json#1"}
-    found = read_data(rows, human_maps=str(drawn))
-    found.to_csv(tmp_path / "m.csv")
-    assert list(Manifest.from_csv(tmp_path / "m.csv")) == list(found)
+    manifest = read_data(rows, human_maps=str(drawn))
+    manifest.to_csv(tmp_path / "m.csv")
+    assert list(Manifest.from_csv(tmp_path / "m.csv")) == list(manifest)
     drawn.write_text(drawn.read_text().replace(".jpg", "z.jpg"))
     for heatmaps, message in (
         (drawn, "No human map in .*drawn.json has the name"),
@@ -151,10 +155,10 @@ def test_maps_that_no_image_has_are_counted_once_for_all_paths(
         {"data": (a,), "test_data": {"X": b}},
         {"data": (a, b), "human_maps": str(maps)},
     ]
-    for given in cases:
-        given_images = read_given(TrainConfig(**given))
-        own, more = given_images.data, given_images.tests
-        assert all(sample.human_map for sample in (*own, *more))
+    for arguments in cases:
+        given_images = read_given(TrainConfig(**arguments))
+        manifest, more = given_images.data, given_images.tests
+        assert all(sample.human_map for sample in (*manifest, *more))
         said = f"2 human maps in {maps} belong to no image, the first is '{maps}/c_1.png'."
         assert [one.text for one in given_images.findings if one.id == "unmatched_maps"] == [said]
     # None of them belongs to this image: they are of other data.
@@ -170,8 +174,8 @@ def test_a_training_images_map_is_no_test_images(tmp_path: Path) -> None:
     test = table(tmp_path / "test.csv", "new/0.png,fake,test")
     config = TrainConfig(data=(train,), test_data={"New": test})
     given_images = read_given(config)
-    own, tests = given_images.data, given_images.tests
-    assert (own[0].human_map, tests[0].human_map) == (f"{tmp_path}/heatmaps/0.png", None)
+    manifest, tests = given_images.data, given_images.tests
+    assert (manifest[0].human_map, tests[0].human_map) == (f"{tmp_path}/heatmaps/0.png", None)
     # Where the folders are like the images', each has its own.
     (tmp_path / "heatmaps" / "0.png").unlink()
     tree(tmp_path, "heatmaps/real/0", "heatmaps/new/0")

@@ -52,8 +52,8 @@ def test_numbers_that_the_words_beside_them_contradict(
     assert len(conflicts) == bool(said)
     assert said in "".join(conflicts)
     if text == KAGGLE:
-        found = read_data(tmp_path / "t.csv", columns=("label=label_str",))
-        assert [s.label for s in found] == [0, 0, 0, 1]
+        manifest = read_data(tmp_path / "t.csv", columns=("label=label_str",))
+        assert [s.label for s in manifest] == [0, 0, 0, 1]
         assert conflicts_in(data=(str(tmp_path / "t.csv"),), columns=("label=label_str",)) == []
 
 

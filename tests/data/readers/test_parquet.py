@@ -47,13 +47,13 @@ def test_a_parquet_file(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFi
     }
     path = write_parquet(tmp_path / "train-00000-of-00001.parquet", arrow_table(columns))
     for _ in range(2):
-        found = read_data(path)
-        assert [(s.label, s.generator, s.split, s.extra) for s in found] == [
+        manifest = read_data(path)
+        assert [(s.label, s.generator, s.split, s.extra) for s in manifest] == [
             (0, "", "train", {"source": "FFHQ", "width": "3", "stored_in": f"{path}, row 1"}),
             (1, "SG2", "train", {"width": "3", "stored_in": f"{path}, row 2"}),
             (1, "synthetic", "train", {"width": "3", "stored_in": f"{path}, row 3"}),
         ]
-        assert [Path(s.path).read_bytes() for s in found] == [face(1), face(2), face(3)]
+        assert [Path(s.path).read_bytes() for s in manifest] == [face(1), face(2), face(3)]
     row = f"{path}, row 4"
     assert f"left out 1 images that were given before, the first in {row}, {row!r}" in caplog.text
     assert str(cache) not in caplog.text, "nobody knows the copies of the images in the cache"
@@ -72,12 +72,12 @@ def test_a_folder_of_parquet_files(tmp_path: Path, cache: Path) -> None:
         cells = [face(grey) for grey in greys]
         table = arrow_table({"img": cells, "target": [1.0, 0.0], "seen": [None, True]})
         write_parquet(tmp_path / "set/data" / f"{name}.parquet", table)
-    found = read_data(tmp_path / "set")
-    assert [Path(s.path).read_bytes() for s in found] == [face(i) for i in range(1, 7)]
+    manifest = read_data(tmp_path / "set")
+    assert [Path(s.path).read_bytes() for s in manifest] == [face(i) for i in range(1, 7)]
     splits = ["train"] * 4 + ["validation"] * 2
-    assert [(s.label, s.split) for s in found] == list(zip([1, 0] * 3, splits, strict=True))
-    assert [s.extra.get("seen") for s in found] == [None, "1"] * 3
-    rows = [s.extra["stored_in"].removeprefix(f"{tmp_path}/set/data/") for s in found]
+    assert [(s.label, s.split) for s in manifest] == list(zip([1, 0] * 3, splits, strict=True))
+    assert [s.extra.get("seen") for s in manifest] == [None, "1"] * 3
+    rows = [s.extra["stored_in"].removeprefix(f"{tmp_path}/set/data/") for s in manifest]
     names = "train-2", "train-10", "validation-0"
     assert rows == [f"{name}.parquet, row {number}" for name in names for number in (1, 2)]
 
@@ -133,9 +133,9 @@ def test_images_within_other_columns_are_neither_decoded_nor_fetched(
         raise AssertionError("an image was decoded")
 
     monkeypatch.setattr(Image, "open", decoded)
-    found = read_data(path)
-    assert [Path(s.path).read_bytes() for s in found] == [face(1), face(2)]
-    assert [s.extra.get("points") for s in found] == ["1.5 2", None]
+    manifest = read_data(path)
+    assert [Path(s.path).read_bytes() for s in manifest] == [face(1), face(2)]
+    assert [s.extra.get("points") for s in manifest] == ["1.5 2", None]
 
 
 def test_an_image_in_two_splits_is_a_leak_and_no_duplicate(
@@ -147,11 +147,11 @@ def test_an_image_in_two_splits_is_a_leak_and_no_duplicate(
             "label": [grey % 2 for grey in greys],
         }
         write_parquet(tmp_path / f"{name}-0.parquet", arrow_table(columns))
-    own = read_given(TrainConfig(data=(str(tmp_path),))).data
-    assert [s.split for s in own] == ["test"] * 3 + ["train"] * 2 + ["validation"] * 2
+    manifest = read_given(TrainConfig(data=(str(tmp_path),))).data
+    assert [s.split for s in manifest] == ["test"] * 3 + ["train"] * 2 + ["validation"] * 2
     assert "left out 2 images that were given before, the first in" in caplog.text
     with pytest.raises(InputError, match=r"2 images of .* lie in more than one split"):
-        check_trainable(own)
+        check_trainable(manifest)
 
 
 def test_names_of_classes_count_and_not_their_numbers(tmp_path: Path, cache: Path) -> None:
@@ -220,9 +220,9 @@ def test_tables_name_the_row_and_the_file_of_the_data_set(tmp_path: Path, cache:
         table = arrow_table({"image": cells, "label": [n % 2 for n in range(len(cells))]})
         write_parquet(tmp_path / f"{split}.parquet", table)
     decoded = check_images(read_data(tmp_path), cache=tmp_path, max_bad=1, progress=False)
-    found, bad = decoded.manifest, decoded.bad
+    manifest, bad = decoded.manifest, decoded.bad
     write_bad_files(bad, tmp_path / "bad_files.csv")
-    write_copies(find_copies(found, Pictures(found, SignatureStore())), tmp_path)
+    write_copies(find_copies(manifest, Pictures(manifest, SignatureStore())), tmp_path)
     rows = {
         name: next(csv.DictReader((tmp_path / f"{name}.csv").open()))
         for name in ("bad_files", "copies")
@@ -233,9 +233,9 @@ def test_tables_name_the_row_and_the_file_of_the_data_set(tmp_path: Path, cache:
     assert rows["copies"]["original_stored_in"] == f"{tmp_path}/train.parquet, row 2, train1.png"
     # A run that was begun before there was such a column goes on.
     old = Manifest(
-        replace(s, extra={n: c for n, c in s.extra.items() if n != STORED_IN}) for s in found
+        replace(s, extra={n: c for n, c in s.extra.items() if n != STORED_IN}) for s in manifest
     )
-    assert [*with_recorded_splits(found, old, tmp_path)] == [*found]
+    assert [*with_recorded_splits(manifest, old, tmp_path)] == [*manifest]
 
 
 def test_a_column_that_is_there_twice_is_named(tmp_path: Path, cache: Path) -> None:

@@ -41,8 +41,8 @@ def test_rows_that_repeat_are_left_out(tmp_path: Path, caplog: pytest.LogCapture
     # The reals of two generators' test sets may be the same ones, and those of two test sets.
     head = "path,label,generator,test_set\n"
     table.write_text(head + "a.png,real,X,\na.png,real,Y,\na.png,real,Y,\na.png,real,Y,open\n")
-    found = read_data(table, layout="manifest")
-    assert [(s.generator, s.test_set) for s in found] == [("X", ""), ("Y", ""), ("Y", "open")]
+    manifest = read_data(table, layout="manifest")
+    assert [(s.generator, s.test_set) for s in manifest] == [("X", ""), ("Y", ""), ("Y", "open")]
 
 
 def test_two_tables_of_one_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -53,6 +53,6 @@ def test_two_tables_of_one_image(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     with pytest.raises(InputError, match=r"2.csv: .*a.png' is in .*1.csv too, with another label"):
         read_given(both)
     (tmp_path / "2.csv").write_text("path,label\nb.png,fake\na.png,real\n")
-    own = read_given(both).data
-    assert [s.label for s in own] == [0, 1]
+    manifest = read_given(both).data
+    assert [s.label for s in manifest] == [0, 1]
     assert "left out 1 images that were given before, the first in" in caplog.text

@@ -57,18 +57,18 @@ def test_a_csv_with_all_that_spreadsheets_do(tmp_path: Path) -> None:
         "group=Identity; not used: camera"
     )
     options = ("human_map=,generator=",)
-    found = read_data(tmp_path / "faces.csv", columns=options)
-    assert found[3].human_map == f"{tmp_path}/heatmaps/c.png"
-    assert (found[0].generator, found[0].extra["Model"]) == ("synthetic", "SG2")
+    manifest = read_data(tmp_path / "faces.csv", columns=options)
+    assert manifest[3].human_map == f"{tmp_path}/heatmaps/c.png"
+    assert (manifest[0].generator, manifest[0].extra["Model"]) == ("synthetic", "SG2")
 
 
 def test_columns_that_are_given_come_first(tmp_path: Path) -> None:
     write({"x.png": "face 1", "y.png": "face 2"}, tmp_path)
     (tmp_path / "t.csv").write_text("path,what,label\n1,x.png,ai\n2,y.png,real\n")
-    found = read_data(tmp_path / "t.csv", columns=("path=what",))
-    assert found[0] == Sample(f"{tmp_path}/x.png", 1, "synthetic", extra={"original_path": "1"})
+    manifest = read_data(tmp_path / "t.csv", columns=("path=what",))
+    assert manifest[0] == Sample(f"{tmp_path}/x.png", 1, "synthetic", extra={"original_path": "1"})
     # And the manifest made of it can be written.
-    Manifest(found).to_csv(tmp_path / "m.csv")
+    Manifest(manifest).to_csv(tmp_path / "m.csv")
     with pytest.raises(InputError, match="there is no column 'who' among path, what, label; give"):
         read_data(tmp_path / "t.csv", columns=("generator=who",))
 
@@ -87,9 +87,9 @@ def test_words_for_columns_labels_splits_and_groups(tmp_path: Path) -> None:
     splits = {"Training Set": "train", "val_set": "validation", "eval": "test", "holdout": "test"}
     rows = "".join(f" {i}.png ,0,{cell},{i}.0\n" for i, cell in enumerate(splits))
     (tmp_path / "t.csv").write_text(f"path,label,split,video\n{rows}")
-    found = read_data(tmp_path / "t.csv")
-    assert [s.split for s in found] == list(splits.values())
-    assert [s.group for s in found] == ["0", "1", "2", "3"]  # as pandas writes whole numbers
+    manifest = read_data(tmp_path / "t.csv")
+    assert [s.split for s in manifest] == list(splits.values())
+    assert [s.group for s in manifest] == ["0", "1", "2", "3"]  # as pandas writes whole numbers
     for column, one in (("label", "synthetic"), ("is_real", "real")):
         (tmp_path / "t.csv").write_text(f"path,{column}\n0.png,0\n1.png,1\n")
         reading = read_path(f"{tmp_path}/t.csv", DataConfig(), {})

@@ -57,8 +57,8 @@ def test_each_table_has_columns_of_its_own(tmp_path: Path) -> None:
     Path("a.csv").write_text("file,what\na.png,real\n")
     Path("b.csv").write_text("pic,label\nZoë.png,fake\n")
     words = "--data a.csv b.csv --columns label=what b.csv:path=pic,label=label"
-    own = read_given(parse(TrainConfig, words.split())).data
-    assert facts(own) == [("a.png", 0, ""), ("Zoë.png", 1, "synthetic")]
+    manifest = read_given(parse(TrainConfig, words.split())).data
+    assert facts(manifest) == [("a.png", 0, ""), ("Zoë.png", 1, "synthetic")]
     # By the whole path, where two files have one name; in a test set, too.
     for folder in ("x", "y"):
         Path(folder).mkdir()
@@ -82,8 +82,8 @@ def test_a_column_of_another_table_leads_to_the_setting_for_one() -> None:
     Path("b.csv").write_text("path,label\nZoë.png,fake\n")
     with pytest.raises(InputError, match=r"no column 'what' .*, as in --columns TABLE:path=what"):
         read_given(TrainConfig(data=("a.csv", "b.csv"), columns=("path=what",)))
-    own = read_given(TrainConfig(data=("a.csv", "b.csv"), columns=("a.csv:path=what",))).data
-    assert len(own) == 2
+    manifest = read_given(TrainConfig(data=("a.csv", "b.csv"), columns=("a.csv:path=what",))).data
+    assert len(manifest) == 2
 
 
 def test_a_column_that_is_named_counts_in_a_manifest_too() -> None:
