@@ -36,6 +36,7 @@ from focus.evaluation.inference import images_only, predictions
 from focus.evaluation.protocol import UNNAMED, match, strata, union
 from focus.evaluation.results import FAITHFULNESS, Results
 from focus.evaluation.scores import Scores
+from focus.metrics.arrays import Floats, Integers
 from focus.metrics.bootstrap import RESAMPLES, Resampler, percentiles
 from focus.metrics.intervals import Interval, rate_interval
 from focus.runtime.files import write_csv
@@ -52,8 +53,6 @@ _SHARE = "share_peak_larger"
 
 Summary = dict[str, dict[str, Any]]
 """Means by test set and, within it, by generator; "" is all of them."""
-Rows = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +129,7 @@ def measure(
     return Falls(table[:, 0], table[:, 1:])
 
 
-def regions(cams: NDArray[Any], size: int, places: int, seeds: Sequence[int]) -> Rows:
+def regions(cams: NDArray[Any], size: int, places: int, seeds: Sequence[int]) -> Integers:
     """Return the box of each image's peak and ``places`` others: [N, 1 + places, 2] pixels.
 
     A box is given by its upper row and left column. cams: CAMs [N, H, W] of the predicted class.
@@ -184,7 +183,7 @@ def _falls(
     detector: "Detector",
     images: Tensor,
     prediction: "Prediction",
-    boxes: Rows,
+    boxes: Integers,
     accelerator: Accelerator,
 ) -> Floats:
     """Return [B, 1 + places] the fall for each of ``boxes`` [B, 1 + places, 2]."""
@@ -217,10 +216,10 @@ def summarise(falls: Falls, scores: Scores, training_generators: Iterable[str]) 
     comparisons = match(scores, training_generators)
     strata_of_rows = strata(scores.label, comparisons, scores.images)
 
-    def means_of(rows: Rows) -> dict[str, Any]:
+    def means_of(rows: Integers) -> dict[str, Any]:
         return means(falls, scores, rows, strata_of_rows)
 
-    def by_class(real: Rows, fake: Rows) -> dict[str, Any]:
+    def by_class(real: Integers, fake: Integers) -> dict[str, Any]:
         of_both = means_of(np.concatenate([real, fake]))
         return of_both | {"real": means_of(real), "synthetic": means_of(fake)}
 
@@ -238,7 +237,7 @@ def summarise(falls: Falls, scores: Scores, training_generators: Iterable[str]) 
     return summary
 
 
-def means(falls: Falls, scores: Scores, rows: Rows, strata_of_rows: Rows) -> dict[str, Any]:
+def means(falls: Falls, scores: Scores, rows: Integers, strata_of_rows: Integers) -> dict[str, Any]:
     """Return the means over the images in ``rows``, with 95 % intervals by a bootstrap.
 
     Resampled are whole ``group``s within ``strata_of_rows`` [N]

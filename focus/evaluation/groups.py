@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.evaluation.scores import HITS, LATER, Scores
-from focus.metrics.arrays import Floats, divided
+from focus.metrics.arrays import Floats, Integers, divided
 from focus.metrics.bootstrap import Resampler
 from focus.metrics.calibration import llr_costs, min_cllr
 from focus.metrics.figures import (
@@ -39,7 +38,6 @@ from focus.metrics.intervals import (
 from focus.metrics.ranking import Ranking, Side
 from focus.model.operating_points import OperatingPoints, Threshold
 
-Integers = NDArray[np.int64]
 Figures = dict[Keys, Floats]
 Intervals = dict[Keys, Interval | None]
 Excess = dict[Keys, float]

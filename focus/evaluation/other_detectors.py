@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, Self, SupportsIndex, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from focus.config.shared import SCORE
 from focus.config.use import ScoreScale
@@ -38,7 +37,7 @@ from focus.evaluation.score_scales import ROUNDING, DetectorScores, detector_sco
 from focus.evaluation.scores import Scores
 from focus.evaluation.selection import operating_points
 from focus.findings import Finding, finding
-from focus.metrics.arrays import first_rows, joined
+from focus.metrics.arrays import Booleans, Integers, first_rows, joined
 from focus.metrics.figures import FIGURES
 from focus.model.operating_points import OperatingPoints, Threshold, choose_threshold
 from focus.runtime.csv_files import CsvForm, column_count_error, csv_form, csv_rows, legible
@@ -198,7 +197,7 @@ def read(
 class _Lines(Sequence[str]):
     """Where each row of a table is, for messages. numbers: The number [N] of each row."""
 
-    def __init__(self, unit: str, numbers: NDArray[np.int64]) -> None:
+    def __init__(self, unit: str, numbers: Integers) -> None:
         self._unit, self._numbers = unit, numbers
 
     def __len__(self) -> int:
@@ -407,7 +406,7 @@ def _without_calibration(part: Any) -> Any:
     }
 
 
-def rows_to_test(table: ScoreTable) -> NDArray[np.bool_]:
+def rows_to_test(table: ScoreTable) -> Booleans:
     """Return [N], the rows that are neither for training nor for validation.
 
     Raises InputError if none of them has a label.

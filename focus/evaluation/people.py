@@ -18,12 +18,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from focus.data.manifest import LABEL_NAMES, Sample, refuse_repeated
 from focus.errors import InputError
 from focus.evaluation.protocol import UNNAMED, match
 from focus.evaluation.scores import Scores
+from focus.metrics.arrays import Floats, Integers
 from focus.metrics.bootstrap import units
 from focus.metrics.intervals import Compared, mean_auc_interval, rate_interval
 from focus.metrics.ranking import auc
@@ -40,7 +40,6 @@ CONFIDENCES = get_args(Confidence)
 _NAME = re.compile(r"\w[^/\\<>]{0,59}")
 Round = Literal["practice", "main", "repeat"]
 ROUNDS = get_args(Round)
-Rated = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -316,12 +315,10 @@ def by_annotator(
 class _Rater(NamedTuple):
     """Who rates images: the ratings of each row, and above which one says synthetic."""
 
-    ratings: dict[int, Rated]
+    ratings: dict[int, Floats]
     threshold: float
 
-    def compared(
-        self, real: Sequence[int], fake: Sequence[int], unit: NDArray[np.int64]
-    ) -> Compared:
+    def compared(self, real: Sequence[int], fake: Sequence[int], unit: Integers) -> Compared:
         """Return the ratings of the rows of both classes, and the unit of each."""
         return (
             self._ratings_of(real),
@@ -334,10 +331,10 @@ class _Rater(NamedTuple):
         """Return, by row, the share of its ratings that say synthetic."""
         return [float(np.mean(self.ratings[row] > self.threshold)) for row in rows]
 
-    def _ratings_of(self, rows: Sequence[int]) -> Rated:
+    def _ratings_of(self, rows: Sequence[int]) -> Floats:
         return np.concatenate([np.zeros(0), *(self.ratings[row] for row in rows)])
 
-    def _units_of(self, rows: Sequence[int], unit: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _units_of(self, rows: Sequence[int], unit: Integers) -> Integers:
         return np.repeat(unit[list(rows)], [len(self.ratings[row]) for row in rows])
 
 
@@ -345,7 +342,7 @@ def _figures(
     rater: _Rater,
     real: list[int],
     fake: list[int],
-    unit: NDArray[np.int64],
+    unit: Integers,
     rated: Compared,
 ) -> dict[str, Any]:
     """Return AUC, accuracy and error rates with their intervals, None if undefined.

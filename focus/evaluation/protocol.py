@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from focus.data.manifest import REAL, SYNTHETIC
 from focus.data.near_far import home_of, served_by
@@ -21,8 +20,8 @@ class Comparison:
 
     test_set: str
     generator: str
-    real: NDArray[np.int64]
-    fake: NDArray[np.int64]
+    real: Integers
+    fake: Integers
 
 
 def match(scores: Scores, training_generators: Iterable[str]) -> list[Comparison]:
@@ -100,9 +99,7 @@ def _sorted(parts: Iterable[Integers]) -> Integers:
     return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *parts]))
 
 
-def union(
-    rows: Iterable[NDArray[np.int64]], images: NDArray[np.int64] | None = None
-) -> NDArray[np.int64]:
+def union(rows: Iterable[Integers], images: Integers | None = None) -> Integers:
     """Return the numbers in any of ``rows``, sorted; with ``images`` [N] one row of each image."""
     # Generators often share their real images, as the same array.
     parts = list({id(part): part for part in rows}.values())
@@ -115,9 +112,7 @@ def union(
     return numbers[np.sort(np.unique(images[numbers], return_index=True)[1])]
 
 
-def strata(
-    labels: NDArray[np.int64], comparisons: Iterable[Comparison], images: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def strata(labels: Integers, comparisons: Iterable[Comparison], images: Integers) -> Integers:
     """Return the strata [N] of the bootstrap: images of one class that are in the same comparisons.
 
     labels [N] of the scored images, whose rows the comparisons hold. images [N]: of each row the

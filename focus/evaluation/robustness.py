@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from focus.data.manifest import REAL, SYNTHETIC, Manifest
 from focus.data.perturbations import STRENGTHS, UNITS, perturbations
 from focus.errors import InputError
 from focus.evaluation.protocol import UNNAMED, Comparison, compared, match, union
 from focus.evaluation.scores import Scores
+from focus.metrics.arrays import Floats, Integers
 from focus.metrics.bootstrap import units
 from focus.metrics.intervals import Compared, mean_auc_difference, mean_auc_interval
 from focus.metrics.ranking import Ranking
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 FILE = "robustness.csv"
 MEAN = "(mean)"
 """Stands for the generator in the row of the mean over those of a test set."""
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

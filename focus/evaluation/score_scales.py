@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special
 
 from focus.config.use import ScoreScale
 from focus.errors import InputError
-
-Doubles = NDArray[np.float64]
+from focus.metrics.arrays import Floats
 
 ROUNDING = 1e-6
 """By how much a probability may leave [0, 1], as a softmax in float32 does."""
@@ -47,7 +45,7 @@ class DetectorScores:
     """
 
     name: str
-    values: Doubles
+    values: Floats
     remark: str
     assumption: str
     raw_ends: tuple[float, float] | None
@@ -87,7 +85,7 @@ def detector_scores(
     raw_ends = None
     if scale == "log-odds":
         distinct = numbers
-        values: Doubles = special.expit(-numbers if higher_is == "real" else numbers)
+        values: Floats = special.expit(-numbers if higher_is == "real" else numbers)
     else:
         if scale == "raw":
             raw_ends = low, high
@@ -105,7 +103,7 @@ def detector_scores(
     return DetectorScores(name, values, remark, assumption, raw_ends)
 
 
-def _recognised(numbers: Doubles) -> ScoreScale:
+def _recognised(numbers: Floats) -> ScoreScale:
     """Return the scale that numbers are of; ``probability`` also where none is certain."""
     outside = np.mean((numbers < -ROUNDING) | (numbers > 1 + ROUNDING)) if len(numbers) else 0.0
     if outside < _LEAST_SHARE:
@@ -118,7 +116,7 @@ def _recognised(numbers: Doubles) -> ScoreScale:
 
 
 def _refuse_outside(
-    numbers: Doubles, highest: float, cells: Sequence[str], lines: Sequence[str]
+    numbers: Floats, highest: float, cells: Sequence[str], lines: Sequence[str]
 ) -> None:
     """Raise InputError for the first number outside [0, ``highest``]."""
     slack = ROUNDING * highest
@@ -133,7 +131,7 @@ def _refuse_outside(
     )
 
 
-def _refuse_lost_ranks(numbers: Doubles, values: Doubles, scale: ScoreScale) -> None:
+def _refuse_lost_ranks(numbers: Floats, values: Floats, scale: ScoreScale) -> None:
     """Raise InputError if different numbers have become 0 or 1 alike.
 
     Between the two only close neighbours become the same, as in any table of many digits.
@@ -150,7 +148,7 @@ def _refuse_lost_ranks(numbers: Doubles, values: Doubles, scale: ScoreScale) -> 
             )
 
 
-def _numbers(cells: Sequence[str], lines: Sequence[str]) -> tuple[Doubles, list[str]]:
+def _numbers(cells: Sequence[str], lines: Sequence[str]) -> tuple[Floats, list[str]]:
     """Return the numbers [N] in cells, and what is unusual about how they are written."""
     try:
         numbers = np.array(cells, dtype=np.float64)
@@ -165,7 +163,7 @@ def _numbers(cells: Sequence[str], lines: Sequence[str]) -> tuple[Doubles, list[
     return numbers, written
 
 
-def _written_otherwise(texts: Sequence[str], lines: Sequence[str]) -> tuple[Doubles, list[str]]:
+def _written_otherwise(texts: Sequence[str], lines: Sequence[str]) -> tuple[Floats, list[str]]:
     """Return the numbers [N] in texts with percent signs or decimal commas, and which they have.
 
     Raises InputError for a text that is no number, and where a comma may be something else.

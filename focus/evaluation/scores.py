@@ -16,25 +16,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from focus.errors import InputError
-from focus.metrics.arrays import first_rows, joined, numbered, times_before
+from focus.metrics.arrays import Floats, Integers, first_rows, joined, numbered, times_before
 from focus.runtime.files import write_csv
 
 Text = NDArray[np.object_]
-Integers = NDArray[np.int64]
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
+Singles = NDArray[np.float32]
 Cells = Annotated[Integers, "of a CAM, -1 unknown"]
 Hits = Annotated[Integers, "of a CAM, 0 or 1, -1 unknown"]
-Measures = Annotated[Floats, "of a CAM"]
-Cams = NDArray[np.float32] | None
+Measures = Annotated[Singles, "of a CAM"]
+Cams = Singles | None
 
 _BLOCK = 2**14  # rows that are written at a time
 
 _DTYPES: dict[object, type] = {
     Text: np.object_,
-    Doubles: np.float64,
+    Floats: np.float64,
     **dict.fromkeys((Integers, Cells, Hits), np.int64),
-    **dict.fromkeys((Floats, Measures), np.float32),
+    **dict.fromkeys((Singles, Measures), np.float32),
     Cams: np.float32,
 }
 
@@ -58,7 +56,7 @@ class Scores:
     split: Text
     test_set: Text
     group: Text
-    score: Doubles
+    score: Floats
     predicted: Integers
     entropy_predicted: Measures
     entropy_synthetic: Measures
@@ -74,7 +72,7 @@ class Scores:
     map_hit: Hits
     map_mass: Measures
     mask_mass: Measures
-    llr: Floats
+    llr: Singles
     pointing_chance: Measures
     map_chance: Measures
     peak_outlier: Hits

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from focus.metrics.arrays import Array, Floats
+from focus.metrics.arrays import Array, Booleans, Floats
 from focus.metrics.bootstrap import RESAMPLES, Resampler, percentiles
 
 MEASURES = ("correlation", "iou")
@@ -92,7 +92,7 @@ class _Mark(NamedTuple):
     """A mark, flat: ``blurred`` with mean 0 and length 1 (NaN if even), and its ``area``."""
 
     blurred: NDArray[np.float32]
-    area: NDArray[np.bool_]
+    area: Booleans
 
 
 def _prepared(mark: Array) -> _Mark:
@@ -113,6 +113,6 @@ def _mean(pairs: Sequence[tuple[_Mark, _Mark]]) -> Floats:
     return np.asarray(np.array(values, dtype=np.float64).mean(axis=0))
 
 
-def _intersection_over_union(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+def _intersection_over_union(one: Booleans, other: Booleans) -> float:
     union = np.count_nonzero(one | other)
     return np.count_nonzero(one & other) / union if union else math.nan

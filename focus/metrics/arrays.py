@@ -13,7 +13,7 @@ Booleans = NDArray[np.bool_]
 Number = TypeVar("Number", np.int64, np.float64)
 
 
-def finite(values: Array, name: str) -> NDArray[np.float64]:
+def finite(values: Array, name: str) -> Floats:
     """Return ``values`` in float64. Raises ValueError if one is NaN or infinite."""
     array = np.asarray(values, dtype=np.float64)
     bad = np.count_nonzero(~np.isfinite(array))
@@ -22,7 +22,7 @@ def finite(values: Array, name: str) -> NDArray[np.float64]:
     return array
 
 
-def divided(total: Array, by: Array) -> NDArray[np.float64]:
+def divided(total: Array, by: Array) -> Floats:
     """Return ``total / by``, NaN where it is divided by 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(by == 0, np.nan, total / by), dtype=np.float64)

@@ -4,15 +4,13 @@ import functools
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse, special, stats
 from scipy.stats.sampling import DiscreteGuideTable
 
-from focus.metrics.arrays import Array, Integers, distinct, first_rows, numbered
+from focus.metrics.arrays import Array, Floats, Integers, distinct, first_rows, numbered
 from focus.metrics.intervals import LEVEL, Interval
 from focus.metrics.ranking import SUPPORT
 
-Floats = NDArray[np.float64]
 RESAMPLES = 2000
 CELLS_PER_DEVIATION = 3
 """Into how many cells :func:`merged` divides what moves a rank by chance, its square root."""
@@ -41,11 +39,11 @@ class Resampler:
         _, met = np.unique(pool, return_index=True)
         self.pools = [np.flatnonzero(pool == stratum) for stratum in pool[np.sort(met)]]
 
-    def units(self, rows: NDArray[np.int64]) -> int:
+    def units(self, rows: Integers) -> int:
         """Return how many independent units the images in ``rows`` are."""
         return int(np.count_nonzero(np.bincount(self.unit[rows])))
 
-    def independent(self, rows: NDArray[np.int64]) -> bool:
+    def independent(self, rows: Integers) -> bool:
         """Return whether no two of the images in ``rows`` are of one unit."""
         return self.units(rows) == len(rows)
 
@@ -188,7 +186,7 @@ def merged(scores: Floats, strata: Integers) -> Integers:
     return cells
 
 
-def units(groups: Array, images: Array | None = None) -> NDArray[np.int64]:
+def units(groups: Array, images: Array | None = None) -> Integers:
     """Return [N], the independent unit of each image, named by the number of its first row.
 
     ``groups`` [N] name what is not independent, such as a person or a clip; "" is an image by

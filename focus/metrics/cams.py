@@ -14,10 +14,9 @@ the other definitions of agreement are this project's own.
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from focus.kernels.terms import FLAT_STEPS
-from focus.metrics.arrays import Array, Floats, divided, finite
+from focus.metrics.arrays import Array, Booleans, Floats, divided, finite
 
 HIT_COVERAGE = 0.25
 """A peak counts as inside the artefact where the artefact covers this share of its cell."""
@@ -76,7 +75,7 @@ def commonest_peak_share(peaks: Array) -> float | None:
     return float(counts.max() / len(peaks))
 
 
-def hit_cells(coverage: Array) -> NDArray[np.bool_] | None:
+def hit_cells(coverage: Array) -> Booleans | None:
     """Return the cells [H, W] where a peak is a hit; their share is what a peak hits by chance.
 
     coverage [H, W]: The share of each cell that the artefact mask covers, in [0, 1]. A hit: the
@@ -130,7 +129,7 @@ def _cells(maps: Array) -> Floats:
     return stretched(maps).reshape(len(maps), math.prod(np.shape(maps)[1:]))
 
 
-def _flatten(cams: Array) -> tuple[Floats, NDArray[np.bool_]]:
+def _flatten(cams: Array) -> tuple[Floats, Booleans]:
     """Return maps [N, H W] in float64, and which of them are constant up to rounding, [N]."""
     raw = np.asarray(cams)
     # Rounding happened in the type that the maps come in.

@@ -10,16 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 from scipy import sparse, special, stats
 
-from focus.metrics.arrays import Array, distinct
+from focus.metrics.arrays import Array, Booleans, Floats, Integers, distinct
 from focus.metrics.ranking import SUPPORT
 
 LEVEL = 0.95
 
 Interval = tuple[float, float]
-Floats = NDArray[np.float64]
 Compared = tuple[Array, Array, Array, Array]
 """Scores [M] of real images and [N] of fakes, and the integers [M], [N] of their independent units
 (:func:`focus.metrics.bootstrap.units`), the same where comparisons share an image."""
@@ -134,9 +132,9 @@ class _Class(NamedTuple):
     images: How many images each unit has.
     """
 
-    units: NDArray[np.int64]
-    unit: NDArray[np.int64]
-    images: NDArray[np.int64]
+    units: Integers
+    unit: Integers
+    images: Integers
 
 
 class _Side(NamedTuple):
@@ -148,8 +146,8 @@ class _Side(NamedTuple):
     """
 
     moved: Floats
-    wrong: NDArray[np.bool_]
-    right: NDArray[np.bool_]
+    wrong: Booleans
+    right: Booleans
 
 
 class _Placed(NamedTuple):
@@ -228,7 +226,7 @@ class _SortedScores(NamedTuple):
     """Scores [N] of one class, rising, and the position in the given array of each of them."""
 
     scores: Floats
-    order: NDArray[np.int64]
+    order: Integers
 
 
 def _sorted(scores: Array) -> _SortedScores:
@@ -345,7 +343,7 @@ class PlacedScores:
         self,
         parts: Sequence[_Placed],
         weights: Floats,
-        inverted: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+        inverted: tuple[Booleans, Booleans],
     ) -> _Placed:
         """Return the mean of all comparisons.
 
