@@ -6,16 +6,16 @@ from focus.evaluation.results import summarise as summarise_with_intervals
 from focus.evaluation.scores import Scores
 
 
-def summarise(scores: Scores, *given: Any) -> dict[str, Any]:
+def summarise(scores: Scores, *arguments: Any) -> dict[str, Any]:
     """Without intervals, which have tests of their own."""
-    return summarise_with_intervals(scores, *given, resamples=0)
+    return summarise_with_intervals(scores, *arguments, resamples=0)
 
 
 def table(rows: list[tuple[int, str, str, float]], **columns: Any) -> Scores:
     """Scores from (label, generator, test set, score)."""
     n = len(rows)
     label, generator, test_set, numbers = zip(*rows, strict=True)
-    given: dict[str, Any] = {
+    filled_columns: dict[str, Any] = {
         "index": range(n),
         "path": [f"{i}.png" for i in range(n)],
         "label": label,
@@ -24,6 +24,6 @@ def table(rows: list[tuple[int, str, str, float]], **columns: Any) -> Scores:
         "score": numbers,
         "predicted": [int(number > 0.5) for number in numbers],
     }
-    given |= dict.fromkeys(("family", "split", "group"), [""] * n)
-    given |= dict.fromkeys(("pointing_hit", "pointing_hit_synthetic"), [-1] * n)
-    return Scores(**(dict.fromkeys(Scores.__annotations__, [0] * n) | given | columns))
+    filled_columns |= dict.fromkeys(("family", "split", "group"), [""] * n)
+    filled_columns |= dict.fromkeys(("pointing_hit", "pointing_hit_synthetic"), [-1] * n)
+    return Scores(**(dict.fromkeys(Scores.__annotations__, [0] * n) | filled_columns | columns))

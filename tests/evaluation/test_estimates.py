@@ -27,7 +27,7 @@ def table(real: int, generators: int, fakes: int, seed: int = 0, **columns: Any)
     random, n = np.random.default_rng(seed), real + generators * fakes
     label = np.repeat([0, 1], [real, n - real])
     score = 1 / (1 + np.exp(-random.normal(2.0 * label - 0.5, 1.5)))
-    given: dict[str, Any] = {
+    filled_columns: dict[str, Any] = {
         "index": np.arange(n),
         "path": [f"{row}.png" for row in range(n)],
         "label": label,
@@ -42,8 +42,8 @@ def table(real: int, generators: int, fakes: int, seed: int = 0, **columns: Any)
         **dict.fromkeys(("family", "split", "group"), [""] * n),
         "test_set": ["open"] * n,
     }
-    rest = {f.name: np.zeros(n) for f in fields(Scores) if f.name not in given}
-    return Scores(**(given | rest | columns))
+    rest = {f.name: np.zeros(n) for f in fields(Scores) if f.name not in filled_columns}
+    return Scores(**(filled_columns | rest | columns))
 
 
 def in_the_open_set(scores: Scores, resamples: int = 0) -> dict[str, Any]:
@@ -222,9 +222,16 @@ def test_figures_that_no_resample_moves_are_not_certain(grouped: bool) -> None:
 
 
 def test_a_class_of_one_image_has_no_resampled_interval() -> None:
-    found = in_the_open_set(table(1, 1, 50), 40)["generators"]["g0"]["intervals"]
-    assert not set(found) & {"auc", "eer", "average_precision", "brier", "ece", "entropy_on_real"}
-    assert {"entropy_on_synthetic", "accuracy", "operating_points"} <= set(found)
+    intervals = in_the_open_set(table(1, 1, 50), 40)["generators"]["g0"]["intervals"]
+    assert not set(intervals) & {
+        "auc",
+        "eer",
+        "average_precision",
+        "brier",
+        "ece",
+        "entropy_on_real",
+    }
+    assert {"entropy_on_synthetic", "accuracy", "operating_points"} <= set(intervals)
 
 
 def test_a_mean_is_over_the_same_generators_in_each_resample() -> None:
@@ -253,8 +260,8 @@ def test_calibrated_scores_may_have_no_calibration_error() -> None:
     """A few images always have one; what that is allowed hides no error of scores too sure."""
     random, above = np.random.default_rng(0), []
     for _ in range(60):
-        found = in_the_open_set(calibrated(random, 300), 100)["pooled"]["intervals"]
-        above.append([found[name][0] > 0 for name in ("ece", "ece_balanced", "ece_tempered")])
+        intervals = in_the_open_set(calibrated(random, 300), 100)["pooled"]["intervals"]
+        above.append([intervals[name][0] > 0 for name in ("ece", "ece_balanced", "ece_tempered")])
     assert (np.mean(above, axis=0) <= 0.06).all()
     sure = in_the_open_set(calibrated(random, 300, sharper=6), 100)["pooled"]["intervals"]
     assert sure["ece"][0] > 0.05

@@ -82,8 +82,8 @@ def manifest(tmp_path: Path) -> Manifest:
 
 
 def measured(manifest: Manifest, detector: nn.Module | None = None, **settings: Any) -> Falls:
-    given: dict[str, Any] = {"batch_size": 4, "progress": False} | settings
-    return faithfulness.measure(Accelerator(cpu=True), detector or OneCell(), manifest, **given)
+    arguments: dict[str, Any] = {"batch_size": 4, "progress": False} | settings
+    return faithfulness.measure(Accelerator(cpu=True), detector or OneCell(), manifest, **arguments)
 
 
 def by_hand(red: NDArray[np.float64], box: tuple[slice, slice]) -> float:
@@ -222,7 +222,9 @@ def test_the_file_and_the_lines(manifest: Manifest, tmp_path: Path) -> None:
 
 def test_it_is_in_the_results_of_each_group() -> None:
     names = ["", "", "kA", "uB", ""]
-    rows = [(int(at > 1), name, "", 0.1 * at) for at, name in enumerate(names)]
+    rows = [
+        (int(row_number > 1), name, "", 0.1 * row_number) for row_number, name in enumerate(names)
+    ]
     scores = scores_of(rows)
     results = summarise(scores, ["kA"], resamples=0)
     falls = Falls(np.array([0.0, 0.1, 0.4, 0.8, 0.2]), np.full((5, 8), 0.1))

@@ -201,7 +201,9 @@ def test_a_map_that_cannot_be_read_is_named_by_scoring_but_not_needed_by_a_predi
 def tokens_before_the_last_norm(detector: Detector, batch: Tensor) -> Tensor:
     """By a hook on timm's network, [B, N, C], without the prefix tokens."""
     kept: list[Tensor] = []
-    hook = detector.backbone.norm.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
+    hook = detector.backbone.norm.register_forward_pre_hook(
+        lambda _, inputs: kept.append(inputs[0])
+    )
     with torch.no_grad():
         detector.backbone(batch)
     hook.remove()
@@ -222,17 +224,17 @@ def test_outliers_are_told_by_the_tokens_of_training_images(
             tmp_path / f"{number}.png"
         )
     faces = Manifest([Sample(str(tmp_path / f"{n}.png"), n % 2) for n in range(6)], "faces")
-    ((batch, found),) = predictions(detector, faces, batch_size=6)
+    ((batch, prediction),) = predictions(detector, faces, batch_size=6)
     images = detector.normalise(batch.images)
     norms = tokens_before_the_last_norm(detector, images).norm(dim=2)
-    torch.testing.assert_close(found.norms.flatten(1), norms)
+    torch.testing.assert_close(prediction.norms.flatten(1), norms)
     with torch.no_grad():  # the way to the norms changes no bit of the rest
         _, cams, _ = detector.head.activations(detector.features(images))
-    assert torch.equal(found.cams[:, 1], cams[:, 1])
+    assert torch.equal(prediction.cams[:, 1], cams[:, 1])
     limit = outlier_norm(detector, faces, batch_size=4)
     assert limit == pytest.approx(float(np.quantile(norms.numpy(), 0.995)), rel=1e-5)
     assert score(detector, faces).peak_outlier.tolist() == [-1] * 6
-    of_peaks = norms[torch.arange(6), found.cams[:, 0].flatten(1).argmax(1)]
+    of_peaks = norms[torch.arange(6), prediction.cams[:, 0].flatten(1).argmax(1)]
     middle = float(of_peaks.mean())
     detector.config = replace(detector.config, outlier_norm=middle)
     scores = score(detector, faces)
@@ -259,8 +261,8 @@ def test_the_network_runs_in_the_precision_of_the_accelerator(pictures: Manifest
     accelerator: Any = SimpleNamespace(
         process_index=0, num_processes=1, autocast=lambda: torch.autocast("cpu")
     )
-    given: dict[str, Any] = {"batch_size": 2, "accelerator": accelerator}
-    assert len(list(predictions(detector, pictures, **given))) == 2  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {"batch_size": 2, "accelerator": accelerator}
+    assert len(list(predictions(detector, pictures, **arguments))) == 2  # type: ignore[arg-type]
     assert detector.modes == [(True, True)] * 2
 
 
@@ -272,12 +274,12 @@ class Spoilt(RedDetector):
         self.field, self.seen = field, 0
 
     def predict_batch(self, images: Tensor) -> Prediction:
-        found = super().predict_batch(images)
+        prediction = super().predict_batch(images)
         third = 2 - self.seen
         self.seen += len(images)
         if 0 <= third < len(images):
-            getattr(found, self.field)[third].view(-1)[-1] = math.nan
-        return found
+            getattr(prediction, self.field)[third].view(-1)[-1] = math.nan
+        return prediction
 
 
 @pytest.mark.parametrize(("field", "batch_size"), [("score", 2), ("cams", 4)])

@@ -47,24 +47,30 @@ def write(path: Path, rows: Sequence[Sequence[object]], header: Sequence[str] = 
     return path
 
 
-def rows_of(seed: int, each: int = 20) -> list[tuple[object, ...]]:
+def rows_of(seed: int, count: int = 20) -> list[tuple[object, ...]]:
     """Real images and fakes of three generators; some scores tie, some differ by one bit."""
     random, rows = np.random.default_rng(seed), list[tuple[object, ...]]()
     for split in ("test", "validation"):
         for generator in ("", *GENERATORS):
             label = int(bool(generator))
-            scores = random.beta(2 + 2 * label, 3, each).round(1 + label)
+            scores = random.beta(2 + 2 * label, 3, count).round(1 + label)
             scores[:4] = np.nextafter(0.5, [0, 1, 0, 1])
             rows += [
-                (f"{split}/{generator or 'real'}/{at}.png", label, repr(float(s)), generator, split)
-                for at, s in enumerate(scores)
+                (
+                    f"{split}/{generator or 'real'}/{number}.png",
+                    label,
+                    repr(float(s)),
+                    generator,
+                    split,
+                )
+                for number, s in enumerate(scores)
             ]
     return rows
 
 
 def run(*words: object) -> None:
-    if found := program.evaluate(parse(EvaluateConfig, [str(word) for word in words])):
-        print(found)
+    if evaluation := program.evaluate(parse(EvaluateConfig, [str(word) for word in words])):
+        print(evaluation)
 
 
 def results_of(folder: Path) -> Results:
@@ -89,8 +95,8 @@ def test_figures_are_those_of_scikit_learn(written: Path) -> None:
     results = results_of(written)
     rows = [row for row in rows_of(0) if row[4] == "test"]
     for name in GENERATORS:
-        own = [(row[1], float(str(row[2]))) for row in rows if row[3] in ("", name)]
-        label, score = zip(*own, strict=True)
+        labels_and_scores = [(row[1], float(str(row[2]))) for row in rows if row[3] in ("", name)]
+        label, score = zip(*labels_and_scores, strict=True)
         test_set = "closed" if name == "StyleGAN2" else "open"
         entry = results[test_set]["generators"][name]
         assert entry["auc"] == pytest.approx(roc_auc_score(label, score), abs=1e-12)
@@ -104,8 +110,10 @@ def test_figures_are_those_of_scikit_learn(written: Path) -> None:
 
 def test_thresholds_are_those_of_rows_for_validation(written: Path) -> None:
     results = results_of(written)
-    own = [(row[1], float(str(row[2]))) for row in rows_of(0) if row[4] == "validation"]
-    real, fake = ([score for label, score in own if label == side] for side in (0, 1))
+    labels_and_scores = [
+        (row[1], float(str(row[2]))) for row in rows_of(0) if row[4] == "validation"
+    ]
+    real, fake = ([score for label, score in labels_and_scores if label == side] for side in (0, 1))
     points = choose_points(real, fake)
     assert results["thresholds"] == points.thresholds
     assert results["decision"] == {"point": "eer", "threshold": points.thresholds["eer"]}
@@ -137,18 +145,18 @@ def test_scores_on_any_scale_and_turned_around_rank_alike(tmp_path: Path) -> Non
     turned = results("turned", lambda p: 1 - p, higher_is="real")
     mirrored = {"scale": "log-odds", "higher_is": "real"}
     both = results("both", lambda p: math.log((1 - p) / p), **mirrored)
-    for found in (odds, turned, both):
+    for rescaled in (odds, turned, both):
         for name in ("auc", "brier", "cllr"):
-            assert found["open"]["mean"][name] == pytest.approx(
+            assert rescaled["open"]["mean"][name] == pytest.approx(
                 expected["open"]["mean"][name], 1e-6
             )
     raw = results("raw", lambda p: -1000 * p, scale="raw", higher_is="real")
     assert raw["open"]["mean"]["auc"] == pytest.approx(expected["open"]["mean"]["auc"])
-    rates, own = (r["open"]["operating_points"]["eer"] for r in (raw, expected))
-    assert rates["apcer_mean"] == own["apcer_mean"]
+    rates, expected_rates = (r["open"]["operating_points"]["eer"] for r in (raw, expected))
+    assert rates["apcer_mean"] == expected_rates["apcer_mean"]
     for entry in (raw["open"]["mean"], raw["open"]["pooled"], *raw["open"]["generators"].values()):
         assert not any(entry.get(name) for name in ("ece", "brier", "cllr", "calibration_loss"))
-    assert any("Raw scores are shown from 0 (" in found["text"] for found in raw["findings"])
+    assert any("Raw scores are shown from 0 (" in finding["text"] for finding in raw["findings"])
     with pytest.raises(InputError, match=r"--threshold 0.4 is no raw score"):
         EvaluateConfig(scores="raw.csv", score_scale="raw", threshold="0.4")
     with pytest.raises(InputError, match="lose their ranks: give --score-scale raw"):
@@ -193,10 +201,10 @@ def test_a_parquet_file_is_read_as_the_csv(table: Path, tmp_path: Path) -> None:
     rows = [(n, bool(row[1]), float(str(row[2])), *row[3:]) for n, row in enumerate(rows_of(0))]
     columns = dict(zip(("id", *HEADER[1:]), map(list, zip(*rows, strict=True)), strict=True))
     parquet.write_table(pyarrow.table(columns), tmp_path / "theirs.parquet")
-    found, known = read(tmp_path / "theirs.parquet", {}).scores, read(table, {}).scores
+    from_parquet, from_csv = read(tmp_path / "theirs.parquet", {}).scores, read(table, {}).scores
     for name in ("label", "score", "generator", "split"):
-        assert getattr(found, name).tolist() == getattr(known, name).tolist()
-    assert found.path[:2].tolist() == ["0", "1"]
+        assert getattr(from_parquet, name).tolist() == getattr(from_csv, name).tolist()
+    assert from_parquet.path[:2].tolist() == ["0", "1"]
 
 
 def test_columns_are_found_or_named(tmp_path: Path) -> None:
@@ -212,9 +220,9 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
 def test_scores_count_before_decisions_and_a_rounding_is_no_fault(tmp_path: Path) -> None:
     header = ("id", "File Name", "label", "prediction", "p fake")
     rows = [(1, "a.png", 0, 0, 0.25), (2, "b.png", 1, 1, 1.0000001)]
-    found = read(write(tmp_path / "t.csv", rows, header), {})
-    assert found.scores.score.tolist() == [0.25, 1.0]
-    assert found.scores.path.tolist() == ["a.png", "b.png"]
+    score_table = read(write(tmp_path / "t.csv", rows, header), {})
+    assert score_table.scores.score.tolist() == [0.25, 1.0]
+    assert score_table.scores.path.tolist() == ["a.png", "b.png"]
 
 
 def test_the_table_is_not_written_over(table: Path, tmp_path: Path) -> None:
@@ -241,29 +249,29 @@ def test_without_rows_for_validation_no_threshold_is_fixed_and_that_is_said(
     results = results_of(tmp_path / "out")
     assert results["thresholds"] is None
     assert results["decision"] == {"point": "default", "threshold": 0.5}
-    assert any("No threshold was fixed" in found["text"] for found in results["findings"])
+    assert any("No threshold was fixed" in finding["text"] for finding in results["findings"])
     assert "No threshold was fixed" in capsys.readouterr().out
     with pytest.raises(InputError, match="--threshold bpcer5: validation fixed no such threshold"):
         run("--scores", path, "--output", tmp_path / "out", "--threshold", "bpcer5")
-    _, given = evaluate_scores(read(path, {}), threshold="0.25")
-    assert given["decision"] == {"point": "given", "threshold": 0.25}
-    assert not any("No threshold" in found["text"] for found in given["findings"])
+    _, with_threshold = evaluate_scores(read(path, {}), threshold="0.25")
+    assert with_threshold["decision"] == {"point": "given", "threshold": 0.25}
+    assert not any("No threshold" in finding["text"] for finding in with_threshold["findings"])
 
 
 def test_two_tables_are_compared_by_path(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own, other = (
+    first_rows, second_rows = (
         [row for row in rows_of(seed) if row[3] in ("", "Midjourney") and row[4] == "test"]
         for seed in (0, 1)
     )
-    first = write(tmp_path / "first.csv", own)
-    second = write(tmp_path / "second.csv", other[::-1])
+    first = write(tmp_path / "first.csv", first_rows)
+    second = write(tmp_path / "second.csv", second_rows[::-1])
     run("--compare", first, second, "--output", tmp_path)
     out = capsys.readouterr().out
-    real, fake = np.split(np.arange(len(own)), 2)
+    real, fake = np.split(np.arange(len(first_rows)), 2)
     compared = []
-    for rows in (own, other):
+    for rows in (first_rows, second_rows):
         score = np.array([float(str(row[2])) for row in rows])
         compared.append((score[real], score[fake], real, fake))
     expected = mean_auc_difference(compared[1:], compared[:1])
@@ -272,8 +280,8 @@ def test_two_tables_are_compared_by_path(
     assert f"open-set AUC, mean of 1: {words}" in out
     assert "a table of scores has no CAMs" in Page(tmp_path / "report.html").text
     # Of tables that overlap in part the common images are tested, whatever others there are.
-    write(tmp_path / "first.csv", own[:-3])
-    write(tmp_path / "second.csv", other[:2:-1])
+    write(tmp_path / "first.csv", first_rows[:-3])
+    write(tmp_path / "second.csv", second_rows[:2:-1])
     expected = mean_auc_difference(
         *([(s[3:], f[:-3], real[3:], fake[:-3])] for s, f, *_ in compared[::-1])
     )
@@ -281,7 +289,7 @@ def test_two_tables_are_compared_by_path(
     words = f"second.csv - first.csv = {expected.value:+.3f} [{expected.low:+.3f}, "
     run("--compare", first, second, "--output", tmp_path)
     out = capsys.readouterr().out
-    assert f"open-set AUC, mean of 1, {len(own) - 6} images in common: {words}" in out
+    assert f"open-set AUC, mean of 1, {len(first_rows) - 6} images in common: {words}" in out
     assert "--common computes all figures of the images that second.csv and first.csv share" in out
     run("--compare", first, second, "--common", "--output", tmp_path)
     out = capsys.readouterr().out
@@ -289,8 +297,10 @@ def test_two_tables_are_compared_by_path(
     labels = np.repeat([0, 1], len(real) - 3)
     aucs = [roc_auc_score(labels, [*score[3:], *fakes[:-3]]) for score, fakes, *_ in compared]
     assert re.search(rf"open-set AUC, mean.*{aucs[0]:.3f} .*{aucs[1]:.3f} ", out)
-    assert f"the {len(own) - 6} images in common ({len(own) - 3} of first.csv, " in out
-    write(tmp_path / "second.csv", [(f"other/{row[0]}", *row[1:]) for row in other])
+    assert (
+        f"the {len(first_rows) - 6} images in common ({len(first_rows) - 3} of first.csv, " in out
+    )
+    write(tmp_path / "second.csv", [(f"other/{row[0]}", *row[1:]) for row in second_rows])
     with pytest.raises(InputError, match="--common: no image is in all of them"):
         run("--compare", first, second, "--common", "--output", tmp_path)
 
@@ -375,7 +385,7 @@ def test_fifty_thousand_rows_take_no_half_minute(
     label = random.integers(0, 2, 50_000)
     score = np.clip(random.normal(0.4 + 0.2 * label, 0.15), 0, 1)
     pairs = zip(label, score, strict=True)
-    rows = [(n, at, s, f"g{n % 10}" * at, "") for n, (at, s) in enumerate(pairs)]
+    rows = [(n, is_fake, s, f"g{n % 10}" * is_fake, "") for n, (is_fake, s) in enumerate(pairs)]
     path = write(tmp_path / "t.csv", rows, ("id", *HEADER[1:]))
     begin = time.process_time()
     run("--scores", path, "--output", tmp_path / "out")

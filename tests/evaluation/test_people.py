@@ -94,15 +94,17 @@ def test_people_stand_beside_the_detector_in_words_and_in_the_table() -> None:
     assert "the detector 33 (1 to 91) [3 faces], AUC " in first
     assert second.startswith("Of 100 real faces people called synthetic 38 (")
     assert "the detector 25 (1 to 81)" in second
-    shown = [str(each) for each in errors_in_words(results) if "people" in each.faces]
+    shown = [
+        str(error_rate) for error_rate in errors_in_words(results) if "people" in error_rate.faces
+    ]
     words = "near that people saw 33 are missed by people, 33 by the detector (1 to 91, 3 faces)."
     assert shown == [f"Of 100 synthetic faces of {words}"]
     table = format_table({"run": results})
     (people,) = [line for line in table.splitlines() if "people" in line]
     (detector,) = [line for line in table.splitlines() if "on the same" in line]
-    own = results["people"]["open"]["mean"]
-    assert f"{own['people']['auc']:.3f}" in people
-    assert f"{own['model']['auc']:.3f}" in detector
+    open_mean = results["people"]["open"]["mean"]
+    assert f"{open_mean['people']['auc']:.3f}" in people
+    assert f"{open_mean['model']['auc']:.3f}" in detector
 
 
 def test_annotators() -> None:

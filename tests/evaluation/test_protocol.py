@@ -54,13 +54,13 @@ def test_the_open_figure_is_that_of_the_new_sets_alone(tmp_path: Path, test_set:
     data = tmp_path / "data.csv"
     head = "path,label,generator,split,test_set\n"
     data.write_text(head + "\n".join(rows))
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "test_data": {name: f"{tmp_path}/{name}" for name in ("new", "newer")},
         "test_real": {"ffhq": f"{tmp_path}/ffhq"},
     }
 
     def results(*data: str) -> dict[str, Any]:
-        given_images = read_given(TrainConfig(data=data, **given))
+        given_images = read_given(TrainConfig(data=data, **arguments))
         training, tests = given_images.data, given_images.tests
         scored = [
             (s.label or 0, s.generator, s.test_set, len(s.generator) / 50 + 0.3 * ("own" in s.path))
@@ -145,9 +145,9 @@ def listed_for_each(seed: int = 0, **columns: Any) -> tuple[Scores, Scores]:
     reals = [(0, "", "open", score) for score in random.random(30)]
     fakes = [(1, name, "open", 0.3 + 0.7 * random.random()) for name in "AB" for _ in range(20)]
     shared = table(reals + fakes, **columns)
-    own = [(0, name, *row[2:]) for name in "AB" for row in reals]
+    reals_of_each = [(0, name, *row[2:]) for name in "AB" for row in reals]
     paths = [f"{i}.png" for i in (*range(30), *range(30), *range(30, 70))]
-    return shared, table(own + fakes, path=paths, **columns)
+    return shared, table(reals_of_each + fakes, path=paths, **columns)
 
 
 def test_a_real_image_that_is_listed_for_several_generators_is_one() -> None:

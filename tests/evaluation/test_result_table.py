@@ -76,7 +76,7 @@ def test_a_set_is_summed_up_by_the_mean_over_its_generators() -> None:
 
 
 def test_table_fits_a_terminal_with_long_names() -> None:
-    long = [f"stable_diffusion_of_the_first_version_1_{at}" for at in (4, 5)]
+    long = [f"stable_diffusion_of_the_first_version_1_{version}" for version in (4, 5)]
     rows = [(0, "", "", 0.2), *((1, name, "", 0.4) for name in long)]
     results = summarise(table(rows), ["known"])
     models = [f"a model of an even longer name {i}" for i in range(2)]
@@ -168,26 +168,26 @@ def test_the_difference_of_two_models_by_hand() -> None:
     rows = [(0, "", "", 0.1), (0, "", "", 0.4), (0, "", "", 0.5), (1, "new", "", 0.3)]
     rows += [(1, "new", "", 0.6), (1, "known", "", 0.9)]
     one, other = table(rows), table([(*row[:3], 1 - row[3]) for row in rows])
-    given = [(n, s, summarise(s, ["known"])) for n, s in (("one", one), ("other", other))]
-    (line,) = difference_lines(*given)  # one fake is too few for a variance
+    models = [(n, s, summarise(s, ["known"])) for n, s in (("one", one), ("other", other))]
+    (line,) = difference_lines(*models)  # one fake is too few for a variance
     # Of six pairs four are in order, and two in the other model.
     assert line.startswith("open-set AUC, mean of 1: one - other = +0.333 [")
     grouped = Scores(**(one.columns() | {"group": ["a"] * 6}))
     elsewhere = Scores(**(one.columns() | {"path": [f"other/{path}" for path in one.path]}))
     for scores in (grouped, elsewhere):
-        (line,) = difference_lines(("one", scores, given[0][2]), given[1])
+        (line,) = difference_lines(("one", scores, models[0][2]), models[1])
         assert line == (
             "one - other: the difference is not tested, they scored other images, or the same in "
             "other groups."
         )
     # Without one of the real images: of four pairs three are in order, and one in the other model.
-    line, _ = difference_lines(("one", one.select([0, 1, 3, 4, 5]), given[0][2]), given[1])
+    line, _ = difference_lines(("one", one.select([0, 1, 3, 4, 5]), models[0][2]), models[1])
     assert line.startswith("open-set AUC, mean of 1, 4 images in common: one - other = +0.500 [")
     # The same files, of which one is of another test set for one of the models.
     moved = Scores(**(one.columns() | {"test_set": ["", "", "closed", "", "", ""]}))
-    assert difference_lines(("one", moved, given[0][2]), given[1])[0] == line
+    assert difference_lines(("one", moved, models[0][2]), models[1])[0] == line
     # What is open to one is closed to the other: tested as one set, it would say nothing.
-    (line,) = difference_lines(given[0], ("other", other, summarise(other, ["new"])))
+    (line,) = difference_lines(models[0], ("other", other, summarise(other, ["new"])))
     assert line.startswith("one - other: the difference is not tested, they know other generators")
 
 

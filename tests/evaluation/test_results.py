@@ -177,9 +177,9 @@ def test_groups_are_judged_by_their_mean_scores() -> None:
     scores = table(rows, path=[*"121234345678"], group=groups)
     points = OperatingPoints(dict.fromkeys(POINTS, 0.4), None, 9, 9)
     results = summarise(scores, [], None, points)
-    found = results["groups"]
-    assert set(found) == {"n_real", "n_synthetic", "closed", "open"}
-    a, b = (found["open"]["generators"][name] for name in "AB")
+    group_results = results["groups"]
+    assert set(group_results) == {"n_real", "n_synthetic", "closed", "open"}
+    a, b = (group_results["open"]["generators"][name] for name in "AB")
     # Means: 0.375 and 0.625 of the real ones, 0.625 of A's fake, 0.4375 of B's.
     assert (a["auc"], b["auc"]) == (0.75, 0.5)
     assert (a["n_real"], a["n_synthetic"]) == (2, 1)
@@ -190,8 +190,8 @@ def test_groups_are_judged_by_their_mean_scores() -> None:
         "synthetic_as_synthetic": 1,
     }
     assert a["operating_points"]["eer"] == {"bpcer": 0.5, "apcer": 0.0, "confusion": confusion}
-    assert found["open"]["operating_points"]["eer"]["apcer_mean"] == 0.0
-    pooled = found["open"]["pooled"]
+    assert group_results["open"]["operating_points"]["eer"]["apcer_mean"] == 0.0
+    pooled = group_results["open"]["pooled"]
     assert (pooled["n_real"], pooled["n_synthetic"], pooled["auc"]) == (2, 2, 0.625)
     assert not {"entropy", "cllr"} & pooled.keys()
     assert results["open"]["pooled"]["n_real"] == 4
@@ -204,8 +204,8 @@ def test_intervals_of_groups_are_over_groups() -> None:
     score = (means[:, None] + random.normal(0, 0.02, (40, 5))).clip(0, 1)
     rows = [(n // 20, "A" * (n // 20), "", float(s)) for n in range(40) for s in score[n]]
     scores = table(rows, group=[f"v{n}" for n in range(40) for _ in range(5)])
-    found = summarise_with_intervals(scores, [], resamples=40)["groups"]["open"]
-    ends = found["generators"]["A"]["intervals"]
+    open_groups = summarise_with_intervals(scores, [], resamples=40)["groups"]["open"]
+    ends = open_groups["generators"]["A"]["intervals"]
     mean_score, unit = score.mean(axis=1), np.arange(40)
     expected = mean_auc_interval([(mean_score[:20], mean_score[20:], unit[:20], unit[20:])])
     assert ends["auc"] == pytest.approx(expected)

@@ -93,8 +93,8 @@ def scores(manifest: Manifest) -> Scores:
 def measured(
     manifest: Manifest, scores: Scores, names: Sequence[str] = ROBUSTNESS
 ) -> list[PerturbedAUC]:
-    given: dict[str, Any] = {"batch_size": 4, "progress": False}
-    return measure(Accelerator(cpu=True), STRIPES, manifest, scores, names, **given)
+    arguments: dict[str, Any] = {"batch_size": 4, "progress": False}
+    return measure(Accelerator(cpu=True), STRIPES, manifest, scores, names, **arguments)
 
 
 @pytest.fixture(scope="module")

@@ -32,9 +32,9 @@ def table(n: int, **columns: Any) -> Scores:
 NAMES = list(Scores.__annotations__)
 
 
-def assert_same(left: Scores, right: Scores) -> None:
-    for name, column in left.columns().items():
-        other = getattr(right, name)
+def assert_same(scores: Scores, expected: Scores) -> None:
+    for name, column in scores.columns().items():
+        other = getattr(expected, name)
         assert column.dtype == other.dtype, name
         np.testing.assert_array_equal(column, other, err_msg=name)
 
