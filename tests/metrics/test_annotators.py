@@ -30,8 +30,8 @@ def test_two_boxes() -> None:
     correlation, iou = alike(one, shifted)
     assert iou == 72 / 216
     # A wide blur, as of the definition, but made by sums: each cell by its distance.
-    at = np.arange(SIDE)
-    kernel = np.exp(-((at[:, None] - at) ** 2) / (2 * (0.05 * SIDE) ** 2))
+    cells = np.arange(SIDE)
+    kernel = np.exp(-((cells[:, None] - cells) ** 2) / (2 * (0.05 * SIDE) ** 2))
     kernel /= np.exp(-(np.arange(-200, 201) ** 2) / (2 * (0.05 * SIDE) ** 2)).sum()
     blurred = [(kernel @ mark @ kernel.T).ravel() for mark in (one, shifted)]
     assert correlation == pytest.approx(np.corrcoef(*blurred)[0, 1], abs=1e-3)
@@ -52,7 +52,7 @@ def test_agreement_beyond_what_other_faces_give() -> None:
         kind = face % 2
         corner = (8, 8) if kind else tuple(draw.integers(0, 48, 2))
         for name in "abc":
-            marks.append(box(*(int(at) for at in corner), 12, 12))
+            marks.append(box(*(int(coordinate) for coordinate in corner), 12, 12))
             faces.append(face)
             annotators.append(name)
             classes.append(kind)

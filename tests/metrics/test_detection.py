@@ -41,8 +41,8 @@ def test_results_json_says_the_same(scored: dict[str, Any]) -> None:
 
 def test_batches_are_one_table_whatever_holds_them(scored: dict[str, Any]) -> None:
     metrics = DetectionMetrics()
-    for at in (0, 7, 150):
-        part = slice(at, {0: 7, 7: 150, 150: 300}[at])
+    for start in (0, 7, 150):
+        part = slice(start, {0: 7, 7: 150, 150: 300}[start])
         metrics.update(
             torch.tensor(scored["scores"][part], requires_grad=True),
             torch.tensor(scored["labels"][part]),

@@ -57,8 +57,8 @@ def test_scikit_learn_says_the_same(random: np.random.Generator) -> None:
             expected = math.nan
             if len(real) * target >= 5:
                 expected = tpr[fpr <= target + 1e-12].max()
-            found = figure("tpr_at_fpr", real, fake, target)
-            assert found == pytest.approx(expected, abs=1e-12, nan_ok=True)
+            tpr_at_target = figure("tpr_at_fpr", real, fake, target)
+            assert tpr_at_target == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 def test_rates_by_hand() -> None:
@@ -90,12 +90,12 @@ def test_a_threshold_between_neighbours_tells_them_apart() -> None:
     for fake in (1.0, 0.5):
         real = np.nextafter(fake, 0)
         ranking = Ranking.of(np.array([0.1, 0.1, real]), np.full(3, fake))
-        for found in (
+        for thresholds in (
             ranking.threshold_at_eer(),
             ranking.threshold_at_fpr(0),
             ranking.threshold_of_best_balance(),
         ):
-            assert real <= found[0] < fake
+            assert real <= thresholds[0] < fake
 
 
 def test_calibration_error_by_hand() -> None:
@@ -152,15 +152,15 @@ def test_weights_are_repetitions(random: np.random.Generator) -> None:
 
 def test_one_class_and_ties_are_a_value_or_not_defined() -> None:
     for real, fake in (([], []), ([0.3], []), ([], [0.3]), ([0.5] * 7, [0.5] * 7), ([0.0], [1.0])):
-        given = np.array(real), np.array(fake)
+        real_and_fake = np.array(real), np.array(fake)
         both = bool(real and fake)
         larger, smaller = (1.0, 0.0) if both and real != fake else (0.5, 0.5)
-        assert auc(*given) == (larger if both else None)
+        assert auc(*real_and_fake) == (larger if both else None)
         for name, expected in (("eer", smaller), ("average_precision", larger)):
             expected = expected if both else math.nan
-            assert figure(name, *given) == pytest.approx(expected, nan_ok=True)
+            assert figure(name, *real_and_fake) == pytest.approx(expected, nan_ok=True)
         for name in ("brier", "ece"):
-            assert math.isnan(figure(name, *given)) == (not real and not fake)
-        assert math.isnan(figure("ece", *given, balanced=True)) == (not both)
+            assert math.isnan(figure(name, *real_and_fake)) == (not real and not fake)
+        assert math.isnan(figure("ece", *real_and_fake, balanced=True)) == (not both)
     with pytest.raises(ValueError, match="1 of 2 scores are NaN or infinite"):
         auc(np.array([0.1, math.nan]), np.array([0.2]))
