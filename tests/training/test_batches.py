@@ -47,9 +47,9 @@ def test_processes_and_accumulation_take_the_same_images_for_a_step() -> None:
     for processes, accumulation in ((2, 1), (3, 2), (1, 4), (2, 3)):
         size = 12 // processes // accumulation
         plans = ranks(batch_size=size, accumulation=accumulation, processes=processes)
-        for at, step in enumerate(zip(*(plan.epoch(1) for plan in plans), strict=True)):
+        for step_number, step in enumerate(zip(*(plan.epoch(1) for plan in plans), strict=True)):
             rows = [row for batches in step for b in batches for row in b.rows[: b.counted]]
-            assert sorted(rows) == sorted(alone[at][0].rows)
+            assert sorted(rows) == sorted(alone[step_number][0].rows)
 
 
 def test_an_epoch_by_hand() -> None:
@@ -126,5 +126,5 @@ def test_balanced_sampling_draws_each_class_as_often() -> None:
     # Within a class each image is as likely as another.
     counts = np.bincount(drawn, minlength=len(LABELS))
     for label in (0, 1):
-        own = counts[np.asarray(LABELS) == label]
-        assert abs(own / own.mean() - 1).max() < 0.3
+        counts_of_class = counts[np.asarray(LABELS) == label]
+        assert abs(counts_of_class / counts_of_class.mean() - 1).max() < 0.3

@@ -46,10 +46,11 @@ class Run:
         return folder / checkpoint_name(step)
 
     def load(self, folder: Path) -> dict[str, Any]:
-        found = last_checkpoint(folder)
-        assert found is not None
-        load_checkpoint(*found, Parts(**vars(self)))
-        return found[1]
+        newest_checkpoint = last_checkpoint(folder)
+        assert newest_checkpoint is not None
+        path, values = newest_checkpoint
+        load_checkpoint(path, values, Parts(**vars(self)))
+        return values
 
 
 def small_run() -> Run:
@@ -288,12 +289,13 @@ def test_what_is_trained_is_no_part_of_a_file(
 def test_a_file_that_changes_between_its_check_and_its_use_is_refused(tmp_path: Path) -> None:
     run = small_run()
     run.save(tmp_path, 1)
-    found = last_checkpoint(tmp_path)
-    assert found is not None
+    newest_checkpoint = last_checkpoint(tmp_path)
+    assert newest_checkpoint is not None
+    path, values = newest_checkpoint
     small_run().save(tmp_path / "other", 1)
-    shutil.copy(tmp_path / "other/step-00000001/model.safetensors", found[0])
+    shutil.copy(tmp_path / "other/step-00000001/model.safetensors", path)
     with pytest.raises(InputError, match=r"^\S+model\.safetensors was changed while it was read"):
-        load_checkpoint(*found, Parts(**vars(run)))
+        load_checkpoint(path, values, Parts(**vars(run)))
 
 
 def test_one_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,14 +56,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return numbers
 
 
-def given(**settings: Any) -> dict[str, Any]:
+def head_settings(**changed_settings: Any) -> dict[str, Any]:
     return {
         "tune": "head",
         "loss": "blend",
         "epochs": 2,
         "lr": 0.1,
         "eval_batch_size": 16,
-    } | settings
+    } | changed_settings
 
 
 def test_the_map_that_takes_a_map_s_place_has_features_of_its_own(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_map_that_takes_a_map_s_place_has_features_of_its_own(tmp_path: Path
     torch.save(Detector("test_convnext").backbone.state_dict(), weights)
 
     def saliency_in_training(name: str) -> float:
-        settings = given(initial_checkpoint=str(weights))
+        settings = head_settings(initial_checkpoint=str(weights))
         run = trainer(faces, tmp_path / name, **settings)
         run.fit()
         return float(run.state.rows[-1]["train_saliency"])
@@ -97,20 +97,24 @@ def test_the_map_that_takes_a_map_s_place_has_features_of_its_own(tmp_path: Path
 def test_the_head_is_that_of_a_run_without_the_cache(
     faces: Manifest, tmp_path: Path, model: str, pool: str
 ) -> None:
-    found = {}
+    weights_and_figures = {}
     for cached in ("no", "float32", "bfloat16"):
-        settings = given(model=model, pool=pool, image_size=MODELS[model], cached_features=cached)
+        settings = head_settings(
+            model=model, pool=pool, image_size=MODELS[model], cached_features=cached
+        )
         run = trainer(faces, tmp_path / cached, augment="none", **settings)
         run.fit()
         figures = run.state.rows[-1]["train_loss"], run.state.rows[-1]["eval_auc"]
         weights = [value.detach().clone() for value in run.detector.head.parameters()]
-        found[cached] = *weights, *figures
+        weights_and_figures[cached] = *weights, *figures
         kept = Detector.from_pretrained(run.folder / "model")
         assert kept.backbone.state_dict().keys() == run.detector.backbone.state_dict().keys()
     for cached, tolerance in (("float32", 1e-4), ("bfloat16", 2e-2)):
-        for ours, theirs in zip(found[cached], found["no"], strict=True):
+        for ours, theirs in zip(
+            weights_and_figures[cached], weights_and_figures["no"], strict=True
+        ):
             torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
-    assert not found["bfloat16"][0].equal(found["float32"][0])
+    assert not weights_and_figures["bfloat16"][0].equal(weights_and_figures["float32"][0])
 
 
 def test_the_network_runs_once_for_all_epochs_losses_and_seeds(
@@ -119,11 +123,11 @@ def test_the_network_runs_once_for_all_epochs_losses_and_seeds(
     weights = tmp_path / "weights.pth"
     torch.save(Detector("test_convnext").backbone.state_dict(), weights)
     for loss, seed in (("blend", 0), ("focus", 1)):
-        settings = given(loss=loss, seed=seed, initial_checkpoint=str(weights))
+        settings = head_settings(loss=loss, seed=seed, initial_checkpoint=str(weights))
         trainer(faces, tmp_path / loss, **settings).fit()
         assert sum(seen) == len(faces)
     # Other weights are other features.
-    other = trainer(faces, tmp_path / "other", **given())
+    other = trainer(faces, tmp_path / "other", **head_settings())
     assert sum(seen) == 2 * len(faces)
     (one, two) = (tmp_path / "cache" / "features").iterdir()
     assert one.name.startswith("test_convnext-bfloat16-")
@@ -135,7 +139,7 @@ def test_the_network_runs_once_for_all_epochs_losses_and_seeds(
 def test_views_are_drawn_by_content_and_taken_in_turn(
     faces: Manifest, tmp_path: Path, seen: list[int]
 ) -> None:
-    settings = given(augment="shift,flip", views=3, cached_features="float32")
+    settings = head_settings(augment="shift,flip", views=3, cached_features="float32")
     run = trainer(faces, tmp_path / "a", **settings)
     assert sum(seen) == 3 * 70 + 12
     plan = run.plan.epoch(4)[0]
@@ -164,7 +168,7 @@ def test_views_of_cut_pictures_are_parts_of_them(
     of = {"initial_checkpoint": str(weights), "cached_features": "float32"}
     for fit in ("squash", "crop"):
         seen.clear()
-        run = trainer(faces, tmp_path / fit, **given(fit=fit, **of))
+        run = trainer(faces, tmp_path / fit, **head_settings(fit=fit, **of))
         assert sum(seen) == len(faces), "none are those of the other"
         plan = run.plan.epoch(0)[0]
         batch, row = next(run.images.load(0, [plan])), plan[0].rows[0]
@@ -179,7 +183,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(
 ) -> None:
     weights = tmp_path / "weights.pth"
     torch.save(Detector("test_convnext").backbone.state_dict(), weights)
-    settings = given(augment="flip", views=2, epochs=3, model_ema_decay=0.9)
+    settings = head_settings(augment="flip", views=2, epochs=3, model_ema_decay=0.9)
     settings |= {"initial_checkpoint": str(weights)}
     whole = trainer(faces, tmp_path / "whole", **settings)
     whole.fit()
@@ -207,7 +211,7 @@ def test_images_swapped_while_features_are_made_and_put_back_leave_none(tmp_path
     """The next run took the features of one image for those of another, in silence."""
     weights = tmp_path / "weights.pth"
     torch.save(Detector("test_convnext").backbone.state_dict(), weights)
-    settings = given(initial_checkpoint=str(weights), cached_features="float32")
+    settings = head_settings(initial_checkpoint=str(weights), cached_features="float32")
     checked = check_images(few_faces(tmp_path), progress=False).manifest
     fakes, reals = ([s.path for s in checked if s.label == label][:25] for label in (1, 0))
 
@@ -243,7 +247,7 @@ def test_images_swapped_while_features_are_made_and_put_back_leave_none(tmp_path
     ],
 )
 def test_what_decides_a_feature_is_in_its_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = resolve(TrainConfig.of(**given(model="test_convnext", image_size=64)))
+    config = resolve(TrainConfig.of(**head_settings(model="test_convnext", image_size=64)))
     detector = Detector("test_convnext", image_size=64)
     before = feature_cache(config, detector).store.folder
     assert feature_cache(config, detector).store.folder == before
@@ -255,7 +259,7 @@ def test_features_of_another_arithmetic_are_not_taken() -> None:
     """TF32 keeps 10 bits of a product's factors, so that its features are others."""
     detector = Detector("test_convnext", image_size=64)
     configs = [
-        resolve(TrainConfig.of(**given(model="test_convnext", image_size=64), **arithmetic))
+        resolve(TrainConfig.of(**head_settings(model="test_convnext", image_size=64), **arithmetic))
         for arithmetic in ({}, {"tf32": False}, {"mixed_precision": "bf16"})
     ]
     folders = {feature_cache(config, detector).store.folder for config in configs}
@@ -268,7 +272,7 @@ def test_a_run_whose_features_are_changed_keeps_nothing_of_them(
     """Records change places in the midst of an epoch; what is printed is followed."""
     weights = tmp_path / "weights.pth"
     torch.save(Detector("test_convnext").backbone.state_dict(), weights)
-    settings = given(epochs=3, initial_checkpoint=str(weights))
+    settings = head_settings(epochs=3, initial_checkpoint=str(weights))
     whole = trainer(faces, tmp_path / "whole", **settings)
     whole.fit()
     part = trainer(faces, tmp_path / "part", **settings)
@@ -304,9 +308,9 @@ def test_a_disk_without_locks_is_one_sentence(
     with monkeypatch.context() as patch:
         patch.setattr("fcntl.flock", no_lock)
         with pytest.raises(InputError, match=r"\(its file system has no locks\).*-features no\.$"):
-            trainer(faces, tmp_path / "one", **given())
+            trainer(faces, tmp_path / "one", **head_settings())
         assert not list((tmp_path / "cache").rglob("*.bin"))
-        trainer(faces, tmp_path / "two", **given(cached_features="no")).fit()
+        trainer(faces, tmp_path / "two", **head_settings(cached_features="no")).fit()
 
 
 @pytest.mark.parametrize(
@@ -337,7 +341,7 @@ def test_features_of_a_frozen_network_are_cached_unless_it_says_no() -> None:
 def test_a_dry_run_says_size_and_time_and_computes_no_features(
     faces: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = trainer(faces, tmp_path, **given(augment="flip", views=3, dry_run=True))
+    run = trainer(faces, tmp_path, **head_settings(augment="flip", views=3, dry_run=True))
     dry_run(run.config, run.detector, faces, run.accelerator)
     record = 64 * 2 * 2 * 2 + 2 * 2 * 4 + 4
     said = capsys.readouterr().out

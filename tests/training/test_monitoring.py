@@ -27,7 +27,7 @@ from focus.training.step import MEANS, Tally
 from ..evaluation.few_scores import table
 
 
-def scores(**given: object) -> Scores:
+def scores(**replaced_columns: object) -> Scores:
     """Four images, two of each class, one fake ranked below a real one."""
     columns: dict[str, object] = {
         "predicted": [0, 0, 0, 1],
@@ -39,12 +39,12 @@ def scores(**given: object) -> Scores:
         "cam_range": [1.0, 2.0, 3.0, 4.0],
     }
     pairs = zip([0, 0, 1, 1], [0.125, 0.5, 0.25, 0.75], strict=True)
-    return table([(label, "", "", score) for label, score in pairs], **columns | given)
+    return table([(label, "", "", score) for label, score in pairs], **columns | replaced_columns)
 
 
 def test_figures_by_hand() -> None:
-    found = validation_figures(scores())
-    assert found == pytest.approx(
+    figures = validation_figures(scores())
+    assert figures == pytest.approx(
         {
             "eval_auc": 3 / 4,
             # Precision 1 at the first fake (0.75), 2/3 at the second, each half of the recall.
@@ -73,8 +73,8 @@ def test_the_kept_epoch_is_that_of_the_first_best_model() -> None:
 
 
 def test_the_alarm() -> None:
-    found = validation_figures(scores())
-    assert collapse_warning(found) == collapse_warning({"eval_peak_share": 0.899}) == ""
+    figures = validation_figures(scores())
+    assert collapse_warning(figures) == collapse_warning({"eval_peak_share": 0.899}) == ""
     assert collapse_warning({"eval_peak_share": COLLAPSED})
     alike = validation_figures(replace(scores(), peak_row=np.ones(4), peak_col=np.full(4, 2)))
     assert alike["eval_peak_share"] == 1.0 >= COLLAPSED
@@ -129,10 +129,10 @@ def test_a_step_has_its_means_and_the_speed_since_the_last(tmp_path: Path) -> No
         log.count([eight])
         if images:
             log.step(done, step, 1e-3)
-            found = entries[step]
-            speed = found.pop("step/images_per_second")
+            entry = entries[step]
+            speed = entry.pop("step/images_per_second")
             assert images / (time.perf_counter() - before) <= speed <= images / 0.1
-            assert found == {f"step/{name}": value for name, value in means.items()}
+            assert entry == {f"step/{name}": value for name, value in means.items()}
             before = time.perf_counter() - 0.01
     assert sorted(entries) == [6, 9]
     assert 40 / (time.perf_counter() - before + 1) <= log.speed() <= 40 / 0.25

@@ -13,36 +13,36 @@ from focus.training.optimizer import make_optimizer, make_scheduler
 from focus.training.tuning import freeze
 
 
-def rates(steps_per_epoch: int, **given: Any) -> list[float]:
+def rates(steps_per_epoch: int, **settings: Any) -> list[float]:
     """The learning rate of each step, at a highest rate of 1."""
-    config = resolve(TrainConfig.of(lr=1.0, **given))
+    config = resolve(TrainConfig.of(lr=1.0, **settings))
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = make_scheduler(config, optimizer, steps_per_epoch)
-    found = []
+    learning_rates = []
     for _ in range(config.epochs * steps_per_epoch):
-        found += schedule.get_last_lr()
+        learning_rates += schedule.get_last_lr()
         optimizer.step()
         schedule.step()
-    return found
+    return learning_rates
 
 
-def torchs(kind: Any, steps: int, *given: Any) -> list[float]:
+def torchs(kind: Any, steps: int, *arguments: Any) -> list[float]:
     """The same of a schedule of torch's."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = kind(optimizer, *given)
-    found = []
+    schedule = kind(optimizer, *arguments)
+    learning_rates = []
     for _ in range(steps):
-        found += schedule.get_last_lr()
+        learning_rates += schedule.get_last_lr()
         optimizer.step()
         schedule.step()
-    return found
+    return learning_rates
 
 
 def test_one_cycle_that_rises_for_a_single_step() -> None:
-    found = rates(1, epochs=5, warmup=0.2)
+    learning_rates = rates(1, epochs=5, warmup=0.2)
     # From lr / 25, then half a cosine down to almost 0.
-    half_cosine = [(1 + math.cos(math.pi * at / 4)) / 2 for at in (1, 2, 3, 4)]
-    assert found == pytest.approx([1 / 25, *half_cosine], abs=1e-5)
+    half_cosine = [(1 + math.cos(math.pi * step / 4)) / 2 for step in (1, 2, 3, 4)]
+    assert learning_rates == pytest.approx([1 / 25, *half_cosine], abs=1e-5)
 
 
 def test_one_cycle_of_a_single_step_has_the_whole_rate() -> None:
@@ -52,8 +52,8 @@ def test_one_cycle_of_a_single_step_has_the_whole_rate() -> None:
 
 
 def test_constant_with_warmup() -> None:
-    found = rates(4, epochs=2, sched="constant", warmup=0.5)
-    assert found == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
+    learning_rates = rates(4, epochs=2, sched="constant", warmup=0.5)
+    assert learning_rates == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
     assert rates(4, epochs=1, sched="constant", warmup=0.0) == [1] * 4
 
 
@@ -67,9 +67,11 @@ def test_cosine_is_that_of_torch() -> None:
 
 def test_step_is_that_of_torch_and_counts_from_the_start() -> None:
     expected = torchs(torch.optim.lr_scheduler.StepLR, 15, 6, 0.1)
-    given: dict[str, Any] = {"sched": "step", "step_epochs": 2, "step_gamma": 0.1, "epochs": 5}
-    assert rates(3, warmup=0.0, **given) == pytest.approx(expected, rel=1e-12)
-    assert rates(3, warmup=0.2, **given) == pytest.approx([1 / 3, 2 / 3, *expected[2:]], rel=1e-12)
+    settings: dict[str, Any] = {"sched": "step", "step_epochs": 2, "step_gamma": 0.1, "epochs": 5}
+    assert rates(3, warmup=0.0, **settings) == pytest.approx(expected, rel=1e-12)
+    assert rates(3, warmup=0.2, **settings) == pytest.approx(
+        [1 / 3, 2 / 3, *expected[2:]], rel=1e-12
+    )
 
 
 def test_the_optimisers() -> None:
@@ -95,20 +97,25 @@ def test_each_layer_has_its_rate_and_norms_no_decay(tune: Tune) -> None:
     detector = Detector("test_vit", image_size=64)
     freeze(detector, tune)
     for decay in (None, 0.5):
-        given: dict[str, Any] = {"tune": tune, "layer_decay": decay, "lr": 0.1, "weight_decay": 0.2}
-        config = resolve(TrainConfig.of(**given))
+        settings: dict[str, Any] = {
+            "tune": tune,
+            "layer_decay": decay,
+            "lr": 0.1,
+            "weight_decay": 0.2,
+        }
+        config = resolve(TrainConfig.of(**settings))
         optimizer = make_optimizer(config, detector)
         make_scheduler(config, optimizer, 10)
         if tune == "full" and decay is None:
             continue
-        found = {
+        rate_and_decay = {
             parameter: (group["max_lr"], group["weight_decay"])
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
         names = {p: name for name, p in detector.named_parameters() if p.requires_grad}
-        assert found.keys() == names.keys()
-        for parameter, (rate, weight_decay) in found.items():
+        assert rate_and_decay.keys() == names.keys()
+        for parameter, (rate, weight_decay) in rate_and_decay.items():
             name = names[parameter].removeprefix("backbone.")
             layer = 7  # the head, after what embeds the patches and six blocks
             if name.startswith("blocks."):

@@ -36,10 +36,8 @@ from focus.use.evaluate import evaluate
 from ..launching import CHECKOUT, in_another_process, python, write_faces
 from .trainers import trained
 
-SMALL = [
-    *("--recipe", "demo", "--epochs", "1", "--threads", "1", "--workers", "0"),
-    *("--report", "false"),
-]
+ONE_EPOCH = ["--recipe", "demo", "--epochs", "1"]
+SMALL = [*ONE_EPOCH, "--threads", "1", "--workers", "0", "--report", "false"]
 
 
 def forked(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -122,15 +120,12 @@ def test_of_two_processes_one_trains_in_a_folder(data: Path, tmp_path: Path) -> 
 def cyborg_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """One epoch on the CYBORG tree, tested on an unknown generator; the run folder and output."""
     cwd = tmp_path_factory.mktemp("cyborg")
-    out = python(
-        *("-m", "accelerate.commands.launch", CHECKOUT / "train.py"),
-        *SMALL,
-        *("--data", data / "cyborg/csvs/original.csv", "--data-root", data / "cyborg/images"),
-        *("--human-maps", data / "cyborg/heatmaps"),
-        *("--test-data", f"NewGAN={data / 'newgan'}", "--test-real", f"camera={data / 'camera'}"),
-        *("--name", "mine", "--report", "true"),
-        cwd=cwd,
-    )
+    words = ["-m", "accelerate.commands.launch", CHECKOUT / "train.py", *SMALL]
+    words += ["--data", data / "cyborg/csvs/original.csv", "--data-root", data / "cyborg/images"]
+    words += ["--human-maps", data / "cyborg/heatmaps"]
+    words += ["--test-data", f"NewGAN={data / 'newgan'}"]
+    words += ["--test-real", f"camera={data / 'camera'}", "--name", "mine", "--report", "true"]
+    out = python(*words, cwd=cwd)
     return cwd / "runs" / "mine", out
 
 
@@ -229,7 +224,7 @@ def test_missing_human_maps_are_named() -> None:
     # The last aims at a number.
     losses: list[dict[str, Any]] = [{"focus_level": "match"}, {"loss": "ce"}, {"loss": "hinge"}]
     runs = [resolve(TrainConfig.of(name=n, **loss)) for n, loss in zip("abc", losses, strict=True)]
-    (warning,) = (each for run in runs for each in map_findings(Manifest(samples), run))
+    (warning,) = (finding for run in runs for finding in map_findings(Manifest(samples), run))
     assert "saliency and focus term of a is 0" in warning.text
     with_map = Manifest([*samples, Sample("/m", 0, split="train", human_map="/m")])
     assert not any(map_findings(with_map, run) for run in runs)
@@ -262,8 +257,8 @@ def test_copies_of_training_images_are_no_test(data: Path, tmp_path: Path) -> No
     rows = list(csv.DictReader((run / "copies.csv").open()))
     assert {Path(row["path"]).name for row in rows} == {f"a-{number}.jpg" for number in range(5)}
     assert said in (run / "model" / "README.md").read_text()
-    found = json.loads((run / "results.json").read_text())["findings"]
-    assert any(said in each["text"] for each in found)
+    findings = json.loads((run / "results.json").read_text())["findings"]
+    assert any(said in finding["text"] for finding in findings)
     forked_well("--resume", "--name", "r", "--epochs", "2", cwd=tmp_path)  # the rest is the run's
     assert names(run) == kept
     evaluate(EvaluateConfig(run=str(run), threads=1, workers=0, report=False))
@@ -290,8 +285,8 @@ def test_a_dry_run_says_all_and_writes_nothing(data: Path, tmp_path: Path) -> No
     assert len(out.splitlines()) <= 40, "it fits a screen"
     assert re.search(r"^training by the recipe demo: .*opt adamw", out, re.MULTILINE)
     assert re.search(r"^loss by the loss ce: cam-class true, ", out, re.MULTILINE)
-    given = "training given or found: recipe demo, epochs 7, batch-size 4"
-    assert f"\n{given}\n" in out
+    settings_line = "training given or found: recipe demo, epochs 7, batch-size 4"
+    assert f"\n{settings_line}\n" in out
     (train_images,) = re.findall(r"^train: (\d+) images: \d+ real", out, re.MULTILINE)
     assert re.search(r"\d+ synthetic of ganA\b", out)
     assert re.search(r"^model: focus_small, 0\.2\d million parameters", out, re.MULTILINE)
@@ -306,7 +301,7 @@ def test_a_dry_run_says_all_and_writes_nothing(data: Path, tmp_path: Path) -> No
 def test_a_run_goes_on_without_the_weights_that_it_began_with(data: Path, tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
     safetensors.torch.save_file(Detector().state_dict(), weights)
-    words = [*SMALL[:4], "--data", data / "tree", "--initial-checkpoint", weights]
+    words = [*ONE_EPOCH, "--data", data / "tree", "--initial-checkpoint", weights]
     words += ["--output", tmp_path, "--name", "r"]
     inside(*words)
     (tmp_path / "r" / "results.json").unlink()
@@ -426,7 +421,7 @@ def test_evaluation_leaves_out_what_the_weights_before_knew(tmp_path: Path) -> N
     shutil.rmtree(first)
     moved = shutil.move(third, tmp_path / "elsewhere")
     out = tmp_path / "out"
-    given: dict[str, Any] = {"run": str(moved), "data": (one,), "output": str(out)}
-    said = str(evaluate(EvaluateConfig(**given, workers=0, report=False)))
+    settings: dict[str, Any] = {"run": str(moved), "data": (one,), "output": str(out)}
+    said = str(evaluate(EvaluateConfig(**settings, workers=0, report=False)))
     assert f"{n_known} of 16 images are left out: they, or" in said
     assert len(Scores.from_csv(out / "scores.csv")) == 16 - n_known

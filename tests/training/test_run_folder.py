@@ -109,10 +109,10 @@ def test_a_place_may_be_spelt_otherwise(
     monkeypatch.chdir(tmp_path)
     Path("faces").mkdir()
     Path("link").symlink_to("faces")
-    places = {"data": ("faces",), "test_data": {"A": "faces"}, "human_maps": "faces"}
-    config = replace(config, **places)
-    for place in ("faces/", "./faces", str(tmp_path / "faces"), "link"):
-        changed = {"data": (place,), "test_data": {"A": place}, "human_maps": place}
+    path_settings = {"data": ("faces",), "test_data": {"A": "faces"}, "human_maps": "faces"}
+    config = replace(config, **path_settings)
+    for spelling in ("faces/", "./faces", str(tmp_path / "faces"), "link"):
+        changed = {"data": (spelling,), "test_data": {"A": spelling}, "human_maps": spelling}
         assert other_setting(config, replace(config, **changed)) is None
     for changed in ({"data": ("face",)}, {"test_data": {"B": "faces"}}, {"human_maps": None}):
         assert other_setting(config, replace(config, **changed)) is not None

@@ -54,8 +54,8 @@ def decode_again_and_again(faces: Path, aside: Path, weights: Path) -> None:
         checked = check_images(manifest, images=images, cache=aside, progress=False).manifest
         for _ in range(3):
             assert FaceDataset(checked, preprocessing, images=images)[rows].images.equal(expected)
-        for known in aside.glob("decoded-*.txt"):
-            known.unlink()
+        for cache_file in aside.glob("decoded-*.txt"):
+            cache_file.unlink()
         time.sleep(PAUSE)
 
 
@@ -128,12 +128,9 @@ def test_a_killed_run_on_a_shared_and_damaged_store_has_the_bits_of_an_undisturb
     weights = tmp_path / "weights.safetensors"
     save_file(Detector("test_resnet").state_dict(), weights)
     faces = write_faces(tmp_path / "faces", 60)
-    words = [
-        *SMALL,
-        *("--data", faces, "--epochs", "6", "--batch-size", "8", "--model-ema-decay", "0.9"),
-        *("--checkpoint-steps", "3", "--report-to", "none", "--tune", tune),
-        *("--initial-checkpoint", weights),
-    ]
+    words = [*SMALL, "--data", faces, "--epochs", "6", "--batch-size", "8"]
+    words += ["--model-ema-decay", "0.9", "--checkpoint-steps", "3", "--report-to", "none"]
+    words += ["--tune", tune, "--initial-checkpoint", weights]
     quiet = tmp_path / "quiet"
     undisturbed = launch(
         [*words, "--output", quiet], tmp_path / "quiet.log", FOCUS_CACHE=str(tmp_path / "own")

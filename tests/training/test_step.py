@@ -55,12 +55,12 @@ class Calls(TorchDispatchMode):
         self.end()
 
 
-@pytest.mark.parametrize("given", [{}, {"clip_grad": 1.0}, {"model_ema_decay": 0.9}])
+@pytest.mark.parametrize("settings", [{}, {"clip_grad": 1.0}, {"model_ema_decay": 0.9}])
 def test_a_step_reads_nothing_and_asks_for_little(
-    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
+    faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     """On a GPU each read would wait for all that the step has begun."""
-    run = trainer(faces, tmp_path, model="test_resnet", loss="blend", lr=0.01, **given)
+    run = trainer(faces, tmp_path, model="test_resnet", loss="blend", lr=0.01, **settings)
     run.model.train()
     steps = run.plan.epoch(0)[:2]
     loaded = iter([*run.images.load(0, steps)])
@@ -68,13 +68,13 @@ def test_a_step_reads_nothing_and_asks_for_little(
     calls = Calls()
     for name in READS:
 
-        def read(tensor: Tensor, *args: Any, name: str, own: Any) -> Any:
+        def read(tensor: Tensor, *args: Any, name: str, original: Any) -> Any:
             if not calls._apart:  # on a CPU the head looks at the classes that it is given
                 calls.reads.append(name)
-            return own(tensor, *args)
+            return original(tensor, *args)
 
-        own = getattr(Tensor, name)
-        monkeypatch.setattr(Tensor, name, partialmethod(read, name=name, own=own))
+        original = getattr(Tensor, name)
+        monkeypatch.setattr(Tensor, name, partialmethod(read, name=name, original=original))
     backward = Tensor.backward
 
     def apart(*args: Any, **kwargs: Any) -> None:
@@ -149,12 +149,12 @@ def test_a_device_whose_fused_step_ignores_the_flag_takes_no_wrong_step(
             patch.setattr(*supported, lambda: ["cuda"])
         else:
             patch.setattr(torch, name, ignorant)
-        run = trainer(faces, tmp_path / "run", opt=kind, lr=0.1, momentum=0.9)
+        unfused = trainer(faces, tmp_path / "unfused", opt=kind, lr=0.1, momentum=0.9)
     moved = []
-    for each, fused in ((reference, True), (run, False)):
-        optimizer = each.optimizer.optimizer
+    for run, fused in ((reference, True), (unfused, False)):
+        optimizer = run.optimizer.optimizer
         assert optimizer.defaults["fused"] == fused
-        weights = [p for p in each.detector.parameters() if p.requires_grad]
+        weights = [p for p in run.detector.parameters() if p.requires_grad]
         before = [p.detach().clone() for p in weights]
         for weight in weights:
             weight.grad = torch.full_like(weight, torch.nan)

@@ -99,13 +99,13 @@ EVERYTHING: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("given", "moments"),
+    ("changed_settings", "moments"),
     [
         ({"workers": 0}, (2, 3)),
         pytest.param({"workers": 2}, (1, 4, 6), marks=pytest.mark.slow),
         *(
-            pytest.param({"model": "test_vit", **given}, (2,), marks=pytest.mark.slow)
-            for given in (
+            pytest.param({"model": "test_vit", **tuning}, (2,), marks=pytest.mark.slow)
+            for tuning in (
                 {"tune": "lora", "layer_decay": 0.8, "sched": "one-cycle"},
                 {"tune": "norm", "grad_checkpointing": True},
                 {"tune": "head", "cached_features": "no"},
@@ -114,31 +114,33 @@ EVERYTHING: dict[str, Any] = {
     ],
 )
 def test_a_run_stopped_at_any_step_goes_on_with_the_same_bits(
-    given: dict[str, Any], moments: tuple[int, ...], faces: Manifest, tmp_path: Path
+    changed_settings: dict[str, Any], moments: tuple[int, ...], faces: Manifest, tmp_path: Path
 ) -> None:
     """With accumulation, augmentation, an average, a schedule, batch statistics, and patience.
 
     The signal comes in the midst of a step, which is finished.
     """
-    given = EVERYTHING | {"epochs": 2} | given
-    undisturbed = trainer(faces, tmp_path / "whole", **given)
+    settings = EVERYTHING | {"epochs": 2} | changed_settings
+    undisturbed = trainer(faces, tmp_path / "whole", **settings)
     undisturbed.fit()
     assert undisturbed.plan.steps == 3
-    for at in moments:
-        folder = tmp_path / f"stopped-{at}"
-        first = trainer(faces, folder, **given)
+    for last_step in moments:
+        folder = tmp_path / f"stopped-{last_step}"
+        first = trainer(faces, folder, **settings)
         told: list[int] = []
 
-        def stop(*_: Any, first: Trainer = first, at: int = at, told: list[int] = told) -> None:
-            if first.state.step == at - 1 and first.detector.training and not told:
-                told.append(at)  # a second one would not wait
+        def stop(
+            *_: Any, first: Trainer = first, last_step: int = last_step, told: list[int] = told
+        ) -> None:
+            if first.state.step == last_step - 1 and first.detector.training and not told:
+                told.append(last_step)  # a second one would not wait
                 os.kill(os.getpid(), signal.SIGTERM)
 
         first.detector.register_forward_hook(stop)
-        with pytest.raises(Stopped, match=f"after step {at}, saved") as stopped:
+        with pytest.raises(Stopped, match=f"after step {last_step}, saved") as stopped:
             first.fit()
         assert stopped.value.signum == signal.SIGTERM
-        second = trainer(faces, folder, resume=True, **given)
+        second = trainer(faces, folder, resume=True, **settings)
         second.fit()
         assert not active_children(), "of the workers"
         assert_same(contents(second), contents(undisturbed))
@@ -149,10 +151,10 @@ def test_an_image_that_is_lost_in_a_step_leaves_the_step_before(
     workers: int, faces: Manifest, tmp_path: Path
 ) -> None:
     """In the second half of it: once the image is back, the run ends with the same bits."""
-    given = SMALL | {"batch_size": 13, "grad_accum_steps": 2, "workers": workers}
-    undisturbed = trainer(faces, tmp_path / "whole", **given)
+    settings = SMALL | {"batch_size": 13, "grad_accum_steps": 2, "workers": workers}
+    undisturbed = trainer(faces, tmp_path / "whole", **settings)
     undisturbed.fit()
-    first = trainer(faces, tmp_path / "lost", **given)
+    first = trainer(faces, tmp_path / "lost", **settings)
     lost = Path(first.train[first.plan.epoch(0)[2][-1].rows[-1]].path)
     with moved(lost), pytest.raises(InputError) as error:
         first.fit()
@@ -163,7 +165,7 @@ def test_an_image_that_is_lost_in_a_step_leaves_the_step_before(
         f"is saved in {first.folder}/checkpoints/step-00000002"
     )
     assert command.endswith(f"--resume --name run --output {tmp_path / 'lost'}")
-    second = trainer(faces, tmp_path / "lost", resume=True, **given)
+    second = trainer(faces, tmp_path / "lost", resume=True, **settings)
     assert second.state.step == 2
     second.fit()
     assert_same(contents(second), contents(undisturbed))
@@ -245,8 +247,8 @@ def test_a_run_that_diverges_gives_up_and_keeps_its_last_good_checkpoint(
     faces: Manifest, tmp_path: Path
 ) -> None:
     """A learning rate that no network survives."""
-    given = SMALL | {"lr": 1e30, "batch_size": 16}
-    run = trainer(faces, tmp_path, max_nonfinite=4, checkpoint_steps=1, **given)
+    settings = SMALL | {"lr": 1e30, "batch_size": 16}
+    run = trainer(faces, tmp_path, max_nonfinite=4, checkpoint_steps=1, **settings)
     with pytest.raises(InputError, match=r"not finite in 4 steps in a row, up to step \d+: lower"):
         run.fit()
     assert run.state.in_a_row == 4
@@ -260,7 +262,7 @@ def test_each_epoch_augments_anew(faces: Manifest, tmp_path: Path) -> None:
     run = trainer(faces, tmp_path, epochs=2, augment="shift,flip", lr=1e-6, batch_size=35)
     seen: list[Tensor] = []
     run.detector.register_forward_pre_hook(
-        lambda detector, given: seen.append(given[0].clone()) if detector.training else None
+        lambda detector, inputs: seen.append(inputs[0].clone()) if detector.training else None
     )
     run.fit()
     epochs = []
@@ -276,8 +278,8 @@ def test_each_epoch_augments_anew(faces: Manifest, tmp_path: Path) -> None:
 def test_the_rates_that_are_logged_are_those_of_the_steps(
     faces: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = {"lr": 1e-3, "sched": "one-cycle", "warmup": 0.25, "epochs": 2, "batch_size": 18}
-    run = trainer(faces, tmp_path, opt="adamw", log_steps=1, **given)
+    settings = {"lr": 1e-3, "sched": "one-cycle", "warmup": 0.25, "epochs": 2, "batch_size": 18}
+    run = trainer(faces, tmp_path, opt="adamw", log_steps=1, **settings)
     logged = []
     monkeypatch.setattr(run.log, "step", lambda done, step, lr: logged.append(lr))
     run.fit()

@@ -33,8 +33,8 @@ LAST_STAGE = {
     ],
 )
 def test_only_what_is_tuned_changes(tmp_path: Path, model: str, tune: Tune) -> None:
-    given = {"model": model, "tune": tune, "cached_features": "no", "epochs": 1, "lr": 0.1}
-    run = trainer(few_faces(tmp_path), tmp_path, **given)
+    settings = {"model": model, "tune": tune, "cached_features": "no", "epochs": 1, "lr": 0.1}
+    run = trainer(few_faces(tmp_path), tmp_path, **settings)
     before = {name: value.clone() for name, value in run.detector.state_dict().items()}
     run.fit()
     changed = {
@@ -72,16 +72,16 @@ def test_the_frozen_stay_in_evaluation_mode() -> None:
 
 
 def test_adapters_are_merged_into_the_kept_model(tmp_path: Path) -> None:
-    given = {"model": "test_vit", "tune": "lora", "epochs": 1, "lr": 0.1, "model_ema_decay": 0.5}
-    run = trainer(few_faces(tmp_path), tmp_path, **given)
+    settings = {"model": "test_vit", "tune": "lora", "epochs": 1, "lr": 0.1, "model_ema_decay": 0.5}
+    run = trainer(few_faces(tmp_path), tmp_path, **settings)
     images, plain = torch.rand(3, 3, 64, 64), Detector("test_vit", image_size=64).state_dict()
     before = run.detector.predict_batch(images)
     run.fit()
     kept = Detector.from_pretrained(run.folder / "model")
     assert kept.state_dict().keys() == plain.keys()
-    found, expected = kept.predict_batch(images), run.kept.predict_batch(images)
-    torch.testing.assert_close(found.cams, expected.cams, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(found.cams, before.cams, rtol=1e-2)
+    predicted, expected = kept.predict_batch(images), run.kept.predict_batch(images)
+    torch.testing.assert_close(predicted.cams, expected.cams, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(predicted.cams, before.cams, rtol=1e-2)
     assert merged(kept) is kept
 
 
@@ -119,9 +119,9 @@ def test_the_foundation_recipe_trains_a_head_on_a_file_of_weights(tmp_path: Path
     network = timm.create_model("test_vit3")
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     save_file(weights, file := tmp_path / "model.safetensors")
-    given = {"recipe": "foundation", "model": "test_vit3", "initial_checkpoint": str(file)}
-    given |= {"image_size": None, "epochs": 2, "opt": "adamw", "lr": 1e-3}
-    run = trainer(few_faces(tmp_path), tmp_path, **given)
+    settings = {"recipe": "foundation", "model": "test_vit3", "initial_checkpoint": str(file)}
+    settings |= {"image_size": None, "epochs": 2, "opt": "adamw", "lr": 1e-3}
+    run = trainer(few_faces(tmp_path), tmp_path, **settings)
     run.fit()
     kept = Detector.from_pretrained(run.folder / "model")
     assert kept.image_size == 160

@@ -53,7 +53,7 @@ def few_faces(folder: Path) -> Manifest:
 
 
 def trainer(
-    faces: Manifest, folder: Path, accelerator: Accelerator | None = None, **given: Any
+    faces: Manifest, folder: Path, accelerator: Accelerator | None = None, **changed_settings: Any
 ) -> Trainer:
     settings: dict[str, Any] = {
         "recipe": "demo",
@@ -73,7 +73,7 @@ def trainer(
         "report_to": ("none",),
         "sheet_epochs": 0,
     }
-    settings |= given
+    settings |= changed_settings
     if settings["opt"] == "adamw":
         del settings["momentum"]
     config = resolve(TrainConfig.of(**settings))
@@ -94,8 +94,8 @@ def launch(
         sys.path.append(str(CHECKOUT))  # where the new process finds this module
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["focus.training.run"])
-    given = [str(word) for word in words], log, errors or log, cwd or Path.cwd(), environment
-    process = context.Process(target=_train, args=given)
+    arguments = [str(word) for word in words], log, errors or log, cwd or Path.cwd(), environment
+    process = context.Process(target=_train, args=arguments)
     process.start()
     return process
 
