@@ -18,9 +18,9 @@ from focus.experiment.compare import (
 
 def test_intervals_and_p_values_are_scipys() -> None:
     # sd 1, t(2; .975) = 4.302653, so the half width is 4.302653 / sqrt(3).
-    found = t_interval([1.0, 2.0, math.nan, 3.0])
-    assert (found.mean, found.sd, found.n) == (2.0, 1.0, 3)
-    assert (found.low, found.high) == pytest.approx((-0.484138, 4.484138), abs=1e-6)
+    interval = t_interval([1.0, 2.0, math.nan, 3.0])
+    assert (interval.mean, interval.sd, interval.n) == (2.0, 1.0, 3)
+    assert (interval.low, interval.high) == pytest.approx((-0.484138, 4.484138), abs=1e-6)
     values = np.random.default_rng(1).normal(0.5, size=4)
     assert student_p(t_interval(values)) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
     assert (student_p(t_interval([0.5] * 2)), student_p(t_interval([0.0] * 2))) == (0.0, 1.0)
@@ -51,8 +51,8 @@ def test_the_detectable_difference_is_found_in_80_of_100_experiments() -> None:
     planned = detectable(t_interval(np.array([-1, 1] * 10) * sd * math.sqrt(19 / 20)))
     # (t(19; .975) + t(19; .8)) · .03 / sqrt(20)
     assert planned == pytest.approx((2.093024 + 0.860951) * 0.03 / math.sqrt(20), abs=1e-6)
-    found = [student_p(t_interval(draw.normal(planned, sd, n))) < 0.05 for _ in range(2000)]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.03)
+    significant = [student_p(t_interval(draw.normal(planned, sd, n))) < 0.05 for _ in range(2000)]
+    assert np.mean(significant) == pytest.approx(0.8, abs=0.03)
 
 
 def test_intervals_cover_the_truth_where_generators_and_draws_vary() -> None:
@@ -102,7 +102,7 @@ def test_simultaneous_intervals_cover_all_means_at_once() -> None:
     for _ in range(300):
         values = draw.normal(size=(16, 1)) + 0.5 * draw.normal(size=(16, 4))
         values[3, 1] = np.nan  # a draw that lacks an arm counts for none
-        found = simultaneous(values)
-        assert {each.n for each in found} == {15}
-        covered.append(all(each.low < 0 < each.high for each in found))
+        intervals = simultaneous(values)
+        assert {interval.n for interval in intervals} == {15}
+        covered.append(all(interval.low < 0 < interval.high for interval in intervals))
     assert np.mean(covered) == pytest.approx(0.95, abs=0.03)

@@ -52,13 +52,13 @@ def maps_of(manifest: Manifest, label: int) -> list[str | None]:
 
 def test_shuffled_maps_are_others_of_the_same_class() -> None:
     whole = drawn()
-    found = shuffled_maps(whole, 1)
+    shuffled = shuffled_maps(whole, 1)
     for label in (REAL, SYNTHETIC):
-        before, after = maps_of(whole, label), maps_of(found, label)
+        before, after = maps_of(whole, label), maps_of(shuffled, label)
         assert Counter(before) == Counter(after)
         assert all(a != b for a, b in zip(before, after, strict=True))
-    assert found == shuffled_maps(whole, 1) != shuffled_maps(whole, 2)
-    assert [s for s in found if s.split != "train"] == [s for s in whole if s.split != "train"]
+    assert shuffled == shuffled_maps(whole, 1) != shuffled_maps(whole, 2)
+    assert [s for s in shuffled if s.split != "train"] == [s for s in whole if s.split != "train"]
 
 
 def test_exact_maps_are_masks_and_whole_faces(tmp_path: Path) -> None:
@@ -76,19 +76,19 @@ def test_exact_maps_are_masks_and_whole_faces(tmp_path: Path) -> None:
 
 def test_the_search_sees_no_unknown_and_no_left_out_image_in_training() -> None:
     whole = drawn()
-    found = leave_out(whole, 1)
-    assert {s.test_set for s in found} == {""}
-    assert not any(Path(s.path).parts[2] in ("open", "closed") for s in found)
-    assert found.split("train").generators() == found.split("validation").generators() == ["k1"]
-    assert found.split("test").generators() == ["k2"]
-    assert all("closed_balanced" in s.path for s in found.split("test"))
-    assert Counter(s.label for s in found.split("test")) == {REAL: 20, SYNTHETIC: 20}
+    fold = leave_out(whole, 1)
+    assert {s.test_set for s in fold} == {""}
+    assert not any(Path(s.path).parts[2] in ("open", "closed") for s in fold)
+    assert fold.split("train").generators() == fold.split("validation").generators() == ["k1"]
+    assert fold.split("test").generators() == ["k2"]
+    assert all("closed_balanced" in s.path for s in fold.split("test"))
+    assert Counter(s.label for s in fold.split("test")) == {REAL: 20, SYNTHETIC: 20}
     assert leave_out(whole, 2).split("test").generators() == ["k1"]
     # One's own data without a closed-balanced test: the validation images are shared out.
-    own = leave_out(whole.where(lambda s: not s.test_set), 0)
-    assert Counter(s.label for s in own.split("validation")) == {REAL: 10, SYNTHETIC: 20}
-    assert Counter(s.label for s in own.split("test")) == {REAL: 10, SYNTHETIC: 20}
-    assert not {s.path for s in own.split("test")} & {s.path for s in own.split("validation")}
+    fold = leave_out(whole.where(lambda s: not s.test_set), 0)
+    assert Counter(s.label for s in fold.split("validation")) == {REAL: 10, SYNTHETIC: 20}
+    assert Counter(s.label for s in fold.split("test")) == {REAL: 10, SYNTHETIC: 20}
+    assert not {s.path for s in fold.split("test")} & {s.path for s in fold.split("validation")}
     with pytest.raises(InputError, match="all of them are of 'k1'"):
         leave_out(whole.where(lambda s: s.generator != "k2"), 0)
 
@@ -105,8 +105,8 @@ def test_the_manifest_of_a_run_has_its_maps_and_stays_as_it_is(tmp_path: Path) -
     assert maps_of(perfect, SYNTHETIC) == [s.mask_path for s in drawn() if s.split == "train"][20:]
     # A weight is chosen without an image of an unknown generator.
     assert {s.test_set for s in Manifest.from_csv(runs["weight"].data)} == {"", "closed"}
-    known = {s.test_set for s in Manifest.from_csv(runs["dose"].data)}
-    assert known == {"", "closed", "closed_balanced"}
+    test_sets = {s.test_set for s in Manifest.from_csv(runs["dose"].data)}
+    assert test_sets == {"", "closed", "closed_balanced"}
     # Nor is a test image of one's own, which names no test set: it is the same manifest.
     unnamed = [replace(s, test_set="" if s.test_set == "open" else s.test_set) for s in drawn()]
     write_data(runs["weight"], lambda unit, world: Manifest(unnamed))

@@ -156,13 +156,14 @@ def test_what_is_said_of_the_range() -> None:
         return over_draws(RANGE_TABLE, arm, "90", figure).mean
 
     page = text_of("docs/experiment.md")
-    own, shuffled = (
+    right_maps, other_maps = (
         RANGE_EFFECTS[minus(arm, "ce").name, "90", "open"].estimate
         for arm in ("saliency-strong", "shuffled-strong")
     )
-    above = f".051 [{number(own.low)}, {number(own.high)}] above `ce`, with maps of other images"
-    assert f"{above} {number(shuffled.mean)} [{number(shuffled.low)}, " in page
-    assert shuffled.mean / own.mean == pytest.approx(0.5, abs=0.03)
+    interval = f"[{number(right_maps.low)}, {number(right_maps.high)}]"
+    above = f".051 {interval} above `ce`, with maps of other images"
+    assert f"{above} {number(other_maps.mean)} [{number(other_maps.low)}, " in page
+    assert other_maps.mean / right_maps.mean == pytest.approx(0.5, abs=0.03)
     assert f"place is {estimate('`saliency-strong` - `shuffled-strong`')}" in page
 
     trend = RANGE_EFFECTS["linear, none ... aggressive", "90", "open"]

@@ -53,8 +53,8 @@ def by_hand(
 def test_the_deviation_is_that_by_hand_and_has_its_gradient(figure: str) -> None:
     features, weight, target = images(np.random.default_rng(0))
     expected = by_hand(figure, features.detach().numpy(), weight.detach().numpy(), target.tolist())
-    found = deviation(features, weight, target, figure, AIMS[figure])
-    assert found.item() == pytest.approx(expected, rel=1e-12)
+    mean_share = deviation(features, weight, target, figure, AIMS[figure])
+    assert mean_share.item() == pytest.approx(expected, rel=1e-12)
     assert torch.autograd.gradcheck(
         lambda f, w: deviation(f, w, target, figure, AIMS[figure]), (features, weight)
     )
@@ -62,10 +62,10 @@ def test_the_deviation_is_that_by_hand_and_has_its_gradient(figure: str) -> None
 
 def test_the_shape_is_the_figure_that_is_reported() -> None:
     cams = np.random.default_rng(1).normal(size=(6, 8, 8))
-    found = entropy_z(torch.tensor(cams).flatten(1))
-    np.testing.assert_allclose(found, z_entropy(cams), rtol=1e-12)
+    entropies = entropy_z(torch.tensor(cams).flatten(1))
+    np.testing.assert_allclose(entropies, z_entropy(cams), rtol=1e-12)
     scaled = entropy_z(torch.tensor(40 * cams + 3).flatten(1))
-    np.testing.assert_allclose(scaled, found, rtol=1e-12)
+    np.testing.assert_allclose(scaled, entropies, rtol=1e-12)
 
 
 @pytest.mark.parametrize("figure", AIMS)
@@ -94,7 +94,7 @@ def test_a_run_with_a_held_range_keeps_it_near_its_aim(tmp_path: Path) -> None:
     ranges = {}
     for aim in ("2", "8"):
         program = [sys.executable, "-P", "-m", "focus.experiment.held", "range", aim]
-        flags = [*("--data", str(tmp_path / "faces"), "--recipe", "demo", "--epochs", "4")]
+        flags = ["--data", str(tmp_path / "faces"), "--recipe", "demo", "--epochs", "4"]
         flags += ["--loss", "focus", "--output", str(tmp_path), "--name", aim, "--report", "false"]
         subprocess.run([*program, *flags], check=True, capture_output=True, timeout=120)
         lines = (tmp_path / aim / "summary.csv").read_text().splitlines()

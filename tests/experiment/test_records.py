@@ -42,14 +42,15 @@ def test_a_run_of_the_table_is_not_made_again(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     outcomes = invented(tmp_path, GAINS, draws=2)
     records = Records(path)
-    for each in outcomes[:5]:
-        records.add(each)
+    for outcome in outcomes[:5]:
+        records.add(outcome)
     again = Records(path)
-    assert [again.find(each.run) is not None for each in outcomes] == [True] * 5 + [False] * 19
-    found = again.find(outcomes[3].run)
-    assert found is not None
-    assert found.commit == "c0ffee"
-    assert found.figures == pytest.approx(outcomes[3].figures, rel=1e-5)
+    in_table = [again.find(outcome.run) is not None for outcome in outcomes]
+    assert in_table == [True] * 5 + [False] * 19
+    recorded = again.find(outcomes[3].run)
+    assert recorded is not None
+    assert recorded.commit == "c0ffee"
+    assert recorded.figures == pytest.approx(outcomes[3].figures, rel=1e-5)
     longer = make_setup(ExperimentConfig(output=str(tmp_path), train={"epochs": "30"}))
     (other,) = grid(longer, {"ce": GRID.arms["ce"]}, [0])[:1]
     with pytest.raises(InputError, match=r"epochs 16, not .*epochs 30: give another --output"):
@@ -222,10 +223,10 @@ def test_a_report_of_other_data_is_refused(
     words += ["--output", str(tmp_path / "out"), "--data"]
     config = parse(ExperimentConfig, [*words, str(tmp_path / "data")])
     setup = make_setup(config)
-    own = images(setup, config)(0, "")
+    manifest = images(setup, config)(0, "")
     (run,) = grid(setup, {"ce": GRID.arms["ce"]}, [0])
     figures = dict.fromkeys(FIGURES, 0.5) | {"epoch": 1}
-    Records(setup.output / "runs.csv", data_digest(own)).add(Outcome(run, figures))
+    Records(setup.output / "runs.csv", data_digest(manifest)).add(Outcome(run, figures))
 
     experiment(config)
     (tmp_path / "data").rename(tmp_path / "moved")
@@ -239,8 +240,8 @@ def test_a_report_of_other_data_is_refused(
         experiment(moved)
     # So is a finished run that has no row yet.
     run.folder.mkdir(parents=True)
-    own.to_csv(run.folder / "manifest.csv")
-    check_trained_on(run, own)
+    manifest.to_csv(run.folder / "manifest.csv")
+    check_trained_on(run, manifest)
     with pytest.raises(InputError, match=rf"{picture.name}' among them: give another --output"):
         check_trained_on(run, images(setup, moved)(0, ""))
 

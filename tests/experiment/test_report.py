@@ -34,7 +34,7 @@ def invented(
     setup = make_setup(ExperimentConfig(output=str(folder), **settings))
     units = setup.protocol.units[:draws]
     difficulty = dict(zip(units, draw.normal(0.75, 0.05, draws), strict=True))
-    found = []
+    outcomes = []
     for run in grid(setup, setup.protocol.arms, units):
         gain = gains.get(run.arm, 0) / (1 if run.world == "90" else 2)
         figures = dict.fromkeys(FIGURES, 0.4) | {"chance": 0.06, "epoch": 12}
@@ -42,8 +42,8 @@ def invented(
         figures["open"] = difficulty[run.unit] + gain + draw.normal(0, sd)
         for number, grade in enumerate(GRADES):
             figures[grade] = difficulty[run.unit] + gain * (1 - number / 3) + draw.normal(0, sd)
-        found.append(Outcome(run, figures, "c0ffee"))
-    return found
+        outcomes.append(Outcome(run, figures, "c0ffee"))
+    return outcomes
 
 
 def reported(
@@ -52,13 +52,18 @@ def reported(
     protocol: Protocol = GRID,
     spare: ArmTable | None = None,
 ) -> tuple[str, list[Effect], ArmTable]:
-    own = table_of(outcomes)
-    comparisons = analyse(own, protocol)
-    write_tables(own, comparisons, folder)
+    arm_table = table_of(outcomes)
+    comparisons = analyse(arm_table, protocol)
+    write_tables(arm_table, comparisons, folder)
     text = write_report(
-        own, comparisons, folder, missing=["1 run failed"], spare=spare or {}, note=protocol.note
+        arm_table,
+        comparisons,
+        folder,
+        missing=["1 run failed"],
+        spare=spare or {},
+        note=protocol.note,
     )
-    return text, comparisons, own
+    return text, comparisons, arm_table
 
 
 @pytest.mark.parametrize(
@@ -121,9 +126,9 @@ def test_control_and_room_are_judged_in_each_world(tmp_path: Path) -> None:
 
 
 def test_holm_counts_the_interaction_before_it_is_run(tmp_path: Path) -> None:
-    outcomes = [each for each in invented(tmp_path, {}) if each.run.world == "90"]
-    found = analyse(table_of(outcomes), GRID)
-    first, second = sorted((c for c in found if c.role == "secondary"), key=lambda c: c.p)
+    outcomes = [o for o in invented(tmp_path, {}) if o.run.world == "90"]
+    comparisons = analyse(table_of(outcomes), GRID)
+    first, second = sorted((c for c in comparisons if c.role == "secondary"), key=lambda c: c.p)
     assert first.p_holm == pytest.approx(min(3 * first.p, 1))
     assert second.p_holm == pytest.approx(min(max(2 * second.p, 3 * first.p), 1))
 
@@ -164,15 +169,15 @@ def test_the_tables_hold_what_the_report_says(tmp_path: Path) -> None:
 
 
 def test_the_interaction_is_the_difference_of_paired_differences(tmp_path: Path) -> None:
-    found = table_of(invented(tmp_path, GAINS))
-    each = [
-        (found["blend", "90"][n]["open"] - found["ce", "90"][n]["open"])
-        - (found["blend", "50"][n]["open"] - found["ce", "50"][n]["open"])
+    arm_table = table_of(invented(tmp_path, GAINS))
+    differences = [
+        (arm_table["blend", "90"][n]["open"] - arm_table["ce", "90"][n]["open"])
+        - (arm_table["blend", "50"][n]["open"] - arm_table["ce", "50"][n]["open"])
         for n in range(20)
     ]
-    (mine,) = (c for c in analyse(found, GRID) if c.world == "90 - 50")
+    (mine,) = (c for c in analyse(arm_table, GRID) if c.world == "90 - 50")
     assert (mine.estimate.low, mine.estimate.high) == pytest.approx(
-        (t_interval(each).low, t_interval(each).high)
+        (t_interval(differences).low, t_interval(differences).high)
     )
 
 
@@ -217,45 +222,47 @@ def test_the_trend_of_the_range_is_that_of_a_line(tmp_path: Path) -> None:
     doses = ("faint", "mild", "strong", "aggressive")
     gains = {dose: 0.01 * n for n, dose in enumerate(doses, start=1)} | {"exact-5": 0.2}
     outcomes = invented(tmp_path, gains, draws=16, sd=0.002, range=True)
-    text, comparisons, own = reported(tmp_path, outcomes, RANGE)
-    found = {c.name: c for c in comparisons if c.figure == "open"}
+    text, comparisons, arm_table = reported(tmp_path, outcomes, RANGE)
+    open_comparisons = {c.name: c for c in comparisons if c.figure == "open"}
     linear, bend = (
-        found["linear, none ... aggressive, 90"],
-        found["quadratic, none ... aggressive, 90"],
+        open_comparisons["linear, none ... aggressive, 90"],
+        open_comparisons["quadratic, none ... aggressive, 90"],
     )
     assert linear.estimate.mean == pytest.approx(0.04, abs=0.002)
     assert bend.estimate.mean == pytest.approx(0, abs=0.003)
     slopes = [
-        np.polyfit(np.arange(5) / 4, [own[a, "90"][n]["open"] for a in ("ce", *doses)], 1)[0]
+        np.polyfit(np.arange(5) / 4, [arm_table[a, "90"][n]["open"] for a in ("ce", *doses)], 1)[0]
         for n in RANGE.units
     ]
     assert linear.estimate.low == pytest.approx(t_interval(slopes).low)
     assert [c.role for c in comparisons[:4]] == ["tested"] * 3 + [""]
     assert "**linear, none ... aggressive is above 0:**" in text
     for dose in doses:
-        mine = found[f"`{dose}` - `ce`, 90"]
+        mine = open_comparisons[f"`{dose}` - `ce`, 90"]
         assert mine.joint is not None
         assert mine.joint.low < mine.estimate.low < mine.estimate.high < mine.joint.high
-    assert found["`saliency` - `ce`, 90"].joint is None
+    assert open_comparisons["`saliency` - `ce`, 90"].joint is None
     assert "Positive control: `exact-5` - `ce` is +.1" in text
     # What is described, without a test, is in the report, too.
     assert "| quadratic, none ... aggressive, 50 |  | " in text
     # From none to strong, three quarters of the way.
-    assert found["linear, none ... strong, 90"].estimate.mean == pytest.approx(0.03, abs=0.002)
+    assert open_comparisons["linear, none ... strong, 90"].estimate.mean == pytest.approx(
+        0.03, abs=0.002
+    )
     assert "| `saliency-strong` - `shuffled-strong`, 90 |  | " in text
 
 
 def test_pictures_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     outcomes = invented(tmp_path, GAINS)
-    own = table_of(outcomes)
-    assert gain_by_grade(analyse(own, GRID), tmp_path / "gain.png")
-    assert not open_auc_by_entropy(own, GRID.series, tmp_path / "none.png")
+    arm_table = table_of(outcomes)
+    assert gain_by_grade(analyse(arm_table, GRID), tmp_path / "gain.png")
+    assert not open_auc_by_entropy(arm_table, GRID.series, tmp_path / "none.png")
     doses = table_of(invented(tmp_path, GAINS, draws=3, range=True))
     assert open_auc_by_entropy(doses, RANGE.series, tmp_path / "range.png")
     nowhere = dict.fromkeys(GRADES, math.nan)
     ungraded = {
         arm: {unit: {**figures, **nowhere} for unit, figures in units.items()}
-        for arm, units in own.items()
+        for arm, units in arm_table.items()
     }
     assert not gain_by_grade(analyse(ungraded, GRID), tmp_path / "none.png")
     assert {path.name for path in tmp_path.glob("*.png")} == {"gain.png", "range.png"}
@@ -293,13 +300,13 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
         if "-" in generator:
             extra["grade"] = generator.partition("-")[0]
         path = f"/i/{row}.png"
-        about: dict[str, Any] = {"split": "test", "test_set": test_set, "extra": extra}
-        samples.append(Sample(path, label, generator, **about))
+        fields: dict[str, Any] = {"split": "test", "test_set": test_set, "extra": extra}
+        samples.append(Sample(path, label, generator, **fields))
     Manifest(samples).to_csv(run.folder / "manifest.csv")
     (run.folder / "summary.csv").write_text("epoch,eval_entropy\n11,.5\n12,.4\n13,.3\n")
-    found = outcome(run).figures
+    figures = outcome(run).figures
     assert outcome(run).commit == "c0ffee"
-    assert list(found) == list(FIGURES)
+    assert list(figures) == list(FIGURES)
     wanted = {
         "closed": 0.5,
         "closed_balanced": 1,
@@ -314,6 +321,6 @@ def test_the_figures_of_a_run_by_hand(tmp_path: Path) -> None:
         "validation_entropy": 0.4,
         "epoch": 12,
     }
-    assert {name: found[name] for name in wanted} == pytest.approx(wanted)
-    assert math.isnan(found["global"])
+    assert {name: figures[name] for name in wanted} == pytest.approx(wanted)
+    assert math.isnan(figures["global"])
     assert json.loads((run.folder / "results.json").read_text())["open"]["n_generators"] == 2
