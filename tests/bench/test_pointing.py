@@ -25,11 +25,11 @@ def test_peaks_that_look_at_no_image() -> None:
     """Cells of 4 x 4: training hits the first one most, where one of two images is hit."""
     hits, trained = np.zeros((2, 4, 4), bool), np.zeros((1, 4, 4), bool)
     hits[0, 0, 0] = hits[0, 1, 2] = hits[1, 1, 2] = trained[0, 0, 0] = True
-    found = {
+    n_and_hit = {
         row["peak"]: (row["n"], row["hit"])
         for row in peak_rows("pointing_hit", "open", hits, trained)
     }
-    assert found == {
+    assert n_and_hit == {
         "any cell": (2, round(3 / 32, 4)),
         "middle cells": (2, 0.25),
         "fixed cell": (2, 0.5),

@@ -294,13 +294,14 @@ def assert_class_activation(form: Form, case: Case) -> None:
     inputs = make_inputs(case, form.device)
     wide = inputs.double()
     classes = torch.stack([inputs.index, inputs.index.flip(0), inputs.index], 1)
-    found = {}
-    for each, own in ((form, inputs), (REFERENCE, wide)):
-        with each.active():
-            arguments = own.features, own.weight, own.bias, classes.to(own.features.device)
-            found[each] = class_activation(*arguments, temperature=0.7)
+    outputs = {}
+    for implementation, values in ((form, inputs), (REFERENCE, wide)):
+        with implementation.active():
+            arguments = values.features, values.weight, values.bias
+            numbers = classes.to(values.features.device)
+            outputs[implementation] = class_activation(*arguments, numbers, temperature=0.7)
     names = (f"{name} of {name_of(case)}" for name in ("logits", "cams", "entropy"))
-    for name, *pair in zip(names, found[form], found[REFERENCE], strict=True):
+    for name, *pair in zip(names, outputs[form], outputs[REFERENCE], strict=True):
         assert_close(name, *pair, inputs.features.dtype)
 
 

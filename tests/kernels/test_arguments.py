@@ -99,11 +99,11 @@ def test_another_default_device_changes_nothing(form: Form) -> None:
     def results() -> list[Tensor]:
         numbers = {"focus_weight": 0.5, "focus_level": "match", "entropy_target": 0.4}
         head = focus_head(F, W, B, T, saliency=F[:, 0], saliency_weight=2.0, **numbers)
-        found = head.loss, head.logits, head.cam, head.entropy, *head.terms
-        return [*cam_entropy(F, W, T), *class_activation(F, W, B, [3, 1]), *found]
+        head_outputs = head.loss, head.logits, head.cam, head.entropy, *head.terms
+        return [*cam_entropy(F, W, T), *class_activation(F, W, B, [3, 1]), *head_outputs]
 
     with form.active():
         expected = results()
         with torch.device("meta"):
-            found = results()
-    assert all(map(torch.equal, found, expected))
+            actual = results()
+    assert all(map(torch.equal, actual, expected))

@@ -26,10 +26,10 @@ def covered(
     """Return cases of a pairwise cover: all in torch calls, some or the rest in the interpreter."""
     if form.backend == "eager":
         return pairwise(factors, cases.in_pytorch)[:: 3 if form.device == "cpu" else 1]
-    found = pairwise(factors, cases.in_interpreter)
+    cover = pairwise(factors, cases.in_interpreter)
     if form.device == "cuda":
-        return found
-    return [case for n, case in enumerate(found) if (n % EVERY > 0) == rest]
+        return cover
+    return [case for n, case in enumerate(cover) if (n % EVERY > 0) == rest]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -54,7 +54,8 @@ def test_class_activation(form: Form) -> None:
 @pytest.mark.parametrize(
     ("compare", "factors", "part"),
     [
-        *((assert_focus_head, cases.HEAD, part) for part in range(2)),
+        (assert_focus_head, cases.HEAD, 0),
+        (assert_focus_head, cases.HEAD, 1),
         (assert_cam_entropy, SHAPES, 2),
         (cases.assert_class_activation, SHAPES, 3),
     ],
@@ -173,9 +174,11 @@ def test_a_bias_of_each_sample(form: Form) -> None:
         arguments = inputs.features, inputs.weight, inputs.bias, range(classes)
         shared = inputs.features, inputs.weight, None, range(classes)
         with form.active():
-            (own, *cams), (none, *others) = (class_activation(*a) for a in (arguments, shared))
-        assert_close("logits", own, none + inputs.bias, inputs.features.dtype)
-        assert all(map(torch.equal, cams, others))
+            (logits, *cams), (plain_logits, *plain_cams) = (
+                class_activation(*a) for a in (arguments, shared)
+            )
+        assert_close("logits", logits, plain_logits + inputs.bias, inputs.features.dtype)
+        assert all(map(torch.equal, cams, plain_cams))
 
 
 @pytest.mark.parametrize("form", FORMS)

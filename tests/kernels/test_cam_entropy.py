@@ -16,12 +16,12 @@ SMALL: Case = {"batch": 4, "channels": 6, "grid": (3, 3), "classes": 5}
 def test_gradient_through_one_result_alone(form: Form, used: int) -> None:
     inputs = make_inputs(SMALL, form.device)
     gradients = {}
-    for each, values in ((form, inputs), (REFERENCE, inputs.double())):
+    for implementation, values in ((form, inputs), (REFERENCE, inputs.double())):
         leaves = values.features.requires_grad_(), values.weight.requires_grad_()
-        with each.active():
+        with implementation.active():
             result = cam_entropy(*leaves, values.index)[used]
             upstream = torch.linspace(-1, 1, result.numel()).view_as(result).to(result)
-            gradients[each] = torch.autograd.grad(result, leaves, upstream)
+            gradients[implementation] = torch.autograd.grad(result, leaves, upstream)
     for name, actual, expected in zip("FW", gradients[form], gradients[REFERENCE], strict=True):
         assert_close(f"d{name}", actual, expected, torch.float32)
 

@@ -23,8 +23,10 @@ from bench import codegen
 from .cases import HEAD, Case, name_of, pairwise, run_on_meta
 
 READ_FEATURES = {
-    *(f"focus_head forward K {k}: head" for k in (2, 16)),
-    *(f"focus_head {name} forward K 2: head" for name in ("contrast", "sum")),
+    "focus_head forward K 2: head",
+    "focus_head forward K 16: head",
+    "focus_head contrast forward K 2: head",
+    "focus_head sum forward K 2: head",
     "cam_entropy forward: cams",
     "cam_entropy backward: cams_backward",
     "class_activation: cams",
@@ -155,12 +157,12 @@ def test_on_cdna_all_waves_wait_for_their_stores_before_the_barrier() -> None:
         (launch,) = codegen.capture("gfx942", steps[name])
         listing = codegen.compiled("gfx942", launch).asm["amdgcn"]
         code = re.findall(r"^\s+((?:s_waitcnt|s_barrier|\w+_store|\w+_atomic).*)", listing, re.M)
-        counts = [place for place, line in enumerate(code) if "atomic_add" in line]
+        counts = [line_number for line_number, line in enumerate(code) if "atomic_add" in line]
         assert len(counts) == atomics
-        for place in counts:
-            barrier = max(i for i in range(place) if code[i].startswith("s_barrier"))
+        for line_number in counts:
+            barrier = max(i for i in range(line_number) if code[i].startswith("s_barrier"))
             before = [line for line in code[:barrier] if re.search(r"vmcnt\(0\)|_store_", line)]
-            assert "vmcnt(0)" in before[-1], code[barrier - 4 : place + 1]
+            assert "vmcnt(0)" in before[-1], code[barrier - 4 : line_number + 1]
 
 
 def test_an_entropy_is_rounded_before_its_target_is_subtracted() -> None:
@@ -172,7 +174,7 @@ def test_an_entropy_is_rounded_before_its_target_is_subtracted() -> None:
     factor = f"0f{struct.pack('>f', 1 / math.log(49)).hex().upper()}"
     moved = re.findall(rf"mov\.b32\s+(%r\d+), {factor};", text)
     used = re.compile(rf"(mul|fma|div|add|sub)\..*({'|'.join([factor, *moved])})[,;]")
-    names = [found[1] for found in map(used.search, text.splitlines()) if found]
+    names = [match[1] for match in map(used.search, text.splitlines()) if match]
     assert "mul" in names
     assert "fma" not in names
 
@@ -217,13 +219,13 @@ def test_the_variants_of_the_kernels_compile() -> None:
         contrast_of_one = case.get("cam_class") == "contrast" and case.get("classes") == 1
         return not contrast_of_one and case.get("dtype") != torch.float64
 
-    found: dict[tuple[str, str], tuple[str, codegen.Launch]] = {}
+    distinct_launches: dict[tuple[str, str], tuple[str, codegen.Launch]] = {}
     for case in pairwise(FACTORS, allowed):
         for launch in codegen.capture("sm_90", partial(run_on_meta, case, "triton")):
             key = launch.source.hash(), str(launch.options)
-            found.setdefault(key, (name_of(case), launch))
-    kernels = {launch.name for _, launch in found.values()}
+            distinct_launches.setdefault(key, (name_of(case), launch))
+    kernels = {launch.name for _, launch in distinct_launches.values()}
     assert kernels == {"head", "head_backward", "cams", "cams_backward"}
-    variants = list(found.values())[:: max(1, len(found) // 16)]
+    variants = list(distinct_launches.values())[:: max(1, len(distinct_launches) // 16)]
     errors = {(launch.name, case): compiler_error(launch) for case, launch in variants}
     assert {name: error for name, error in errors.items() if error} == {}

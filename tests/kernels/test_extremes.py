@@ -296,14 +296,14 @@ def test_a_class_that_does_not_exist_makes_its_sample_nan_and_no_other(
         results.append((head, run_cam_entropy(form, inputs), rows))
     (clean_head, clean_cam, clean_rows), (head, cam, rows) = results
     assert torch.equal(rows.pop("logits"), clean_rows["logits"])
-    for clean, found, names in (
+    for clean, spoilt, names in (
         (clean_head, head, ("loss", "classification", "dF")),
         (clean_cam, cam, ("cam", "entropy", "dF")),
         (clean_rows, rows, tuple(rows)),
     ):
         for name in names:
-            assert found[name][1].isnan().all(), name
-            assert torch.equal(found[name][others], clean[name][others]), name
+            assert spoilt[name][1].isnan().all(), name
+            assert torch.equal(spoilt[name][others], clean[name][others]), name
     # The sample belongs to no row of the CAM's weight; a sum over the batch holds it, as the loss.
     assert torch.equal(cam["dW"][[0, 2]], clean_cam["dW"][[0, 2]])
     assert cam["dW"][1].count_nonzero() == 0

@@ -251,8 +251,8 @@ def test_no_gradient_at_the_target_entropy(form: Form, focus_level: str) -> None
 def test_the_gradient_of_the_features_is_rounded_to_nearest(form: Form) -> None:
     inputs = make_inputs(SMALL | {"dtype": torch.bfloat16, "channels": 40}, form.device)
     options = head_options(SMALL, inputs)
-    found = run_focus_head(form, inputs, **options)["dF"]
+    rounded = run_focus_head(form, inputs, **options)["dF"]
     inputs.features = inputs.features.float()
     exact = run_focus_head(form, inputs, **options)["dF"]
     # The sums' own rounding moves few across the middle between neighbours; cut off, half differ.
-    assert (found == exact.bfloat16()).float().mean() > 0.98
+    assert (rounded == exact.bfloat16()).float().mean() > 0.98

@@ -41,8 +41,8 @@ class Recording(StubDriver):
 
     @staticmethod
     def launcher_cls(source: Any, _: Any) -> Any:
-        def launch(*given: Any) -> None:
-            Recording.launches.append(Launched(source, given[:3], given[5], given[9:]))
+        def launch(*arguments: Any) -> None:
+            Recording.launches.append(Launched(source, arguments[:3], arguments[5], arguments[9:]))
 
         return launch
 
@@ -112,10 +112,10 @@ def test_a_size_of_the_batch_compiles_no_kernel(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(triton_cam, "TILE", 64)  # several blocks of channels, for splits
     monkeypatch.setattr(triton_cam, "_limits", lambda _: (16, 2**30))
     triton_cam.constants.cache_clear()
-    found = [step(SMALL | {"batch": b}) for b in (1, 2, 3, 5, 8, 15, 16, 17, 20, 32, 40)]
+    launches_by_size = [step(SMALL | {"batch": b}) for b in (1, 2, 3, 5, 8, 15, 16, 17, 20, 32, 40)]
     triton_cam.constants.cache_clear()
-    assert found[0][0].grid[0] > 1  # of one sample, so that it has splits
-    forward, backward = ({id(launched[n].kernel) for launched in found} for n in (0, 1))
+    assert launches_by_size[0][0].grid[0] > 1  # of one sample, so that it has splits
+    forward, backward = ({id(launches[n].kernel) for launches in launches_by_size} for n in (0, 1))
     assert len(forward) == 2  # with splits and without
     assert len(backward) == 1
 

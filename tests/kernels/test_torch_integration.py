@@ -75,7 +75,8 @@ def opcheck(form: Form, change: Case) -> None:
         small = (out.saved, weight, scale, out.logits, False, False, *like)
         calls: list[tuple[Any, tuple[Any, ...]]] = [
             (ops.cam_entropy_forward.default, (features, weight, index, scale)),
-            *((ops.focus_head_forward.default, (*head, needed)) for needed in (True, False)),
+            (ops.focus_head_forward.default, (*head, True)),
+            (ops.focus_head_forward.default, (*head, False)),
         ]
         for needs in ((True, True), (False, True)):
             arguments = (features, weight, index, cam, scale, cam, entropy, *needs)
@@ -186,21 +187,21 @@ def test_compiled_detector_gives_the_same_at_any_batch_size() -> None:
     trained = deepcopy(plain)
     compiled = torch.compile(trained, fullgraph=True, backend="aot_eager")
     counters.clear()
-    found = []
+    graphs = []
     for size in (5, 7, 11):
         outs = []
         for model in (plain, compiled):
             model.zero_grad()
             outs.append(model(*images_of(size)))
             outs[-1].loss.backward()
-        found.append(counters["stats"]["unique_graphs"])
+        graphs.append(counters["stats"]["unique_graphs"])
         one, other = outs
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
         for (name, one), other in zip(plain.named_parameters(), trained.parameters(), strict=True):
             top = float(one.grad.abs().max())
             torch.testing.assert_close(other.grad, one.grad, rtol=0, atol=1e-4 * top, msg=name)
     # Torch takes the first size as fixed, and the second as the sign that sizes change.
-    assert found == [1, 2, 2]
+    assert graphs == [1, 2, 2]
 
 
 @pytest.mark.parametrize("form", cases.SLOW_INTERPRETED)

@@ -55,12 +55,13 @@ def test_a_load_out_of_bounds_is_refused() -> None:
     source, view = torch.randn(1000), torch.randn(20, 10)[:, :8]
     (launch,) = measure(copied(source, 1000), source).launches
     assert dict(launch.moved) == {("F", "read"): 4000, ("other", "write"): 4000}
-    for step, features, place in (
+    for step, features, message in (
         (copied(source, 1000, shift=1), source, "1 lanes .* byte 4000 of source_ptr"),
         (copied(source, 1000, shift=-1), source, "1 lanes .* byte -4 of source_ptr"),
         (copied(view, 10), view, "2 lanes .* byte 32 of source_ptr"),  # a gap of the view
     ):
-        with pytest.raises(BadAccess, match=f"^copy_kernel: {place.replace('.*', 'read out .*')}"):
+        refusal = message.replace(".*", "read out .*")
+        with pytest.raises(BadAccess, match=f"^copy_kernel: {refusal}"):
             measure(step, features)
 
 
@@ -122,8 +123,8 @@ def test_launches() -> None:
         "class_activation": ["_cams"],
     }
     for name, launches in expected.items():
-        own = traffic.make_inputs(SMALL, "meta")
-        assert names(traffic.USAGES[name].step(own)) == launches, name
+        inputs = traffic.make_inputs(SMALL, "meta")
+        assert names(traffic.USAGES[name].step(inputs)) == launches, name
     first, second = (traffic.entropy_backward(traffic.make_inputs(SMALL, "meta")) for _ in range(2))
     measure(first, shapes.features)  # makes its counters of arrivals
     assert names(second) == ["_cams_backward"]
@@ -169,8 +170,8 @@ def test_a_second_read_of_the_features_is_found() -> None:
         step()
         inputs.features.sum()
 
-    found = traffic.faults(measure(more, inputs.features), usage, SMALL, inputs.features)
-    assert found == ("F read x 2, not 1", "2 launches touch F, not 1")
+    faults = traffic.faults(measure(more, inputs.features), usage, SMALL, inputs.features)
+    assert faults == ("F read x 2, not 1", "2 launches touch F, not 1")
 
 
 HEAD: Case = {"grid": (3, 3), "focus_level": "match", "cam_class": "true", "maps": "masked maps"}
@@ -214,14 +215,14 @@ def test_any_number_of_splits_is_right_in_any_order(
         {"dtype": torch.bfloat16, "layout": "channels_last"},
         {"dtype": torch.float32, "layout": "nchw"},
     ):
-        found = []
+        outputs = []
         for seed in (1, 2):
             with shuffled_programs(seed):
                 cases.assert_focus_head(IN_INTERPRETER, case | kind)
                 cases.assert_class_activation(IN_INTERPRETER, case | kind)
-                found.append(results(case | kind))
-        for name, tensor in found[0].items():
-            assert torch.equal(bits(tensor), bits(found[1][name])), name
+                outputs.append(results(case | kind))
+        for name, tensor in outputs[0].items():
+            assert torch.equal(bits(tensor), bits(outputs[1][name])), name
 
 
 INT32_LIMIT = 2**31
@@ -259,8 +260,8 @@ def head_entropy_and_activation(inputs: cases.Inputs, form: Form) -> dict[str, T
 FAR = [*(("features", axis) for axis in range(4)), ("weight", 0), ("weight", 1)]
 KINDS = [(torch.bfloat16, 3), (torch.float32, 5), (torch.bfloat16, 17)]
 FAR_CASES = [
-    pytest.param(*place, *kind, marks=pytest.mark.slow if n else ())
-    for n, (place, kind) in enumerate(zip(FAR, KINDS * 2, strict=True))
+    pytest.param(*tensor_and_axis, *kind, marks=pytest.mark.slow if n else ())
+    for n, (tensor_and_axis, kind) in enumerate(zip(FAR, KINDS * 2, strict=True))
 ]
 
 
@@ -311,8 +312,8 @@ def test_every_access_is_of_an_element(case: Case, dtype: torch.dtype) -> None:
         leaves = inputs.features, inputs.weight, inputs.bias
         class_activation(*leaves, torch.stack([inputs.index, inputs.index.flip(0)], 1))
         for wanted in range(3):  # a frozen backbone, and a frozen head
-            own = [t.detach().requires_grad_(n == wanted) for n, t in enumerate(leaves)]
-            focus_head(*own, inputs.index, **options).loss.backward()
+            detached = [t.detach().requires_grad_(n == wanted) for n, t in enumerate(leaves)]
+            focus_head(*detached, inputs.index, **options).loss.backward()
 
     counted = measure(step, inputs.features)
     assert sum(launch.is_kernel for launch in counted.launches) >= 6

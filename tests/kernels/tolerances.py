@@ -51,8 +51,8 @@ def assert_close(
     if not expected.numel():
         return
     rows = OF_MAXIMUM if actual.device.type == "cpu" else OF_MAXIMUM_GPU
-    found = actual.detach().cpu().double()
-    assert torch.equal(found.isnan(), expected.isnan()), f"{name}: NaN elsewhere"
+    wide = actual.detach().cpu().double()
+    assert torch.equal(wide.isnan(), expected.isnan()), f"{name}: NaN elsewhere"
     narrow = actual.dtype in (torch.bfloat16, torch.float16)
     top = expected.abs().nan_to_num().max()
     limit = torch.full_like(expected, max(rows[features_dtype], rows[actual.dtype])) * top
@@ -63,9 +63,9 @@ def assert_close(
         # what cancels to less than that error cannot be nearer than it.
         one_sum = torch.maximum(rounding + rows[torch.float32] * largest, rows[torch.float32] * top)
         limit = limit + rounding if addends is None else one_sum
-    error = (found - expected).abs().nan_to_num()
+    error = (wide - expected).abs().nan_to_num()
     worst = (error - limit).argmax()
     assert bool((error <= limit).all()), (
-        f"{name}: {found.flatten()[worst]:.9g} for {expected.flatten()[worst]:.9g}, "
+        f"{name}: {wide.flatten()[worst]:.9g} for {expected.flatten()[worst]:.9g}, "
         f"error {error.flatten()[worst]:.2g} above {limit.flatten()[worst]:.2g}"
     )
