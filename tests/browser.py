@@ -17,5 +17,5 @@ def assert_accessible(page: Any) -> None:
     axe = pytest.importorskip(
         "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
     )
-    found = axe.Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
+    audit = axe.Axe().run(page)
+    assert audit.violations_count == 0, audit.generate_report()

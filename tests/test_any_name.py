@@ -20,10 +20,10 @@ from focus.use.explanations import Explanations
 
 from .evaluation.few_scores import table
 
-PARTS = [
-    *(b"\r", b"\n", b"\t", b"\0x"[1:], b'"', b"'", b",", b";", b"#", b" ", b"=", b"\\", b"a", b"."),
-    *(b"# focus-", b"\x1a", b"\xff", "\ufeff".encode(), "\u2028".encode(), "\x85".encode()),
-]
+WHITESPACE = [b"\r", b"\n", b"\t", b" "]
+PUNCTUATION = [b'"', b"'", b",", b";", b"#", b"=", b"\\", b"."]
+UNUSUAL = [b"# focus-", b"\x1a", b"\xff", "\ufeff".encode(), "\u2028".encode(), "\x85".encode()]
+PARTS = [b"a", b"x", *WHITESPACE, *PUNCTUATION, *UNUSUAL]
 NAMES = (
     st.lists(st.sampled_from(PARTS), min_size=1, max_size=12)
     .map(lambda parts: os.fsdecode(b"".join(parts)))
@@ -50,8 +50,8 @@ def test_any_name_comes_back(names: list[str], tmp_path: Path) -> None:
 
     scores = table([(0, name, "open", 0.5) for name in names], path=names, group=names)
     scores.to_csv(tmp_path / "scores.csv")
-    found = Scores.from_csv(tmp_path / "scores.csv")
-    assert [*found.path] == [*found.generator] == [*found.group] == names
+    reread = Scores.from_csv(tmp_path / "scores.csv")
+    assert [*reread.path] == [*reread.generator] == [*reread.group] == names
 
     aucs = [PerturbedAUC("blur", 1.0, "px", "open", name, 2, 3, 0.5) for name in names]
     assert robustness.read(robustness.write(aucs, tmp_path)) == aucs
@@ -61,18 +61,18 @@ def test_any_name_comes_back(names: list[str], tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"path": name, "face": None, "overlay": f"overlays/{name}"} | said for name in names
     ]
-    about = {"date": "today", "model": {"folder": "model", "config": {"model": "net"}}}
-    found = Explanations(tmp_path, choose_threshold(None), about, [], rows)
-    found.frames = {(name, None): [{"at": name}] for name in names}
-    found.bad = [BadFile(name, "image", name) for name in names]
-    found.no_face = [(name, name) for name in names]
-    found.save_tables()
-    explained, of_frames, broken, faceless = found.written
+    head = {"date": "today", "model": {"folder": "model", "config": {"model": "net"}}}
+    explanations = Explanations(tmp_path, choose_threshold(None), head, [], rows)
+    explanations.frames = {(name, None): [{"at": name}] for name in names}
+    explanations.bad = [BadFile(name, "image", name) for name in names]
+    explanations.no_face = [(name, name) for name in names]
+    explanations.save_tables()
+    explained, of_frames, broken, faceless = explanations.written
     assert [row[:2] for row in rows_of(explained)[1:]] == [[name, ""] for name in names]
     assert rows_of(of_frames)[1:] == [[n, n] for n in dict.fromkeys(names)]
     assert rows_of(broken) == [["path", "role", "reason"], *([n, "image", n] for n in names)]
-    found.frames = {}
-    page = found.save_page().read_text(encoding="utf-8")
+    explanations.frames = {}
+    page = explanations.save_page().read_text(encoding="utf-8")
     links = [os.fsdecode(unquote_to_bytes(link)) for link in re.findall(r'href="(o[^"]*)"', page)]
     assert links == [row["overlay"] for row in rows]
     assert rows_of(faceless) == [["path", "reason"], *([n, n] for n in names)]

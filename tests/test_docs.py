@@ -25,8 +25,8 @@ def text(name: str) -> str:
 
 def rows(document: str, first: str) -> list[list[str]]:
     """Return the cells of the table whose head begins with ``first``, without head and rule."""
-    _, found, after = document.partition(f"\n| {first} |")
-    assert found, first
+    _, head, after = document.partition(f"\n| {first} |")
+    assert head, first
     lines = after.partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in re.split(r" ?\| ?", line)[1:-1]] for line in lines]
 
@@ -100,7 +100,7 @@ def test_the_page_on_the_architecture_names_each_module_and_only_what_is_there()
         package, name = module.parent.relative_to(root), module.stem.split("_")[0] + "_"
         row = "".join(re.findall(rf"^\| .*`{package}[`/].*$", page, re.MULTILINE))
         named = (f"`{module.stem}`", f"`{name}*`", f"/{module.name}`")
-        assert module.stem.startswith("__") or any(each in row for each in named), module
+        assert module.stem.startswith("__") or any(spelling in row for spelling in named), module
     sources = "".join(path.read_text(encoding="utf-8") for path in modules)
     for name in re.findall(r"`([A-Za-z][\w./]*)`", page):
         if name.endswith(".py"):

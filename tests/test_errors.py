@@ -21,4 +21,4 @@ def words(message: ast.expr) -> str:
 
 def test_a_message_leaves_room_for_names_below_200_characters() -> None:
     assert len(MESSAGES) > 100
-    assert [place for place, message in MESSAGES if len(words(message)) > 140] == []
+    assert [location for location, message in MESSAGES if len(words(message)) > 140] == []

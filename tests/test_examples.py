@@ -87,9 +87,9 @@ def test_each_trainer_trains(
     began = Detector("focus_small", image_size=64).head.fc.weight
     torch.manual_seed(0)
     run(name, monkeypatch=monkeypatch)
-    found = Detector.from_pretrained(here / "runs" / "detector")
-    assert not torch.equal(found.head.fc.weight, began)
-    assert all(value.isfinite().all() for value in found.state_dict().values())
+    detector = Detector.from_pretrained(here / "runs" / "detector")
+    assert not torch.equal(detector.head.fc.weight, began)
+    assert all(value.isfinite().all() for value in detector.state_dict().values())
 
 
 @pytest.mark.slow
@@ -107,13 +107,13 @@ def test_onnxruntime_scores_as_the_detector(
     capsys.readouterr()
     run("onnx_runtime.py", "detector.onnx", *faces, monkeypatch=monkeypatch)
     lines = capsys.readouterr().out.splitlines()
-    found = detector.predict(faces)
+    prediction = detector.predict(faces)
     assert [float(line.split()[1]) for line in lines] == pytest.approx(
-        found.score.tolist(), abs=1e-4
+        prediction.score.tolist(), abs=1e-4
     )
-    verdicts = ["synthetic" if label else "real" for label in found.predicted]
+    verdicts = ["synthetic" if label else "real" for label in prediction.predicted]
     assert [line.split()[2].rstrip(",") for line in lines] == verdicts
-    cells = [divmod(int(cams[1].argmax()), detector.grid[1]) for cams in found.cams]
+    cells = [divmod(int(cams[1].argmax()), detector.grid[1]) for cams in prediction.cams]
     assert [line.rpartition("cell ")[2] for line in lines] == [f"{r}, {c}" for r, c in cells]
 
 
@@ -180,9 +180,9 @@ def test_the_demo_judges_a_picture_in_a_browser(
     Image.fromarray(data.astronaut()).save("astronaut.png")
     Image.new("RGB", (200, 200), (90, 90, 90)).save("grey.png")
     port = free_port()
-    own = os.environ | {"GRADIO_SERVER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    environment = os.environ | {"GRADIO_SERVER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     words = [sys.executable, EXAMPLES / "gradio_demo.py", "model"]
-    program = begin(words, stdout=subprocess.PIPE, cwd=here, env=own)
+    program = begin(words, stdout=subprocess.PIPE, cwd=here, env=environment)
     assert program.stdout is not None
     assert any("Running on" in line for line in program.stdout)
     page = browser.new_page()

@@ -69,11 +69,11 @@ def test_columns_of_csvs(tmp_path: Path) -> None:
         (head,) = (tmp_path / name).read_text().splitlines()
         assert ",".join(listed(name, "column")) == head
     assert listed("Annotation", "column of answers/NAME.csv") == [f.name for f in fields(Answer)]
-    own = [f.name for f in fields(Scores) if f.name not in ("index", "cams")]
-    assert listed("scores.csv", "column") == own
+    columns = [f.name for f in fields(Scores) if f.name not in ("index", "cams")]
+    assert listed("scores.csv", "column") == columns
     (row,) = re.findall(r"^\| `strength` \|(.*)\|$", section("robustness.csv"), re.MULTILINE)
     strengths = [float(number) for number in re.findall(r"\b\d[\d.]*", row)]
-    assert strengths == [s for each in STRENGTHS.values() for s in each]
+    assert strengths == [strength for levels in STRENGTHS.values() for strength in levels]
 
 
 def keys(value: Any, names: set[str]) -> set[str]:
@@ -102,8 +102,8 @@ def checked(folder: Path) -> dict[str, Any]:
     Manifest(samples).to_csv(folder / "faces.csv")
     words = [str(folder / "faces.csv"), "--drop-copies", "--max-bad", "0.1", "--no-strict"]
     check(parse(CheckConfig, [*words, "--output", str(folder / "out")]))
-    found: dict[str, Any] = json.loads((folder / "out" / "check.json").read_text(encoding="utf-8"))
-    return found
+    report: dict[str, Any] = json.loads((folder / "out" / "check.json").read_text(encoding="utf-8"))
+    return report
 
 
 @pytest.mark.slow

@@ -30,10 +30,9 @@ from .training.trainers import few_faces, trainer
 
 GONE = object()
 NAN, INFINITE = float("nan"), float("inf")
-VALUES = [
-    *(None, True, 0, -1, 1.5, 10**30, 1e-300, 1e300, NAN, INFINITE, "", "lbp margin nan"),
-    *([], ["lbp margin nan"], [1], [[1]], {}, {"x": 1}, GONE),
-]
+SCALARS = [None, True, 0, -1, 1.5, 10**30, 1e-300, 1e300, NAN, INFINITE, "", "lbp margin nan"]
+CONTAINERS = [[], ["lbp margin nan"], [1], [[1]], {}, {"x": 1}]
+VALUES = [*SCALARS, *CONTAINERS, GONE]
 COCO = {
     "images": [{"id": 1, "file_name": "a.png", "width": 6, "height": 4}],
     "annotations": [
@@ -43,25 +42,25 @@ COCO = {
 }
 
 
-def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def ways(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the way to each part of a document, itself first."""
-    yield at
+    yield way
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):
-            yield from places(value[key], (*at, key))
+            yield from ways(value[key], (*way, key))
 
 
-def changed(document: Any, at: tuple[Any, ...], value: Any) -> Any:
-    if not at:
+def changed(document: Any, way: tuple[Any, ...], value: Any) -> Any:
+    if not way:
         return {} if value is GONE else value
     document = deepcopy(document)
     part = document
-    for key in at[:-1]:
+    for key in way[:-1]:
         part = part[key]
     if value is GONE:
-        del part[at[-1]]
+        del part[way[-1]]
     else:
-        part[at[-1]] = value
+        part[way[-1]] = value
     return document
 
 
@@ -90,12 +89,12 @@ class Case:
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     folder = tmp_path_factory.mktemp("hostile")
-    found: dict[str, Case] = {}
+    cases_by_name: dict[str, Case] = {}
 
     def add(name: str, text: str, use: Callable[[], object]) -> None:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
-        found[name] = Case(folder / name, use)
+        cases_by_name[name] = Case(folder / name, use)
 
     torch.manual_seed(0)
     faces = few_faces(folder)
@@ -153,7 +152,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 
     (last,) = (run.folder / "checkpoints").glob("step-*")
     add(str((last / "state.json").relative_to(folder)), (last / "state.json").read_text(), resume)
-    return found
+    return cases_by_name
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -162,13 +161,13 @@ def test_any_part_of_a_document_may_be_replaced_or_gone(
     cases: dict[str, Case], data: st.DataObject
 ) -> None:
     case = cases[data.draw(st.sampled_from(sorted(cases)))]
-    at = data.draw(st.sampled_from(list(places(case.whole))))
-    case.refused(changed(case.whole, at, data.draw(st.sampled_from(VALUES))))
+    way = data.draw(st.sampled_from(list(ways(case.whole))))
+    case.refused(changed(case.whole, way, data.draw(st.sampled_from(VALUES))))
     assert case.refused(case.whole) == ""
 
 
 @pytest.mark.parametrize(
-    ("name", "at", "value", "words"),
+    ("name", "field", "value", "words"),
     [
         ("model/config.json", "version", 2, "version 2, this program reads 1.: read it with the"),
         ("model/config.json", "version", GONE, "missing required field `version`.: give the fold"),
@@ -191,10 +190,10 @@ def test_any_part_of_a_document_may_be_replaced_or_gone(
     ],
 )
 def test_what_is_wrong_is_said(
-    name: str, at: str, value: object, words: str, cases: dict[str, Case]
+    name: str, field: str, value: object, words: str, cases: dict[str, Case]
 ) -> None:
     case = next(case for path, case in cases.items() if path.startswith(name))
-    assert re.search(words, case.refused(changed(case.whole | {at: None}, (at,), value)))
+    assert re.search(words, case.refused(changed(case.whole | {field: None}, (field,), value)))
     assert case.refused(case.whole) == ""
 
 

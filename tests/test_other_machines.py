@@ -86,8 +86,8 @@ def test_spawned_workers_load_the_same_batches(
     spawned.multiprocessing_context = "spawn"
     for epoch in (0, 1):
         faces.set_epoch(epoch)
-        for found, rows in zip(load_batches(spawned), batches, strict=True):
-            assert all(map(torch.equal, found, faces[rows]))
+        for batch, rows in zip(load_batches(spawned), batches, strict=True):
+            assert all(map(torch.equal, batch, faces[rows]))
 
 
 class WithoutFloat64(TorchDispatchMode):
@@ -98,20 +98,20 @@ class WithoutFloat64(TorchDispatchMode):
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        given = tree_leaves((args, kwargs))
-        (first, *_) = [*(each for each in given if isinstance(each, Tensor)), None]
+        leaves = tree_leaves((args, kwargs))
+        (first, *_) = [*(leaf for leaf in leaves if isinstance(leaf, Tensor)), None]
         name = operation.overloadpacket.__name__
         if first is not None and first.is_meta and name in ("item", "_local_scalar_dense"):
             return first.dtype == torch.bool  # all is finite
-        if first is not None and first.is_meta and torch.device("cpu") in given:
-            (dtype, *_) = [*(each for each in given if isinstance(each, torch.dtype)), first.dtype]
+        if first is not None and first.is_meta and torch.device("cpu") in leaves:
+            (dtype, *_) = [*(leaf for leaf in leaves if isinstance(leaf, torch.dtype)), first.dtype]
             return torch.full(first.shape, dtype == torch.bool, dtype=dtype)
         made = operation(*args, **kwargs or {})
         on_device = [
-            each for each in tree_leaves(made) if isinstance(each, Tensor) and each.is_meta
+            tensor for tensor in tree_leaves(made) if isinstance(tensor, Tensor) and tensor.is_meta
         ]
         self.operations += bool(on_device)
-        if torch.float64 in [each.dtype for each in on_device]:
+        if torch.float64 in [tensor.dtype for tensor in on_device]:
             raise TypeError(f"{operation} makes a float64, which the device does not have")
         return made
 
@@ -130,10 +130,10 @@ def test_no_float64_reaches_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyP
             run = trainer(few_faces(tmp_path), tmp_path / "runs", Accelerator(), **settings)
             assert run.accelerator.device.type == "meta"
             run.fit()
-            found = run.detector.predict([sample.path for sample in run.train[:2]])
+            predictions = run.detector.predict([sample.path for sample in run.train[:2]])
         with pytest.raises(TypeError, match="float64"), WithoutFloat64():
             torch.zeros(2, device="meta").double()
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
     assert device.operations > 500
-    assert found.score.tolist() == [0.5, 0.5]
+    assert predictions.score.tolist() == [0.5, 0.5]

@@ -49,14 +49,15 @@ def test_types_and_names_are_found_however_it_is_installed(
     python("-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
     (site,) = (tmp_path / "venv").glob("lib/*/site-packages")
     (site / "others.pth").write_text(sysconfig.get_path("purelib"))  # without its own links
-    own = tmp_path / "venv" / "bin" / "python"
+    interpreter = tmp_path / "venv" / "bin" / "python"
     words = ["--no-build-isolation", "-e", tree] if editable else [wheel]
-    python("-m", "pip", "--python", own, "install", "-q", "--no-deps", *words, cwd=tmp_path)
+    python("-m", "pip", "--python", interpreter, "install", "-q", "--no-deps", *words, cwd=tmp_path)
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     example = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)[0]
     wrong = "import focus.kernels\nDetector(imagesize=3)\nfocus.kernels.focus_head()\n"
     (tmp_path / "example.py").write_text(f"{example}\nreveal_type(detector.config)\n{wrong}")
-    mypy = ("-m", "mypy", "--strict", "--cache-dir", tree / "mypy", "--python-executable", own)
+    mypy = ["-m", "mypy", "--strict", "--cache-dir", tree / "mypy"]
+    mypy += ["--python-executable", interpreter]
     done = run(*mypy, "example.py", cwd=tmp_path)
     assert 'Revealed type is "focus.model.config.DetectorConfig"' in done.stdout
     first, second = re.findall(r": error: (.*)", done.stdout)
@@ -64,10 +65,10 @@ def test_types_and_names_are_found_however_it_is_installed(
     assert second.startswith('Missing positional arguments "features", "weight"')
     code = "import focus; print(focus.__file__, *dir(focus))"
     done = subprocess.run(
-        [own, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+        [interpreter, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
     )
-    place, *names = done.stdout.split()
-    assert place.startswith(str(tree if editable else tmp_path))
+    focus_file, *names = done.stdout.split()
+    assert focus_file.startswith(str(tree if editable else tmp_path))
     assert {"Detector", "LossConfig", "LOSSES", "FocusHead", "__version__"} <= {*names}
 
 

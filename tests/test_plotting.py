@@ -21,7 +21,10 @@ def test_names_are_cut_in_the_middle_and_told_apart() -> None:
 
 def test_no_two_of_many_names_are_alike() -> None:
     parts = [("stable", "latent"), ("_diffusion_", "-diffusion-"), ("v_1_4", "v_1_5", "xl")]
-    names = ["".join(each) for each in itertools.product(*parts, ("", "_of_a_data_set", "/ffhq"))]
+    names = [
+        "".join(name_parts)
+        for name_parts in itertools.product(*parts, ("", "_of_a_data_set", "/ffhq"))
+    ]
     for longest in (12, 16, 20):
         short = shortened(names, longest).values()
         assert len(set(short)) == len(names)

@@ -71,19 +71,19 @@ def commands(document: str) -> list[Words]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = [tuple(call.split("\x1f")[:-1]) for call in done.stdout.split("\x1e")[:-1]]
-    return list({re.sub(r"\d+", "0", " ".join(c)): c for c in reversed(found)}.values())[::-1]
+    calls = [tuple(call.split("\x1f")[:-1]) for call in done.stdout.split("\x1e")[:-1]]
+    return list({re.sub(r"\d+", "0", " ".join(c)): c for c in reversed(calls)}.values())[::-1]
 
 
 def as_focus(words: Words) -> list[str]:
     """Return what the command ``focus`` takes to do the same; nothing for other programs."""
     if words[0] == "focus":
         return list(words[1:])
-    for at, word in enumerate(words):
+    for position, word in enumerate(words):
         if word in ("train.py", "evaluate.py"):
-            return [Path(word).stem, *words[at + 1 :]]
-        if word == "-m" and words[at + 1].split(".")[0] == "focus":
-            return [*words[at + 1].split(".")[1:], *words[at + 2 :]]
+            return [Path(word).stem, *words[position + 1 :]]
+        if word == "-m" and words[position + 1].split(".")[0] == "focus":
+            return [*words[position + 1].split(".")[1:], *words[position + 2 :]]
     return []
 
 
@@ -93,7 +93,7 @@ def read(words: Words) -> None:
     if name == "pip":
         extras = tomllib.loads(text("pyproject.toml"))["project"]["optional-dependencies"]
         named = re.findall(r"\.\[(.+?)\]", " ".join(rest))
-        assert {extra for each in named for extra in each.split(",")} <= set(extras), words
+        assert {extra for names in named for extra in names.split(",")} <= set(extras), words
     elif name == "make":
         targets = re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE)
         assert {word for word in rest if "=" not in word} <= set(targets), words
@@ -110,11 +110,11 @@ def read(words: Words) -> None:
         module = CHECKOUT / rest[1].replace(".", "/")
         assert module.is_dir() or module.with_suffix(".py").exists(), words
         assert {word for word in rest[2:] if word.startswith("--")} <= flags_of_bench(), words
-    if own := as_focus(words):
+    if focus_words := as_focus(words):
         command: Any = COMMANDS
         while isinstance(command, Mapping):
-            command = command[own.pop(0)]
-        parse(pkgutil.resolve_name(command.config), own)
+            command = command[focus_words.pop(0)]
+        parse(pkgutil.resolve_name(command.config), focus_words)
 
 
 def flags_of_bench() -> set[str]:
@@ -125,7 +125,7 @@ def flags_of_bench() -> set[str]:
 def flags_of(command: Any) -> set[str]:
     """Return all flags of a command with its sub-commands."""
     if isinstance(command, Mapping):
-        return set().union(*(flags_of(each) for each in command.values()))
+        return set().union(*(flags_of(subcommand) for subcommand in command.values()))
     return set(map(flag, flags(pkgutil.resolve_name(command.config))))
 
 
@@ -148,16 +148,17 @@ def test_each_command_is_read_by_its_program(
 
 
 def test_flags_and_files_and_sections_that_are_named_exist() -> None:
-    known = flags_of(COMMANDS) | flags_of_bench() | {"--config", "--help", "--run-slow"}
+    existing_flags = flags_of(COMMANDS) | flags_of_bench() | {"--config", "--help", "--run-slow"}
     # Those of accelerate, torchrun, pip and Slurm.
-    known |= {"--num-processes", "--num_processes", "--multi-gpu", "--cpu", "--config_file"}
-    known |= {"--nproc_per_node", "--no-deps", "--signal", "--quiet"}
-    known |= {"--nnodes", "--node_rank", "--master_addr", "--master_port"}
-    known |= {"--num_machines", "--machine_rank", "--main_process_ip", "--main_process_port"}
-    known |= {"--multi_gpu", "--mixed_precision"}
+    existing_flags |= {"--num-processes", "--num_processes", "--multi-gpu", "--cpu"}
+    existing_flags |= {"--config_file", "--nproc_per_node", "--no-deps", "--signal", "--quiet"}
+    existing_flags |= {"--nnodes", "--node_rank", "--master_addr", "--master_port"}
+    existing_flags |= {"--num_machines", "--machine_rank", "--main_process_ip"}
+    existing_flags |= {"--main_process_port", "--multi_gpu", "--mixed_precision"}
     for document in DOCUMENTS:
         prose = text(document)
-        assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", prose)) - known == set(), document
+        named_flags = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", prose))
+        assert named_flags - existing_flags == set(), document
         for link in re.findall(r"\]\((?!https?://)([^)]+)\)", prose):
             target, _, anchor = link.partition("#")
             file = (CHECKOUT / document).parent / target if target else CHECKOUT / document
@@ -193,7 +194,7 @@ FEWER |= {"export": SMALL[1:2], "data check": [], "data crop": []}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the files that the documents name, and two runs of an epoch: NAME, OTHER."""
     folder = tmp_path_factory.mktemp("place")
     write_files(folder)
@@ -235,11 +236,7 @@ def write_files(folder: Path) -> None:
     for number in range(4):
         file = f"{number}.png"
         draw("near-1", 100 + number, f"fakes/{file}", f"unknown/StyleGAN3/{file}")
-        draw(
-            "real",
-            200 + number,
-            *(f"{into}/{file}" for into in ("reals", "pictures", "unknown/FFHQ")),
-        )
+        draw("real", 200 + number, f"reals/{file}", f"pictures/{file}", f"unknown/FFHQ/{file}")
         boxes.append(f"pictures/{number}.png,real,10 10 50 54")
     for number, name in enumerate(("a.jpg", "b.png", "picture.jpg", "holiday/1.png")):
         draw("near-1", 300 + number, name)
@@ -276,19 +273,19 @@ def write_film(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FEWER)
-def test_commands_run_on_a_few_images(name: str, place: Path) -> None:
+def test_commands_run_on_a_few_images(name: str, working_folder: Path) -> None:
     """Those of training as dry runs, which make steps and write nothing."""
     shown = [
         as_focus(w) for d in DOCUMENTS if Path(d).stem not in RUN_ELSEWHERE for w in commands(d)
     ]
-    found = {
+    distinct_commands = {
         " ".join(words): words for words in shown if f"{' '.join(words)} ".startswith(f"{name} ")
     }
-    assert found
+    assert distinct_commands
     if name == "explain":
-        write_film(place / "film.mp4")
-    before = sorted(place.rglob("*"))
-    for words in found.values():
+        write_film(working_folder / "film.mp4")
+    before = sorted(working_folder.rglob("*"))
+    for words in distinct_commands.values():
         data = OWN if name == "train" and "--data" not in words else []
         if "--tune" in words and "--initial-checkpoint" not in words:
             data = [*data, "--initial-checkpoint", "runs/NAME/model/model.safetensors"]
@@ -298,21 +295,21 @@ def test_commands_run_on_a_few_images(name: str, place: Path) -> None:
             made = Path(words[words.index(option) + 1])
             assert made.is_file() or any(made.iterdir()), words
             made.unlink() if made.is_file() else shutil.rmtree(made)  # two documents name it
-    assert name != "train" or sorted(place.rglob("*")) == before
+    assert name != "train" or sorted(working_folder.rglob("*")) == before
 
 
 @pytest.mark.slow
-def test_the_commands_are_functions(place: Path) -> None:
+def test_the_commands_are_functions(working_folder: Path) -> None:
     example = blocks("docs/use.md", "python")[0].replace("first", "python")
     names: dict[str, Any] = {}
     exec(example.replace("TrainConfig(", 'TrainConfig(recipe="demo", epochs=1, workers=0, '), names)
     assert names["again"].results["open"]["generators"].keys() == {"SG3"}
-    assert (place / "elsewhere/scores.csv").is_file()
+    assert (working_folder / "elsewhere/scores.csv").is_file()
     assert names["face"].cams.shape[1] == 2
 
 
 @pytest.mark.slow
-def test_the_example_of_a_trained_detector_runs(place: Path) -> None:
+def test_the_example_of_a_trained_detector_runs(working_folder: Path) -> None:
     example = blocks("docs/use.md", "python")[1]
     names: dict[str, Any] = {}
     exec(example, names)
@@ -388,6 +385,6 @@ def test_the_example_of_a_public_name_runs(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NEED_A_RUN)
-@pytest.mark.usefixtures("place")
+@pytest.mark.usefixtures("working_folder")
 def test_the_example_of_a_function_runs(name: str) -> None:
     run_example(name)

@@ -22,7 +22,7 @@ HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with the data where the document has them, and configs/."""
     write_tree(tmp_path)
     (tmp_path / "configs").symlink_to(CHECKOUT / "configs")
@@ -35,14 +35,16 @@ def shown(name: str) -> Iterator[list[str]]:
     return (words for words in map(as_focus, commands(DOCUMENT)) if words[0] == name)
 
 
-def test_the_check_that_is_shown_counts_what_the_table_lists(place: Path) -> None:
+def test_the_check_that_is_shown_counts_what_the_table_lists(working_folder: Path) -> None:
     (words,) = shown("data")
     focus([*words, "--output=out"])
-    found = json.loads((place / "out" / "check.json").read_text(encoding="utf-8"))
-    kinds = [(k["split"], k["label"], k["images"], k["with_map"]) for k in found["kinds"]]
+    report = json.loads((working_folder / "out" / "check.json").read_text(encoding="utf-8"))
+    kinds = [(k["split"], k["label"], k["images"], k["with_map"]) for k in report["kinds"]]
     assert kinds == [
-        *(("train", "real", 24, 24), ("train", "synthetic", 24, 24)),
-        *(("validation", "real", 16, 0), ("validation", "synthetic", 16, 0)),
+        ("train", "real", 24, 24),
+        ("train", "synthetic", 24, 24),
+        ("validation", "real", 16, 0),
+        ("validation", "synthetic", 16, 0),
         ("test", "real", 16, 0),
         *(("test", "synthetic", 8, 0) for _ in FAKES),
     ]
@@ -50,16 +52,18 @@ def test_the_check_that_is_shown_counts_what_the_table_lists(place: Path) -> Non
     assert list(dict.fromkeys(kind[:2] for kind in kinds)) == table
 
 
-def test_the_evaluation_that_is_shown(place: Path) -> None:
+def test_the_evaluation_that_is_shown(working_folder: Path) -> None:
     torch.manual_seed(0)
-    run = place / "runs" / "cyborg-densenet121-ce-seed0"
+    run = working_folder / "runs" / "cyborg-densenet121-ce-seed0"
     Detector().save_pretrained(run / "model")
     # Read here, where the pattern of the loop over run folders finds one.
     (words,) = shown("evaluate")
     focus([*words, "--threads", "1", "--workers", "0", "--report", "false"])
     results = json.loads((run / "evaluation" / "results.json").read_text(encoding="utf-8"))
     generators = results["open"]["generators"]
-    counts = {name: (found["n_real"], found["n_synthetic"]) for name, found in generators.items()}
+    counts = {
+        name: (figures["n_real"], figures["n_synthetic"]) for name, figures in generators.items()
+    }
     assert counts == dict.fromkeys(FAKES, (16, 8))
 
 
@@ -78,7 +82,7 @@ def test_a_training_that_is_shown_would_start(
     size: int,
     cells: int,
     normalisation: tuple[tuple[float, ...], tuple[float, ...]],
-    place: Path,
+    working_folder: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Its steps are really made, in small batches; images have the size the weights want."""
@@ -86,11 +90,10 @@ def test_a_training_that_is_shown_would_start(
     scaled = ["--no-pretrained", "--batch-size", "4", "--threads", "1", "--workers", "0"]
     focus([*words, *scaled, "--dry-run"])
     printed = " ".join(capsys.readouterr().out.replace(",", " ").split())
-    for setting in (
-        *(f"loss {loss}", f"model {model}", f"image-size {size}", "augment none"),
-        *("opt sgd", "lr 0.005", "momentum 0.9", "weight-decay 1e-06"),
-        *("step-epochs 12", "step-gamma 0.1", "epochs 50"),
-    ):
+    settings = [f"loss {loss}", f"model {model}", f"image-size {size}", "augment none"]
+    settings += ["opt sgd", "lr 0.005", "momentum 0.9", "weight-decay 1e-06"]
+    settings += ["step-epochs 12", "step-gamma 0.1", "epochs 50"]
+    for setting in settings:
         assert f" {setting} " in printed, setting
     detector = Detector(model, image_size=size)
     assert ((detector.mean, detector.std), detector.grid) == (normalisation, (cells, cells))
