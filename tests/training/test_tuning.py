@@ -27,9 +27,12 @@ LAST_STAGE = {
 @pytest.mark.parametrize(
     ("model", "tune"),
     [
-        *(("test_resnet", tune) for tune in ("full", "norm", "last-stage")),
+        ("test_resnet", "full"),
+        ("test_resnet", "norm"),
+        ("test_resnet", "last-stage"),
         ("test_efficientnet", "last-stage"),
-        *(("test_vit", tune) for tune in ("head", "lora")),
+        ("test_vit", "head"),
+        ("test_vit", "lora"),
     ],
 )
 def test_only_what_is_tuned_changes(tmp_path: Path, model: str, tune: Tune) -> None:
