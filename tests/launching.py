@@ -21,7 +21,7 @@ NO_LOCKS = """
 import errno, fcntl, os
 
 def refuse(*_):
-    raise OSError(errno.{name}, os.strerror(errno.{name}))
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 fcntl.flock = fcntl.lockf = refuse
 """
@@ -94,27 +94,27 @@ def write_faces(folder: Path, count: int, seed: int = 0) -> Path:
     """Write a 0_real/1_fake tree of ``count`` pictures of 32 x 32 pixels in each class."""
     draw = np.random.default_rng(seed)
     for label, name in enumerate(("0_real", "1_fake")):
-        place = folder / "gan" / name
-        place.mkdir(parents=True)
+        of_class = folder / "gan" / name
+        of_class.mkdir(parents=True)
         for number in range(count):
             pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
             pixels[8:20, 8:20, 0] = 60 * label
-            Image.fromarray(pixels).save(place / f"{number}.png")
+            Image.fromarray(pixels).save(of_class / f"{number}.png")
     return folder
 
 
-def disk_without_locks(folder: Path, name: str = "ENOLCK") -> dict[str, str]:
+def disk_without_locks(folder: Path) -> dict[str, str]:
     """Return the environment of a program for which no disk has locks, as on some networks."""
     folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(NO_LOCKS.format(name=name))
+    (folder / "sitecustomize.py").write_text(NO_LOCKS)
     return {"PYTHONPATH": str(folder)}
 
 
 def told(rank: int, of: int, port: int, local: int) -> dict[str, str]:
     """Return the environment that torchrun gives a process, one of ``local`` on its machine."""
-    about = {"RANK": rank, "WORLD_SIZE": of, "LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
-    about |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return {name: str(value) for name, value in about.items()}
+    variables = {"RANK": rank, "WORLD_SIZE": of, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    variables |= {"LOCAL_RANK": rank % local, "LOCAL_WORLD_SIZE": local}
+    return {name: str(value) for name, value in variables.items()}
 
 
 def free_port() -> int:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focus.data.cache.images import ImageCache
-from focus.data.manifest import Manifest
-
-from ..launching import CHECKOUT, Begin, free_port, python, run, told, write_faces
+from ..launching import Begin, free_port, run, told, write_faces
 
 pytestmark = pytest.mark.slow
 
@@ -215,41 +211,3 @@ def test_a_file_that_differs_between_machines_is_named(tmp_path: Path, content: 
     for rank in ranks:
         message = f"The image '/proc/self/cwd/{path}': {said}; give all machines the same files."
         assert message in rank.result().stderr
-
-
-def test_two_nodes_of_torchrun_fill_two_caches_and_read_what_one_process_reads(
-    tmp_path: Path, begin: Begin
-) -> None:
-    faces, port = write_faces(tmp_path / "faces", 30), free_port()
-    words = ["--data", faces, "--recipe", "quick", "--epochs", "1", "--report-to", "none"]
-    words += ["--report", "false", "--name", "run", "--output"]
-    python(CHECKOUT / "train.py", *words, tmp_path / "one", FOCUS_CACHE=str(tmp_path / "cache"))
-    nodes = []
-    for node in range(2):
-        launcher = ["-m", "torch.distributed.run", "--nnodes", 2, "--node_rank", node]
-        launcher += ["--nproc_per_node", 1, "--master_addr", "127.0.0.1", "--master_port", port]
-        nodes.append(
-            begin(
-                [sys.executable, *launcher, CHECKOUT / "train.py", *words, tmp_path / "two"],
-                env=os.environ | {"FOCUS_CACHE": str(tmp_path / f"cache{node}")},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-        )
-    for node, program in enumerate(nodes):
-        said = program.communicate(timeout=200)[0]
-        assert program.returncode == 0, said
-        assert f"of decoded images go to {tmp_path}/cache{node}/" in said
-    manifests = [tmp_path / runs / "run" / "manifest.csv" for runs in ("one", "two")]
-    assert manifests[0].read_bytes() == manifests[1].read_bytes()
-    manifest = Manifest.from_csv(manifests[0])
-    rows = []
-    for cache in ("cache", "cache0", "cache1"):
-        (folder,) = (tmp_path / cache / "images").iterdir()
-        images = ImageCache(int(folder.name.split("-")[0]), str(folder.parent))
-        stored, size = images.rows_of(manifest, "image"), images.image_size
-        out = np.zeros((len(manifest), size, size, 3), np.uint8)
-        assert all(stored.read(row, out[row]) for row in range(len(manifest)))
-        rows.append(out)
-    assert (rows[0] == rows[1]).all()
-    assert (rows[0] == rows[2]).all()

@@ -101,7 +101,7 @@ def kill_second(launcher: "subprocess.Popen[str]") -> str:
 
 
 def kill_worker(launcher: "subprocess.Popen[str]") -> str:
-    (worker, *_) = ranks(launcher)[1].children()
+    worker = ranks(launcher)[1].children()[0]
     worker.kill()
     # By a signal, or because nothing came from it: whichever torch notices first.
     pid = worker.pid

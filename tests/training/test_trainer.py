@@ -292,8 +292,7 @@ def resident() -> int:
 
 @pytest.mark.slow
 def test_memory_does_not_grow(faces: Manifest, tmp_path: Path) -> None:
-    """Over 500 steps after a warm-up, with averaged weights, schedules, the log, and what follows
-    an epoch."""
+    """With averaged weights, schedules, the log, and what follows an epoch."""
     run = trainer(
         faces,
         tmp_path,
@@ -310,7 +309,7 @@ def test_memory_does_not_grow(faces: Manifest, tmp_path: Path) -> None:
     sizes, tensors = [], []
     run.open_folder()
     bar = progress_bar(disable=True)
-    while run.state.step < 35 * 20:
+    while run.state.step < 35 * 14:
         speed = run.train_epoch(bar)
         run.note_epoch(run.validation_scores(), speed)
         gc.collect()
