@@ -52,7 +52,6 @@ HARD_CASES = (
     "maps absent",
 )
 HARD_MUTANTS = (
-    "early",
     "no acquire",
     "splits overlap",
     "cells past the end",

@@ -121,14 +121,10 @@ def test_without_a_flag_the_launcher_decides_on_the_precision(
 @pytest.mark.parametrize(
     ("words", "configured", "told"),
     [
-        ([], "", None),
         (["-m"], "", None),
-        (["-m", "--mixed_precision", "no"], "", "no"),
         (["--mixed_precision", "no"], "", "no"),
         (["--config_file", "own.yaml"], "num_processes: 1", None),
-        (["--config_file", "own.yaml"], "mixed_precision: 'no'", "no"),
         ([], "mixed_precision: 'no'", "no"),
-        ([], "mixed_precision: bf16", "bf16"),
     ],
 )
 def test_a_no_that_nobody_has_said_leaves_the_choice_to_the_device(

@@ -351,7 +351,7 @@ def test_a_folder_that_is_moved_away_is_named(faces: Path, tmp_path: Path) -> No
     """And put back, it is gone on with."""
     words = [*SMALL, "--data", faces, "--output", tmp_path, "--log-steps", "1"]
     log = tmp_path / "log"
-    process = launch([*words, "--epochs", "40"], log)
+    process = launch([*words, "--epochs", "12"], log)
     until(lambda: checkpoints(tmp_path), process)
     (tmp_path / "run").rename(tmp_path / "away")
     process.join(60)
@@ -359,4 +359,4 @@ def test_a_folder_that_is_moved_away_is_named(faces: Path, tmp_path: Path) -> No
     assert "run is no longer there: put it back" in log.read_text()
     (tmp_path / "away").rename(tmp_path / "run")
     assert process.exitcode == 2
-    assert trained(*words, "--epochs", "40", "--resume", cwd=tmp_path).returncode == 0
+    assert trained(*words, "--epochs", "12", "--resume", cwd=tmp_path).returncode == 0

@@ -247,7 +247,13 @@ def test_a_compiled_network_trains_alike_and_keeps_its_names(
     torch._dynamo.reset()
     moved = []
     for compile in (False, True):
-        given = {"lr": 0.01, "compile": compile, "batch_size": 35, "tune": "lora"}
+        given = {
+            "lr": 0.01,
+            "compile": compile,
+            "batch_size": 35,
+            "tune": "lora",
+            "model": "test_vit",
+        }
         run = trainer(faces, tmp_path / str(compile), **given)
         for batches, loaded in steps_of(run):
             do(run, (batches, loaded))
