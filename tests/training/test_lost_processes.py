@@ -45,7 +45,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(faces: Path, output: Path) -> list[object]:
-    words = [*SMALL, "--data", faces, "--epochs", "12", "--batch-size", "4", "--output", output]
+    words = [*SMALL, "--data", faces, "--epochs", "7", "--batch-size", "4", "--output", output]
     return [*words, "--report-to", "none", "--model-ema-decay", "0.9"]
 
 
