@@ -98,7 +98,9 @@ def ran(words: list[str]) -> tuple[int, str]:
 
 def advice_in(text: str, base: list[str]) -> Iterator[Advice]:
     """Read the commands in a text and, of an error, the flags that it says to give."""
-    commands = [found for found in _COMMAND.findall(text) if " --" in found or "check " in found]
+    commands = [
+        command for command in _COMMAND.findall(text) if " --" in command or "check " in command
+    ]
     for command in commands:
         yield Advice(command, tuple(shlex.split(command)[1:]))
     for line in text.splitlines():
@@ -121,9 +123,9 @@ def is_whole(words: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def working_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run, and images and tables by the names in ``PRINTED``."""
-    folder = tmp_path_factory.mktemp("place")
+    folder = tmp_path_factory.mktemp("working_folder")
     write_faces(folder / "faces", 16)
     for number, name in enumerate(("PATH", "other"), start=1):
         write_faces(folder / "new", 6, seed=number)
@@ -170,20 +172,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def printed(
-    place: Path, tmp_path_factory: pytest.TempPathFactory
+    working_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Path, list[Advice]]]:
     """Of each case the folder in which it was run, and the advice that was printed."""
-    found = {}
+    advice_of = {}
     for number, (case, (command, base)) in enumerate(PRINTED.items()):
         folder = tmp_path_factory.mktemp("printed") / str(number)
-        shutil.copytree(place, folder, symlinks=True)
+        shutil.copytree(working_folder, folder, symlinks=True)
         words = shlex.split(command)
         more = SMALL if command == "train --data faces --name trained" else []
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             _, text = ran([*words, *more])
-        found[case] = folder, list(dict.fromkeys(advice_in(text, shlex.split(base or command))))
-    return found
+        advice = dict.fromkeys(advice_in(text, shlex.split(base or command)))
+        advice_of[case] = folder, list(advice)
+    return advice_of
 
 
 def test_at_least_twenty_are_there(printed: dict[str, tuple[Path, list[Advice]]]) -> None:

@@ -112,8 +112,17 @@ def test_values() -> None:
 
 def test_repeated_flags_make_lists_and_names_make_mappings() -> None:
     config = train(
-        *("--data", "a.csv", "d.csv", "--data=b=c.csv", "--report-to", "all"),
-        *("--test-data", "sg2=x.csv", "--test_data=sg3=y=z", "--test-real", "ffhq=f"),
+        "--data",
+        "a.csv",
+        "d.csv",
+        "--data=b=c.csv",
+        "--report-to",
+        "all",
+        "--test-data",
+        "sg2=x.csv",
+        "--test_data=sg3=y=z",
+        "--test-real",
+        "ffhq=f",
     )
     assert (config.data, config.report_to) == (("a.csv", "d.csv", "b=c.csv"), ("all",))
     assert config.test_data == {"sg2": "x.csv", "sg3": "y=z"}

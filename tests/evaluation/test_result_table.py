@@ -103,7 +103,10 @@ def test_a_console_shows_the_hardest_of_many_generators() -> None:
         "open-set EER, mean",
     ]
     assert [name.split(",")[0] for name in names[9:]] == [
-        *("BPCER", "APCER", "CAM entropy", "peaks in artefact")
+        "BPCER",
+        "APCER",
+        "CAM entropy",
+        "peaks in artefact",
     ]
     assert shown[15] == "the 6 hardest of 13 unknown generators; results.json has all"
     assert len(format_table({"one": results}).splitlines()) > len(shown)

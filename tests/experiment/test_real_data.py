@@ -21,10 +21,13 @@ from ..test_readme import as_focus, commands
 FAKES = ("ProGAN", "StarGANv2", "StyleGAN", "StyleGAN2", "StyleGAN2-ADA", "StyleGAN3")
 # CSV, word of the split, class, number of images.
 FOLDERS = [
-    *(("original", "train", "Real", 24), ("original", "train", "Synthetic", 24)),
-    *(("original", "test", "Real", 16), ("original", "test", "Synthetic", 16)),
+    ("original", "train", "Real", 24),
+    ("original", "train", "Synthetic", 24),
+    ("original", "test", "Real", 16),
+    ("original", "test", "Synthetic", 16),
     *((name, "test", "Synthetic", 8) for name in FAKES),
-    *(("CelebA-HQ", "test", "Real", 8), ("FFHQ", "test", "Real", 8)),
+    ("CelebA-HQ", "test", "Real", 8),
+    ("FFHQ", "test", "Real", 8),
 ]
 IMAGES = sum(count for *_, count in FOLDERS)
 
@@ -32,8 +35,8 @@ IMAGES = sum(count for *_, count in FOLDERS)
 def write_tree(folder: Path) -> None:
     """Write drawn faces as CYBORG's data lie."""
     data, numbers = folder / "UND" / "Data", iter(range(1000))
-    for each in (folder / "UND/csvs", data / "heatmaps"):
-        each.mkdir(parents=True)
+    (folder / "UND/csvs").mkdir(parents=True)
+    (data / "heatmaps").mkdir(parents=True)
     for csv, split, label, count in FOLDERS:
         below = f"{csv}-{split}-{label}"
         (data / below).mkdir()

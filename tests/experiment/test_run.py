@@ -31,9 +31,19 @@ from .test_report import GAINS, invented
 
 def words(tree: Path, output: Path, *more: str, epochs: int = 1) -> list[str]:
     return [
-        *("--data", str(tree / "known"), "--test-data", f"other={tree / 'unknown'}"),
-        *("--recipe", "demo", "--train", f"epochs={epochs}"),
-        *("--jobs", "1", "--output", str(output), *more),
+        "--data",
+        str(tree / "known"),
+        "--test-data",
+        f"other={tree / 'unknown'}",
+        "--recipe",
+        "demo",
+        "--train",
+        f"epochs={epochs}",
+        "--jobs",
+        "1",
+        "--output",
+        str(output),
+        *more,
     ]
 
 

@@ -24,7 +24,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
     config = DetectorConfig(
-        *("timm", 64, 3, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.7, ("a", "b")),
+        "timm",
+        64,
+        3,
+        (0.1, 0.2, 0.3),
+        (0.4, 0.5, 0.6),
+        0.7,
+        ("a", "b"),
         training_families={"a": "GAN", "b": ""},
         geometry=("box margin 0.3",),
     )

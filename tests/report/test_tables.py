@@ -26,7 +26,9 @@ def test_groups_have_tables_of_their_own() -> None:
     results = summarise(scores, [], resamples=0)
     tables_by_title = {table.title: table for table in tables.of_test_sets(results)}
     assert [*tables_by_title] == [
-        *("Open set", "Open set by group", "Open set, at thresholds"),
+        "Open set",
+        "Open set by group",
+        "Open set, at thresholds",
         "Open set by group, at thresholds",
     ]
     table = tables_by_title["Open set by group"]

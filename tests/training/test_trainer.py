@@ -73,20 +73,20 @@ def test_four_batches_of_8_make_the_step_of_one_of_32(
 ) -> None:
     """With class weights, samples without maps, and a last step of 6 images."""
     moved, norms = [], []
-    given: dict[str, Any] = {"loss": "blend", "class_weight": "balanced", "clip_grad": clip}
+    settings: dict[str, Any] = {"loss": "blend", "class_weight": "balanced", "clip_grad": clip}
     for sizes in ({"batch_size": 32}, {"batch_size": 8, "grad_accum_steps": 4}):
-        run = trainer(faces, tmp_path, **given, **sizes)
+        run = trainer(faces, tmp_path, **settings, **sizes)
         run.detector.double()
-        run.detector.register_forward_pre_hook(lambda _, given: (given[0].double(), *given[1:]))
-        own = []
+        run.detector.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(), *inputs[1:]))
+        steps = []
         for batches, loaded in steps_of(run):
             before = parameters(run)
             step = do(run, (batches, loaded))
             figures = torch.tensor([step[name] for name in (*MEANS, "images", "grad_norm")])
-            own.append((before - parameters(run), figures))
+            steps.append((before - parameters(run), figures))
             assert step["updated"]
-        moved.append([gradient for gradient, _ in own])
-        norms.append([figures for _, figures in own])
+        moved.append([gradient for gradient, _ in steps])
+        norms.append([figures for _, figures in steps])
     assert [int(figures[-2]) for figures in norms[0]] == [32, 32, 6]
     # The first step alone begins from equal weights.
     one, four = (gradients[0] for gradients in moved)
@@ -124,7 +124,7 @@ def test_the_weights_of_the_loss_follow_their_schedules(faces: Manifest, tmp_pat
         saliency_schedule="0:1,2:0.5",
         batch_size=14,
     )
-    found = []
+    weights_of_steps = []
     for epoch in (0, 1):
         for batches, loaded in steps_of(run, epoch):
             step = do(run, (batches, loaded))
@@ -134,9 +134,11 @@ def test_the_weights_of_the_loss_follow_their_schedules(faces: Manifest, tmp_pat
             weights = Terms(*weights.tolist())
             expected = sum(w * means[term] for term, w in weights._asdict().items())
             assert means["loss"] == pytest.approx(expected, rel=1e-5)
-            found.append((weights.classification, weights.focus, weights.saliency))
+            weights_of_steps.append((weights.classification, weights.focus, weights.saliency))
     steps = [step / 5 for step in range(10)]
-    assert found == [pytest.approx((1, 2 * min(epoch, 1), 4 - epoch), abs=1e-6) for epoch in steps]
+    assert weights_of_steps == [
+        pytest.approx((1, 2 * min(epoch, 1), 4 - epoch), abs=1e-6) for epoch in steps
+    ]
 
 
 def test_random_numbers_of_a_step_depend_on_its_number_alone(
@@ -163,9 +165,9 @@ def test_the_scale_of_fp16_goes_on_from_what_was_saved(
     faces: Manifest, tmp_path: Path, scaled: Accelerator
 ) -> None:
     """It doubles with each step: from 64 to 256 in two."""
-    given: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3}
+    settings: dict[str, Any] = {"model": "test_resnet", "lr": 1e-3}
     scaled.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=1)
-    first = trainer(faces, tmp_path, scaled, **given)
+    first = trainer(faces, tmp_path, scaled, **settings)
     first.open_folder()
     for batches, loaded in islice(steps_of(first), 2):
         do(first, (batches, loaded))
@@ -174,7 +176,7 @@ def test_the_scale_of_fp16_goes_on_from_what_was_saved(
     other = Accelerator(cpu=True)
     other.native_amp = True
     other.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    second = trainer(faces, tmp_path, other, resume=True, **given)
+    second = trainer(faces, tmp_path, other, resume=True, **settings)
     second.open_folder()
     assert other.scaler.get_scale() == 256
 
@@ -188,8 +190,8 @@ def test_a_loss_that_is_not_finite_is_skipped_and_leaves_no_trace(
     before = {k: v.clone() for k, v in run.detector.state_dict().items()}
     averaged = {k: v.clone() for k, v in run.kept.state_dict().items()}
 
-    def spoil(_: Detector, given: tuple[Tensor, ...]) -> None:
-        given[0][3, 1, 2, 2] = torch.nan
+    def spoil(_: Detector, inputs: tuple[Tensor, ...]) -> None:
+        inputs[0][3, 1, 2, 2] = torch.nan
 
     spoilt = run.detector.register_forward_pre_hook(spoil)
     skipped = do(run, next(batches))
@@ -247,14 +249,14 @@ def test_a_compiled_network_trains_alike_and_keeps_its_names(
     torch._dynamo.reset()
     moved = []
     for compile in (False, True):
-        given = {
+        settings = {
             "lr": 0.01,
             "compile": compile,
             "batch_size": 35,
             "tune": "lora",
             "model": "test_vit",
         }
-        run = trainer(faces, tmp_path / str(compile), **given)
+        run = trainer(faces, tmp_path / str(compile), **settings)
         for batches, loaded in steps_of(run):
             do(run, (batches, loaded))
         moved.append(run.detector.state_dict())
@@ -280,8 +282,8 @@ def test_network_and_head_are_one_graph_compiled_for_two_sizes_of_batch(
 
     compile = partialmethod(torch.nn.Module.compile, backend=as_it_is)
     monkeypatch.setattr(torch.nn.Module, "compile", compile)
-    given = {"compile": True, "batch_size": 32, "focus_schedule": "0:0,1:1"}
-    run = trainer(faces, tmp_path, model="focus_small", lr=0.01, **given)
+    settings = {"compile": True, "batch_size": 32, "focus_schedule": "0:0,1:1"}
+    run = trainer(faces, tmp_path, model="focus_small", lr=0.01, **settings)
     run.open_folder()
     for epoch in range(2):
         run.state.epoch = epoch
@@ -333,10 +335,10 @@ def test_bad_steps_that_do_not_follow_each_other_end_no_run_and_are_said(
     """4 of 9 steps, of which 2 in a row would be too many."""
     run = trainer(faces, tmp_path, model="test_resnet", lr=1e-3, epochs=1, max_nonfinite=2)
 
-    def spoil(detector: Detector, given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    def spoil(detector: Detector, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         if not detector.training or run.state.step % 2 == 0:
             return None
-        return torch.full_like(given[0], torch.nan), *given[1:]
+        return torch.full_like(inputs[0], torch.nan), *inputs[1:]
 
     run.detector.register_forward_pre_hook(spoil)
     run.fit()

@@ -24,7 +24,9 @@ def test_the_cyborg_csv_whose_root_is_elsewhere(tmp_path: Path) -> None:
         Sample(f"{root}/real/10.png", 0, split="train"),
         Sample(f"{root}/real/9.png", 0, split="train", human_map=f"{root}/heatmaps/9.png"),
         Sample(
-            *(f"{root}/SG2/seed0001.png", 1, "StyleGAN2"),
+            f"{root}/SG2/seed0001.png",
+            1,
+            "StyleGAN2",
             split="train",
             human_map=f"{root}/heatmaps/seed0001.png",
         ),
@@ -55,7 +57,11 @@ def test_plain_images_in_natural_order_with_odd_names_and_links(tmp_path: Path) 
     write(TREES["plain"], tmp_path)
     reading = read_path(str(tmp_path), DataConfig(), {})
     assert [s.path.removeprefix(f"{tmp_path}/") for s in reading.manifest] == [
-        *("9.png", "10.png", "album/1.tif", "gone.png", "latin1-\udce9.png"),
+        "9.png",
+        "10.png",
+        "album/1.tif",
+        "gone.png",
+        "latin1-\udce9.png",
         "new\nline.png",
     ]
     assert reading.layout == "images"
