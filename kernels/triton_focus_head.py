@@ -321,24 +321,24 @@ def _grad_features(
     channels, pid, K: tl.constexpr, CONTRAST: tl.constexpr, P: tl.constexpr, LAST: tl.constexpr,
     BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """dF of a sample and a block of channels."""
+    """dF = s V g + v of a sample and a block of channels; the letters are the module's."""
     blocks = tl.cdiv(channels, BLOCK_C)
     block, b = pid % blocks, (pid // blocks).to(tl.int64)
     g_ptr, d_ptr, y_ptr, _, _ = _saved(saved_ptr, b, stride_saved, channels, P, K)
     c, k, p = block * BLOCK_C + tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_P)
     w_pointers = w_ptr + k[:, None] * channels + c[None, :]
     w = tl.load(w_pointers, (k < K)[:, None] & (c < channels)[None, :], 0).to(tl.float32)
-    e = tl.zeros((BLOCK_K,), tl.float32)
+    of_logits = tl.zeros((BLOCK_K,), tl.float32)  # s d + e
     dx = tl.zeros((BLOCK_C, BLOCK_P), tl.float32)
     if up_ptr is not None:
         s = tl.load(up_ptr + b * stride_up).to(tl.float32)
-        e += s * tl.load(d_ptr + k, k < K, 0)
-        a = s * _direction(k, tl.load(y_ptr), K, CONTRAST)
+        of_logits += s * tl.load(d_ptr + k, k < K, 0)
+        s_times_a = s * _direction(k, tl.load(y_ptr), K, CONTRAST)
         g = tl.load(g_ptr + p, p < P, 0)
-        dx += _combine(a, w)[:, None] * g[None, :]
+        dx += _combine(s_times_a, w)[:, None] * g[None, :]
     if up_logits_ptr is not None:
-        e += tl.load(up_logits_ptr + b * stride_eb + k * stride_ek, k < K, 0)
-    dx += tl.sum(e[:, None] * w, 0)[:, None] / P
+        of_logits += tl.load(up_logits_ptr + b * stride_eb + k * stride_ek, k < K, 0)
+    dx += tl.sum(of_logits[:, None] * w, 0)[:, None] / P
     dx_ptr += b * channels * P
     pointers, mask = cam.tile_pointers(dx_ptr, c[:, None], p[None, :], channels, P, LAST)
     tl.store(pointers, dx.to(dx_ptr.dtype.element_ty), mask)

@@ -205,6 +205,20 @@ def check_left(manifest: Manifest, copies: Sequence[Copy]) -> None:
             )
 
 
+class _CopiesOfSet(NamedTuple):
+    """What the copies that one finding tells of have in common.
+
+    finding: Its name. original_split: The split of the originals. split, label, of_set: Those of
+    the copies, the last in words.
+    """
+
+    finding: str
+    original_split: str
+    split: str
+    label: int | None
+    of_set: str
+
+
 def copy_findings(
     manifest: Manifest, copies: Sequence[Copy], dropped: Iterable[Copy]
 ) -> list[Finding]:
@@ -216,7 +230,7 @@ def copy_findings(
     if not copies:
         return []
     sizes = Counter((str(s.split), s.label, _of_set(s)) for s in manifest)
-    sets = defaultdict[tuple[str, str, str, int | None, str], list[Copy]](list)
+    sets = defaultdict[_CopiesOfSet, list[Copy]](list)
     for copy in copies:
         name = "copies_scored"
         if id(copy) in is_dropped:
@@ -224,22 +238,27 @@ def copy_findings(
         elif copy.kind == SOURCE:
             name = "source_in_other_split"
         sample = copy.sample
-        sets[name, copy.original.split, sample.split, sample.label, _of_set(sample)].append(copy)
+        of_set = _CopiesOfSet(
+            name, copy.original.split, sample.split, sample.label, _of_set(sample)
+        )
+        sets[of_set].append(copy)
+
     findings = []
     largest_first = sorted(sets.items(), key=lambda item: -len(item[1]))
-    for number, ((name, original, split, label, of_set), members) in enumerate(largest_first):
-        # All that is wrong is said, of what is mended the most.
-        if name == "copies_left_out" and number >= _MOST_SETS:
+    for rank, (copies_of_set, members) in enumerate(largest_first):
+        # What is wrong is said of every set; what is left out, of the largest alone.
+        if copies_of_set.finding == "copies_left_out" and rank >= _MOST_SETS:
             continue
+        split, label, of_set_name = copies_of_set.split, copies_of_set.label, copies_of_set.of_set
         label_name = f"{LABEL_NAMES[label]} " if label is not None else ""
         kinds = Counter(copy.kind for copy in members)
         findings.append(
             finding(
-                name,
+                copies_of_set.finding,
                 count=len(members),
-                total=sizes[split, label, of_set],
-                images=f"{label_name}{_name_of(split)} images{of_set}",
-                original=_name_of(original),
+                total=sizes[split, label, of_set_name],
+                images=f"{label_name}{_name_of(split)} images{of_set_name}",
+                original=_name_of(copies_of_set.original_split),
                 kinds=", ".join(f"{kind}: {count}" for kind, count in kinds.most_common()),
                 path=place_of(members[0].sample),
                 original_path=place_of(members[0].original),

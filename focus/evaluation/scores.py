@@ -201,7 +201,8 @@ class Scores:
         """The first row of the image of each row, [N]; several generators may list an image.
 
         An image is one file of one class. Where a generator lists a file several times, as for
-        several faces in it, each is an image: the first is the first of another generator.
+        several faces in it, each is an image: the n-th of a generator is the n-th of another one.
+        A row without a path is an image of its own.
         """
         path, paths = self.numbered("path")
         rows = np.arange(len(self))
@@ -209,7 +210,8 @@ class Scores:
             return rows
         file = joined(path, self.label - self.label.min(initial=0))
         texts = (self.numbered(name)[0] for name in ("test_set", "generator"))
-        first = first_rows(joined(file, times_before(joined(file, *texts))))
+        times_before_in_generator = times_before(joined(file, *texts))
+        first = first_rows(joined(file, times_before_in_generator))
         return np.where(self.path == "", rows, first)
 
     def columns(self) -> dict[str, NDArray[Any]]:

@@ -57,7 +57,7 @@ def experiment(config: ExperimentConfig) -> None:
     """
     arms = config.losses.split(",") if config.losses else []
     setup = make_setup(config)
-    # --search of these looks for doses or aims, in runs that are made as those of a grid.
+    # With these, --search looks for doses or aims and not for weights: its runs are a grid's.
     has_search_of_its_own = config.range or config.place or config.scale or config.photographs
     searches_weights = config.search and not has_search_of_its_own
     check_arms(arms, frozen.SEARCH if searches_weights else (*setup.protocol.arms, *LOSSES))

@@ -183,7 +183,10 @@ def contrasted(table: ArmTable, contrast: Contrast, world: str, figure: str) -> 
 def _with_joint_intervals(
     table: ArmTable, doses: Sequence[str], world: str, effects: Sequence[Effect]
 ) -> list[Effect]:
-    """Give the doses minus the first one their simultaneous intervals in open AUC of a world."""
+    """Give the differences of the doses from the first one their joint intervals in open AUC.
+
+    A joint interval of a world covers all doses at once.
+    """
     contrasts = [minus(dose, doses[0]) for dose in doses[1:]]
     columns = [contrasted(table, contrast, world, "open") for contrast in contrasts]
     intervals = simultaneous(np.stack(columns, axis=1))

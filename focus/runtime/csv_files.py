@@ -139,20 +139,20 @@ def csv_blocks(path: str | Path) -> Iterator[CsvBlock]:
                 line = numbers.stop
                 continue
 
-            # A cell in quotes may go on behind the block.
+            # Rows are read until one ends behind the block: a cell in quotes may go on there.
             lines = chain(io.StringIO(block, newline=""), text)
-            end = line + sum(1 for _ in io.StringIO(block, newline=""))
+            end_of_block = line + sum(1 for _ in io.StringIO(block, newline=""))
             rows: list[_ParsedRow] = []
             try:
                 for row in _parsed_rows(lines, path, form.separator, line):
                     rows.append(row)
                     line = row.next_line
-                    if line >= end:
+                    if line >= end_of_block:
                         break
             except InputError:
                 yield _block_of(rows, len(header.cells))
                 raise
-            line = max(line, end)  # of blank lines
+            line = max(line, end_of_block)  # blank lines at the end of a block make no row
             yield _block_of(rows, len(header.cells))
 
 

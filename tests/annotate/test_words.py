@@ -11,8 +11,8 @@ from focus.annotate.server import LANGUAGES, WORDS, Language, language_of
 def test_every_language_has_every_word_with_the_same_values() -> None:
     for key, texts in WORDS.items():
         assert tuple(texts) == LANGUAGES, key
-        values = [sorted(re.findall(r"{(\w+)}", text)) for text in texts.values()]
-        assert values[0] == values[1], key
+        values = {tuple(sorted(re.findall(r"{(\w+)}", text))) for text in texts.values()}
+        assert len(values) == 1, key
         assert all(text == text.strip() != "" for text in texts.values()), key
 
 

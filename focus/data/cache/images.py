@@ -61,8 +61,8 @@ class ImageCache:
 
     def __init__(self, image_size: int | None, where: str = "auto") -> None:
         self.image_size = image_size
-        self._limited = where == "auto"
-        folder = cache_dir() / IMAGES if self._limited else Path(where)
+        self._in_users_cache = where == "auto"
+        folder = cache_dir() / IMAGES if self._in_users_cache else Path(where)
         size = "own-size" if image_size is None else f"{image_size}-{_RESAMPLING}"
         self.folder = folder / f"{size}-pillow-{PIL.__version__}"
         side = () if image_size is None else (image_size, image_size)
@@ -79,7 +79,7 @@ class ImageCache:
                 "map": RowStore(self.folder / "map-shapes", np.int64, (2,)),
             }
         self._added: dict[str, list[tuple[str, NDArray[Any]]]] = {"image": [], "map": []}
-        self._writes = False
+        self._writes = False  # until keep(True)
 
     @classmethod
     def of(cls, image_size: int, image_cache: str, fit: Fit = "squash") -> "ImageCache | None":
@@ -131,7 +131,7 @@ class ImageCache:
             self._give_up(error)
             return None
         allowed = int(_SHARE_OF_OTHERS * free)
-        if self._limited:
+        if self._in_users_cache:
             taken = size_of(self.folder.parent)
             allowed = int(_SHARE * (free + taken)) - taken
         if allowed < _LEAST_PART * size:

@@ -63,26 +63,30 @@ def label_conflicts(
         words.add_folders(root)
         words.add_cells()
     words.add_names(is_labelled)
-    said: defaultdict[tuple[int, int], list[_Alike]] = defaultdict(list)
-    only: defaultdict[tuple[int, int], list[_Alike]] = defaultdict(list)
+
+    # By the class that the words say, and the class of the label.
+    saying: defaultdict[tuple[int, int], list[_Alike]] = defaultdict(list)
+    unanimous: defaultdict[tuple[int, int], list[_Alike]] = defaultdict(list)
     for alike in words.alike(is_labelled):
-        said[alike.words[0].label, alike.label].append(alike)
+        classes = alike.words[0].label, alike.label  # the first word counts most
+        saying[classes].append(alike)
         if all(word.label != alike.label for word in alike.words):
-            only[alike.words[0].label, alike.label].append(alike)
+            unanimous[classes].append(alike)
+
     findings = []
     for label, other in ((SYNTHETIC, REAL), (REAL, SYNTHETIC)):
-        contradicted = said[other, label]
+        contradicted = saying[other, label]
         if not contradicted:
             continue
-        against = _count(contradicted) / n_labelled[label]
-        fitting = _count(said[other, other]) / max(n_labelled[other], 1)
-        if max(against, fitting) < _LEAST_SHARE:
+        share_contradicted = _count(contradicted) / n_labelled[label]
+        share_fitting = _count(saying[other, other]) / max(n_labelled[other], 1)
+        if max(share_contradicted, share_fitting) < _LEAST_SHARE:
             continue
-        if against >= _MUCH_MORE_USUAL * fitting:
-            # The other class is then the other way round, too.
+        if share_contradicted >= _MUCH_MORE_USUAL * share_fitting:
+            # Labels that are reversed for one class are so for both: one finding says it.
             return [_conflict("labels_reversed", samples, contradicted, label, other)]
-        if only[other, label] and fitting >= _MUCH_MORE_USUAL * against:
-            wrong = only[other, label]
+        wrong = unanimous[other, label]
+        if wrong and share_fitting >= _MUCH_MORE_USUAL * share_contradicted:
             findings.append(_conflict("labels_partly_wrong", samples, wrong, label, other))
     return findings
 

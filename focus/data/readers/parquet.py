@@ -204,8 +204,8 @@ def store_image(content: bytes) -> str:
 def _rows(path: Path, hub: bool, wants: Wants | None = None) -> Iterator[_Row]:
     """Yield the rows, nothing in them decoded.
 
-    wants: Says by the other cells of a row whether its images are needed. Of a group of rows in a
-        parquet file without a needed one they are not read.
+    wants: Says by the other cells of a row whether its images are needed. The images of a row
+        group of a parquet file that has no such row are not read.
     """
     needs_datasets = hub or any((path / name).is_file() for name in _SAVED)
     if needs_datasets:
@@ -220,7 +220,7 @@ def _rows(path: Path, hub: bool, wants: Wants | None = None) -> Iterator[_Row]:
             parts = _in_files(_files(path), wants)
         for part in parts:
             yield from _rows_of(part)
-    except Exception as error:  # it raises what its many backends raise
+    except Exception as error:  # the library raises what its many backends raise
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         raise InputError(
             f"Cannot read {path} as parquet or Hub data set ({reason}): check "
