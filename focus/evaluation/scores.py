@@ -285,23 +285,26 @@ class Scores:
 def in_common(tables: Sequence[Scores]) -> list[Scores]:
     """Return the rows of each table that all tables have, in one order.
 
-    Where tables list an image of one class, generator and test set several times, the first such
-    row of a table is that of the first of another.
+    Where tables list an image of one class, generator and test set several times, the n-th such row
+    of a table is the n-th of another.
     """
+    # The rows of all tables, one table after the other, with equal numbers for equal images.
     sizes = [len(table) for table in tables]
     table_of_row = np.repeat(np.arange(len(tables)), sizes)
-    codes = [
+    numbers_of_columns = [
         numbered(itertools.chain.from_iterable(getattr(table, name) for table in tables))[0]
         for name in _KEY
     ]
-    image = joined(*codes)
-    row_of_image = joined(image, times_before(joined(image, table_of_row)))
-    is_shared = (np.bincount(row_of_image) == len(tables))[row_of_image]
+    image = joined(*numbers_of_columns)
+
+    # The n-th row of an image in a table; all tables have it if it is there as often as tables are.
+    nth_of_image = joined(image, times_before(joined(image, table_of_row)))
+    is_shared = (np.bincount(nth_of_image) == len(tables))[nth_of_image]
+
+    is_shared_by_table = np.split(is_shared, np.cumsum(sizes)[:-1])
     return [
         table.select(is_shared_in_table).in_order()
-        for table, is_shared_in_table in zip(
-            tables, np.split(is_shared, np.cumsum(sizes)[:-1]), strict=True
-        )
+        for table, is_shared_in_table in zip(tables, is_shared_by_table, strict=True)
     ]
 
 
