@@ -52,24 +52,30 @@ GLOSSARY = {
     "APCER, BPCER": "Error rates at the threshold: the share of a generator's synthetic faces that "
     "are called real (missed), and the share of real faces that are called synthetic (false "
     "alarms). The names are borrowed from ISO/IEC 30107-3.",
-    "AUC": "The chance that a synthetic face scores above a real one: 1 tells all apart, 0.5 is "
-    "guessing. It needs no threshold.",
-    "CAM": "Class activation map: how much each cell of the image speaks for the class that was "
-    "decided for. Overlays are stretched from its smallest to its largest value (min-max).",
-    "Closed set, open set": "Synthetic faces of generators that training saw, and of generators "
-    "that it never saw.",
-    "EER": "Equal error rate: where missed faces and false alarms are equally frequent.",
-    "Entropy h": "How far the CAM spreads: 0 on one cell, 1 even over all. It is that of the CAM's "
-    "softmax, so a CAM of large values is near 0 whatever its shape.",
-    "Entropy z, CAM range": "The entropy after the CAM is scaled to a standard deviation of 1, "
-    "which tells shapes apart where h is near 0 for all; and the largest minus the smallest value.",
+    "AUC": "The chance that a synthetic face has a higher score than a real one: 1 is perfect, 0.5 "
+    "is guessing. It needs no threshold.",
+    "CAM": "Class activation map: how much each cell of the image counts for the class that the "
+    "detector decided for. Overlays show it stretched from its smallest to its largest value "
+    "(min-max).",
+    "Closed set, open set": "Closed: synthetic faces of generators that training saw. Open: "
+    "synthetic faces of generators that it never saw.",
+    "EER": "Equal error rate: the error rate at the threshold where missed faces and false alarms "
+    "are equally frequent.",
+    "Entropy h": "How far the CAM spreads: 0 if all of it is on one cell, 1 if it is even over "
+    "all. It is the entropy of the CAM's softmax, so it is near 0 for a CAM with large values, "
+    "whatever its shape.",
+    "Entropy z, CAM range": "Entropy z is the entropy after the CAM is scaled to a standard "
+    "deviation of 1; it tells shapes apart where entropy h is near 0 for all. CAM range is the "
+    "largest minus the smallest value of the CAM.",
     "Human map": "Where people looked, or drew what looked wrong, when they judged the face.",
-    "Interval": "Holds the figure of other images of the same generators and cameras in 95 % of "
-    "samples; it says nothing of other generators or of another training.",
-    "Near, far": "A generator of the open set whose family training saw, or did not see.",
-    "Threshold": "A score above it says synthetic. One threshold, fixed on validation images and "
-    "stored with the model, decides everywhere.",
-    "TPR at 1 % FPR": "The share of synthetic faces found where 1 % of real ones raise an alarm.",
+    "Interval": "A range that holds the true figure in 95 % of samples of images of the same "
+    "generators and cameras. It says nothing about other generators or another training.",
+    "Near, far": "Generators of the open set: near if training saw their family, far if it did "
+    "not.",
+    "Threshold": "A face whose score is above it is called synthetic. One threshold, fixed on "
+    "validation images and stored with the model, decides everywhere.",
+    "TPR at 1 % FPR": "The share of synthetic faces that are found at a threshold where 1 % of the "
+    "real faces raise a false alarm.",
 }
 """What the words of a report mean, a sentence each; ``docs/glossary.md`` holds the same."""
 
