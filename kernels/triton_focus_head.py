@@ -179,7 +179,7 @@ def _sums_over_cells(
     """Store u [C] of a sample's F and g; where tensor cores sum, f [C] too: a row of their product.
 
     The product has 16 rows. A thread holds rows i and i + 8 of the result, its neighbour i + 1 and
-    i + 9. Numbered in that order, rows 0 to 3 add up to u, rows 4 to 7 to P f.
+    i + 9. Numbered in that order, rows 0 to 3 add up to u, rows 4 to 7 to P f, the others to 0.
     """
     p = tl.arange(0, BLOCK_P)
     row, quarter = tl.arange(0, 16), tl.arange(0, 4)
@@ -193,13 +193,15 @@ def _sums_over_cells(
         if PRODUCTS is None:
             tl.store(u_ptr + c, tl.sum(x.to(tl.float32) * g[:, None], 0), c < channels)
         else:
+            # Numbers 0 to 2 are the parts of g, which add up to it; number 4 is ones; others are 0.
             rows = tl.where((number == 4)[:, None], 1.0, cam.third(g[None, :], number[:, None]))
-            sums = tl.dot(rows.to(PRODUCTS), x.to(PRODUCTS), input_precision="ieee")
-            sums = tl.sum(tl.sum(tl.reshape(sums, (2, 4, 2, BLOCK_C)), 0), 1)
+            product = tl.dot(rows.to(PRODUCTS), x.to(PRODUCTS), input_precision="ieee")
+            # Row 8 i + 2 j + k has the number 4 j + i + 2 k: quarter j sums four numbers.
+            quarters = tl.sum(tl.sum(tl.reshape(product, (2, 4, 2, BLOCK_C)), 0), 1)
             is_f = (quarter == 1)[:, None]
             pointers = tl.where(is_f, f_ptr, u_ptr) + c[None, :]
             kept = (quarter < 2)[:, None] & (c < channels)[None, :]
-            tl.store(pointers, tl.where(is_f, sums / P, sums), kept)
+            tl.store(pointers, tl.where(is_f, quarters / P, quarters), kept)
 
 
 @triton.jit(do_not_specialize=cam.NOT_SPECIALIZED)

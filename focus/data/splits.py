@@ -208,44 +208,53 @@ class _Units:
     def cut(self, is_free: NDArray[np.bool_], quota: Sequence[int]) -> list[int]:
         """Return the first free units that fill the quotas of the kinds without passing one.
 
-        Of each kind with a quota at least one unit is taken and one left, if there are two.
+        A kind of which no unit fits gets the one with the fewest rows. A unit is taken only if
+        another free one is left of each of its kinds.
         """
-        free_entries = np.repeat(is_free, np.diff(self.bounds))
-        n_units = np.bincount(np.asarray(self.kinds)[free_entries], minlength=len(quota)).tolist()
-        wanted = list(quota)
-        n_open = sum(number > 0 for number in wanted)
-        chosen: list[int] = []
+        kind_of_entry = np.asarray(self.kinds)
+        is_free_entry = np.repeat(is_free, np.diff(self.bounds))
+        # Of each kind: free units that are not chosen, rows still wanted, whether it has a unit.
+        units_left = np.bincount(kind_of_entry[is_free_entry], minlength=len(quota)).tolist()
+        rows_wanted = list(quota)
         has_unit = [False] * len(quota)
+        chosen: list[int] = []
 
         def entries(unit: int) -> range:
             return range(self.bounds[unit], self.bounds[unit + 1])
 
         def is_dispensable(unit: int) -> bool:
-            return all(n_units[self.kinds[entry]] > 1 for entry in entries(unit))
+            return all(units_left[self.kinds[entry]] > 1 for entry in entries(unit))
+
+        def n_rows(unit: int) -> int:
+            return sum(self.counts[entry] for entry in entries(unit))
 
         def take(unit: int) -> None:
             chosen.append(unit)
             for entry in entries(unit):
                 kind = self.kinds[entry]
-                wanted[kind] -= self.counts[entry]
-                n_units[kind] -= 1
+                rows_wanted[kind] -= self.counts[entry]
+                units_left[kind] -= 1
                 has_unit[kind] = True
 
+        is_wanted = any(rows > 0 for rows in rows_wanted)
         for unit in np.flatnonzero(is_free).tolist():
-            if not n_open:
+            if not is_wanted:
                 break
-            fits = all(self.counts[entry] <= wanted[self.kinds[entry]] for entry in entries(unit))
+            fits = all(
+                self.counts[entry] <= rows_wanted[self.kinds[entry]] for entry in entries(unit)
+            )
             if fits and is_dispensable(unit):
                 take(unit)
-                n_open = sum(number > 0 for number in wanted)
+                is_wanted = any(rows > 0 for rows in rows_wanted)
+
         for kind in sorted(range(len(quota)), key=self.names.__getitem__):
             if has_unit[kind]:
                 continue
-            of_kind = np.flatnonzero(free_entries & (np.asarray(self.kinds) == kind))
-            units = np.searchsorted(self.bounds, of_kind, side="right") - 1
-            able = [unit for unit in units.tolist() if is_dispensable(unit)]
-            if able:
-                take(min(able, key=lambda unit: sum(self.counts[e] for e in entries(unit))))
+            entries_of_kind = np.flatnonzero(is_free_entry & (kind_of_entry == kind))
+            units = np.searchsorted(self.bounds, entries_of_kind, side="right") - 1
+            dispensable = [unit for unit in units.tolist() if is_dispensable(unit)]
+            if dispensable:
+                take(min(dispensable, key=n_rows))
         return chosen
 
 

@@ -120,8 +120,11 @@ def _protocol(config: ExperimentConfig, recipe: str) -> Protocol:
         for name in ("headroom", "place", "scale"):
             if getattr(config, name):
                 raise InputError(f"--{name} is of the embedded benchmark: leave --data out.")
-        return replace(protocol, units=protocol.units if config.search else SEEDS, settings={})
-    if protocol is not frozen.GRID and not config.photographs and (config.seeds or config.quick):
+        # On one's own data seeds take the place of draws, and the recipe that of the settings.
+        units = protocol.units if config.search else SEEDS
+        return replace(protocol, units=units, settings={})
+    takes_a_number_of_units = protocol is frozen.GRID or config.photographs
+    if (config.seeds or config.quick) and not takes_a_number_of_units:
         raise InputError("This experiment has draws of its own: leave --seeds and --quick out.")
     return protocol
 

@@ -43,6 +43,7 @@ def between_annotators(
     random = np.random.default_rng(0)
     agreement = {}
     for face, rows in rows_of_face.items():
+        # For a face with one mark, too: the draws do not depend on which faces have several.
         drawn = []
         for row in rows:
             others = random.choice(rows_of_class[classes[row]], _DRAWS)

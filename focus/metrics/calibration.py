@@ -74,33 +74,38 @@ def fit_calibration(
     # Imported late: it takes most of a second, and who loads a detector fits no line.
     from sklearn.linear_model import LogisticRegression
 
-    images = np.array([len(real_scores), len(fake_scores)])
-    n = np.array(
+    n_images = np.array([len(real_scores), len(fake_scores)])  # of each class
+    n_units = np.array(
         [
-            size if units is None else len(np.unique(units))
-            for size, units in zip(images, (real_units, fake_units), strict=True)
+            count if units is None else len(np.unique(units))
+            for count, units in zip(n_images, (real_units, fake_units), strict=True)
         ]
     )
     logit = logits(np.concatenate([real_scores, fake_scores]))
-    label = np.repeat([0, 1], images)
-    size, goal = images[label], ((n + 1) / (n + 2))[label]
+    label = np.repeat([0, 1], n_images)
+    class_size = n_images[label]
+    target = ((n_units + 1) / (n_units + 2))[label]  # the probability of an image's own class
+
+    # The regression takes labels and no probabilities: each image is there twice, with its label by
+    # the weight ``target``, and with the other label by the rest.
     fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
         np.tile(logit, 2)[:, None],
         np.concatenate([label, 1 - label]),
-        sample_weight=np.concatenate([goal, 1 - goal]) / np.tile(size, 2),
+        sample_weight=np.concatenate([target, 1 - target]) / np.tile(class_size, 2),
     )
 
     def loss(log_temperature: float) -> float:
-        wrong = np.where(label == 1, -logit, logit) / np.exp(log_temperature)
-        costs = goal * np.logaddexp(0, wrong) + (1 - goal) * np.logaddexp(0, -wrong)
-        return float((costs / size).sum())
+        logit_of_other = np.where(label == 1, -logit, logit) / np.exp(log_temperature)
+        costs = target * np.logaddexp(0, logit_of_other)
+        costs += (1 - target) * np.logaddexp(0, -logit_of_other)
+        return float((costs / class_size).sum())
 
     fitted = optimize.minimize_scalar(loss, bounds=(-3, 5), method="bounded")
     return Calibration(
         float(fit.coef_[0, 0]),
         float(fit.intercept_[0]),
         float(np.exp(fitted.x)),
-        math.log(min(n.tolist()) + 1),
+        math.log(min(n_units.tolist()) + 1),
     )
 
 

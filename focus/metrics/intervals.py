@@ -117,10 +117,10 @@ def mean_auc_interval(comparisons: Sequence[Compared]) -> Interval | None:
     number (Kish, 1965) in the quantile, and each variance is raised by what the unit itself pulls
     the mean towards it (Bell and McCaffrey, 2002).
     Where fewer than ``SUPPORT`` units of a class are on the wrong side of any image of the other,
-    the variance is not known well. The interval then contains that of as many pairs as the smaller
-    class has units, by :func:`rate_interval`, or that which follows from the intervals of the
-    comparisons (Zou and Donner, 2008), whichever is shorter. None where a class of a comparison has
-    fewer than two units.
+    the variance is not known well. Each end then lies at least as far out as that of
+    :func:`rate_interval` for as many pairs as the smaller class has units; of several comparisons,
+    as that end or the one that follows from their intervals (Zou and Donner, 2008), the nearer of
+    both. None where a class of a comparison has fewer than two units.
     """
     return PlacedScores(comparisons).interval
 

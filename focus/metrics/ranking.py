@@ -241,28 +241,36 @@ class Ranking:
         ``probabilities`` of the real images [M] and the fakes [N], by rising score and rising with
         it, are summed up in the place of the scores.
         """
-        of_reals, of_fakes = probabilities or (self.real.scores, self.fake.scores)
-        real_moment, fake_moment = self.real.moment(of_reals), self.fake.moment(of_fakes)
+        real_values, fake_values = probabilities or (self.real.scores, self.fake.scores)
+        real_moment, fake_moment = self.real.moment(real_values), self.fake.moment(fake_values)
+
+        # What the weights of each class are multiplied by, [R, 1].
         ones = np.ones(len(self.real.total))
-        of_real, of_fake = ones[:, None], ones[:, None]
+        real_factor, fake_factor = ones[:, None], ones[:, None]
         if balanced:
-            of_real = divided(ones, self.real.total)[:, None]
-            of_fake = divided(ones, self.fake.total)[:, None]
-        total = of_real[:, 0] * self.real.total + of_fake[:, 0] * self.fake.total
-        bounds = total[:, None] * np.arange(1, bins) / bins * (1 - 1e-12)
+            real_factor = divided(ones, self.real.total)[:, None]
+            fake_factor = divided(ones, self.fake.total)[:, None]
+
+        # The mass below each bin but the first, a little less: no image is moved by rounding.
+        mass = real_factor[:, 0] * self.real.total + fake_factor[:, 0] * self.fake.total
+        mass_below = mass[:, None] * np.arange(1, bins) / bins * (1 - 1e-12)
 
         def reached(levels: Integers) -> Booleans:
-            real = of_real * _taken(self.real.below, self._real_at[levels])
-            fake = of_fake * _taken(self.fake.below, self._fake_at[levels])
-            return np.asarray(real + fake >= bounds)
+            """Tell where the images below these levels [R, bins - 1] have that mass."""
+            real = real_factor * _taken(self.real.below, self._real_at[levels])
+            fake = fake_factor * _taken(self.fake.below, self._fake_at[levels])
+            return np.asarray(real + fake >= mass_below)
 
-        edges = np.pad(_first_index(reached, len(self.levels), bounds.shape), ((0, 0), (1, 1)))
+        # The levels [R, bins + 1] between which the bins lie.
+        inner_edges = _first_index(reached, len(self.levels), mass_below.shape)
+        edges = np.pad(inner_edges, ((0, 0), (1, 1)))
         edges[:, -1] = len(self.levels)
+
         real_at, fake_at = self._real_at[edges], self._fake_at[edges]
-        scored = of_real * np.diff(_taken(real_moment, real_at))
-        scored += of_fake * np.diff(_taken(fake_moment, fake_at))
-        fakes = of_fake * np.diff(_taken(self.fake.below, fake_at))
-        reals = of_real * np.diff(_taken(self.real.below, real_at))
+        scored = real_factor * np.diff(_taken(real_moment, real_at))
+        scored += fake_factor * np.diff(_taken(fake_moment, fake_at))
+        fakes = fake_factor * np.diff(_taken(self.fake.below, fake_at))
+        reals = real_factor * np.diff(_taken(self.real.below, real_at))
         return reals + fakes, scored, fakes
 
     def threshold_at_fpr(self, target: float) -> Floats:

@@ -382,9 +382,12 @@ class Trainer:
             self.log.count(batches)
             logs = state.step % config.log_steps == 0
             saves = config.checkpoint_steps and state.step % config.checkpoint_steps == 0
+            # Alone, a process leaves at once. Several leave together, and to agree on it a GPU is
+            # waited for: they do so now and then, and where the log waits for it anyway.
+            is_alone = state.processes == 1
+            signum = self.signals.pending() if is_alone else 0
             agreed_every = 1 if self.on_cpu else _AGREED_EVERY
-            agrees = state.processes > 1 and (logs or state.step % agreed_every == 0)
-            signum = self.signals.pending() if state.processes == 1 else 0
+            agrees = not is_alone and (logs or state.step % agreed_every == 0)
 
             if logs or saves or agrees or signum:
                 self.read_tally()

@@ -251,10 +251,10 @@ def flecked_hair(canvas: Canvas, face: Person, strength: float, rng: np.random.G
 
 def doubled_part(canvas: Canvas, face: Person, strength: float, rng: np.random.Generator) -> Flaw:
     """Lay an eye or the mouth over the face once more, beside it and above or below."""
-    mouth = (face.pose.yaw, face.mouth[0])
-    centres = [*((eye.u, eye.v) for eye in face.eyes), mouth]
-    u, v = centres[int(rng.integers(3))]
-    across, down = int(rng.choice((-4, -3, 3, 4))), int(rng.choice((-4, 4)))
+    eyes = [(eye.u, eye.v) for eye in face.eyes]
+    mouth = (face.pose.yaw, face.mouth[0])  # it is painted at 1.1 times the yaw, which is near
+    u, v = (*eyes, mouth)[int(rng.integers(3))]
+    across, down = int(rng.choice((-4, -3, 3, 4))), int(rng.choice((-4, 4)))  # pixels
     scale, tone = canvas.pose.scale, float(rng.choice((0.65, 1.4)))
     mask = _spread(canvas.ellipse(u + across / scale, v + down / scale, 5.5, 3.5))
 

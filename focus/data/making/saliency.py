@@ -258,14 +258,15 @@ def _machine(images: Manifest, config: MapsConfig) -> _Maker:
     paths = sorted(labels)
     chosen = [paths[row] for row in evenly(len(paths), _FITTED)]
     loaded = parallel_map(_usable, chosen, "reading faces", processes=config.threads)
-    whole = {path: face for path, face in zip(chosen, loaded, strict=True) if face is not None}
-    stacked = np.array([face.pixels for face in whole.values()]).reshape(len(whole), SIDE * SIDE)
-    maps = saliency(config.from_, stacked, np.array([labels[path] for path in whole]))
+    decoded = {path: face for path, face in zip(chosen, loaded, strict=True) if face is not None}
+    pixels = np.array([face.pixels for face in decoded.values()])
+    pixels = pixels.reshape(len(decoded), SIDE * SIDE)  # also where there is no face
+    maps = saliency(config.from_, pixels, np.array([labels[path] for path in decoded]))
     return _Maker(
         look=partial(_scaled, maps),
         files={s.path: s.path for s in images},
         role="image",
-        fitted_on=tuple(face.content for face in whole.values()),
+        fitted_on=tuple(face.content for face in decoded.values()),
     )
 
 

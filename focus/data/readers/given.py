@@ -272,14 +272,17 @@ def _named_after_fakes(data: Manifest, tests: Manifest) -> Manifest:
     """Return the test samples, their shared reals named after the generators that have no others.
 
     Else they would be mixed with the reals of the data, which are of another source. Where the data
-    have no reals to test on, or all generators have their own, shared reals serve all.
+    have no reals to test on but those of some generators, or all generators have their own, shared
+    reals serve all.
     """
     tested = data.take(data.equals("split", "") | data.equals("split", "test"))
-    reals = [part.take(part.labels == REAL) for part in (tested, tests)]
-    of_reals = {generator for part in reals for generator in {*part.cells("generator")}}
-    served = {generator for names in of_reals for generator in served_by(names)}
+    reals_of_data = tested.take(tested.labels == REAL)
+    reals_of_tests = tests.take(tests.labels == REAL)
+    names_of_reals = {*reals_of_data.cells("generator"), *reals_of_tests.cells("generator")}
+    served = {generator for names in names_of_reals for generator in served_by(names)}
     lacking = sorted(set(tests.generators()) - served)
-    if not lacking or (data and reals[0].has("generator").all()):
+    has_none_to_mix_with = bool(data) and bool(reals_of_data.has("generator").all())
+    if not lacking or has_none_to_mix_with:
         return tests
     is_assigned = tests.has("generator") | tests.has("test_set")
     shared = np.flatnonzero((tests.labels == REAL) & ~is_assigned)

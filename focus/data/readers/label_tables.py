@@ -55,6 +55,7 @@ class LabelTable:
                 self._rows_of_image[sample.path].append((number, sample))
             else:
                 unmatched.append(number)
+        # A table of which no row names an image is an error that :meth:`labelled` raises.
         if unmatched and self._rows_of_image:
             _log.warning(
                 "%s: %d of %d rows name no image of %s and are left out, the first in line %d",
