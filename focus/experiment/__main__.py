@@ -123,8 +123,9 @@ def _protocol(config: ExperimentConfig, recipe: str) -> Protocol:
         # On one's own data seeds take the place of draws, and the recipe that of the settings.
         units = protocol.units if config.search else SEEDS
         return replace(protocol, units=units, settings={})
-    takes_a_number_of_units = protocol is frozen.GRID or config.photographs
-    if (config.seeds or config.quick) and not takes_a_number_of_units:
+    # A number of draws or splits begins with the first, on which a search may not look.
+    takes_a_number = protocol is frozen.GRID or (config.photographs and not config.search)
+    if (config.seeds or config.quick) and not takes_a_number:
         raise InputError("This experiment has draws of its own: leave --seeds and --quick out.")
     return protocol
 

@@ -92,7 +92,8 @@ def test_the_range_is_frozen(tmp_path: Path) -> None:
         assert min(spare.protocol.units) >= 100
     with pytest.raises(InputError, match="leave --data out"):
         setup_in(tmp_path, headroom=True, data=("x.csv",))
-    for question in ({"range": True}, {"headroom": True}, {"recipes": "npr"}):
+    search = {"photographs": True, "search": True}  # else on splits that are tested
+    for question in ({"range": True}, {"headroom": True}, {"recipes": "npr"}, search):
         for more in ({"seeds": 2}, {"quick": True}):
             with pytest.raises(InputError, match="draws of its own: leave --seeds and --quick out"):
                 setup_in(tmp_path, **question, **more)
